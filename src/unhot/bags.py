@@ -1,0 +1,76 @@
+"""The arguments of pooled lookups: bags of ids, and the rows of a sparse matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.ids import as_ids
+
+Array = npt.NDArray[Any]
+
+
+def as_bags(
+    ids: Array, offsets: npt.ArrayLike | None, weights: npt.ArrayLike | None, mode: str, dtype: np.dtype[Any]
+) -> tuple[Array, Array | None]:
+    """Where each bag starts among the flat ids, with their number at the end, and the flat weights."""
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError(f"`mode` must be 'sum', 'mean' or 'max'. Received: {mode!r}.")
+    if offsets is None:
+        if ids.ndim != 2:
+            raise ValueError(f"`ids` must be (bags, length), or flat with `offsets`. Received: shape {ids.shape}.")
+        starts = np.arange(ids.shape[0] + 1, dtype=np.int64) * ids.shape[1]
+    else:
+        starts = _starts(ids, as_ids(offsets, "offsets"))
+    if weights is None:
+        return starts, None
+    factors = np.asarray(weights)
+    if mode == "max":
+        raise ValueError("`weights` do not go with mode='max'. Use 'sum' or 'mean', or leave them out.")
+    if factors.dtype.kind not in "fiu" or factors.shape != ids.shape:
+        raise ValueError(
+            f"`weights` must be real numbers of the shape of the ids, {ids.shape}. Received: shape {factors.shape}, dtype"
+            f" {factors.dtype}."
+        )
+    return starts, np.ascontiguousarray(factors, dtype=np.float64).reshape(-1)
+
+
+def _starts(ids: Array, offsets: Array) -> Array:
+    if ids.ndim != 1 or offsets.ndim != 1:
+        raise ValueError(f"`offsets` go with flat ids and are flat. Received: shapes {offsets.shape} and {ids.shape}.")
+    starts = np.append(offsets.astype(np.int64), len(ids))
+    if len(offsets) == 0:
+        if len(ids):
+            raise ValueError(f"`offsets` is empty, so no bag holds the {len(ids)} ids. Begin with the offset 0.")
+        return starts[:1] if len(starts) else starts
+    if starts[0] != 0 or (np.diff(starts) < 0).any():
+        raise ValueError(
+            f"`offsets` must begin with 0, never fall, and end at or before the number of ids, {len(ids)}. Received: {offsets}."
+        )
+    return starts
+
+
+def as_sparse(x: Any, rows: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    """The rows of a (n, rows) matrix as (starts, columns, values), without its zeros where it is dense."""
+    if hasattr(x, "tocsr"):
+        x = x.tocsr()
+        _check_matrix(x.shape, x.data.dtype, rows)
+        return (
+            np.ascontiguousarray(x.indptr, dtype=np.int64),
+            np.ascontiguousarray(x.indices, dtype=np.int64),
+            np.ascontiguousarray(x.data, dtype=np.float64),
+        )
+    dense = np.asarray(x)
+    _check_matrix(dense.shape, dense.dtype, rows)
+    row, columns = np.nonzero(dense)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(dense)))]).astype(np.int64)
+    return starts, columns, dense[row, columns].astype(np.float64)
+
+
+def _check_matrix(shape: tuple[int, ...], dtype: Any, rows: int) -> None:
+    if len(shape) != 2 or shape[1] != rows:
+        raise ValueError(f"`x` must have shape (n, {rows}), one column for each row of the table. Received: shape {shape}.")
+    if np.dtype(dtype).kind not in "fiub":
+        raise TypeError(f"`x` must be real numbers. Received: dtype {dtype}.")

@@ -1,0 +1,158 @@
+"""The history of the steps made: what carries a row from the step of its last touch to now.
+
+Between two touches a row's gradient is zero, and what a rule then does to it is the same linear map for every row last
+touched at the same step t (docs/mathematics.md).  A history keeps that map's coefficients for every t in a ring, and
+`advance` extends all of them by one step.  It does so at a cost that does not depend on how many steps the ring holds:
+only the entries of the newest blocks are extended one by one; for an older, *closed* block the extension is kept once,
+as the block's *suffix*, and applied when an entry is read.
+
+Products are formed in float64 by multiplication, never as differences of logarithms, so a factor that is zero or negative
+needs no special case, and over a full ring the rounding stays below 3e-11 (2**18 products of one half unit each).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+BLOCK = 256
+"""Entries in a block: a step extends the open block(s) and one suffix for each closed block."""
+
+
+class History:
+    """A ring of coefficient entries, one for each step t in (now - capacity, now].
+
+    Every row must be carried forward within `capacity - BLOCK` steps of its last touch; the table sees to it by settling
+    a few rows in turn at each step (see `Table._sweep`).
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = ring_capacity(capacity)
+        self.mask = self.capacity - 1
+        self.blocks = self.capacity // BLOCK
+        self.now = 0
+        self.origin = 0
+        self.first_open = 0
+
+    @property
+    def period(self) -> int:
+        """The number of steps within which every row must have been settled."""
+        return self.capacity - 2 * BLOCK
+
+    def restart(self, step: int) -> None:
+        """Forget everything before `step`, to which all rows have been settled."""
+        self.now = self.origin = step
+        self.first_open = step // BLOCK
+        self._begin(step, new_block=True)
+
+    def _begin(self, step: int, *, new_block: bool) -> None:
+        """Set the entry of `step` to "nothing deferred", and its block's suffix too where a block begins."""
+        raise NotImplementedError
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (t, a, b): steps t, t + 1, ... lie at the ring positions a to b; start <= t < stop."""
+        start = max(start, self.origin)
+        while start < stop:
+            position = start & self.mask
+            length = min(stop - start, self.capacity - position)
+            yield start, position, position + length
+            start += length
+
+    def closed_blocks(self) -> Iterator[tuple[int, int]]:
+        """Yield the ring's slices [a, b) of the closed blocks' suffixes."""
+        oldest = max(self.origin // BLOCK, self.now // BLOCK - self.blocks + 1)
+        while oldest < self.first_open:
+            a = oldest % self.blocks
+            length = min(self.first_open - oldest, self.blocks - a)
+            yield a, a + length
+            oldest += length
+
+
+def ring_capacity(least: int) -> int:
+    """The least power of two that is at least `least` and 16 blocks."""
+    return max(16 * BLOCK, 1 << (least - 1).bit_length())
+
+
+class MatrixHistory(History):
+    """Entries of rules that are linear in (weight, momentum): a 2x2 matrix and the decay of the averages.
+
+    entry[t] = (p00, p01, p10, p11, s): over the steps t+1..now
+        weight, momentum = p00 weight + p01 momentum, p10 weight + p11 momentum;   average = s average.
+    """
+
+    WIDTH = 5
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.entry = np.ones((self.capacity, self.WIDTH))
+        self.suffix = np.ones((self.blocks, self.WIDTH))
+        self.restart(0)
+
+    def _begin(self, step: int, *, new_block: bool) -> None:
+        self.entry[step & self.mask] = (1.0, 0.0, 0.0, 1.0, 1.0)
+        if new_block:
+            self.suffix[step // BLOCK % self.blocks] = (1.0, 0.0, 0.0, 1.0, 1.0)
+
+    def advance(self, matrix: tuple[float, float, float, float], average: float) -> None:
+        """Extend every entry by the step now + 1 with its 2x2 `matrix` (row by row) and its decay of the averages."""
+        current = self.first_open = self.now // BLOCK
+        step = self.step_matrix(matrix, average)
+        for _, a, b in self.spans(current * BLOCK, self.now + 1):
+            self.entry[a:b] = self.entry[a:b] @ step
+        for a, b in self.closed_blocks():
+            self.suffix[a:b] = self.suffix[a:b] @ step
+        self.now += 1
+        self._begin(self.now, new_block=self.now % BLOCK == 0)
+
+    @staticmethod
+    def step_matrix(matrix: tuple[float, float, float, float], average: float) -> Array:
+        """The 5x5 matrix that extends an entry (as a row vector) by one step."""
+        m00, m01, m10, m11 = matrix
+        step = np.zeros((5, 5))
+        step[0, 0] = step[1, 1] = m00
+        step[2, 0] = step[3, 1] = m01
+        step[0, 2] = step[1, 3] = m10
+        step[2, 2] = step[3, 3] = m11
+        step[4, 4] = average
+        return step
+
+    def compose(self, steps: Array) -> Array:
+        """The entries of `steps`, carried to now: shape (len(steps), 5)."""
+        position = steps & self.mask
+        entry = self.entry[position]
+        suffix = self.suffix[position // BLOCK]
+        e00, e01, e10, e11, es = entry.T
+        f00, f01, f10, f11, fs = suffix.T
+        return np.stack(
+            [f00 * e00 + f01 * e10, f00 * e01 + f01 * e11, f10 * e00 + f11 * e10, f10 * e01 + f11 * e11, fs * es],
+            axis=1,
+        )
+
+
+class RateWindow:
+    """How far back a step's rate can still matter: the window, widened where rates have risen."""
+
+    def __init__(self, base: int, largest: int, slope: float) -> None:
+        self.base, self.largest, self.slope = base, largest, slope
+        self._lows: deque[tuple[int, float]] = deque()
+
+    def width(self, step: int, rate: float) -> int:
+        """The window of `step`: base, and `slope` steps more for each factor e by which `rate` exceeds an earlier one."""
+        lows = self._lows
+        while lows and lows[-1][1] >= rate:
+            lows.pop()
+        lows.append((step, rate))
+        while lows[0][0] <= step - self.largest:
+            lows.popleft()
+        lowest = lows[0][1]
+        if lowest == rate:
+            return self.base
+        if lowest <= 0:
+            return self.largest
+        return min(self.largest, self.base + int(self.slope * float(np.log(rate / lowest))) + 1)

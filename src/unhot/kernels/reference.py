@@ -1,0 +1,120 @@
+"""The kernels in a few lines of NumPy: the specification of the native ones, and what runs without a compiler.
+
+`rule` is a `unhot.rules.Recurrence`; its `settle` and `update` are the mathematics.  Results are the same to the last bit
+as the native kernels' but where a rule takes a logarithm, an exponential or a power.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unhot.kernels.plan import Plan
+from unhot.rules import Recurrence
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+name = "numpy"
+
+
+def group(ids: Array) -> Plan:
+    """The distinct rows among `ids`, and where each occurs, in the order of occurrence."""
+    rows, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return Plan(rows, np.argsort(inverse, kind="stable"), starts)
+
+
+def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
+    """The distinct steps at which `rows` were last touched, and for each row which of them it is, or -1 if it is `now`."""
+    steps, which = np.unique(last[rows], return_inverse=True)
+    current = steps == now
+    number = np.cumsum(~current) - 1
+    return steps[~current].astype(np.int64), np.where(current[which], -1, number[which]).astype(np.int32)
+
+
+def gather(weights: Array, ids: Array, out: Array) -> None:
+    """out[i] = weights[ids[i]]."""
+    np.take(weights, ids, axis=0, out=out, mode="clip")
+
+
+def _settled(rule: Recurrence, state: list[Array], rows: Array, which: Array, coefficients: Array) -> list[Array]:
+    now = [array[rows] for array in state]
+    late = which >= 0
+    if late.any():
+        with np.errstate(all="ignore"):
+            new = rule.settle(np, tuple(array[late] for array in now), coefficients[which[late]])
+        for array, part in zip(now, new, strict=True):
+            array[late] = part
+    return now
+
+
+def gather_settled(
+    rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array
+) -> None:
+    """out[i] = the weights that row ids[i] would hold if it were settled; `state` is not written."""
+    weights = _settled(rule, state, plan.rows, which, coefficients)[0]
+    out[plan.order] = np.repeat(weights, np.diff(plan.starts), axis=0)
+
+
+def settle(
+    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
+) -> None:
+    """Settle the distinct `rows` in place and mark them as touched at `now`."""
+    for array, part in zip(state, _settled(rule, state, rows, which, coefficients), strict=True):
+        array[rows] = part
+    last[rows] = now
+
+
+def step(
+    rule: Recurrence,
+    state: list[Array],
+    last: Array | None,
+    plan: Plan,
+    which: Array | None,
+    coefficients: Array,
+    scalars: Array,
+    gradients: Array,
+    now: int,
+) -> None:
+    """Settle the planned rows, apply one step with the sum of each row's gradients, and mark them as touched at `now`."""
+    rows = plan.rows
+    state_rows = [array[rows] for array in state] if which is None else _settled(rule, state, rows, which, coefficients)
+    with np.errstate(all="ignore"):
+        new = rule.update(np, tuple(state_rows), sum_by_row(plan, gradients), scalars)
+    for array, part in zip(state, new, strict=True):
+        array[rows] = part
+    if last is not None:
+        last[rows] = now
+
+
+def sum_by_row(plan: Plan, gradients: Array) -> Array:
+    """The sum of each distinct row's gradients, in float64 and in the order of occurrence, rounded once."""
+    with np.errstate(all="ignore"):
+        if len(plan.rows) == 0:
+            return gradients[:0]
+        total = np.add.reduceat(gradients[plan.order].astype(np.float64), plan.starts[:-1], axis=0)
+        return total.astype(gradients.dtype)
+
+
+def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode: str, out: Array) -> None:
+    """out[b] = the sum, mean or maximum of values[ids[i]] (times weights[i]) over offsets[b] <= i < offsets[b + 1].
+
+    Sums and means are formed in float64 and rounded once; an empty bag is 0.
+    """
+    out[...] = 0
+    counts = np.diff(offsets)
+    full = counts > 0
+    if not full.any():
+        return
+    with np.errstate(all="ignore"):
+        if mode == "max":
+            out[full] = np.maximum.reduceat(values[ids], offsets[:-1][full], axis=0)
+            return
+        terms = values[ids].astype(np.float64)
+        if weights is not None:
+            terms *= weights[:, None]
+        total = np.add.reduceat(terms, offsets[:-1][full], axis=0)
+        if mode == "mean":
+            total /= counts[full, None]
+        out[full] = total

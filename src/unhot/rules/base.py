@@ -1,0 +1,214 @@
+"""What every rule has: hyperparameters that the user sets, and a recurrence that trains one table by them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Rate = float | Callable[[int], float]
+Convention = Literal["keras", "torch"]
+
+
+class Hyper(NamedTuple):
+    """What a scheduler may change from step to step, as it stands in one step."""
+
+    rate: float
+    momentum: float
+    decay: float
+
+
+def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: float = math.inf, open_: bool = False) -> float:
+    """`value` as a float in [least, below), or (least, below) if `open_`; else an error that names it."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf"):
+            raise TypeError(
+                f"{type(owner).__name__}: `{name}` must be a real number. Received: {value!r} (of type {type(value).__name__})."
+            )
+    number = float(value)
+    if not (number > least if open_ else number >= least) or not number < below:
+        bracket = "(" if open_ else "["
+        raise ValueError(f"{type(owner).__name__}: `{name}` must lie in {bracket}{least:g}, {below:g}). Received: {value!r}.")
+    return number
+
+
+BY_CONVENTION: Any = None
+"""Stands for the default of the framework that `convention` names."""
+
+
+@dataclass
+class Optimizer:
+    """The hyperparameters of a rule. They may be assigned between steps; see `Table.optimizer`."""
+
+    learning_rate: Rate = BY_CONVENTION
+    _: KW_ONLY
+    weight_decay: float | None = BY_CONVENTION
+
+    DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By convention, what a hyperparameter left at None becomes."""
+
+    SCHEDULED: ClassVar[frozenset[str]] = frozenset({"learning_rate", "weight_decay"})
+    """Hyperparameters that the clock records at every step: changing them costs nothing."""
+
+    def __post_init__(self) -> None:
+        convention = getattr(self, "convention", "keras")
+        if convention not in ("keras", "torch"):
+            raise ValueError(
+                f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}."
+            )
+        for name, value in self.DEFAULTS.get(convention, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.weight_decay is None:
+            self.weight_decay = 0.0
+        self.check()
+
+    def check(self) -> None:
+        """Raise TypeError or ValueError if a hyperparameter is not usable; subclasses add their own."""
+        if not callable(self.learning_rate):
+            self._rate(self.learning_rate)
+
+    def _rate(self, value: Any) -> float:
+        return real(self, "learning_rate", value)
+
+    def read(self, step: int) -> Hyper:
+        """The scheduled hyperparameters of `step` (the first step is 1), checked."""
+        self.check()
+        rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+        momentum = real(self, self.momentum_name, getattr(self, self.momentum_name), below=1.0) if self.momentum_name else 0.0
+        decay = real(self, "weight_decay", self.weight_decay or 0.0)
+        return Hyper(self._rate(rate), momentum, decay)
+
+    momentum_name: ClassVar[str] = ""
+    """The name of the scheduled momentum: "momentum", "beta_1", or none."""
+
+    def fixed(self) -> tuple[Any, ...]:
+        """The hyperparameters whose change makes the table settle all rows first."""
+        return tuple(getattr(self, name) for name in self._fixed_names)
+
+    @property
+    def _fixed_names(self) -> tuple[str, ...]:
+        scheduled = self.SCHEDULED | {self.momentum_name}
+        return tuple(f.name for f in dataclasses.fields(self) if f.name not in scheduled)
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        """The recurrence that trains one table by these hyperparameters."""
+        raise NotImplementedError
+
+    def refuse_coupled(self, remedy: str) -> None:
+        """Refuse PyTorch's coupled decay, g + weight_decay w, where it is no recurrence of one row."""
+        if self.weight_decay:
+            raise ValueError(
+                f"{type(self).__name__}: with convention='torch', `weight_decay` is coupled (L2, added to the gradient): what it"
+                " does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows touched."
+                f" Received: weight_decay={self.weight_decay!r}. {remedy}"
+            )
+
+
+class Recurrence:
+    """One rule at work on one table: the clock's history and the coefficients for rows and steps.
+
+    A *row state* is the tuple (weights, *slots), each (n, dim).  `settle` and `update` are the mathematics: they use
+    operators and sqrt, abs, maximum, sign and where of the array namespace `xp` only.  Their coefficients come from
+    `coefficients` (one line for each distinct step of the last touch) and `scalars` (the same for all rows).
+    """
+
+    family: ClassVar[str]
+    """The native kernel that is the fused twin of `settle` and `update`."""
+
+    variant: int = 0
+    """What the native kernel is told about the family's options."""
+
+    slots: Mapping[str, float]
+    """The slots' names, in the order of the row state, and what they start from."""
+
+    dtype: np.dtype[Any]
+
+    def defers(self, hyper: Hyper) -> bool:
+        """Whether a step with these hyperparameters changes rows that it does not touch."""
+        return True
+
+    @property
+    def period(self) -> int:
+        """The steps within which every row must be settled once."""
+        raise NotImplementedError
+
+    def restart(self, step: int, momentum: float = 0.0) -> None:
+        """All rows stand at `step`: drop the history, and take one that goes on with `momentum`."""
+        raise NotImplementedError
+
+    def accepts(self, hyper: Hyper) -> bool:
+        """Whether the history can go on with these hyperparameters; if not, the table settles all rows and restarts it."""
+        return True
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        """Record `step`."""
+        raise NotImplementedError
+
+    def coefficients(self, steps: Array) -> Array:
+        """What carries the rows last touched at each of `steps` to now: (len(steps), width)."""
+        raise NotImplementedError
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        """The coefficients of the touched rows in `step`."""
+        raise NotImplementedError
+
+    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        """The row states carried over their deferred steps; `c` holds one line of coefficients for each row."""
+        raise NotImplementedError
+
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
+        """The row states after a step with the gradients `g`; `s` holds the step's scalars."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, float]:
+        """Numbers beside the slots that training goes on from."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take over what `state` gave."""
+
+
+def weight_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Split a factor of the weight into (hi, lo) of `dtype`, to be applied as w hi + w lo.
+
+    Near 1, where a rounded factor would lose the decay (1 - 1e-6 in float32 is off by 1 %), hi is exactly 1.
+    """
+    hi = np.where(factor >= 0.5, 1.0, factor).astype(dtype)
+    return hi, (factor - hi).astype(dtype)
+
+
+def slot_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Split a factor of a slot into (hi, lo) of `dtype` and of one sign, so that an infinite slot stays infinite.
+
+    The two parts carry the factor to twice the precision: a rounded factor of 0.999 would be applied again at each touch,
+    and its error would grow to a thousand times one rounding.
+    """
+    hi = factor.astype(dtype)
+    with np.errstate(under="ignore"):
+        larger = (np.abs(hi.astype(np.float64)) >= np.abs(factor)) & (factor != 1.0)
+        hi = np.where(larger, np.nextafter(hi, dtype.type(0)), hi).astype(dtype)
+        return hi, (factor - hi).astype(dtype)
+
+
+def by_pair(xp: Any, x: Any, hi: Any, lo: Any) -> Any:
+    """x (hi + lo), without turning an infinite x into NaN where lo is 0."""
+    return xp.where(lo != 0, x * hi + x * lo, x * hi)
+
+
+def slot_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """`slot_pair` of one number."""
+    hi, lo = slot_pair(np.asarray(factor, dtype=np.float64), dtype)
+    return float(hi), float(lo)
+
+
+def weight_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """`weight_pair` of one number."""
+    hi, lo = weight_pair(np.asarray(factor, dtype=np.float64), dtype)
+    return float(hi), float(lo)

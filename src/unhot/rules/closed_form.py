@@ -1,0 +1,218 @@
+"""Ftrl, whose weight is a closed form of its slots at the current rate.
+
+Without shrinkage a row without a gradient keeps its slots, and its weight follows from them and the current rate alone.
+With l2 shrinkage s2 the linear slot z moves too: y = z - clip(z, -l1, l1) shrinks in step s by the factor
+1 - 2 s2 d_s e / (X + 2 l2 e), e the rate of the step before, X = accumulator^-p + beta.  Its logarithm is a smooth
+function of X0/X in (0, 1], X0 the least X there is, so a few Chebyshev coefficients per step, summed over the steps,
+give the product for every element.  The first step after a touch is taken literally, since an initial weight need not
+agree with its z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+
+from unhot.deferral import BLOCK, Array, History
+from unhot.rules.base import Hyper, Optimizer, Recurrence, by_pair, real, weight_scalar_pair
+
+TERMS = 16
+"""Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
+
+NODES = 0.5 + 0.5 * np.cos((np.arange(TERMS) + 0.5) * np.pi / TERMS)
+TO_CHEBYSHEV = np.linalg.inv(np.polynomial.chebyshev.chebvander(2.0 * NODES - 1.0, TERMS - 1)).T
+
+
+@dataclass
+class Ftrl(Optimizer):
+    """Follow the regularised leader, proximal.
+
+    With p = learning_rate_power and w after decay, z = z + g + 2 l2_shrinkage w - (n'^-p - n^-p) / rate w, where
+    n' = n + g^2; then w = (clip(z, -l1, l1) - z) / ((n'^-p + beta) / rate + 2 l2).  As in dense training, a row that is
+    never touched becomes 0 in the first step (without shrinkage), whatever it started from.
+
+    Args:
+        learning_rate: a number above 0, or a callable from the step (the first is 1) to such a number; 0.001.
+        learning_rate_power: at most 0; -0.5.
+        initial_accumulator_value: what n starts from; 0.1.
+        l1_regularization_strength, l2_regularization_strength: at least 0.
+        l2_shrinkage_regularization_strength: at least 0; then 4 l2_shrinkage rate and 2 l2 rate may be at most n0^-p + beta.
+        beta: at least 0.
+        weight_decay: decoupled; may change from step to step.
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.Ftrl(0.1, l1_regularization_strength=0.01).beta
+        0.0
+
+    Sources: keras/src/optimizers/ftrl.py; McMahan et al. 2013.
+    """
+
+    _: KW_ONLY
+    learning_rate_power: float = -0.5
+    initial_accumulator_value: float = 0.1
+    l1_regularization_strength: float = 0.0
+    l2_regularization_strength: float = 0.0
+    l2_shrinkage_regularization_strength: float = 0.0
+    beta: float = 0.0
+
+    DEFAULTS = {"keras": {"learning_rate": 0.001}}
+
+    @property
+    def least(self) -> float:
+        """X0, the least accumulator^-p + beta."""
+        return float(self.initial_accumulator_value) ** -self.learning_rate_power + self.beta
+
+    def check(self) -> None:
+        super().check()
+        names = ("initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength")
+        for name in (*names, "l2_shrinkage_regularization_strength", "beta"):
+            real(self, name, getattr(self, name))
+        if real(self, "learning_rate_power", self.learning_rate_power, least=-np.inf) > 0:
+            raise ValueError(f"Ftrl: `learning_rate_power` must be at most 0. Received: {self.learning_rate_power!r}.")
+        if self.least + self.l2_regularization_strength == 0:
+            raise ValueError(
+                "Ftrl: initial_accumulator_value, beta and l2_regularization_strength are all 0: the weight of a row that is"
+                " never touched would be 0/0. Give one of them a value above 0."
+            )
+
+    def _rate(self, value: Any) -> float:
+        rate = real(self, "learning_rate", value, open_=True)
+        shrinkage = 4.0 * self.l2_shrinkage_regularization_strength * rate
+        if shrinkage and (shrinkage > self.least or 2.0 * self.l2_regularization_strength * rate > self.least):
+            raise ValueError(
+                "Ftrl: with l2 shrinkage, 4 l2_shrinkage rate and 2 l2 rate may be at most initial_accumulator_value**-power"
+                f" + beta = {self.least:g}. Received: rate={rate:g}. Lower the rate or the strengths, or raise beta."
+            )
+        return rate
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        return ClosedForm(self, dtype, capacity)
+
+
+class ShrinkageHistory(History):
+    """For every t in the ring: the sums of the logarithm's coefficients up to t (as two floats), and 2 s2 d of step t + 1."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.sums = np.zeros((2, self.capacity, TERMS))
+        self.first = np.zeros(self.capacity)
+        self.restart(0)
+
+    def _begin(self, step: int, *, new_block: bool) -> None:
+        self.sums[:, step & self.mask] = 0.0
+
+    def advance(self, first: float, logarithm: Array) -> None:
+        """Record the step now + 1: 2 s2 d, and the coefficients of the logarithm of its factor."""
+        high, low = self.sums[:, self.now & self.mask]
+        self.first[self.now & self.mask] = first
+        self.now += 1
+        total = high + logarithm
+        part = total - high
+        error = (high - (total - part)) + (logarithm - part)
+        self.sums[:, self.now & self.mask] = total, low + error
+
+    def compose(self, steps: Array) -> Array:
+        """(2 s2 d of the first step, coefficients over the other steps) of `steps`: (len(steps), 1 + TERMS)."""
+        high, low = self.sums
+        start, now = np.minimum(steps + 1, self.now) & self.mask, self.now & self.mask
+        return np.concatenate(
+            [self.first[steps & self.mask, None], (high[now] - high[start]) + (low[now] - low[start])], axis=1
+        )
+
+
+class ClosedForm(Recurrence):
+    """The family of closed forms; the row state is (w, accumulator, linear)."""
+
+    family = "closed_form"
+
+    def __init__(self, optimizer: Ftrl, dtype: np.dtype[Any], capacity: int) -> None:
+        self.optimizer = optimizer
+        self.dtype = dtype
+        self.slots = {"accumulator": optimizer.initial_accumulator_value, "linear": 0.0}
+        self.history = ShrinkageHistory(capacity if self._shrinks else 16 * BLOCK)
+        self.rate = 1.0
+        self.variant = int(self._shrinks)
+
+    @property
+    def _shrinks(self) -> bool:
+        return self.optimizer.l2_shrinkage_regularization_strength > 0
+
+    @property
+    def period(self) -> int:
+        return self.history.period if self._shrinks else 1 << 40
+
+    def restart(self, step: int, momentum: float = 0.0) -> None:
+        if self._shrinks:
+            self.history.restart(step)
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        if self._shrinks:
+            decay = 1.0 - hyper.rate * hyper.decay
+            twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength * decay
+            before = self.rate if step > 1 else hyper.rate
+            least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
+            shrunk = np.log1p(-twice * before * NODES / (least + 2.0 * l2 * before * NODES))
+            self.history.advance(twice, shrunk @ TO_CHEBYSHEV)
+        self.rate = hyper.rate
+
+    def coefficients(self, steps: Array) -> Array:
+        if not self._shrinks:
+            return np.zeros((len(steps), 1), dtype=self.dtype)
+        return self.history.compose(steps).astype(self.dtype)
+
+    def constants(self) -> Array:
+        """What the closed form needs beside the slots, at the current rate."""
+        o = self.optimizer
+        return np.array(
+            [
+                1.0 / self.rate, 2.0 * o.l2_regularization_strength, o.l1_regularization_strength, o.beta,
+                -o.learning_rate_power, o.least,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        pair = weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
+        twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength
+        now = self.constants()
+        return np.array([*pair, 1.0 / hyper.rate, twice, *now[1:]], dtype=self.dtype)
+
+    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        w, n, z = rows
+        over_rate, twice_l2, l1, beta, power, least = self.constants()
+        x = self._power(xp, n, power) + beta
+        if self._shrinks:
+            z = z + w * c[:, 0, None]
+            kept = xp.minimum(xp.maximum(z, -l1), l1)
+            variable = 2 * (least / x) - 1
+            before = after = 0 * variable
+            for i in range(TERMS, 1, -1):
+                before, after = c[:, i, None] + 2 * variable * before - after, before
+            y = (z - kept) * xp.exp(c[:, 1, None] + variable * before - after)
+            return -y / (x * over_rate + twice_l2), n, kept + y
+        kept = xp.minimum(xp.maximum(z, -l1), l1)
+        return (kept - z) / (x * over_rate + twice_l2), n, z
+
+    def _power(self, xp: Any, n: Any, power: Any) -> Any:
+        return xp.sqrt(n) if power == 0.5 else n**power
+
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
+        w, n, z = rows
+        w_hi, w_lo, over_rate, twice_shrinkage, twice_l2, l1, beta, power, _ = s
+        w = by_pair(xp, w, w_hi, w_lo)
+        total = n + g * g
+        risen = self._power(xp, total, power)
+        z = z + ((g + w * twice_shrinkage) - ((risen - self._power(xp, n, power)) * over_rate) * w)
+        kept = xp.minimum(xp.maximum(z, -l1), l1)
+        return (kept - z) / ((risen + beta) * over_rate + twice_l2), total, z
+
+    def state(self) -> dict[str, float]:
+        return {"rate": self.rate}
+
+    def load_state(self, state: Any) -> None:
+        self.rate = float(state["rate"])

@@ -1,0 +1,158 @@
+"""PyTorch's Adamax, whose divisor is a maximum with epsilon that the decaying norm crosses.
+
+Over the skipped steps s = t+1..n an element moves by  -m sum_s a_s / max(c_s u, eps),  c_s = beta_2^(s-t).  While
+c_s u >= eps (the first J steps, J = floor(log(u/eps) / -log beta_2)) the terms are a_s / (c_s u), from then on a_s / eps:
+
+    head[J] / u + tail[J] / eps,      head[J] = sum of the first J a_s/c_s,  tail[J] = sum of the other a_s.
+
+Both come from two sums per t that reach from t to now, H(t) = sum a_s/c_s and T(t) = sum a_s:
+head[J] = H(t) - (beta_1^J/beta_2^J) H(t + J) and tail[J] = beta_1^J T(t + J), beta_1^J being the product of the momenta
+of the J steps.  The difference loses nothing that matters: with beta_1 <= 0.99 beta_2 the subtrahend is the smaller.
+"""
+
+from __future__ import annotations
+
+from math import ceil, log
+from typing import Any
+
+import numpy as np
+
+from unhot.deferral import BLOCK, History, RateWindow
+from unhot.rules.base import Array, Hyper, Recurrence, by_pair, slot_pair, slot_scalar_pair
+
+WINDOW_TAIL = 1e-13
+
+
+class CrossingHistory(History):
+    """For every t in the ring: H(t), T(t), the logarithm of the product of the momenta up to t, and the decays to now."""
+
+    def __init__(self, capacity: int, beta: float, beta_2: float) -> None:
+        self.beta, self.beta_2 = beta, beta_2
+        fall = log(beta_2 / beta) if beta else np.inf
+        self.base, self.largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
+        super().__init__(max(capacity, 2 * self.largest + 4 * BLOCK))
+        self.slope = 1.0 / fall
+        self.scale = np.ones((self.capacity, 2))
+        self.suffix = np.ones((self.blocks, 2))
+        self.sums = np.zeros((self.capacity, 3))
+        distance = np.arange(self.largest, 0, -1, dtype=np.float64)
+        self._terms = np.stack([self.beta_2**-distance, np.ones_like(distance)], axis=1)
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        self._window = RateWindow(self.base, self.largest, self.slope)
+        self._log_beta = 0.0
+        super().restart(step)
+
+    def _begin(self, step: int, *, new_block: bool) -> None:
+        position = step & self.mask
+        self.scale[position] = 1.0
+        self.sums[position] = (0.0, 0.0, self._log_beta)
+        if new_block:
+            self.suffix[step // BLOCK % self.blocks] = 1.0
+
+    def advance(self, beta: float, rate: float) -> None:
+        """Extend every entry by the step now + 1, whose a_s is `rate` times the momenta's product."""
+        step = self.now + 1
+        window = self._window.width(step, rate) if self.largest else 0
+        first = max(self.origin, step - window) // BLOCK
+        for block in range(first, self.first_open):
+            a = block % self.blocks
+            self.scale[a * BLOCK : (a + 1) * BLOCK] *= self.suffix[a]
+            self.suffix[a] = 1.0
+        self.first_open = first
+        factors = np.array((beta, self.beta_2))
+        for _, a, b in self.spans(first * BLOCK, step):
+            self.scale[a:b] *= factors
+        for a, b in self.closed_blocks():
+            self.suffix[a:b] *= factors
+        for t, a, b in self.spans(step - window, step):
+            terms = self._terms[self.largest - (step - t) :][: b - a]
+            self.sums[a:b, :2] += (rate * self.scale[a:b, :1]) * terms
+        self.now = step
+        self._log_beta += log(max(beta, 1e-300))
+        self._begin(step, new_block=step % BLOCK == 0)
+
+    def compose(self, steps: Array) -> Array:
+        """(beta_1's product, beta_2's power) of `steps`, carried to now: (len(steps), 2)."""
+        position = steps & self.mask
+        return np.asarray(self.scale[position] * self.suffix[position // BLOCK])
+
+
+class CrossingMaximum(Recurrence):
+    """PyTorch's Adamax; the row state is (w, momentum, norm)."""
+
+    family = "crossing"
+
+    def __init__(self, optimizer: Any, dtype: np.dtype[Any], capacity: int) -> None:
+        self.optimizer = optimizer
+        self.dtype = dtype
+        self.capacity = capacity
+        self.slots = {"momentum": 0.0, "norm": 0.0}
+        self.history = CrossingHistory(capacity, optimizer.beta_1, optimizer.beta_2)
+
+    @property
+    def period(self) -> int:
+        return self.history.period
+
+    def accepts(self, hyper: Hyper) -> bool:
+        return hyper.momentum <= self.history.beta
+
+    def restart(self, step: int, momentum: float = 0.0) -> None:
+        if momentum > self.history.beta:
+            beta_2 = self.optimizer.beta_2
+            self.history = CrossingHistory(self.capacity, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
+        self.history.restart(step)
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        self.history.advance(hyper.momentum, hyper.rate / (1.0 - hyper.momentum**step))
+
+    def coefficients(self, steps: Array) -> Array:
+        beta, power = self.history.compose(steps).T
+        total = self.history.sums[steps & self.history.mask, 0]
+        whole = np.array([*slot_pair(beta, self.dtype), *slot_pair(power, self.dtype), total.astype(self.dtype)])
+        return np.concatenate([whole.T, steps[:, None].astype(np.float64)], axis=1)
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        beta_2 = self.optimizer.beta_2
+        return np.array(
+            [
+                *slot_scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+                *slot_scalar_pair(beta_2, self.dtype),
+                hyper.rate / (1.0 - hyper.momentum**step), self.optimizer.epsilon,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        w, m, u = rows
+        m_hi, m_lo, u_hi, u_lo, total, t = (c[:, i, None] for i in range(6))
+        cast = self.dtype.type
+        epsilon = cast(self.optimizer.epsilon)
+        end = by_pair(xp, u, u_hi.astype(cast), u_lo.astype(cast))
+        movement = total.astype(cast) / xp.maximum(u, epsilon)
+        crossed = xp.maximum(end, epsilon) != end
+        if crossed.any():
+            movement = xp.where(crossed, self._crossed(u, t).astype(cast), movement)
+        m_end = by_pair(xp, m, m_hi.astype(cast), m_lo.astype(cast))
+        return w - m * movement, m_end, xp.maximum(end, epsilon)
+
+    def _crossed(self, u: Array, t: Array) -> Array:
+        """head[J]/u + tail[J]/eps in float64, for the elements that reach epsilon on the way."""
+        history, epsilon = self.history, self.optimizer.epsilon
+        u = np.maximum(u.astype(np.float64), epsilon)
+        start = t.astype(np.int64)
+        steps = np.floor(np.log(u / epsilon) / -log(self.optimizer.beta_2))
+        middle = start + np.clip(np.nan_to_num(steps), 0, history.now - start).astype(np.int64)
+        h, _, log_start = np.moveaxis(history.sums[start & history.mask], -1, 0)
+        h_middle, tail, log_middle = np.moveaxis(history.sums[middle & history.mask], -1, 0)
+        beta = np.exp(log_middle - log_start)
+        power = self.optimizer.beta_2 ** (middle - start).astype(np.float64)
+        return np.asarray((h - beta / power * h_middle) / u + beta * tail / epsilon)
+
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
+        m_hi, m_lo, m_g, u_hi, u_lo, alpha, epsilon = s
+        w, m, u = rows
+        m = by_pair(xp, m, m_hi, m_lo) + g * m_g
+        u = xp.maximum(by_pair(xp, u, u_hi, u_lo), xp.abs(g) + epsilon)
+        return w - (m * alpha) / u, m, u

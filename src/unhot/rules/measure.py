@@ -1,0 +1,408 @@
+"""Rules that divide a momentum by a root: Adam, AdamW, NAdam and Keras's Adamax (the step measure, docs/mathematics.md).
+
+With m the momentum, x the root (sqrt(v), sqrt(vmax) or u), a touched row does
+w = (1 - rate decay) w - (alpha m + gamma g) / (c x + epsilon), and a row without a gradient the same with g = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from enum import IntEnum
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from unhot.rules.base import (
+    BY_CONVENTION,
+    Array,
+    Convention,
+    Hyper,
+    Optimizer,
+    Recurrence,
+    by_pair,
+    real,
+    slot_pair,
+    slot_scalar_pair,
+    weight_pair,
+    weight_scalar_pair,
+)
+from unhot.rules.crossing import CrossingMaximum
+from unhot.step_measure import MeasureHistory, Shape
+
+DECOUPLED = "Use unhot.AdamW, or decoupled_weight_decay=True, or convention='keras': their decay is decoupled."
+
+
+class Root(IntEnum):
+    """What the momentum is divided by."""
+
+    SECOND_MOMENT = 0
+    LARGEST_SECOND_MOMENT = 1
+    NORM = 2
+
+
+@dataclass
+class _Moments(Optimizer):
+    """The hyperparameters that Adam, NAdam and Adamax share."""
+
+    _: KW_ONLY
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = BY_CONVENTION
+    convention: Convention = "keras"
+
+    momentum_name = "beta_1"
+
+    def check(self) -> None:
+        super().check()
+        real(self, "beta_1", self.beta_1, below=1.0)
+        real(self, "beta_2", self.beta_2, below=1.0, open_=True)
+        real(self, "epsilon", self.epsilon, open_=True)
+
+
+@dataclass
+class Adam(_Moments):
+    """Adam, with decoupled decay.
+
+    m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2, and in step n, with B1 = 1 - beta_1^n, B2 = 1 - beta_2^n,
+    w = (1 - rate weight_decay) w - rate sqrt(B2) / B1 m / (sqrt(v) + epsilon), in PyTorch's convention
+    w = (1 - rate weight_decay) w - rate / B1 m / (sqrt(v / B2) + epsilon).
+
+    Args:
+        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001.
+        beta_1: in [0, 1); may change from step to step.
+        beta_2: in (0, 1).
+        epsilon: above 0; 1e-7, torch 1e-8.
+        amsgrad: divide by the root of the largest v so far.
+        weight_decay: decoupled; may change from step to step.  With convention="torch" it needs decoupled_weight_decay=True
+            (PyTorch's default, coupled decay, is refused: it is not a recurrence of one row).
+        decoupled_weight_decay: PyTorch's convention only.
+        convention: "keras" or "torch".
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.Adam(convention="torch").epsilon
+        1e-08
+
+    Sources: keras/src/optimizers/adam.py; torch/optim/adam.py; Kingma and Ba 2015.
+    """
+
+    _: KW_ONLY
+    amsgrad: bool = False
+    decoupled_weight_decay: bool = False
+
+    DEFAULTS = {
+        "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
+        "torch": {"learning_rate": 0.001, "epsilon": 1e-8},
+    }
+
+    def check(self) -> None:
+        super().check()
+        if self.convention == "torch" and not self.decoupled_weight_decay:
+            self.refuse_coupled(DECOUPLED)
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        return StepMeasure(self, dtype, capacity)
+
+
+@dataclass
+class AdamW(Adam):
+    """Adam with decoupled decay by default: 0.004, torch 0.01.  Everything else as in `Adam`.
+
+    Args: those of `Adam`, but for decoupled_weight_decay, which is always on.
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.AdamW(convention="torch").weight_decay
+        0.01
+
+    Sources: keras/src/optimizers/adamw.py; torch/optim/adamw.py; Loshchilov and Hutter 2019.
+    """
+
+    _: KW_ONLY
+    decoupled_weight_decay: bool = True
+
+    DEFAULTS = {
+        "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "weight_decay": 0.004},
+        "torch": {"learning_rate": 0.001, "epsilon": 1e-8, "weight_decay": 0.01},
+    }
+
+
+@dataclass
+class NAdam(_Moments):
+    """Adam with Nesterov's momentum.
+
+    mu_n = beta_1 (1 - 0.96^(n psi) / 2), P_n = mu_1 ... mu_n, psi = momentum_decay (Keras: 1); m and v as in Adam;
+    w = (1 - rate weight_decay) w - rate (mu_(n+1) m / (1 - P_(n+1)) + (1 - mu_n) g / (1 - P_n)) / (sqrt(v / B2) + epsilon).
+
+    Args:
+        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.002.
+        beta_1: in [0, 1); may change from step to step.
+        beta_2: in (0, 1).
+        epsilon: above 0; 1e-7, torch 1e-8.
+        momentum_decay: PyTorch's convention only; 0.004.
+        weight_decay: decoupled; may change from step to step.  With convention="torch" it needs decoupled_weight_decay=True.
+        decoupled_weight_decay: PyTorch's convention only.
+        convention: "keras" or "torch".
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.NAdam(convention="torch").momentum_decay
+        0.004
+
+    Sources: keras/src/optimizers/nadam.py; torch/optim/nadam.py; Dozat 2016.
+    """
+
+    _: KW_ONLY
+    momentum_decay: float = BY_CONVENTION
+    decoupled_weight_decay: bool = False
+
+    DEFAULTS = {
+        "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "momentum_decay": 1.0},
+        "torch": {"learning_rate": 0.002, "epsilon": 1e-8, "momentum_decay": 0.004},
+    }
+
+    def check(self) -> None:
+        super().check()
+        real(self, "momentum_decay", self.momentum_decay)
+        if self.convention == "torch":
+            if not self.decoupled_weight_decay:
+                self.refuse_coupled("Use decoupled_weight_decay=True, or convention='keras', whose decay is decoupled.")
+        elif self.momentum_decay != 1.0:
+            raise ValueError(
+                f"NAdam: `momentum_decay` needs convention='torch'. Received: momentum_decay={self.momentum_decay!r}."
+            )
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        return NesterovMeasure(self, dtype, capacity)
+
+
+@dataclass
+class Adamax(_Moments):
+    """Adam with the largest gradient in place of the root of the second moment.
+
+    m = beta_1 m + (1 - beta_1) g; u = max(beta_2 u, |g|); w = (1 - rate weight_decay) w - rate / B1 m / (u + epsilon), in
+    PyTorch's convention u = max(beta_2 u, |g| + epsilon); w = w - rate / B1 m / u.
+
+    Args:
+        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.002.
+        beta_1: in [0, 1); may change from step to step.  With convention="torch", at most 0.99 beta_2.
+        beta_2: in (0, 1).
+        epsilon: above 0; 1e-7, torch 1e-8.
+        weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
+        convention: "keras" or "torch".
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.Adamax(convention="torch").learning_rate
+        0.002
+
+    Sources: keras/src/optimizers/adamax.py; torch/optim/adamax.py; Kingma and Ba 2015.
+    """
+
+    DEFAULTS = {
+        "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
+        "torch": {"learning_rate": 0.002, "epsilon": 1e-8},
+    }
+
+    def check(self) -> None:
+        super().check()
+        if self.convention == "torch":
+            self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
+            if self.beta_1 > 0.99 * self.beta_2:
+                raise ValueError(
+                    "Adamax: with convention='torch', beta_1 must be at most 0.99 beta_2, or the deferred steps of a row have"
+                    f" no bounded window. Received: beta_1={self.beta_1!r}, beta_2={self.beta_2!r}. Use convention='keras',"
+                    " which has no such bound."
+                )
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        if self.convention == "torch":
+            return CrossingMaximum(self, dtype, capacity)
+        return NormMeasure(self, dtype, capacity)
+
+
+class StepMeasure(Recurrence):
+    """The family of the step measure; the row state is (w, momentum, second moment or norm, [largest second moment])."""
+
+    family = "measure"
+    root = Root.SECOND_MOMENT
+
+    def __init__(self, optimizer: Any, dtype: np.dtype[Any], capacity: int) -> None:
+        self.optimizer = optimizer
+        self.dtype = dtype
+        self.capacity = capacity
+        if getattr(optimizer, "amsgrad", False):
+            self.root = Root.LARGEST_SECOND_MOMENT
+        self.slots = self.slot_names()
+        self.variant = int(self.root)
+        self.history = self._new_history(optimizer.beta_1)
+
+    def slot_names(self) -> dict[str, float]:
+        largest = {"largest_velocity": 0.0} if self.root is Root.LARGEST_SECOND_MOMENT else {}
+        return {"momentum": 0.0, "velocity": 0.0, **largest}
+
+    def shape(self, beta: float) -> Shape:
+        """The form of the points c_s, for momenta up to `beta`."""
+        ratio = 1.0 if self.root is Root.LARGEST_SECOND_MOMENT else sqrt(self.optimizer.beta_2)
+        return Shape(beta, ratio, self.optimizer.beta_2 if self.optimizer.convention == "torch" else 0.0)
+
+    def _new_history(self, beta: float) -> MeasureHistory:
+        return MeasureHistory(self.capacity, self.shape(beta), self.optimizer.epsilon, self.dtype.name)
+
+    @property
+    def period(self) -> int:
+        return self.history.period
+
+    def accepts(self, hyper: Hyper) -> bool:
+        return hyper.momentum <= self.history.shape.beta
+
+    def restart(self, step: int, momentum: float = 0.0) -> None:
+        if momentum > self.history.shape.beta:
+            # Halfway to 1, so that a rising schedule asks for few new histories.
+            self.history = self._new_history(0.5 + 0.5 * momentum)
+        self.history.restart(step)
+
+    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
+        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root."""
+        root = sqrt(1.0 - self.optimizer.beta_2**step)
+        alpha = hyper.rate / (1.0 - hyper.momentum**step)
+        return (alpha, 0.0, 1.0 / root) if self.optimizer.convention == "torch" else (alpha * root, 0.0, 1.0)
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        alpha, _, _ = self.corrections(step, hyper)
+        self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
+
+    def coefficients(self, steps: Array) -> Array:
+        scale, polynomial = self.history.compose(steps)
+        decay, beta, moment = scale.T
+        terms = self.history.terms_of(steps)
+        head = np.stack(
+            [
+                *weight_pair(decay, self.dtype),
+                *slot_pair(beta, self.dtype),
+                *slot_pair(moment, self.dtype),
+                terms.astype(self.dtype),
+            ],
+            axis=1,
+        )
+        width = polynomial.shape[1] * polynomial.shape[2]
+        return np.concatenate([head, polynomial.reshape(len(steps), width).astype(self.dtype)], axis=1)
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        alpha, gamma, c = self.corrections(step, hyper)
+        beta_2 = self.optimizer.beta_2
+        return np.array(
+            [
+                *weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
+                *slot_scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+                *slot_scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+                alpha, gamma, c, self.optimizer.epsilon,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, float]:
+        return {"largest_beta": self.history.shape.beta}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        if state["largest_beta"] > self.history.shape.beta:
+            self.history = self._new_history(float(state["largest_beta"]))
+
+    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        w, m, v = rows[:3]
+        w_hi, w_lo, m_hi, m_lo, v_hi, v_lo, _ = (c[:, i, None] for i in range(7))
+        x = rows[3] if self.root is Root.LARGEST_SECOND_MOMENT else v
+        if self.root is not Root.NORM:
+            x = xp.sqrt(x)
+        return (
+            by_pair(xp, w, w_hi, w_lo) - m * self._movement(xp, x, c[:, 7:]),
+            by_pair(xp, m, m_hi, m_lo),
+            by_pair(xp, v, v_hi, v_lo),
+            *rows[3:],
+        )
+
+    def _movement(self, xp: Any, x: Any, c: Any) -> Any:
+        """The sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel."""
+        epsilon = self.dtype.type(self.optimizer.epsilon)
+        terms = self.history.terms
+        total: Any = None
+        for panel in range(0, c.shape[1], 1 + terms):
+            over = 1 / (c[:, panel, None] * x + epsilon)
+            u = 1 - (epsilon + epsilon) * over
+            polynomial = c[:, panel + terms, None] + u * 0
+            for i in range(terms - 1, 0, -1):
+                polynomial = polynomial * u + c[:, panel + i, None]
+            total = polynomial * over if total is None else total + polynomial * over
+        return total
+
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
+        w_hi, w_lo, m_hi, m_lo, m_g, v_hi, v_lo, v_g, alpha, gamma, c, epsilon = s
+        w, m, v = rows[:3]
+        m = by_pair(xp, m, m_hi, m_lo) + g * m_g
+        v = by_pair(xp, v, v_hi, v_lo)
+        rest: tuple[Any, ...] = ()
+        if self.root is Root.NORM:
+            v = xp.maximum(v, xp.abs(g))
+            x = v
+        else:
+            v = v + (g * g) * v_g
+            x = xp.sqrt(v)
+            if self.root is Root.LARGEST_SECOND_MOMENT:
+                largest = xp.maximum(rows[3], v)
+                rest, x = (largest,), xp.sqrt(largest)
+        numerator = m * alpha if not gamma else m * alpha + g * gamma
+        return (by_pair(xp, w, w_hi, w_lo) - numerator / (x * c + epsilon), m, v, *rest)
+
+
+class NormMeasure(StepMeasure):
+    """Keras's Adamax: the root is u itself."""
+
+    root = Root.NORM
+
+    def slot_names(self) -> dict[str, float]:
+        return {"momentum": 0.0, "norm": 0.0}
+
+    def shape(self, beta: float) -> Shape:
+        return Shape(beta, self.optimizer.beta_2, 0.0)
+
+    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
+        return hyper.rate / (1.0 - hyper.momentum**step), 0.0, 1.0
+
+
+class NesterovMeasure(StepMeasure):
+    """NAdam, whose corrections hold the running product of its momenta."""
+
+    product = 1.0
+
+    def shape(self, beta: float) -> Shape:
+        return Shape(beta, sqrt(self.optimizer.beta_2), self.optimizer.beta_2)
+
+    def _momentum(self, step: int, hyper: Hyper) -> float:
+        return hyper.momentum * (1.0 - 0.5 * 0.96 ** (step * self.optimizer.momentum_decay))
+
+    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
+        now, after = self._momentum(step, hyper), self._momentum(step + 1, hyper)
+        product = self.product * now
+        root = sqrt(1.0 - self.optimizer.beta_2**step)
+        return hyper.rate * after / (1.0 - product * after), hyper.rate * (1.0 - now) / (1.0 - product), 1.0 / root
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        super().advance(step, hyper)
+        self.product *= self._momentum(step, hyper)
+
+    def state(self) -> dict[str, float]:
+        return {**super().state(), "momentum_product": self.product}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        super().load_state(state)
+        self.product = float(state["momentum_product"])

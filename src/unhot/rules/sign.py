@@ -1,0 +1,118 @@
+"""Lion, which steps by the sign of a momentum: a row without a gradient moves on in the direction of that sign.
+
+The sign must survive however long the row rests, so a decaying momentum stops at a floor far below any gradient instead
+of becoming 0 (dense float32 training stops there when its momentum underflows; dense float64 goes on).
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+
+from unhot.deferral import MatrixHistory
+from unhot.rules.base import (
+    Array,
+    Hyper,
+    Optimizer,
+    Recurrence,
+    by_pair,
+    real,
+    slot_pair,
+    slot_scalar_pair,
+    weight_pair,
+    weight_scalar_pair,
+)
+
+FLOOR = {"float32": 1e-30, "float64": 1e-290}
+
+
+@dataclass
+class Lion(Optimizer):
+    """Lion: steps by the sign of the momentum.
+
+    w = (1 - rate weight_decay) w - rate sign(beta_1 m + (1 - beta_1) g); m = beta_2 m + (1 - beta_2) g.
+
+    A momentum that decays without gradients keeps its sign: it stops at 1e-30 (float64: 1e-290) instead of underflowing.
+
+    Args:
+        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001.
+        beta_1: in (0, 1); may change from step to step.
+        beta_2: in (0, 1).
+        weight_decay: decoupled; may change from step to step.
+
+    Errors: TypeError or ValueError that names the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.Lion(1e-4, weight_decay=0.1).beta_2
+        0.99
+
+    Sources: keras/src/optimizers/lion.py; Chen et al. 2023, arXiv:2302.06675.
+    """
+
+    _: KW_ONLY
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+
+    DEFAULTS = {"keras": {"learning_rate": 0.001}}
+    momentum_name = "beta_1"
+
+    def check(self) -> None:
+        super().check()
+        real(self, "beta_1", self.beta_1, below=1.0, open_=True)
+        real(self, "beta_2", self.beta_2, below=1.0, open_=True)
+
+    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+        return Sign(self, dtype, capacity)
+
+
+class Sign(Recurrence):
+    """The family of signs; the row state is (w, momentum)."""
+
+    family = "sign"
+
+    def __init__(self, optimizer: Lion, dtype: np.dtype[Any], capacity: int) -> None:
+        self.optimizer = optimizer
+        self.dtype = dtype
+        self.slots = {"momentum": 0.0}
+        self.history = MatrixHistory(capacity)
+
+    @property
+    def period(self) -> int:
+        return self.history.period
+
+    def restart(self, step: int, momentum: float = 0.0) -> None:
+        self.history.restart(step)
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
+
+    def coefficients(self, steps: Array) -> Array:
+        decay, rates, _, _, moment = self.history.compose(steps).T
+        pairs = (*weight_pair(decay, self.dtype), rates.astype(self.dtype), *slot_pair(moment, self.dtype))
+        return np.stack(pairs, axis=1)
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        beta_2 = self.optimizer.beta_2
+        return np.array(
+            [
+                *weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), -hyper.rate,
+                hyper.momentum, 1.0 - hyper.momentum, *slot_scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        w, m = rows
+        w_hi, w_lo, rates, m_hi, m_lo = (c[:, i, None] for i in range(5))
+        sign = xp.sign(m)
+        size = xp.maximum(by_pair(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
+        return by_pair(xp, w, w_hi, w_lo) + sign * rates, sign * size
+
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
+        w, m = rows
+        w_hi, w_lo, rate, beta_1, share, m_hi, m_lo, m_g = s
+        direction = xp.sign(m * beta_1 + g * share)
+        return by_pair(xp, w, w_hi, w_lo) + direction * rate, by_pair(xp, m, m_hi, m_lo) + g * m_g

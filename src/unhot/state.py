@@ -1,0 +1,82 @@
+"""The state of a table as a flat dict, and back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from unhot.table import Table
+
+FORMAT = 1
+
+
+def export_state(table: Table) -> dict[str, Any]:
+    """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the rule's own numbers."""
+    state: dict[str, Any] = {"format": FORMAT, "clock": table._clock, "weights": table._weights.copy()}
+    if table.optimizer is None or table._rule is None:
+        return state
+    state["rule"] = type(table.optimizer).__name__
+    for field in dataclasses.fields(table.optimizer):
+        value = getattr(table.optimizer, field.name)
+        if not callable(value):
+            state[f"hyper.{field.name}"] = value
+    for name, slot in zip(table._rule.slots, table._slots, strict=True):
+        state[f"slot.{name}"] = slot.copy()
+    state.update({f"state.{name}": value for name, value in table._rule.state().items()})
+    return state
+
+
+def import_state(table: Table, state: Mapping[str, Any]) -> None:
+    """Put `state` into the table, after all of it has been found to fit."""
+    if int(_take(state, "format")) != FORMAT:
+        raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
+    weights = _array(state, "weights", table)
+    clock = int(_take(state, "clock"))
+    if table.optimizer is None or table._rule is None:
+        table._weights, table._clock = weights, clock
+        return
+    rule_name = str(_take(state, "rule"))
+    if rule_name != type(table.optimizer).__name__:
+        raise ValueError(f"the state was trained with {rule_name}, and the table has {type(table.optimizer).__name__}.")
+    optimizer = copy.copy(table.optimizer)
+    for field in dataclasses.fields(optimizer):
+        if f"hyper.{field.name}" in state:
+            setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
+    optimizer.check()
+    rule = copy.copy(optimizer).recurrence(table.dtype, table._capacity)
+    slots = [_array(state, f"slot.{name}", table) for name in rule.slots]
+    if "largest_velocity" in rule.slots:
+        # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
+        _, velocity, largest = slots
+        np.maximum(largest, velocity * getattr(optimizer, "beta_2"), out=largest)  # noqa: B009
+    rule.load_state({name: float(_take(state, f"state.{name}")) for name in rule.state()})
+    for field in dataclasses.fields(optimizer):
+        setattr(table.optimizer, field.name, getattr(optimizer, field.name))
+    table._adopt(weights, slots, clock, rule, optimizer)
+
+
+def _take(state: Mapping[str, Any], name: str) -> Any:
+    try:
+        return state[name]
+    except KeyError:
+        raise ValueError(f"the state has no {name!r}; it was not made by this table's `state_dict`.") from None
+
+
+def _array(state: Mapping[str, Any], name: str, table: Table) -> np.ndarray[Any, np.dtype[Any]]:
+    array = np.array(_take(state, name), order="C", copy=True)
+    if array.shape != (table.rows, table.dim) or array.dtype != table.dtype:
+        raise ValueError(
+            f"the state's {name!r} must have shape {(table.rows, table.dim)} and dtype {table.dtype}. Received: shape"
+            f" {array.shape}, dtype {array.dtype}."
+        )
+    return array
+
+
+def _plain(value: Any) -> Any:
+    """A Python number, boolean or string, also from the 0-d array that `numpy.load` gives."""
+    return value.item() if isinstance(value, (np.ndarray, np.generic)) else value
