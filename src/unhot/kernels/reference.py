@@ -116,5 +116,5 @@ def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode:
             terms *= weights[:, None]
         total = np.add.reduceat(terms, offsets[:-1][full], axis=0)
         if mode == "mean":
-            total /= counts[full, None]
+            total /= counts[full, None] if weights is None else np.add.reduceat(weights, offsets[:-1][full])[:, None]
         out[full] = total

@@ -159,6 +159,14 @@ class Recurrence:
         """The coefficients of the touched rows in `step`."""
         raise NotImplementedError
 
+    def parameters(self) -> tuple[float, ...]:
+        """What the native kernel needs beside the coefficients: the same for all rows."""
+        return ()
+
+    def table(self) -> Array | None:
+        """What the native kernel looks up element by element, if anything."""
+        return None
+
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         """The row states carried over their deferred steps; `c` holds one line of coefficients for each row."""
         raise NotImplementedError

@@ -176,6 +176,9 @@ class ClosedForm(Recurrence):
             dtype=self.dtype,
         )  # fmt: skip
 
+    def parameters(self) -> tuple[float, ...]:
+        return tuple(float(x) for x in self.constants())
+
     def scalars(self, step: int, hyper: Hyper) -> Array:
         pair = weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
         twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength

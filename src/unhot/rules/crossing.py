@@ -110,8 +110,9 @@ class CrossingMaximum(Recurrence):
     def coefficients(self, steps: Array) -> Array:
         beta, power = self.history.compose(steps).T
         total = self.history.sums[steps & self.history.mask, 0]
-        whole = np.array([*slot_pair(beta, self.dtype), *slot_pair(power, self.dtype), total.astype(self.dtype)])
-        return np.concatenate([whole.T, steps[:, None].astype(np.float64)], axis=1)
+        # In double for both dtypes, since the last column is a step: the others are numbers of the table's dtype.
+        columns = (*slot_pair(beta, self.dtype), *slot_pair(power, self.dtype), total.astype(self.dtype), steps)
+        return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         beta_2 = self.optimizer.beta_2
@@ -123,6 +124,12 @@ class CrossingMaximum(Recurrence):
             ],
             dtype=self.dtype,
         )  # fmt: skip
+
+    def parameters(self) -> tuple[float, ...]:
+        return (self.optimizer.epsilon, self.optimizer.beta_2, float(self.history.now), float(self.history.mask))
+
+    def table(self) -> Array | None:
+        return self.history.sums
 
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, m, u = rows

@@ -318,6 +318,9 @@ class StepMeasure(Recurrence):
         if state["largest_beta"] > self.history.shape.beta:
             self.history = self._new_history(float(state["largest_beta"]))
 
+    def parameters(self) -> tuple[float, ...]:
+        return (self.optimizer.epsilon, float(len(self.history.panels.centres)), float(self.history.terms))
+
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, m, v = rows[:3]
         w_hi, w_lo, m_hi, m_lo, v_hi, v_lo, _ = (c[:, i, None] for i in range(7))

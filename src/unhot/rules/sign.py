@@ -104,6 +104,9 @@ class Sign(Recurrence):
             dtype=self.dtype,
         )  # fmt: skip
 
+    def parameters(self) -> tuple[float, ...]:
+        return (FLOOR[self.dtype.name],)
+
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, m = rows
         w_hi, w_lo, rates, m_hi, m_lo = (c[:, i, None] for i in range(5))

@@ -1,0 +1,240 @@
+// The Python module unhot._native: checks of shapes and bounds, threads, and nothing of the mathematics.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "job.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace unhot {
+namespace {
+
+template <typename T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <typename T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+constexpr int64_t kStreamingBytes = 8 << 20;  // outputs from this size on are written around the caches
+
+enum class Isa { portable, avx2, avx512 };
+
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx2) return __builtin_cpu_supports("avx2");
+    if (isa == Isa::avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+#endif
+    return isa == Isa::portable;
+}
+
+Isa best() { return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) ? Isa::avx2 : Isa::portable; }
+
+Isa chosen = best();
+
+const char* name_of(Isa isa) {
+    return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
+}
+
+void use(const std::string& name) {
+    for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+        if (name == name_of(isa)) {
+            if (!supported(isa)) throw std::invalid_argument("this processor does not have " + name);
+            chosen = isa;
+            return;
+        }
+    throw std::invalid_argument("the instruction set must be 'portable', 'avx2' or 'avx512', not '" + name + "'");
+}
+
+template <typename T>
+Functions<T> functions() {
+#if defined(__x86_64__)
+    if (chosen == Isa::avx512) return avx512::functions<T>();
+    if (chosen == Isa::avx2) return avx2::functions<T>();
+#endif
+    return portable::functions<T>();
+}
+
+void check(bool good, const char* message) {
+    if (!good) throw std::invalid_argument(message);
+}
+
+int64_t py_group(In<int64_t, 1> ids, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
+    const auto count = ids.shape(0);
+    check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && count < (1u << 30),
+          "group: rows and order must hold one number for each id, starts one more; at most 2**30 ids");
+    nb::gil_scoped_release release;
+    return group(ids.data(), static_cast<int64_t>(count), rows.data(), order.data(), starts.data());
+}
+
+int64_t py_last_steps(
+    In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> which) {
+    const auto count = rows.shape(0);
+    check(steps.shape(0) >= count && which.shape(0) >= count && count < (1u << 30),
+          "last_steps: steps and which must hold one number for each row; at most 2**30 rows");
+    nb::gil_scoped_release release;
+    return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), which.data());
+}
+
+template <typename T>
+void py_gather(In<T, 2> weights, In<int64_t, 1> ids, Out<T, 2> out) {
+    check(out.shape(0) == ids.shape(0) && out.shape(1) == weights.shape(1), "gather: out must be (ids, dim)");
+    const auto bytes = static_cast<int64_t>(out.size() * sizeof(T));
+    const Gather<T> job{weights.data(), static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1)),
+                        ids.data(), out.data(), bytes >= kStreamingBytes};
+    nb::gil_scoped_release release;
+    const auto gather = functions<T>().gather;
+    parallel(static_cast<int64_t>(ids.shape(0)), 2 * bytes, [&](int64_t b, int64_t e) { gather(job, b, e); });
+}
+
+template <typename T>
+void py_pool(In<T, 2> values, In<int64_t, 1> ids, In<int64_t, 1> offsets, nb::object weights, int mode, Out<T, 2> out) {
+    check(offsets.shape(0) == out.shape(0) + 1 && out.shape(1) == values.shape(1), "pool: out must be (bags, dim)");
+    const double* factors = nullptr;
+    if (!weights.is_none()) {
+        auto array = nb::cast<In<double, 1>>(weights, false);
+        check(array.shape(0) == ids.shape(0), "pool: weights must hold one number for each id");
+        factors = array.data();
+    }
+    const Pool<T> job{values.data(), static_cast<int64_t>(values.shape(1)), ids.data(), offsets.data(), factors, mode,
+                      out.data()};
+    nb::gil_scoped_release release;
+    const auto pool = functions<T>().pool;
+    const auto bytes = static_cast<int64_t>((ids.shape(0) + out.shape(0)) * out.shape(1) * sizeof(T));
+    parallel(static_cast<int64_t>(out.shape(0)), bytes, [&](int64_t b, int64_t e) { pool(job, b, e); });
+}
+
+// What a job needs of the rule and the table.  The arrays are the caller's, and never converted: it keeps them alive.
+template <typename T>
+struct Table {
+    Job<T> job{};
+
+    Table(nb::tuple rule, const Out<T, 2>& weights, nb::list slots) {
+        job.rule.family = nb::cast<int>(rule[0]);
+        job.rule.variant = nb::cast<int>(rule[1]);
+        job.rule.parameters = nb::cast<In<double, 1>>(rule[2], false).data();
+        job.rule.table = rule[3].is_none() ? nullptr : nb::cast<In<double, 2>>(rule[3], false).data();
+        job.arrays = 1 + static_cast<int>(nb::len(slots));
+        check(job.arrays <= kMostArrays, "a table has at most three slots");
+        job.dim = static_cast<int64_t>(weights.shape(1));
+        job.state[0] = weights.data();
+        for (int a = 1; a < job.arrays; ++a) {
+            const auto slot = nb::cast<Out<T, 2>>(slots[a - 1], false);
+            check(slot.shape(0) == weights.shape(0) && slot.shape(1) == weights.shape(1), "slots must have the weights' shape");
+            job.state[a] = slot.data();
+        }
+    }
+
+    void plan(const In<int64_t, 1>& rows, nb::object which, nb::object coefficients) {
+        job.rows = rows.data();
+        if (which.is_none()) return;
+        auto lines = nb::cast<In<int32_t, 1>>(which, false);
+        check(lines.shape(0) == rows.shape(0), "which must hold one number for each row");
+        job.which = lines.data();
+        if (job.rule.family == kCrossing) {
+            auto array = nb::cast<In<double, 2>>(coefficients, false);
+            job.coefficients = array.data();
+            job.width = static_cast<int64_t>(array.shape(1));
+        } else {
+            auto array = nb::cast<In<T, 2>>(coefficients, false);
+            job.coefficients = array.data();
+            job.width = static_cast<int64_t>(array.shape(1));
+        }
+    }
+
+    int64_t bytes(size_t rows) const { return static_cast<int64_t>(rows) * job.dim * job.arrays * 2 * static_cast<int64_t>(sizeof(T)); }
+};
+
+template <typename T>
+void py_gather_settled(
+    nb::tuple rule, Out<T, 2> weights, nb::list slots, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts, nb::object which,
+    nb::object coefficients, Out<T, 2> out) {
+    Table<T> table(rule, weights, slots);
+    table.plan(rows, which, coefficients);
+    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == out.shape(0), "gather_settled: the plan does not fit out");
+    table.job.order = order.data();
+    table.job.starts = starts.data();
+    table.job.out = out.data();
+    nb::gil_scoped_release release;
+    const auto run = functions<T>().gather_settled;
+    parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
+             [&](int64_t b, int64_t e) { run(table.job, b, e); });
+}
+
+template <typename T>
+void py_settle(
+    nb::tuple rule, Out<T, 2> weights, nb::list slots, Out<uint32_t, 1> last, In<int64_t, 1> rows, nb::object which, nb::object coefficients,
+    uint32_t now) {
+    Table<T> table(rule, weights, slots);
+    table.plan(rows, which, coefficients);
+    table.job.last = last.data();
+    table.job.now = now;
+    nb::gil_scoped_release release;
+    const auto run = functions<T>().settle;
+    parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
+             [&](int64_t b, int64_t e) { run(table.job, b, e); });
+}
+
+template <typename T>
+void py_step(
+    nb::tuple rule, Out<T, 2> weights, nb::list slots, nb::object last, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
+    nb::object which, nb::object coefficients, uint32_t now, In<T, 1> scalars, In<T, 2> gradients) {
+    Table<T> table(rule, weights, slots);
+    table.plan(rows, which, coefficients);
+    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0), "step: the plan does not fit gradients");
+    table.job.order = order.data();
+    table.job.starts = starts.data();
+    table.job.scalars = scalars.data();
+    table.job.gradients = gradients.data();
+    table.job.now = now;
+    if (!last.is_none()) table.job.last = nb::cast<Out<uint32_t, 1>>(last, false).data();
+    nb::gil_scoped_release release;
+    const auto run = functions<T>().step;
+    parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
+             [&](int64_t b, int64_t e) { run(table.job, b, e); });
+}
+
+template <typename T>
+void define(nb::module_& module) {
+    const auto none = nb::arg().none();
+    module.def("gather", &py_gather<T>, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert());
+    module.def("pool", &py_pool<T>, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), none, nb::arg(),
+               nb::arg().noconvert());
+    module.def("gather_settled", &py_gather_settled<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(), nb::arg().noconvert(),
+               nb::arg().noconvert(), none, none, nb::arg().noconvert());
+    module.def("settle", &py_settle<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(),
+               nb::arg().noconvert(), none, none, nb::arg());
+    module.def("step", &py_step<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), none, nb::arg().noconvert(), nb::arg().noconvert(),
+               nb::arg().noconvert(), none, none, nb::arg(), nb::arg().noconvert(), nb::arg().noconvert());
+}
+
+}  // namespace
+}  // namespace unhot
+
+NB_MODULE(_native, module) {
+    using namespace unhot;
+    module.doc() = "The native kernels of unhot; unhot.kernels.native gives them the shape of the NumPy ones.";
+    module.def("group", &py_group, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert());
+    module.def("last_steps", &py_last_steps, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(),
+               nb::arg().noconvert());
+    define<float>(module);
+    define<double>(module);
+    module.def("isa", [] { return std::string(name_of(chosen)); });
+    module.def("isas", [] {
+        nb::list list;
+        for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+            if (supported(isa)) list.append(name_of(isa));
+        return list;
+    });
+    module.def("use", &use);
+    module.def("threads", &threads);
+    module.def("set_threads", &set_threads);
+}

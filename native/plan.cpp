@@ -1,0 +1,82 @@
+#include "plan.h"
+
+#include <bit>
+#include <cstring>
+#include <vector>
+
+namespace unhot {
+
+namespace {
+
+constexpr int64_t kAhead = 16;
+
+// An open-addressed table from a key to its place in a list of distinct keys; at most half full.
+class Places {
+   public:
+    explicit Places(int64_t count) {
+        const uint64_t size = std::bit_ceil(static_cast<uint64_t>(count < 8 ? 16 : 2 * count));
+        shift_ = 64 - std::countr_zero(size);
+        mask_ = size - 1;
+        if (slots().size() < size) slots().resize(size);
+        std::memset(slots().data(), 0xff, size * sizeof(int32_t));
+    }
+
+    // The place of `key` among keys[0..found); adds it there if it is new.
+    inline int64_t place(int64_t key, int64_t* keys, int64_t& found) {
+        int32_t* table = slots().data();
+        uint64_t at = (static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15ull) >> shift_;
+        for (;; at = (at + 1) & mask_) {
+            const int32_t known = table[at];
+            if (known < 0) {
+                table[at] = static_cast<int32_t>(found);
+                keys[found] = key;
+                return found++;
+            }
+            if (keys[known] == key) return known;
+        }
+    }
+
+   private:
+    static std::vector<int32_t>& slots() {
+        static thread_local std::vector<int32_t> slots;
+        return slots;
+    }
+    int shift_;
+    uint64_t mask_;
+};
+
+}  // namespace
+
+int64_t group(const int64_t* ids, int64_t count, int64_t* rows, int64_t* order, int64_t* starts) {
+    static thread_local std::vector<int32_t> place;
+    if (place.size() < static_cast<size_t>(count)) place.resize(static_cast<size_t>(count));
+    Places places(count);
+    int64_t found = 0;
+    starts[0] = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t before = found;
+        const int64_t at = places.place(ids[i], rows, found);
+        place[static_cast<size_t>(i)] = static_cast<int32_t>(at);
+        starts[at + 1] = (found > before ? 0 : starts[at + 1]) + 1;
+    }
+    for (int64_t k = 0; k < found; ++k) starts[k + 1] += starts[k];
+    // Filling moves each start to the next row's; afterwards they are moved back by one place.
+    for (int64_t i = 0; i < count; ++i) order[starts[place[static_cast<size_t>(i)]]++] = i;
+    for (int64_t k = found; k > 0; --k) starts[k] = starts[k - 1];
+    starts[0] = 0;
+    return found;
+}
+
+int64_t last_steps(
+    const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which) {
+    Places places(count);
+    int64_t found = 0;
+    for (int64_t k = 0; k < count; ++k) {
+        if (k + kAhead < count) __builtin_prefetch(last + rows[k + kAhead]);
+        const uint32_t step = last[rows[k]];
+        which[k] = step == now ? -1 : static_cast<int32_t>(places.place(step, steps, found));
+    }
+    return found;
+}
+
+}  // namespace unhot

@@ -1,0 +1,17 @@
+// Which rows some ids name, and when they were last touched: hash tables no larger than the ids, in the first caches.
+#pragma once
+
+#include <cstdint>
+
+namespace unhot {
+
+// The distinct rows in the order of their first occurrence, and each row's positions in order; see src/unhot/kernels/plan.py.
+// `rows` and `order` hold `count` numbers, `starts` count + 1.  Returns the number of distinct rows.
+int64_t group(const int64_t* ids, int64_t count, int64_t* rows, int64_t* order, int64_t* starts);
+
+// The distinct steps before `now` among last[rows[k]], and for each row the place of its own, or -1 for `now`.
+// `steps` holds `count` numbers.  Returns the number of distinct steps.
+int64_t last_steps(
+    const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which);
+
+}  // namespace unhot
