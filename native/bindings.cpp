@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "coefficients.h"
 #include "job.h"
 #include "plan.h"
 #include "threads.h"
@@ -82,6 +83,31 @@ int64_t py_last_steps(
           "last_steps: steps and which must hold one number for each row; at most 2**30 rows");
     nb::gil_scoped_release release;
     return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), which.data());
+}
+
+template <typename T>
+void py_matrix_coefficients(
+    int64_t block, In<double, 2> entry, In<double, 2> suffix, In<int64_t, 1> steps, Out<T, 2> out) {
+    check(entry.shape(1) == 5 && suffix.shape(1) == 5 && out.shape(0) == steps.shape(0) && out.shape(1) == 8,
+          "matrix_coefficients: entries of 5, out of 8 numbers");
+    const Ring ring{static_cast<int64_t>(entry.shape(0)) - 1, block};
+    nb::gil_scoped_release release;
+    matrix_coefficients(ring, entry.data(), suffix.data(), steps.data(), static_cast<int64_t>(steps.shape(0)), out.data());
+}
+
+template <typename T>
+void py_measure_coefficients(
+    int64_t block, In<double, 2> scale, In<double, 2> suffix, In<double, 3> polynomial, In<int64_t, 1> used,
+    In<int64_t, 1> steps, Out<T, 2> out) {
+    check(scale.shape(1) == 3 && suffix.shape(1) == 3 && used.shape(0) == scale.shape(0) &&
+              polynomial.shape(0) == scale.shape(0) && out.shape(0) == steps.shape(0) &&
+              out.shape(1) == 7 + polynomial.shape(1) * polynomial.shape(2),
+          "measure_coefficients: the history's arrays do not fit together, or out does not fit them");
+    const Ring ring{static_cast<int64_t>(scale.shape(0)) - 1, block};
+    nb::gil_scoped_release release;
+    measure_coefficients(
+        ring, scale.data(), suffix.data(), polynomial.data(), used.data(), static_cast<int64_t>(polynomial.shape(1)),
+        static_cast<int64_t>(polynomial.shape(2)), steps.data(), static_cast<int64_t>(steps.shape(0)), out.data());
 }
 
 template <typename T>
@@ -205,15 +231,18 @@ void py_step(
 template <typename T>
 void define(nb::module_& module) {
     const auto none = nb::arg().none();
-    module.def("gather", &py_gather<T>, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert());
-    module.def("pool", &py_pool<T>, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), none, nb::arg(),
-               nb::arg().noconvert());
-    module.def("gather_settled", &py_gather_settled<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(), nb::arg().noconvert(),
-               nb::arg().noconvert(), none, none, nb::arg().noconvert());
-    module.def("settle", &py_settle<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(),
-               nb::arg().noconvert(), none, none, nb::arg());
-    module.def("step", &py_step<T>, nb::arg(), nb::arg().noconvert(), nb::arg(), none, nb::arg().noconvert(), nb::arg().noconvert(),
-               nb::arg().noconvert(), none, none, nb::arg(), nb::arg().noconvert(), nb::arg().noconvert());
+    const auto same = nb::arg().noconvert();
+    module.def("matrix_coefficients", &py_matrix_coefficients<T>, nb::arg(), same, same, same, same);
+    module.def("measure_coefficients", &py_measure_coefficients<T>, nb::arg(), same, same, same, same, same, same);
+    module.def("gather", &py_gather<T>, same, same, same);
+    module.def("pool", &py_pool<T>, same, same, same, none, nb::arg(),
+               same);
+    module.def("gather_settled", &py_gather_settled<T>, nb::arg(), same, nb::arg(), same, same,
+               same, none, none, same);
+    module.def("settle", &py_settle<T>, nb::arg(), same, nb::arg(), same,
+               same, none, none, nb::arg());
+    module.def("step", &py_step<T>, nb::arg(), same, nb::arg(), none, same, same,
+               same, none, none, nb::arg(), same, same);
 }
 
 }  // namespace

@@ -195,7 +195,7 @@ class MeasureHistory(History):
             -0.5 * max(0.0, -log(shape.beta / shape.ratio)) * np.arange(1, panels.largest + 1)
         ) if shape.beta else np.ones(0)
         self._terms_from: dict[int, int] = {}
-        self._used = np.ones(self.capacity, dtype=np.int64)
+        self.used = np.ones(self.capacity, dtype=np.int64)
         self._still = [self._still_series(p) for p in range(len(panels.centres))]
         self.restart(0)
 
@@ -214,7 +214,7 @@ class MeasureHistory(History):
     def _begin(self, step: int, *, new_block: bool) -> None:
         position = step & self.mask
         self.scale[position] = 1.0
-        self._used[position] = 1
+        self.used[position] = 1
         centres = np.asarray(self.panels.centres)
         self.polynomial[position, :, 0] = self.shape.ratio**centres * self.shape.height(step + centres)
         self.polynomial[position, :, 1:] = 0.0
@@ -268,7 +268,7 @@ class MeasureHistory(History):
                 c = self.shape.ratio**distance * self.shape.height(float(step))
                 coefficients = series(np.sqrt(c / centre), self._terms_at(t))
             terms = coefficients.shape[1]
-            self._used[a:b] = np.maximum(self._used[a:b], terms)
+            self.used[a:b] = np.maximum(self.used[a:b], terms)
             self.polynomial[a:b, panel, 1 : 1 + terms] += (rate * self.scale[a:b, 1])[:, None] * coefficients
 
     def _terms_at(self, t: int) -> int:
@@ -290,7 +290,7 @@ class MeasureHistory(History):
 
     def terms_of(self, steps: Array) -> Array:
         """How many coefficients of their polynomials the entries of `steps` use; the others are 0."""
-        return np.asarray(self._used[steps & self.mask])
+        return np.asarray(self.used[steps & self.mask])
 
     def compose(self, steps: Array) -> tuple[Array, Array]:
         """The decays (len(steps), 3) and polynomials (len(steps), panels, 1 + terms) of `steps`, carried to now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,16 @@ SETTLE_CHUNK = 1 << 14
 
 ROWS_PER_ENTRY = 64
 """Rows for each step that the history can hold: its entries then stay below 4 bytes a row in large tables."""
+
+
+class Lateness(NamedTuple):
+    """What is deferred of the rows that some ids name, as found after the given number of writes."""
+
+    writes: int
+    ids: Array
+    plan: Plan
+    which: Array
+    coefficients: Array
 
 
 class Table:
@@ -115,6 +125,8 @@ class Table:
         self._rule = self._recurrence(optimizer) if optimizer is not None else None
         self._last: npt.NDArray[np.uint32] | None = None
         self._behind = False
+        self._writes = 0
+        self._looked_up: Lateness | None = None
         copies = 1 + (len(self._rule.slots) if self._rule else 0)
         memory.require(self.rows * (self.dim * dtype.itemsize * copies + 4), f"a table of {self.rows:,} x {self.dim:,}")
 
@@ -237,10 +249,21 @@ class Table:
         if not self._behind:
             kernels.gather(self._weights, ids, out)
             return
+        assert self._rule is not None
+        late = self._lateness(ids)
+        kernels.gather_settled(self._rule, self._state, late.plan, late.which, late.coefficients, out)
+
+    def _lateness(self, ids: Array) -> Lateness:
+        """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
         assert self._rule is not None and self._last is not None
+        known = self._looked_up
+        if known is not None and known.writes == self._writes and np.array_equal(known.ids, ids):
+            return known
         plan = kernels.group(ids)
         steps, which = kernels.last_steps(self._last, plan.rows, self._clock)
-        kernels.gather_settled(self._rule, self._state, plan, which, self._rule.coefficients(steps), out)
+        late = Lateness(self._writes, ids.copy(), plan, which, kernels.coefficients(self._rule, steps))
+        self._looked_up = late
+        return late
 
     def _pool(
         self, ids: Array, zero: Array | None, starts: Array, factors: Array | None, mode: str, out: Array
@@ -252,11 +275,14 @@ class Table:
             values[zero] = 0
             ids = np.arange(len(ids))
         elif self._behind:
-            plan = kernels.group(ids)
-            values = np.empty((len(plan.rows), self.dim), self.dtype)
-            self._read(plan.rows, values)
+            assert self._rule is not None
+            late = self._lateness(ids)
+            count = len(late.plan.rows)
+            values = np.empty((count, self.dim), self.dtype)
+            once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
+            kernels.gather_settled(self._rule, self._state, once, late.which, late.coefficients, values)
             position = np.empty(len(ids), np.int64)
-            position[plan.order] = np.repeat(np.arange(len(plan.rows)), np.diff(plan.starts))
+            position[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
             ids = position
         kernels.pool(values, ids, starts, factors, mode, out)
 
@@ -313,10 +339,9 @@ class Table:
             gradients = np.concatenate([b[1] for b in batches]) if flat is not None else None
             if flat is None or gradients is None:
                 flat, gradients = batches[0] if batches else (np.empty(0, np.int64), np.empty((0, self.dim), self.dtype))
-            plan = kernels.group(flat)
             hyper = optimizer.read(self._clock + 1)
             self._follow(optimizer, hyper)
-            self._advance(plan, gradients, hyper)
+            self._advance(flat, gradients, hyper)
             self._pending.clear()
 
     def _trained(self) -> Optimizer:
@@ -360,25 +385,27 @@ class Table:
             self._settle_all()
             self._rule.restart(self._clock, hyper.momentum)
 
-    def _advance(self, plan: Plan, gradients: Array, hyper: Hyper) -> None:
-        """Make the step whose distinct rows, gradients and hyperparameters are known to be good."""
+    def _advance(self, ids: Array, gradients: Array, hyper: Hyper) -> None:
+        """Make the step whose ids, gradients and hyperparameters are known to be good."""
         rule, now = self._rule, self._clock + 1
         assert rule is not None
-        defers = rule.defers(hyper)
-        if defers and self._last is None:
+        if self._last is None and rule.defers(hyper):
             self._last = np.full(self.rows, self._clock, np.uint32)
             rule.restart(self._clock, hyper.momentum)
         scalars = rule.scalars(now, hyper)
         if self._last is None:
-            kernels.step(rule, self._state, None, plan, None, scalars[:0], scalars, gradients, now)
+            kernels.step(rule, self._state, None, kernels.group(ids), None, scalars[:0], scalars, gradients, now)
         else:
-            self._sweep(rule.period)
-            steps, which = kernels.last_steps(self._last, plan.rows, self._clock)
-            coefficients = rule.coefficients(steps)
-            kernels.step(rule, self._state, self._last, plan, which, coefficients, scalars, gradients, now)
+            late = self._lateness(ids)
+            kernels.step(
+                rule, self._state, self._last, late.plan, late.which, late.coefficients, scalars, gradients, now
+            )
             rule.advance(now, hyper)
             self._behind = True
         self._clock = now
+        self._writes += 1
+        if self._last is not None:
+            self._sweep(rule.period)
 
     def _sweep(self, period: int) -> None:
         """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
@@ -391,8 +418,9 @@ class Table:
         assert self._rule is not None and self._last is not None
         steps, which = kernels.last_steps(self._last, rows, self._clock)
         if len(steps):
-            coefficients = self._rule.coefficients(steps)
+            coefficients = kernels.coefficients(self._rule, steps)
             kernels.settle(self._rule, self._state, self._last, rows, which, coefficients, self._clock)
+            self._writes += 1
 
     def _settle_all(self) -> None:
         """Settle every row, and begin a new history."""
@@ -402,6 +430,7 @@ class Table:
                 self._settle(np.arange(start, min(start + SETTLE_CHUNK, self.rows)))
             self._rule.restart(self._clock)
             self._behind = False
+            self._writes += 1
 
     def settle(self, ids: npt.ArrayLike | None = None) -> None:
         """Apply the deferred steps of `ids`, or of all rows, now.
@@ -496,6 +525,7 @@ class Table:
         self._rule, self._snapshot = rule, snapshot
         self._pending.clear()
         self._behind = False
+        self._writes += 1
         if self._last is not None:
             self._last[:] = clock
         rule.restart(clock)
@@ -507,10 +537,10 @@ class Table:
         return f"Table({self.rows}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_looked_up")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=ReadWriteLock())
+        self.__dict__.update(state, _lock=ReadWriteLock(), _looked_up=None)
 
 
 def _size(name: str, value: Any) -> int:

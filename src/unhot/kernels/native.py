@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from unhot import _native
+from unhot.deferral import BLOCK, MatrixHistory
 from unhot.kernels.plan import Plan
 from unhot.rules import Recurrence
+from unhot.step_measure import MeasureHistory
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,6 +30,22 @@ def group(ids: Array) -> Plan:
 def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
     steps, which = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
     return steps[: _native.last_steps(last, rows, now, steps, which)], which
+
+
+def coefficients(rule: Recurrence, steps: Array) -> Array:
+    history = getattr(rule, "history", None)
+    if rule.family == "linear" and isinstance(history, MatrixHistory):
+        out = np.empty((len(steps), 8), rule.dtype)
+        _native.matrix_coefficients(BLOCK, history.entry, history.suffix, steps, out)
+        return out
+    if rule.family == "measure" and isinstance(history, MeasureHistory):
+        _, panels, width = history.polynomial.shape
+        out = np.empty((len(steps), 7 + panels * width), rule.dtype)
+        _native.measure_coefficients(
+            BLOCK, history.scale, history.suffix, history.polynomial, history.used, steps, out
+        )
+        return out
+    return rule.coefficients(steps)
 
 
 def gather(weights: Array, ids: Array, out: Array) -> None:

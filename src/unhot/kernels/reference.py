@@ -33,6 +33,11 @@ def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
     return steps[~current].astype(np.int64), np.where(current[which], -1, number[which]).astype(np.int32)
 
 
+def coefficients(rule: Recurrence, steps: Array) -> Array:
+    """One line of coefficients for each of the distinct `steps`; see `Recurrence.coefficients`."""
+    return rule.coefficients(steps)
+
+
 def gather(weights: Array, ids: Array, out: Array) -> None:
     """out[i] = weights[ids[i]]."""
     np.take(weights, ids, axis=0, out=out, mode="clip")

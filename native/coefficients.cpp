@@ -1,0 +1,87 @@
+#include "coefficients.h"
+
+#include <bit>
+#include <cmath>
+#include <type_traits>
+
+namespace unhot {
+
+namespace {
+
+constexpr int64_t kAhead = 8;
+
+template <typename T>
+inline T toward_zero(T x) {
+    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+    return x == T(0) ? x : std::bit_cast<T>(std::bit_cast<Bits>(x) - Bits(1));
+}
+
+// weight_pair and slot_pair of src/unhot/rules/base.py.
+template <typename T>
+inline void weight_pair(double factor, T* out) {
+    out[0] = factor >= 0.5 ? T(1) : static_cast<T>(factor);
+    out[1] = static_cast<T>(factor - static_cast<double>(out[0]));
+}
+
+template <typename T>
+inline void slot_pair(double factor, T* out) {
+    T hi = static_cast<T>(factor);
+    if (std::fabs(static_cast<double>(hi)) >= std::fabs(factor) && factor != 1.0) hi = toward_zero(hi);
+    out[0] = hi;
+    out[1] = static_cast<T>(factor - static_cast<double>(hi));
+}
+
+}  // namespace
+
+template <typename T>
+void matrix_coefficients(
+    const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count, T* out) {
+    for (int64_t k = 0; k < count; ++k, out += 8) {
+        if (k + kAhead < count) __builtin_prefetch(entry + 5 * (steps[k + kAhead] & ring.mask));
+        const int64_t position = steps[k] & ring.mask;
+        const double* e = entry + 5 * position;
+        const double* f = suffix + 5 * (position / ring.block);
+        weight_pair(f[0] * e[0] + f[1] * e[2], out);
+        out[2] = static_cast<T>(f[0] * e[1] + f[1] * e[3]);
+        out[3] = static_cast<T>(f[2] * e[0] + f[3] * e[2]);
+        slot_pair(f[2] * e[1] + f[3] * e[3], out + 4);
+        slot_pair(f[4] * e[4], out + 6);
+    }
+}
+
+template <typename T>
+void measure_coefficients(
+    const Ring& ring, const double* scale, const double* suffix, const double* polynomial, const int64_t* used,
+    int64_t panels, int64_t width, const int64_t* steps, int64_t count, T* out) {
+    for (int64_t k = 0; k < count; ++k) {
+        if (k + kAhead < count) {
+            const int64_t ahead = steps[k + kAhead] & ring.mask;
+            __builtin_prefetch(scale + 3 * ahead);
+            __builtin_prefetch(polynomial + panels * width * ahead);
+        }
+        const int64_t position = steps[k] & ring.mask;
+        const double* s = scale + 3 * position;
+        const double* f = suffix + 3 * (position / ring.block);
+        weight_pair(s[0] * f[0], out);
+        slot_pair(s[1] * f[1], out + 2);
+        slot_pair(s[2] * f[2], out + 4);
+        out[6] = static_cast<T>(used[position]);
+        out += 7;
+        const double* p = polynomial + panels * width * position;
+        for (int64_t panel = 0; panel < panels; ++panel, p += width, out += width) {
+            out[0] = static_cast<T>(p[0]);
+            for (int64_t i = 1; i < width; ++i) out[i] = static_cast<T>(p[i] * f[0]);
+        }
+    }
+}
+
+#define UNHOT_INSTANTIATE(T)                                                                                      \
+    template void matrix_coefficients<T>(const Ring&, const double*, const double*, const int64_t*, int64_t, T*); \
+    template void measure_coefficients<T>(                                                                        \
+        const Ring&, const double*, const double*, const double*, const int64_t*, int64_t, int64_t, const int64_t*, \
+        int64_t, T*);
+UNHOT_INSTANTIATE(float)
+UNHOT_INSTANTIATE(double)
+#undef UNHOT_INSTANTIATE
+
+}  // namespace unhot
