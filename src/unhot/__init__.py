@@ -1,11 +1,27 @@
 """unhot: an embedding table that trains exactly like one-hot x Dense, at the cost of the rows touched."""
 
+from typing import TYPE_CHECKING, Any
+
 from unhot import kernels
+from unhot.kernels import get_num_threads, set_num_threads
 from unhot.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop
 from unhot.table import Table
+
+if TYPE_CHECKING:
+    from unhot.comparison import compare
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RMSprop", "Table", "kernels",
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RMSprop", "Table", "compare",
+    "get_num_threads", "kernels", "set_num_threads",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Importing unhot must not load what only the comparison needs.
+    if name == "compare":
+        from unhot.comparison import compare
+
+        return compare
+    raise AttributeError(f"module 'unhot' has no attribute {name!r}")

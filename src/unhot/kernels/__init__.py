@@ -25,4 +25,37 @@ active = _choose()
 name: str = active.name
 """Which kernels are in use: "native (avx2)", say, or "numpy"."""
 
-__all__ = ["active", "name"]
+
+def set_num_threads(count: int) -> None:
+    """Use at most `count` threads in the kernels; results do not depend on it.  The NumPy kernels always use one.
+
+    Args:
+        count: at least 1.
+
+    Errors: TypeError or ValueError for anything else.
+
+    Example:
+        >>> import unhot
+        >>> unhot.set_num_threads(1)
+        >>> unhot.get_num_threads()
+        1
+    """
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"the number of threads must be an integer. Received: {count!r} (of type {type(count).__name__}).")
+    if count < 1:
+        raise ValueError(f"the number of threads must be at least 1. Received: {count!r}.")
+    active.set_threads(count)
+
+
+def get_num_threads() -> int:
+    """The number of threads that the kernels use at most: by default, one for each processor of the process.
+
+    Example:
+        >>> import unhot
+        >>> unhot.get_num_threads() >= 1
+        True
+    """
+    return int(active.threads())
+
+
+__all__ = ["active", "get_num_threads", "name", "set_num_threads"]

@@ -17,6 +17,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 name = f"native ({_native.isa()})"
 
 FAMILIES = {"linear": 0, "measure": 1, "crossing": 2, "sign": 3, "closed_form": 4}
+threads, set_threads = _native.threads, _native.set_threads
+
 MODES = {"sum": 0, "mean": 1, "max": 2}
 
 

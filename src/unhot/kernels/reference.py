@@ -18,6 +18,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 name = "numpy"
 
 
+def threads() -> int:
+    """NumPy's take, sort and arithmetic run on the caller's thread."""
+    return 1
+
+
+def set_threads(count: int) -> None:
+    """There is nothing to set."""
+
+
 def group(ids: Array) -> Plan:
     """The distinct rows among `ids`, and where each occurs, in the order of occurrence."""
     rows, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
@@ -95,10 +104,10 @@ def step(
 
 def sum_by_row(plan: Plan, gradients: Array) -> Array:
     """The sum of each distinct row's gradients, in float64 and in the order of occurrence, rounded once."""
+    # add.at adds one by one, in order; add.reduceat would add in pairs where a row is short.
+    total = np.zeros((len(plan.rows), gradients.shape[1]))
     with np.errstate(all="ignore"):
-        if len(plan.rows) == 0:
-            return gradients[:0]
-        total = np.add.reduceat(gradients[plan.order].astype(np.float64), plan.starts[:-1], axis=0)
+        np.add.at(total, np.repeat(np.arange(len(plan.rows)), np.diff(plan.starts)), gradients[plan.order].astype(np.float64))
         return total.astype(gradients.dtype)
 
 
@@ -116,10 +125,11 @@ def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode:
         if mode == "max":
             out[full] = np.maximum.reduceat(values[ids], offsets[:-1][full], axis=0)
             return
-        terms = values[ids].astype(np.float64)
-        if weights is not None:
-            terms *= weights[:, None]
-        total = np.add.reduceat(terms, offsets[:-1][full], axis=0)
+        bag = np.repeat(np.arange(len(counts)), counts)
+        factors = np.ones(len(ids)) if weights is None else weights
+        total, weight = np.zeros(out.shape), np.zeros((len(out), 1))
+        np.add.at(total, bag, values[ids].astype(np.float64) * factors[:, None])
         if mode == "mean":
-            total /= counts[full, None] if weights is None else np.add.reduceat(weights, offsets[:-1][full])[:, None]
-        out[full] = total
+            np.add.at(weight, bag, factors[:, None])
+            total[full] /= weight[full]
+        out[full] = total[full]

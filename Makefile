@@ -1,0 +1,72 @@
+# `make demo` and `make test` do all their set-up themselves: they need Python 3.11 or newer and make; a C++ compiler is used
+# if there is one.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py' -o -name '*.cpp' -o -name '*.h')
+PIP := --disable-pip-version-check --quiet
+
+.PHONY: demo test check test-numpy test-sanitize bench bench-full docs clean
+
+demo: $(VENV)/installed
+	$(BIN)/unhot compare --plot demo.png --json demo.json
+
+test: $(VENV)/tests check test-numpy
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+check: $(VENV)/tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/make_api.py --check
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP) --upgrade pip
+	touch $@
+
+$(VENV)/installed: $(VENV)/pip $(SOURCES)
+	$(BIN)/python -m pip install $(PIP) ".[compare,sparse]"
+	touch $@
+
+$(VENV)/tests: $(VENV)/installed
+	$(BIN)/python -m pip install $(PIP) --group test --group check
+	touch $@
+
+# The package as it installs without a C++ compiler, in an environment of its own; then the conformance suite on its kernels.
+test-numpy: $(VENV)/tests .venv-numpy/installed
+	.venv-numpy/bin/python -c "from unhot import kernels; assert kernels.name == 'numpy', kernels.name"
+	.venv-numpy/bin/python -m pytest -q -n 2 tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py \
+	    tests/test_state.py
+	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 tests/conformance/test_against_dense.py
+
+.venv-numpy/installed: $(SOURCES)
+	$(PYTHON) -m venv .venv-numpy
+	.venv-numpy/bin/python -m pip install $(PIP) --upgrade pip
+	CXX=no-compiler CC=no-compiler .venv-numpy/bin/python -m pip install $(PIP) ".[sparse]"
+	.venv-numpy/bin/python -m pip install $(PIP) pytest pytest-xdist hypothesis
+	touch $@
+
+# The native kernels under the address and undefined-behaviour sanitizers.
+SANITIZED := build/sanitize/site
+test-sanitize: $(VENV)/tests
+	$(BIN)/python -m pip install $(PIP) cmake ninja nanobind
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DCMAKE_BUILD_TYPE=Debug -DUNHOT_SANITIZE=ON -DUNHOT_WERROR=ON
+	$(BIN)/cmake --build build/sanitize
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r src/unhot $(SANITIZED)/unhot
+	$(BIN)/cmake --install build/sanitize --prefix $(SANITIZED)
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
+	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
+
+docs: $(VENV)/tests
+	$(BIN)/python docs/make_api.py
+
+include benchmarks/bench.mk
+
+clean:
+	rm -rf build dist .venv .venv-* .pytest_cache .mypy_cache .ruff_cache

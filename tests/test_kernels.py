@@ -1,0 +1,209 @@
+"""The native kernels against the NumPy ones: the same bits, for every family, instruction set and number of threads.
+
+Where a rule takes a logarithm, an exponential or a power (PyTorch's Adamax at the crossing, Ftrl with shrinkage or another
+power than -0.5), the two may differ by the rounding of those functions; there they are compared within it.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unhot
+from unhot.kernels import reference
+
+native = pytest.importorskip("unhot.kernels.native") if unhot.kernels.name == "numpy" else unhot.kernels.active
+_native = native._native
+
+RULES = {
+    "sgd": lambda: unhot.SGD(0.1),
+    "sgd decay": lambda: unhot.SGD(0.1, weight_decay=0.01),
+    "sgd momentum": lambda: unhot.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "sgd coupled": lambda: unhot.SGD(0.1, momentum=0.9, weight_decay=0.03, dampening=0.3, convention="torch"),
+    "adagrad": lambda: unhot.Adagrad(0.1),
+    "adagrad decay": lambda: unhot.Adagrad(0.1, weight_decay=0.01),
+    "rmsprop": lambda: unhot.RMSprop(0.01, weight_decay=0.01),
+    "rmsprop momentum": lambda: unhot.RMSprop(0.01, momentum=0.8, convention="torch"),
+    "rmsprop centered": lambda: unhot.RMSprop(0.01, centered=True),
+    "rmsprop centered momentum": lambda: unhot.RMSprop(0.01, centered=True, momentum=0.8),
+    "adadelta": lambda: unhot.Adadelta(1.0),
+    "adam": lambda: unhot.Adam(0.01),
+    "adam torch": lambda: unhot.Adam(0.01, convention="torch"),
+    "adamw amsgrad": lambda: unhot.AdamW(0.01, amsgrad=True),
+    "adamw panels": lambda: unhot.AdamW(0.01, beta_1=0.95, beta_2=0.95, convention="torch"),
+    "nadam": lambda: unhot.NAdam(0.01, weight_decay=0.1),
+    "adamax": lambda: unhot.Adamax(0.01, weight_decay=0.1),
+    "adamax torch": lambda: unhot.Adamax(0.01, convention="torch"),
+    "lion": lambda: unhot.Lion(0.01, weight_decay=0.1),
+    "ftrl": lambda: unhot.Ftrl(0.1, l1_regularization_strength=0.01, beta=0.5),
+    "ftrl power": lambda: unhot.Ftrl(0.1, learning_rate_power=-0.3),
+    "ftrl shrinkage": lambda: unhot.Ftrl(0.1, l2_shrinkage_regularization_strength=0.01, weight_decay=0.1),
+}
+ROUNDED_FUNCTIONS = {"adamax torch", "ftrl power", "ftrl shrinkage"}
+
+
+def trained(rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int) -> unhot.Table:
+    """A table with deferred steps: rows touched at different times, some never."""
+    generator = np.random.default_rng(seed)
+    table = unhot.Table(rows, dim, optimizer=RULES[rule](), dtype=dtype, seed=seed)
+    for _ in range(steps):
+        ids = generator.integers(0, max(1, rows - 1), size=generator.integers(0, 4))
+        scale = 10.0 ** generator.uniform(-8, 3)
+        table.step(ids, (generator.normal(size=(len(ids), dim)) * scale).astype(dtype))
+    return table
+
+
+def compare(rule: str, dtype: str, ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        if rule in ROUNDED_FUNCTIONS:
+            np.testing.assert_allclose(mine, other, rtol=64 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).tiny)
+        else:
+            np.testing.assert_array_equal(mine, other)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rule=st.sampled_from(sorted(RULES)),
+    dtype=st.sampled_from(["float32", "float64"]),
+    rows=st.integers(1, 12),
+    dim=st.sampled_from([1, 3, 8, 17, 64]),
+    steps=st.integers(0, 40),
+    seed=st.integers(0, 2**16),
+    isa=st.sampled_from(_native.isas()),
+)
+def test_families_match_the_numpy_rules(
+    rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str
+) -> None:
+    """Lookup, settle and step of a table with deferred rows give the NumPy rules' bits on every instruction set."""
+    table = trained(rule, dtype, rows, dim, steps, seed)
+    generator = np.random.default_rng(seed + 1)
+    ids = generator.integers(0, rows, size=7)
+    gradients = generator.normal(size=(7, dim)).astype(dtype)
+    before = _native.isa()
+    results = []
+    try:
+        for kernels in (native, reference):
+            _native.use(isa)
+            results.append(_all_kernels(kernels, copy.deepcopy(table), ids, gradients))
+    finally:
+        _native.use(before)
+    compare(rule, dtype, *results)
+
+
+def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
+    """What each kernel makes of the table: lookups, then settled rows, then the state after a step."""
+    rule, now = table._rule, table._clock
+    plan = kernels.group(ids)
+    state, last = table._state, table._last
+    looked_up = np.empty_like(gradients)
+    if last is None:
+        which, coefficients = None, np.empty(0, table.dtype)
+        kernels.gather(state[0], ids, looked_up)
+    else:
+        steps, which = kernels.last_steps(last, plan.rows, now)
+        coefficients = kernels.coefficients(rule, steps)
+        kernels.gather_settled(rule, state, plan, which, coefficients, looked_up)
+        settled, marks = [array.copy() for array in state], last.copy()
+        kernels.settle(rule, settled, marks, plan.rows, which, coefficients, now)
+        assert (marks[plan.rows] == now).all()
+        np.testing.assert_array_equal(settled[0][ids], looked_up)
+    scalars = rule.scalars(now + 1, table.optimizer.read(now + 1))
+    kernels.step(rule, state, last, plan, which, coefficients, scalars, gradients, now + 1)
+    return [looked_up, *([] if last is None else settled), *state]
+
+
+@given(ids=st.lists(st.integers(0, 2**40) | st.integers(0, 5), max_size=60))
+def test_group(ids: list[int]) -> None:
+    """The plan holds each distinct id once, with its positions in order."""
+    for kernels in (native, reference):
+        plan = kernels.group(np.array(ids, np.int64))
+        assert sorted(plan.rows) == sorted(set(ids))
+        found = {int(row): list(plan.order[a:b]) for row, a, b in zip(plan.rows, plan.starts, plan.starts[1:], strict=False)}
+        assert found == {row: [i for i, x in enumerate(ids) if x == row] for row in set(ids)}
+
+
+@given(last=st.lists(st.integers(0, 9), min_size=1, max_size=40), data=st.data())
+def test_last_steps(last: list[int], data: st.DataObject) -> None:
+    """Each row finds the step of its last touch among the distinct ones; a row touched now finds -1."""
+    rows = data.draw(st.lists(st.integers(0, len(last) - 1), max_size=50))
+    for kernels in (native, reference):
+        steps, which = kernels.last_steps(np.array(last, np.uint32), np.array(rows, np.int64), 9)
+        assert len(set(steps.tolist())) == len(steps)
+        assert [9 if k < 0 else int(steps[k]) for k in which] == [last[row] for row in rows]
+
+
+@settings(deadline=None)
+@given(
+    dtype=st.sampled_from(["float32", "float64"]),
+    lengths=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    mode=st.sampled_from(["sum", "mean", "max"]),
+    weighted=st.booleans(),
+    dim=st.sampled_from([1, 5, 16]),
+    seed=st.integers(0, 2**16),
+)
+def test_pool(dtype: str, lengths: list[int], mode: str, weighted: bool, dim: int, seed: int) -> None:
+    """Bags give the same bits, empty ones included."""
+    generator = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = generator.normal(size=(9, dim)).astype(dtype)
+    ids = generator.integers(0, 9, size=offsets[-1])
+    weights = generator.normal(size=len(ids)) if weighted and mode != "max" else None
+    results = []
+    for kernels in (native, reference):
+        out = np.full((len(lengths), dim), np.nan, dtype)
+        kernels.pool(values, ids, offsets, weights, mode, out)
+        results.append(out)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_threads_do_not_change_a_bit(rule: str) -> None:
+    """One thread and four give the same lookups and the same trained table, on work large enough to be shared."""
+    results = []
+    before = unhot.get_num_threads()
+    for threads in (1, 4):
+        unhot.set_num_threads(threads)
+        generator = np.random.default_rng(3)
+        table = unhot.Table(3000, 32, optimizer=RULES[rule](), seed=1)
+        for _ in range(4):
+            ids = generator.integers(0, 3000, size=4000)
+            table.step(ids, generator.normal(size=(4000, 32)).astype(np.float32))
+        results.append((table.lookup(np.arange(3000)), table.bag(ids.reshape(-1, 8)), table.array))
+    unhot.set_num_threads(before)
+    for one, four in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, four)
+
+
+def test_large_outputs_are_gathered_alike() -> None:
+    """The copy around the caches, taken for large outputs, equals numpy.take, also for rows that it cannot align."""
+    for dim in (3, 64):
+        weights = np.random.default_rng(0).normal(size=(1000, dim)).astype(np.float32)
+        ids = np.random.default_rng(1).integers(0, 1000, size=3 * 2**20 // dim)
+        for shift in (0, 1):
+            out = np.empty(ids.size * dim + 1, np.float32)[shift : ids.size * dim + shift].reshape(-1, dim)
+            native.gather(weights, ids, out)
+            np.testing.assert_array_equal(out, weights[ids])
+
+
+def test_the_numpy_kernels_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNHOT_KERNELS chooses; anything else is an error that says so."""
+    monkeypatch.setenv("UNHOT_KERNELS", "numpy")
+    assert unhot.kernels._choose().name == "numpy"
+    monkeypatch.setenv("UNHOT_KERNELS", "fortran")
+    with pytest.raises(ImportError, match="'numpy' or 'native'"):
+        unhot.kernels._choose()
+
+
+def test_native_arguments_are_checked() -> None:
+    """Arrays of another type are refused instead of copied, and shapes that do not fit are errors."""
+    weights, ids = np.zeros((4, 2), np.float32), np.zeros(3, np.int64)
+    with pytest.raises(TypeError):
+        _native.gather(weights, ids.astype(np.int32), np.zeros((3, 2), np.float32))
+    with pytest.raises(ValueError, match="out must be"):
+        _native.gather(weights, ids, np.zeros((2, 2), np.float32))
+    with pytest.raises(ValueError, match="instruction set"):
+        _native.use("mmx")
