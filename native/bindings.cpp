@@ -85,6 +85,29 @@ int64_t py_last_steps(
     return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), which.data());
 }
 
+void py_matrix_extend(Out<double, 2> entries, In<double, 1> matrix, double average) {
+    check(entries.shape(1) == 5 && matrix.shape(0) == 4, "matrix_extend: entries of 5 numbers, a matrix of 4");
+    matrix_extend(entries.data(), static_cast<int64_t>(entries.shape(0)), matrix.data(), average);
+}
+
+void py_measure_extend(
+    Out<double, 2> scale, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start, int64_t step, int64_t window,
+    In<double, 1> powers, In<int64_t, 1> panel_of, double height, In<double, 2> to_powers, In<double, 1> factors,
+    double rate) {
+    const auto ring = static_cast<int64_t>(scale.shape(0));
+    const auto terms = static_cast<int64_t>(to_powers.shape(0));
+    check(scale.shape(1) == 3 && polynomial.shape(0) == scale.shape(0) && used.shape(0) == scale.shape(0) &&
+              factors.shape(0) == 3 && to_powers.shape(1) == to_powers.shape(0) && terms >= 1 && terms <= 32 &&
+              terms < static_cast<int64_t>(polynomial.shape(2)) && window < static_cast<int64_t>(powers.shape(0)) &&
+              powers.shape(0) == panel_of.shape(0) && step - start <= ring,
+          "measure_extend: the history's arrays do not fit together");
+    const MeasureStep s{start, step, window, powers.data(), panel_of.data(), height, to_powers.data(), terms,
+                        factors.data(), rate};
+    nb::gil_scoped_release release;
+    measure_extend(ring - 1, scale.data(), polynomial.data(), used.data(), static_cast<int64_t>(polynomial.shape(1)),
+                   static_cast<int64_t>(polynomial.shape(2)), s);
+}
+
 template <typename T>
 void py_matrix_coefficients(
     int64_t block, In<double, 2> entry, In<double, 2> suffix, In<int64_t, 1> steps, Out<T, 2> out) {
@@ -251,9 +274,12 @@ void define(nb::module_& module) {
 NB_MODULE(_native, module) {
     using namespace unhot;
     module.doc() = "The native kernels of unhot; unhot.kernels.native gives them the shape of the NumPy ones.";
-    module.def("group", &py_group, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert(), nb::arg().noconvert());
-    module.def("last_steps", &py_last_steps, nb::arg().noconvert(), nb::arg().noconvert(), nb::arg(), nb::arg().noconvert(),
-               nb::arg().noconvert());
+    const auto same = nb::arg().noconvert();
+    module.def("group", &py_group, same, same, same, same);
+    module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
+    module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
+    module.def("measure_extend", &py_measure_extend, same, same, same, nb::arg(), nb::arg(), nb::arg(), same, same, nb::arg(),
+               same, same, nb::arg());
     define<float>(module);
     define<double>(module);
     module.def("isa", [] { return std::string(name_of(chosen)); });

@@ -33,6 +33,48 @@ inline void slot_pair(double factor, T* out) {
 
 }  // namespace
 
+void matrix_extend(double* entries, int64_t count, const double* matrix, double average) {
+    const double m00 = matrix[0], m01 = matrix[1], m10 = matrix[2], m11 = matrix[3];
+    for (double* e = entries; e < entries + 5 * count; e += 5) {
+        const double p00 = e[0], p01 = e[1], p10 = e[2], p11 = e[3];
+        e[0] = m00 * p00 + m01 * p10;
+        e[1] = m00 * p01 + m01 * p11;
+        e[2] = m10 * p00 + m11 * p10;
+        e[3] = m10 * p01 + m11 * p11;
+        e[4] = average * e[4];
+    }
+}
+
+void measure_extend(
+    int64_t mask, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s) {
+    const double decay = s.factors[0];
+    const int64_t oldest = s.step - s.window;
+    for (int64_t t = s.start; t < s.step; ++t) {
+        const int64_t position = t & mask;
+        double* entry = scale + 3 * position;
+        double* panel = polynomial + panels * width * position;
+        for (int i = 0; i < 3; ++i) entry[i] *= s.factors[i];
+        if (decay != 1.0)
+            for (int64_t p = 0; p < panels; ++p)
+                for (int64_t i = 1; i < width; ++i) panel[p * width + i] *= decay;
+        if (t < oldest) continue;
+        const int64_t distance = s.step - t;
+        double* k = panel + s.panel_of[distance] * width;
+        const double root = std::sqrt(s.powers[distance] * s.height / k[0]);
+        const double q = (1.0 - root) / (1.0 + root), weight = s.rate * entry[1];
+        double sum[32];  // series() of the NumPy twin; terms are at most 20
+        double chebyshev = 1.0 / root;
+        for (int64_t i = 0; i < s.terms; ++i) sum[i] = chebyshev * s.to_powers[i];
+        chebyshev *= 2.0;
+        for (int64_t row = 1; row < s.terms; ++row) {
+            chebyshev *= q;
+            for (int64_t i = 0; i < s.terms; ++i) sum[i] += chebyshev * s.to_powers[row * s.terms + i];
+        }
+        for (int64_t i = 0; i < s.terms; ++i) k[1 + i] += weight * sum[i];
+        if (used[position] < s.terms) used[position] = s.terms;
+    }
+}
+
 template <typename T>
 void matrix_coefficients(
     const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count, T* out) {

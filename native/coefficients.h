@@ -1,5 +1,5 @@
-// The coefficients of deferred rows, from the history of the steps made: one line for each distinct step of a last touch.
-// The twins of Linear.coefficients and StepMeasure.coefficients in src/unhot/rules.
+// The history of the steps made, extended by one step, and the coefficients of deferred rows read from it: one line for
+// each distinct step of a last touch.  The twins of src/unhot/kernels/reference_history.py.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,25 @@ namespace unhot {
 struct Ring {
     int64_t mask, block;
 };
+
+// entries (count, 5) become those of a step's 2x2 matrix after them.
+void matrix_extend(double* entries, int64_t count, const double* matrix, double average);
+
+// A step of the step measure: its points c_s, the terms wanted, the decays and the rate.
+struct MeasureStep {
+    int64_t start, step, window;
+    const double* powers;     // by distance
+    const int64_t* panel_of;  // by distance
+    double height;
+    const double* to_powers;  // (terms, terms)
+    int64_t terms;
+    const double* factors;  // of weight, momentum and moment
+    double rate;
+};
+
+// scale (ring, 3), polynomial (ring, panels, width) and used (ring) as in MeasureHistory.
+void measure_extend(
+    int64_t mask, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s);
 
 // entry (ring, 5) and suffix (blocks, 5) as in MatrixHistory; out (count, 8).
 template <typename T>

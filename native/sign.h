@@ -3,7 +3,7 @@
 template <typename T>
 struct Sign {
     static void settle(const Rule& rule, const T* c, T* const* state, T* out, int64_t dim, bool all) {
-        const Pair<T> w_pair{c[0], c[1]}, m_pair{c[3], c[4]};
+        const Pair<T> w_pair{c[0], c[1]}, m_pair{c[6], c[7]};
         const T rates = c[2], floor = static_cast<T>(rule.parameters[0]);
         const T* w = state[0];
         T* m = state[1];

@@ -105,7 +105,7 @@ def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.nda
         kernels.gather(state[0], ids, looked_up)
     else:
         steps, which = kernels.last_steps(last, plan.rows, now)
-        coefficients = kernels.coefficients(rule, steps)
+        coefficients = rule.coefficients(steps)
         kernels.gather_settled(rule, state, plan, which, coefficients, looked_up)
         settled, marks = [array.copy() for array in state], last.copy()
         kernels.settle(rule, settled, marks, plan.rows, which, coefficients, now)
@@ -207,3 +207,20 @@ def test_native_arguments_are_checked() -> None:
         _native.gather(weights, ids, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="instruction set"):
         _native.use("mmx")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_histories_are_kept_alike(rule: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history and its coefficients are the same bits in NumPy, over blocks that close and rates that rise and fall."""
+    lines = []
+    for kernels in (native, reference):
+        monkeypatch.setattr("unhot.deferral.kernels", kernels)
+        monkeypatch.setattr("unhot.step_measure.kernels", kernels)
+        optimizer = RULES[rule]()
+        optimizer.learning_rate = lambda step: 1e-3 * (1.1 + np.sin(step / 40)) * (1e3 if step > 600 else 1.0)
+        table = unhot.Table(4, 2, optimizer=optimizer, dtype=dtype, seed=0)
+        for step in range(900):
+            table.step([step % 3], np.full((1, 2), 0.1, dtype))
+        lines.append(table._rule.coefficients(np.arange(900)))
+    np.testing.assert_array_equal(*lines)

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from unhot.kernels import active as kernels
+from unhot.kernels.reference_history import BLOCK
 
-BLOCK = 256
-"""Entries in a block: a step extends the open block(s) and one suffix for each closed block."""
+Array = npt.NDArray[Any]
 
 
 class History:
@@ -102,37 +102,17 @@ class MatrixHistory(History):
     def advance(self, matrix: tuple[float, float, float, float], average: float) -> None:
         """Extend every entry by the step now + 1 with its 2x2 `matrix` (row by row) and its decay of the averages."""
         current = self.first_open = self.now // BLOCK
-        step = self.step_matrix(matrix, average)
+        step = np.array(matrix)
         for _, a, b in self.spans(current * BLOCK, self.now + 1):
-            self.entry[a:b] = self.entry[a:b] @ step
+            kernels.matrix_extend(self.entry[a:b], step, average)
         for a, b in self.closed_blocks():
-            self.suffix[a:b] = self.suffix[a:b] @ step
+            kernels.matrix_extend(self.suffix[a:b], step, average)
         self.now += 1
         self._begin(self.now, new_block=self.now % BLOCK == 0)
 
-    @staticmethod
-    def step_matrix(matrix: tuple[float, float, float, float], average: float) -> Array:
-        """The 5x5 matrix that extends an entry (as a row vector) by one step."""
-        m00, m01, m10, m11 = matrix
-        step = np.zeros((5, 5))
-        step[0, 0] = step[1, 1] = m00
-        step[2, 0] = step[3, 1] = m01
-        step[0, 2] = step[1, 3] = m10
-        step[2, 2] = step[3, 3] = m11
-        step[4, 4] = average
-        return step
-
-    def compose(self, steps: Array) -> Array:
-        """The entries of `steps`, carried to now: shape (len(steps), 5)."""
-        position = steps & self.mask
-        entry = self.entry[position]
-        suffix = self.suffix[position // BLOCK]
-        e00, e01, e10, e11, es = entry.T
-        f00, f01, f10, f11, fs = suffix.T
-        return np.stack(
-            [f00 * e00 + f01 * e10, f00 * e01 + f01 * e11, f10 * e00 + f11 * e10, f10 * e01 + f11 * e11, fs * es],
-            axis=1,
-        )
+    def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
+        """What carries the rows last touched at `steps` to now, with pairs of floats for the diagonal and the average."""
+        return kernels.matrix_coefficients(self.entry, self.suffix, steps, dtype)
 
 
 class RateWindow:

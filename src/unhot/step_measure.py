@@ -25,6 +25,7 @@ from math import ceil, log, sqrt
 import numpy as np
 
 from unhot.deferral import BLOCK, Array, History, RateWindow
+from unhot.kernels import active as kernels
 
 MOST_TERMS = 20
 """Coefficients of a panel at most; a wider range of c_s is split into more panels."""
@@ -163,18 +164,6 @@ def _to_powers(terms: int) -> Array:
     return table
 
 
-def series(root_ratio: Array, terms: int) -> Array:
-    """The coefficients, in powers of u, of (c0 x + eps)/(c x + eps) for c/c0 = root_ratio**2: (len, terms)."""
-    out = np.empty((len(root_ratio), terms))
-    out[:, 0] = 1.0 / root_ratio
-    if terms > 1:
-        q = (1.0 - root_ratio) / (1.0 + root_ratio)
-        np.multiply(out[:, 0], 2.0 * q, out=out[:, 1])
-        for i in range(2, terms):
-            np.multiply(out[:, i - 1], q, out=out[:, i])
-    return out @ _to_powers(terms)
-
-
 class MeasureHistory(History):
     """The step measure of every t in the ring, with the decays of weight, momentum and second moment.
 
@@ -191,20 +180,14 @@ class MeasureHistory(History):
         self.scale = np.ones((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
         self.polynomial = np.zeros((self.capacity, len(panels.centres), 1 + panels.terms))
-        self._weight = np.exp(
-            -0.5 * max(0.0, -log(shape.beta / shape.ratio)) * np.arange(1, panels.largest + 1)
-        ) if shape.beta else np.ones(0)
+        distance = np.arange(panels.largest + 1, dtype=np.float64)
+        self._weight = np.exp(-0.5 * max(0.0, -log(shape.beta / shape.ratio)) * distance[1:]) if shape.beta else np.ones(0)
+        self._powers = shape.ratio**distance
+        self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
+        self._centres = np.array(panels.centres)
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
-        self._still = [self._still_series(p) for p in range(len(panels.centres))]
         self.restart(0)
-
-    def _still_series(self, panel: int) -> Array:
-        """The series of a panel's distances, farthest first, for height 1."""
-        start, stop = self.panels.edges[panel : panel + 2]
-        distance = np.arange(stop - 1, start - 1, -1, dtype=np.float64)
-        terms = self._terms_at(ceil(self.shape.settled))
-        return series(self.shape.ratio ** (0.5 * (distance - self.panels.centres[panel])), terms)
 
     def restart(self, step: int) -> None:
         panels = self.panels
@@ -215,9 +198,8 @@ class MeasureHistory(History):
         position = step & self.mask
         self.scale[position] = 1.0
         self.used[position] = 1
-        centres = np.asarray(self.panels.centres)
-        self.polynomial[position, :, 0] = self.shape.ratio**centres * self.shape.height(step + centres)
-        self.polynomial[position, :, 1:] = 0.0
+        self.polynomial[position] = 0.0
+        self.polynomial[position, :, 0] = self.shape.ratio**self._centres * self.shape.height(step + self._centres)
         if new_block:
             self.suffix[step // BLOCK % self.blocks] = 1.0
 
@@ -231,16 +213,13 @@ class MeasureHistory(History):
         window = self._window.width(step, rate) if self.panels.largest else 0
         self._open(max(self.origin, step - window) // BLOCK)
         factors = np.array((decay, beta, moment))
-        for _, a, b in self.spans(self.first_open * BLOCK, step):
-            self.scale[a:b] *= factors
-            if decay != 1.0:
-                self.polynomial[a:b, :, 1:] *= decay
+        oldest = max(self.origin, step - window)
+        kernels.measure_extend(
+            self.scale, self.polynomial, self.used, max(self.origin, self.first_open * BLOCK), step, window, self._powers,
+            self._panel_of, float(self.shape.height(float(step))), _to_powers(self._terms_at(oldest)), factors, rate,
+        )  # fmt: skip
         for a, b in self.closed_blocks():
             self.suffix[a:b] *= factors
-        for panel in range(len(self.panels.centres)):
-            start, stop = self.panels.edges[panel : panel + 2]
-            if start <= window:
-                self._add(panel, step, step - min(stop - 1, window), step - start + 1, rate)
         self.now = step
         self._begin(step, new_block=step % BLOCK == 0)
 
@@ -255,25 +234,11 @@ class MeasureHistory(History):
             self.suffix[a] = 1.0
         self.first_open = first
 
-    def _add(self, panel: int, step: int, start: int, stop: int, rate: float) -> None:
-        """Add the terms of `step` to the entries of the steps from start to stop (excluded), which lie in `panel`."""
-        farthest = self.panels.edges[panel + 1] - 1
-        for t, a, b in self.spans(start, stop):
-            if t >= self.shape.settled:
-                first = farthest - (step - t)
-                coefficients = self._still[panel][first : first + b - a]
-            else:
-                centre = self.polynomial[a:b, panel, 0]
-                distance = np.arange(step - t, step - t - (b - a), -1.0)
-                c = self.shape.ratio**distance * self.shape.height(float(step))
-                coefficients = series(np.sqrt(c / centre), self._terms_at(t))
-            terms = coefficients.shape[1]
-            self.used[a:b] = np.maximum(self.used[a:b], terms)
-            self.polynomial[a:b, panel, 1 : 1 + terms] += (rate * self.scale[a:b, 1])[:, None] * coefficients
-
     def _terms_at(self, t: int) -> int:
         """The coefficients that rows last touched at step t or later need, found anew at each power of two."""
         power = max(t, 1).bit_length() - 1 if t < self.shape.settled else -1
+        if not self._weight.size:
+            return 1
         if power not in self._terms_from:
             first = float(1 << power) if power >= 0 else self.shape.settled
             terms = 1
@@ -283,19 +248,10 @@ class MeasureHistory(History):
                 log_ratio = (distance - centre) * log(self.shape.ratio) + np.log(
                     self.shape.height(first + distance) / self.shape.height(first + centre)
                 )
-                if len(distance):
-                    terms = max(terms, _least_terms(log_ratio, self._weight[start - 1 : stop - 1], self._need))
+                terms = max(terms, _least_terms(log_ratio, self._weight[start - 1 : stop - 1], self._need))
             self._terms_from[power] = min(terms, self.terms)
         return self._terms_from[power]
 
-    def terms_of(self, steps: Array) -> Array:
-        """How many coefficients of their polynomials the entries of `steps` use; the others are 0."""
-        return np.asarray(self.used[steps & self.mask])
-
-    def compose(self, steps: Array) -> tuple[Array, Array]:
-        """The decays (len(steps), 3) and polynomials (len(steps), panels, 1 + terms) of `steps`, carried to now."""
-        position = steps & self.mask
-        suffix = self.suffix[position // BLOCK]
-        polynomial = self.polynomial[position]
-        polynomial[:, :, 1:] *= suffix[:, None, :1]
-        return self.scale[position] * suffix, polynomial
+    def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
+        """What carries the rows last touched at `steps` to now: pairs of decays, terms used, and the polynomials."""
+        return kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype)

@@ -122,7 +122,9 @@ class Table:
         self._lock = ReadWriteLock()
         self._clock = 0
         self._pending: list[tuple[Array, Array]] = []
-        self._rule = self._recurrence(optimizer) if optimizer is not None else None
+        self._rule: Recurrence | None = None
+        if optimizer is not None:
+            self._snapshot, self._rule = self._recurrence(optimizer)
         self._last: npt.NDArray[np.uint32] | None = None
         self._behind = False
         self._writes = 0
@@ -130,9 +132,16 @@ class Table:
         copies = 1 + (len(self._rule.slots) if self._rule else 0)
         memory.require(self.rows * (self.dim * dtype.itemsize * copies + 4), f"a table of {self.rows:,} x {self.dim:,}")
 
-    def _recurrence(self, optimizer: Optimizer) -> Recurrence:
-        self._snapshot = copy.copy(optimizer)
-        return self._snapshot.recurrence(self.dtype, self._capacity)
+    def _recurrence(self, optimizer: Optimizer) -> tuple[Optimizer, Recurrence]:
+        """A copy of the hyperparameters as they stand, and the recurrence that follows them."""
+        snapshot = copy.copy(optimizer)
+        epsilon = getattr(snapshot, "epsilon", 1.0)
+        if epsilon < np.finfo(self.dtype).tiny:
+            raise ValueError(
+                f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(self.dtype).tiny:g} in a {self.dtype} table,"
+                f" where less is 0. Received: {epsilon!r}."
+            )
+        return snapshot, snapshot.recurrence(self.dtype, self._capacity)
 
     @property
     def _capacity(self) -> int:
@@ -261,7 +270,7 @@ class Table:
             return known
         plan = kernels.group(ids)
         steps, which = kernels.last_steps(self._last, plan.rows, self._clock)
-        late = Lateness(self._writes, ids.copy(), plan, which, kernels.coefficients(self._rule, steps))
+        late = Lateness(self._writes, ids.copy(), plan, which, self._rule.coefficients(steps))
         self._looked_up = late
         return late
 
@@ -368,19 +377,17 @@ class Table:
     def _follow(self, optimizer: Optimizer, hyper: Hyper) -> None:
         """Take up hyperparameters that were changed since the last step; what the clock does not record settles all rows."""
         assert self._rule is not None
-        snapshot = self._snapshot
-        if type(optimizer) is not type(snapshot) or optimizer.fixed() != snapshot.fixed():
-            rule = self._recurrence(optimizer)
-            if list(rule.slots) != list(self._rule.slots):
-                self._snapshot = snapshot
+        if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
+            snapshot, rule = self._recurrence(optimizer)
+            if not optimizer.follows(self._snapshot) or list(rule.slots) != list(self._rule.slots):
                 raise ValueError(
-                    f"the table's rule has the slots {list(self._rule.slots)}; {optimizer!r} needs {list(rule.slots)}. Make a new"
-                    " table with `Table.from_array(table.array, optimizer=...)`."
+                    f"the table was trained with {self._snapshot!r}, with the slots {list(self._rule.slots)}, and cannot go on with"
+                    f" {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
                 )
             self._settle_all()
             rule.load_state(self._rule.state())
             rule.restart(self._clock, hyper.momentum)
-            self._rule = rule
+            self._snapshot, self._rule = snapshot, rule
         if not self._rule.accepts(hyper):
             self._settle_all()
             self._rule.restart(self._clock, hyper.momentum)
@@ -418,7 +425,7 @@ class Table:
         assert self._rule is not None and self._last is not None
         steps, which = kernels.last_steps(self._last, rows, self._clock)
         if len(steps):
-            coefficients = kernels.coefficients(self._rule, steps)
+            coefficients = self._rule.coefficients(steps)
             kernels.settle(self._rule, self._state, self._last, rows, which, coefficients, self._clock)
             self._writes += 1
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhot import _native
-from unhot.deferral import BLOCK, MatrixHistory
 from unhot.kernels.plan import Plan
-from unhot.rules import Recurrence
-from unhot.step_measure import MeasureHistory
+from unhot.kernels.reference_history import BLOCK, HEAD
+
+if TYPE_CHECKING:
+    from unhot.rules import Recurrence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,20 +35,41 @@ def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
     return steps[: _native.last_steps(last, rows, now, steps, which)], which
 
 
-def coefficients(rule: Recurrence, steps: Array) -> Array:
-    history = getattr(rule, "history", None)
-    if rule.family == "linear" and isinstance(history, MatrixHistory):
-        out = np.empty((len(steps), 8), rule.dtype)
-        _native.matrix_coefficients(BLOCK, history.entry, history.suffix, steps, out)
-        return out
-    if rule.family == "measure" and isinstance(history, MeasureHistory):
-        _, panels, width = history.polynomial.shape
-        out = np.empty((len(steps), 7 + panels * width), rule.dtype)
-        _native.measure_coefficients(
-            BLOCK, history.scale, history.suffix, history.polynomial, history.used, steps, out
-        )
-        return out
-    return rule.coefficients(steps)
+def matrix_extend(entries: Array, matrix: Array, average: float) -> None:
+    _native.matrix_extend(entries, matrix, average)
+
+
+def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
+    out = np.empty((len(steps), 8), dtype)
+    _native.matrix_coefficients(BLOCK, entry, suffix, steps, out)
+    return out
+
+
+def measure_extend(
+    scale: Array,
+    polynomial: Array,
+    used: Array,
+    start: int,
+    step: int,
+    window: int,
+    powers: Array,
+    panel_of: Array,
+    height: float,
+    to_powers: Array,
+    factors: Array,
+    rate: float,
+) -> None:
+    _native.measure_extend(
+        scale, polynomial, used, start, step, window, powers, panel_of, height, to_powers, factors, rate
+    )
+
+
+def measure_coefficients(
+    scale: Array, suffix: Array, polynomial: Array, used: Array, steps: Array, dtype: np.dtype[Any]
+) -> Array:
+    out = np.empty((len(steps), HEAD + polynomial.shape[1] * polynomial.shape[2]), dtype)
+    _native.measure_coefficients(BLOCK, scale, suffix, polynomial, used, steps, out)
+    return out
 
 
 def gather(weights: Array, ids: Array, out: Array) -> None:

@@ -6,14 +6,22 @@ as the native kernels' but where a rule takes a logarithm, an exponential or a p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhot.kernels.plan import Plan
-from unhot.rules import Recurrence
+from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
+
+if TYPE_CHECKING:
+    from unhot.rules import Recurrence
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = [
+    "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "pool", "set_threads", "settle", "step", "threads",
+]  # fmt: skip
 
 name = "numpy"
 
@@ -40,11 +48,6 @@ def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
     current = steps == now
     number = np.cumsum(~current) - 1
     return steps[~current].astype(np.int64), np.where(current[which], -1, number[which]).astype(np.int32)
-
-
-def coefficients(rule: Recurrence, steps: Array) -> Array:
-    """One line of coefficients for each of the distinct `steps`; see `Recurrence.coefficients`."""
-    return rule.coefficients(steps)
 
 
 def gather(weights: Array, ids: Array, out: Array) -> None:

@@ -6,10 +6,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from unhot.kernels.reference_history import slot_pair
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
@@ -90,12 +93,12 @@ class Optimizer:
 
     def fixed(self) -> tuple[Any, ...]:
         """The hyperparameters whose change makes the table settle all rows first."""
-        return tuple(getattr(self, name) for name in self._fixed_names)
+        return tuple(getattr(self, name) for name in _fixed_names(type(self)))
 
-    @property
-    def _fixed_names(self) -> tuple[str, ...]:
-        scheduled = self.SCHEDULED | {self.momentum_name}
-        return tuple(f.name for f in dataclasses.fields(self) if f.name not in scheduled)
+    def follows(self, other: Optimizer) -> bool:
+        """Whether a table trained by `other` can go on with this: the same definition of the same rule."""
+        kin = isinstance(self, type(other)) or isinstance(other, type(self))
+        return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 
     def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
         """The recurrence that trains one table by these hyperparameters."""
@@ -109,6 +112,12 @@ class Optimizer:
                 " does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows touched."
                 f" Received: weight_decay={self.weight_decay!r}. {remedy}"
             )
+
+
+@cache
+def _fixed_names(rule: type[Optimizer]) -> tuple[str, ...]:
+    scheduled = rule.SCHEDULED | {rule.momentum_name}
+    return tuple(field.name for field in dataclasses.fields(rule) if field.name not in scheduled)
 
 
 class Recurrence:
@@ -183,40 +192,19 @@ class Recurrence:
         """Take over what `state` gave."""
 
 
-def weight_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Split a factor of the weight into (hi, lo) of `dtype`, to be applied as w hi + w lo.
-
-    Near 1, where a rounded factor would lose the decay (1 - 1e-6 in float32 is off by 1 %), hi is exactly 1.
-    """
-    hi = np.where(factor >= 0.5, 1.0, factor).astype(dtype)
-    return hi, (factor - hi).astype(dtype)
-
-
-def slot_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Split a factor of a slot into (hi, lo) of `dtype` and of one sign, so that an infinite slot stays infinite.
-
-    The two parts carry the factor to twice the precision: a rounded factor of 0.999 would be applied again at each touch,
-    and its error would grow to a thousand times one rounding.
-    """
-    hi = factor.astype(dtype)
-    with np.errstate(under="ignore"):
-        larger = (np.abs(hi.astype(np.float64)) >= np.abs(factor)) & (factor != 1.0)
-        hi = np.where(larger, np.nextafter(hi, dtype.type(0)), hi).astype(dtype)
-        return hi, (factor - hi).astype(dtype)
-
-
 def by_pair(xp: Any, x: Any, hi: Any, lo: Any) -> Any:
     """x (hi + lo), without turning an infinite x into NaN where lo is 0."""
     return xp.where(lo != 0, x * hi + x * lo, x * hi)
 
 
+@lru_cache(maxsize=1024)
 def slot_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
-    """`slot_pair` of one number."""
+    """`slot_pair` of one number; kept, since mostly the same ones are asked for at every step."""
     hi, lo = slot_pair(np.asarray(factor, dtype=np.float64), dtype)
     return float(hi), float(lo)
 
 
 def weight_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
     """`weight_pair` of one number."""
-    hi, lo = weight_pair(np.asarray(factor, dtype=np.float64), dtype)
-    return float(hi), float(lo)
+    hi = 1.0 if factor >= 0.5 else float(dtype.type(factor))
+    return hi, factor - hi

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import BLOCK, History, RateWindow
-from unhot.rules.base import Array, Hyper, Recurrence, by_pair, slot_pair, slot_scalar_pair
+from unhot.kernels.reference_history import slot_pair
+from unhot.rules.base import Array, Hyper, Recurrence, by_pair, slot_scalar_pair
 
 WINDOW_TAIL = 1e-13
 

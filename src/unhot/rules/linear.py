@@ -26,9 +26,7 @@ from unhot.rules.base import (
     Recurrence,
     by_pair,
     real,
-    slot_pair,
     slot_scalar_pair,
-    weight_pair,
     weight_scalar_pair,
 )
 
@@ -294,9 +292,7 @@ class Linear(Recurrence):
         return (1.0 - rate * decay, -momentum, 0.0, momentum), (-rate, rate)
 
     def coefficients(self, steps: Array) -> Array:
-        p00, p01, p10, p11, average = self.history.compose(steps).T
-        w, b, v = weight_pair(p00, self.dtype), slot_pair(p11, self.dtype), slot_pair(average, self.dtype)
-        return np.stack([*w, p01.astype(self.dtype), p10.astype(self.dtype), *b, *v], axis=1)
+        return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         (m00, m01, m10, m11), (gw, gb) = self.matrix(step, hyper)

@@ -23,9 +23,7 @@ from unhot.rules.base import (
     Recurrence,
     by_pair,
     real,
-    slot_pair,
     slot_scalar_pair,
-    weight_pair,
     weight_scalar_pair,
 )
 from unhot.rules.crossing import CrossingMaximum
@@ -283,20 +281,7 @@ class StepMeasure(Recurrence):
         self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
 
     def coefficients(self, steps: Array) -> Array:
-        scale, polynomial = self.history.compose(steps)
-        decay, beta, moment = scale.T
-        terms = self.history.terms_of(steps)
-        head = np.stack(
-            [
-                *weight_pair(decay, self.dtype),
-                *slot_pair(beta, self.dtype),
-                *slot_pair(moment, self.dtype),
-                terms.astype(self.dtype),
-            ],
-            axis=1,
-        )
-        width = polynomial.shape[1] * polynomial.shape[2]
-        return np.concatenate([head, polynomial.reshape(len(steps), width).astype(self.dtype)], axis=1)
+        return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         alpha, gamma, c = self.corrections(step, hyper)

@@ -19,9 +19,7 @@ from unhot.rules.base import (
     Recurrence,
     by_pair,
     real,
-    slot_pair,
     slot_scalar_pair,
-    weight_pair,
     weight_scalar_pair,
 )
 
@@ -90,9 +88,7 @@ class Sign(Recurrence):
         self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
 
     def coefficients(self, steps: Array) -> Array:
-        decay, rates, _, _, moment = self.history.compose(steps).T
-        pairs = (*weight_pair(decay, self.dtype), rates.astype(self.dtype), *slot_pair(moment, self.dtype))
-        return np.stack(pairs, axis=1)
+        return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         beta_2 = self.optimizer.beta_2
@@ -109,7 +105,7 @@ class Sign(Recurrence):
 
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, m = rows
-        w_hi, w_lo, rates, m_hi, m_lo = (c[:, i, None] for i in range(5))
+        w_hi, w_lo, rates, _, _, _, m_hi, m_lo = (c[:, i, None] for i in range(8))
         sign = xp.sign(m)
         size = xp.maximum(by_pair(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
         return by_pair(xp, w, w_hi, w_lo) + sign * rates, sign * size

@@ -1,0 +1,130 @@
+"""The kernels that keep the history of the steps made and read coefficients from it, in NumPy (see `unhot.deferral`).
+
+The entries of a history lie in a ring: step t at position t & (len - 1), in blocks of `BLOCK` positions, each block with
+one suffix that its entries are still to be composed with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 256
+"""Entries in a block: a step extends the open block(s) one by one, and one suffix for each closed block."""
+
+HEAD = 7
+"""Columns before the polynomials in a line of the step measure: three pairs, and the number of terms."""
+
+
+def weight_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Split a factor of the weight into (hi, lo) of `dtype`, to be applied as w hi + w lo.
+
+    Near 1, where a rounded factor would lose the decay (1 - 1e-6 in float32 is off by 1 %), hi is exactly 1.
+    """
+    hi = np.where(factor >= 0.5, 1.0, factor).astype(dtype)
+    return hi, (factor - hi).astype(dtype)
+
+
+def slot_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Split a factor of a slot into (hi, lo) of `dtype` and of one sign, so that an infinite slot stays infinite.
+
+    The two parts carry the factor to twice the precision: a rounded factor of 0.999 would be applied again at each touch,
+    and its error would grow to a thousand times one rounding.
+    """
+    hi = factor.astype(dtype)
+    with np.errstate(under="ignore"):
+        larger = (np.abs(hi.astype(np.float64)) >= np.abs(factor)) & (factor != 1.0)
+        hi = np.where(larger, np.nextafter(hi, dtype.type(0)), hi).astype(dtype)
+        return hi, (factor - hi).astype(dtype)
+
+
+def matrix_extend(entries: Array, matrix: Array, average: float) -> None:
+    """entries[k] = (p00, p01, p10, p11, s) become those of `matrix` after them, and of the decay `average`."""
+    m00, m01, m10, m11 = matrix
+    p00, p01, p10, p11, s = entries.T.copy()
+    entries[:, 0] = m00 * p00 + m01 * p10
+    entries[:, 1] = m00 * p01 + m01 * p11
+    entries[:, 2] = m10 * p00 + m11 * p10
+    entries[:, 3] = m10 * p01 + m11 * p11
+    entries[:, 4] = average * s
+
+
+def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
+    """(p00 as a pair, p01, p10, p11 as a pair, s as a pair) of `steps`, carried to now: (len(steps), 8)."""
+    position = steps & (len(entry) - 1)
+    e00, e01, e10, e11, es = entry[position].T
+    f00, f01, f10, f11, fs = suffix[position // BLOCK].T
+    p01, p10 = f00 * e01 + f01 * e11, f10 * e00 + f11 * e10
+    w, b = weight_pair(f00 * e00 + f01 * e10, dtype), slot_pair(f10 * e01 + f11 * e11, dtype)
+    return np.stack([*w, p01.astype(dtype), p10.astype(dtype), *b, *slot_pair(fs * es, dtype)], axis=1)
+
+
+def measure_extend(
+    scale: Array,
+    polynomial: Array,
+    used: Array,
+    start: int,
+    step: int,
+    window: int,
+    powers: Array,
+    panel_of: Array,
+    height: float,
+    to_powers: Array,
+    factors: Array,
+    rate: float,
+) -> None:
+    """Extend the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`.
+
+    c_s is powers[step - t] height, panel_of[step - t] its panel, and `factors` are those of weight, momentum and moment.
+    `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted.
+    """
+    for first, stop in _spans(start, step, len(scale) - 1):
+        position = slice(first & (len(scale) - 1), (first & (len(scale) - 1)) + stop - first)
+        scale[position] *= factors
+        if factors[0] != 1.0:
+            polynomial[position, :, 1:] *= factors[0]
+    terms = len(to_powers)
+    for first, stop in _spans(max(start, step - window), step, len(scale) - 1):
+        t = np.arange(first, stop)
+        position, distance = t & (len(scale) - 1), step - t
+        panel = panel_of[distance]
+        root = np.sqrt(powers[distance] * height / polynomial[position, panel, 0])
+        used[position] = np.maximum(used[position], terms)
+        weighted = (rate * scale[position, 1])[:, None] * series(root, to_powers)
+        polynomial[position, panel, 1 : 1 + terms] += weighted
+
+
+def series(root_ratio: Array, to_powers: Array) -> Array:
+    """The coefficients, in powers of u, of (c0 x + eps)/(c x + eps) for c/c0 = root_ratio**2: (len, terms)."""
+    q = (1.0 - root_ratio) / (1.0 + root_ratio)
+    chebyshev = 1.0 / root_ratio
+    out = chebyshev[:, None] * to_powers[0]
+    chebyshev = chebyshev * 2.0
+    for row in to_powers[1:]:
+        chebyshev = chebyshev * q
+        out += chebyshev[:, None] * row
+    return np.asarray(out)
+
+
+def _spans(start: int, stop: int, mask: int) -> list[tuple[int, int]]:
+    """The steps from start to stop (excluded) in pieces that lie together in the ring."""
+    wrap = (start | mask) + 1
+    return [(start, stop)] if stop <= wrap else [(start, wrap), *_spans(wrap, stop, mask)]
+
+
+def measure_coefficients(
+    scale: Array, suffix: Array, polynomial: Array, used: Array, steps: Array, dtype: np.dtype[Any]
+) -> Array:
+    """(three pairs, terms, then the polynomials with their centres) of `steps`, carried to now."""
+    position = steps & (len(scale) - 1)
+    late = suffix[position // BLOCK]
+    decay, beta, moment = (scale[position] * late).T
+    carried = polynomial[position]
+    carried[:, :, 1:] *= late[:, None, :1]
+    pairs = (*weight_pair(decay, dtype), *slot_pair(beta, dtype), *slot_pair(moment, dtype))
+    head = np.stack([*pairs, used[position].astype(dtype)], axis=1)
+    width = carried.shape[1] * carried.shape[2]
+    return np.concatenate([head, carried.reshape(len(steps), width).astype(dtype)], axis=1)
