@@ -15,9 +15,7 @@ TARGET = Path(__file__).with_name("api.md")
 def entry(name: str, thing: object, level: int = 2) -> str:
     """One name: its signature and its docstring, as it stands."""
     documentation = inspect.getdoc(thing) or ""
-    if isinstance(thing, property):
-        signature = name
-    elif isinstance(thing, ModuleType) or not callable(thing):
+    if isinstance(thing, (property, ModuleType)) or not callable(thing):
         signature = name
     else:
         signature = f"{name}{inspect.signature(thing)}".replace(" -> None", "").replace("'", "")

@@ -75,9 +75,7 @@ def compare(rule: str, dtype: str, ours: list[np.ndarray], theirs: list[np.ndarr
     seed=st.integers(0, 2**16),
     isa=st.sampled_from(_native.isas()),
 )
-def test_families_match_the_numpy_rules(
-    rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str
-) -> None:
+def test_families_match_the_numpy_rules(rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str) -> None:
     """Lookup, settle and step of a table with deferred rows give the NumPy rules' bits on every instruction set."""
     table = trained(rule, dtype, rows, dim, steps, seed)
     generator = np.random.default_rng(seed + 1)
@@ -96,9 +94,10 @@ def test_families_match_the_numpy_rules(
 
 def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
     """What each kernel makes of the table: lookups, then settled rows, then the state after a step."""
-    rule, now = table._rule, table._clock
+    engine = table._engine
+    rule, now = engine.rule, engine.clock
     plan = kernels.group(ids)
-    state, last = table._state, table._last
+    state, last = engine.state, engine.last
     looked_up = np.empty_like(gradients)
     if last is None:
         which, coefficients = None, np.empty(0, table.dtype)
@@ -222,5 +221,5 @@ def test_histories_are_kept_alike(rule: str, dtype: str, monkeypatch: pytest.Mon
         table = unhot.Table(4, 2, optimizer=optimizer, dtype=dtype, seed=0)
         for step in range(900):
             table.step([step % 3], np.full((1, 2), 0.1, dtype))
-        lines.append(table._rule.coefficients(np.arange(900)))
+        lines.append(table._engine.rule.coefficients(np.arange(900)))
     np.testing.assert_array_equal(*lines)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.kernels import active as kernels
-from unhot.kernels.reference_history import BLOCK
+from unhot.kernels.reference_history import BLOCK as BLOCK
 
 Array = npt.NDArray[Any]
 
@@ -112,7 +112,7 @@ class MatrixHistory(History):
 
     def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
         """What carries the rows last touched at `steps` to now, with pairs of floats for the diagonal and the average."""
-        return kernels.matrix_coefficients(self.entry, self.suffix, steps, dtype)
+        return np.asarray(kernels.matrix_coefficients(self.entry, self.suffix, steps, dtype))
 
 
 class RateWindow:

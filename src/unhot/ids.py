@@ -17,24 +17,43 @@ def check_policy(out_of_range: Any, rows: int) -> OutOfRange:
         return "raise" if out_of_range == "raise" else "zero"
     if isinstance(out_of_range, (int, np.integer)) and not isinstance(out_of_range, bool) and 0 <= out_of_range < rows:
         return int(out_of_range)
-    raise ValueError(
-        f"`out_of_range` must be 'raise', 'zero' or a row number in [0, {rows}). Received: {out_of_range!r}."
-    )
+    raise ValueError(f"`out_of_range` must be 'raise', 'zero' or a row number in [0, {rows}). Received: {out_of_range!r}.")
+
+
+def as_plain(value: Any, name: str) -> npt.NDArray[Any]:
+    """`value` as an array, without a subclass's meaning; ragged lists and masked entries are refused."""
+    if isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray and np.any(getattr(value, "mask", False)):
+            raise TypeError(f"`{name}` has masked entries, which are no values. Leave them out, or use its `filled(...)`.")
+        return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be one rectangular array; its nested lists have unequal lengths. NumPy says: {error}"
+        ) from error
+
+
+def for_kernels(array: npt.NDArray[Any], dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """`array` as the kernels read it: of `dtype`, contiguous and aligned; itself if it is so already."""
+    contiguous = np.ascontiguousarray(array, dtype=dtype)
+    return contiguous if contiguous.flags.aligned else contiguous.copy()
 
 
 def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[Any]:
-    """`ids` as an integer array; floats, booleans and anything else are refused, never truncated."""
-    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids)
+    """`ids` as an array of integers; floats, booleans and anything else are refused, never truncated.
+
+    Its dtype is an integer one, or object where they are Python integers that no such dtype holds.
+    """
+    array = as_plain(ids, name)
     if array.dtype.kind in "iu":
         return array
     if array.size == 0 and not isinstance(ids, np.ndarray):
         return array.astype(np.int64)
-    if array.dtype.kind == "O" and array.size and all(_is_int(x) for x in array.flat):
-        too_large = next(i for i, x in enumerate(array.flat) if not -(2**63) <= int(x) < 2**64)
-        raise IndexError(
-            f"`{name}` holds an integer that no row number can be: {array.flat[too_large]!r} at position"
-            f" {_position(too_large, array.shape)}."
-        )
+    # NumPy makes floats of a list that holds both small integers and some of 2**63 and more.
+    objects = np.array(ids, dtype=object) if array.dtype.kind == "f" and not isinstance(ids, np.ndarray) else array
+    if objects.dtype.kind == "O" and objects.size and all(_is_int(x) for x in objects.flat):
+        return objects
     raise TypeError(
         f"`{name}` must be integers. Received: dtype {array.dtype}, shape {array.shape}. Booleans and floats are not row"
         " numbers; convert them yourself (e.g. ids.astype(np.int64)) if every value is one."
@@ -51,14 +70,11 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
     Under "raise" an id out of range is an IndexError; under a row number it becomes that row; under "zero" it becomes 0
     and is marked in the mask.
     """
-    flat = np.ascontiguousarray(ids).reshape(-1)
+    flat = for_kernels(ids).reshape(-1)
+    wide = widened(flat)
     if flat.size == 0:
-        return flat.astype(np.int64), None
+        return wide, None
     # As uint64 a negative id is larger than any row number, so one comparison finds both kinds.
-    if flat.dtype != np.int64:
-        wide = flat.astype(np.int64) if flat.dtype != np.uint64 else flat.view(np.int64)
-    else:
-        wide = flat
     if int(wide.view(np.uint64).max()) < rows:
         return wide, None
     bad = wide.view(np.uint64) >= rows
@@ -66,6 +82,13 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
         _raise(ids, flat, int(np.argmax(bad)), rows)
     wide = np.where(bad, policy if isinstance(policy, int) else 0, wide)
     return wide, bad if policy == "zero" else None
+
+
+def widened(flat: npt.NDArray[Any]) -> Ids:
+    """`flat` as int64; what that cannot hold becomes negative, and is as much out of range."""
+    if flat.dtype == object:
+        return np.array([int(x) if 0 <= x < 2**63 else -1 for x in flat], dtype=np.int64)
+    return flat.view(np.int64) if flat.dtype == np.uint64 else flat.astype(np.int64, copy=False)
 
 
 def _raise(ids: npt.NDArray[Any], flat: npt.NDArray[Any], first: int, rows: int) -> NoReturn:

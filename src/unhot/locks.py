@@ -10,7 +10,10 @@ from contextlib import contextmanager
 
 
 class ReadWriteLock:
-    """Readers hold it together; a writer holds it alone.  A waiting writer holds back new readers."""
+    """Readers hold it together; a writer holds it alone.  A waiting writer holds back new readers.
+
+    A writer that asks for it again, as a learning rate that looks into its own table would, gets a RuntimeError.
+    """
 
     _all: weakref.WeakSet[ReadWriteLock] = weakref.WeakSet()
 
@@ -22,11 +25,20 @@ class ReadWriteLock:
         self._changed = threading.Condition(threading.Lock())
         self._readers = 0
         self._writing = False
+        self._writer: int | None = None
         self._writers_waiting = 0
+
+    def _refuse_again(self) -> None:
+        if self._writer == threading.get_ident():
+            raise RuntimeError(
+                "the table is in the midst of a step or settling, and was asked for from within it (by its learning rate?)."
+                " Ask it before or after."
+            )
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
+        self._refuse_again()
         with self._changed:
             while self._writing or self._writers_waiting:
                 self._changed.wait()
@@ -42,6 +54,7 @@ class ReadWriteLock:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the lock alone."""
+        self._refuse_again()
         with self._changed:
             self._writers_waiting += 1
             try:
@@ -50,11 +63,13 @@ class ReadWriteLock:
             finally:
                 self._writers_waiting -= 1
             self._writing = True
+            self._writer = threading.get_ident()
         try:
             yield
         finally:
             with self._changed:
                 self._writing = False
+                self._writer = None
                 self._changed.notify_all()
 
 

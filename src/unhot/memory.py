@@ -20,8 +20,14 @@ def available() -> int | None:
         return None
 
 
+SMALL = 1 << 24
+"""Allocations of fewer bytes are not worth the question, which costs more than a small lookup."""
+
+
 def require(size: int, what: str) -> None:
     """Raise MemoryError if `size` bytes for `what` cannot be had."""
+    if size < SMALL:
+        return
     free = available()
     if free is not None and size > free:
         raise MemoryError(

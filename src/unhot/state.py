@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unhot.engine import recurrence
+
 if TYPE_CHECKING:
     from unhot.table import Table
 
@@ -17,17 +19,18 @@ FORMAT = 1
 
 def export_state(table: Table) -> dict[str, Any]:
     """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the rule's own numbers."""
-    state: dict[str, Any] = {"format": FORMAT, "clock": table._clock, "weights": table._weights.copy()}
-    if table.optimizer is None or table._rule is None:
+    state: dict[str, Any] = {"format": FORMAT, "clock": table._engine.clock, "weights": table._engine.weights.copy()}
+    engine = table._engine
+    if table.optimizer is None or engine.rule is None:
         return state
     state["rule"] = type(table.optimizer).__name__
     for field in dataclasses.fields(table.optimizer):
         value = getattr(table.optimizer, field.name)
         if not callable(value):
             state[f"hyper.{field.name}"] = value
-    for name, slot in zip(table._rule.slots, table._slots, strict=True):
+    for name, slot in zip(engine.rule.slots, engine.slots, strict=True):
         state[f"slot.{name}"] = slot.copy()
-    state.update({f"state.{name}": value for name, value in table._rule.state().items()})
+    state.update({f"state.{name}": value for name, value in engine.rule.state().items()})
     return state
 
 
@@ -37,8 +40,10 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
     weights = _array(state, "weights", table)
     clock = int(_take(state, "clock"))
-    if table.optimizer is None or table._rule is None:
-        table._weights, table._clock = weights, clock
+    if not 0 <= clock < 2**32:
+        raise ValueError(f"the state's 'clock' must be a number of steps in [0, 2**32). Received: {clock}.")
+    if table.optimizer is None:
+        table._engine.adopt(weights, [], clock)
         return
     rule_name = str(_take(state, "rule"))
     if rule_name != type(table.optimizer).__name__:
@@ -48,16 +53,17 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
         if f"hyper.{field.name}" in state:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
-    rule = copy.copy(optimizer).recurrence(table.dtype, table._capacity)
+    _, rule = recurrence(optimizer, table.dtype, table.rows)
     slots = [_array(state, f"slot.{name}", table) for name in rule.slots]
     if "largest_velocity" in rule.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
-        np.maximum(largest, velocity * getattr(optimizer, "beta_2"), out=largest)  # noqa: B009
+        np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
     rule.load_state({name: float(_take(state, f"state.{name}")) for name in rule.state()})
     for field in dataclasses.fields(optimizer):
         setattr(table.optimizer, field.name, getattr(optimizer, field.name))
-    table._adopt(weights, slots, clock, rule, optimizer)
+    table._pending.clear()
+    table._engine.adopt(weights, slots, clock, optimizer, rule)
 
 
 def _take(state: Mapping[str, Any], name: str) -> Any:

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, log, sqrt
+from math import ceil, log
+from typing import Any
 
 import numpy as np
 
@@ -254,4 +255,4 @@ class MeasureHistory(History):
 
     def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
         """What carries the rows last touched at `steps` to now: pairs of decays, terms used, and the polynomials."""
-        return kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype)
+        return np.asarray(kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype))

@@ -1,41 +1,27 @@
-"""The table: weights, slots and clock; lookups that never write, and steps that cost the rows touched."""
+"""The table: what a user looks up, trains and saves.  Arguments are checked and locks held here; `engine` does the work."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot import memory
 from unhot.bags import as_bags, as_sparse
-from unhot.ids import OutOfRange, as_ids, check_policy, in_range
+from unhot.engine import Engine, recurrence
+from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, for_kernels, in_range
 from unhot.kernels import active as kernels
-from unhot.kernels.plan import Plan
 from unhot.locks import ReadWriteLock
-from unhot.rules import Hyper, Optimizer, Recurrence
+from unhot.rules import Optimizer
 from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
 Init = Literal["uniform", "normal", "zeros"] | Callable[[tuple[int, int]], Any]
 
-SETTLE_CHUNK = 1 << 14
-"""Rows settled at a time where all are: it bounds the coefficients held at once."""
-
-ROWS_PER_ENTRY = 64
-"""Rows for each step that the history can hold: its entries then stay below 4 bytes a row in large tables."""
-
-
-class Lateness(NamedTuple):
-    """What is deferred of the rows that some ids name, as found after the given number of writes."""
-
-    writes: int
-    ids: Array
-    plan: Plan
-    which: Array
-    coefficients: Array
+NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
 class Table:
@@ -78,11 +64,12 @@ class Table:
     ) -> None:
         shape = (_size("rows", rows), _size("dim", dim))
         kind = _dtype(dtype)
-        if not callable(init) and init not in ("uniform", "normal", "zeros"):
-            raise ValueError(f"`init` must be 'uniform', 'normal', 'zeros' or a callable. Received: {init!r}.")
-        self._start(shape, kind, optimizer, out_of_range)
-        self._weights = _initial(init, shape, kind, seed)
-        self._add_slots()
+        if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):
+            raise ValueError(
+                f"`init` must be 'uniform', 'normal', 'zeros' or a callable; `from_array` takes an array. Received: {init!r}."
+            )
+        self._check(shape, kind, optimizer, out_of_range)
+        self._start(_initial(init, shape, kind, seed), optimizer, out_of_range)
 
     @classmethod
     def from_array(
@@ -97,62 +84,53 @@ class Table:
             >>> unhot.Table.from_array([[0.5, 1.5], [2.5, 3.5]]).lookup(1)
             array([2.5, 3.5])
         """
-        weights = np.array(array, order="C", copy=True)
-        if weights.ndim != 2:
-            raise ValueError(f"`array` must have two dimensions, (rows, dim). Received: shape {weights.shape}.")
+        given = as_plain(array, "array")
+        if given.ndim != 2:
+            raise ValueError(f"`array` must have two dimensions, (rows, dim). Received: shape {given.shape}.")
         table = cls.__new__(cls)
-        shape = (_size("rows", weights.shape[0]), _size("dim", weights.shape[1]))
-        table._start(shape, _dtype(weights.dtype), optimizer, out_of_range)
-        table._weights = weights
-        table._add_slots()
+        shape = (_size("rows", given.shape[0]), _size("dim", given.shape[1]))
+        dtype = _dtype(given.dtype)
+        table._check(shape, dtype, optimizer, out_of_range)
+        table._start(np.array(given, dtype=dtype, order="C", copy=True), optimizer, out_of_range)
         return table
 
-    def _start(
-        self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Optimizer | None, out_of_range: OutOfRange
-    ) -> None:
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
-                f" {optimizer!r} (of type {type(optimizer).__name__})."
-            )
-        self.rows, self.dim = shape
-        self.dtype = dtype
-        self.out_of_range = check_policy(out_of_range, self.rows)
-        self.optimizer = optimizer
-        self._lock = ReadWriteLock()
-        self._clock = 0
-        self._pending: list[tuple[Array, Array]] = []
-        self._rule: Recurrence | None = None
+    def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
+        """Raise an error for a table that cannot be, before anything large is allocated."""
+        slots = 0
         if optimizer is not None:
-            self._snapshot, self._rule = self._recurrence(optimizer)
-        self._last: npt.NDArray[np.uint32] | None = None
-        self._behind = False
-        self._writes = 0
-        self._looked_up: Lateness | None = None
-        copies = 1 + (len(self._rule.slots) if self._rule else 0)
-        memory.require(self.rows * (self.dim * dtype.itemsize * copies + 4), f"a table of {self.rows:,} x {self.dim:,}")
+            slots = len(recurrence(_rule(optimizer), dtype, 0)[1].slots)
+        check_policy(out_of_range, shape[0])
+        rows, dim = shape
+        memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
 
-    def _recurrence(self, optimizer: Optimizer) -> tuple[Optimizer, Recurrence]:
-        """A copy of the hyperparameters as they stand, and the recurrence that follows them."""
-        snapshot = copy.copy(optimizer)
-        epsilon = getattr(snapshot, "epsilon", 1.0)
-        if epsilon < np.finfo(self.dtype).tiny:
-            raise ValueError(
-                f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(self.dtype).tiny:g} in a {self.dtype} table,"
-                f" where less is 0. Received: {epsilon!r}."
-            )
-        return snapshot, snapshot.recurrence(self.dtype, self._capacity)
+    def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
+        self.rows, self.dim = weights.shape
+        self.dtype = weights.dtype
+        self._optimizer = optimizer
+        self.out_of_range = out_of_range
+        self._engine = Engine(weights, optimizer)
+        self._pending: list[tuple[Array, Array]] = []
+        self._lock = ReadWriteLock()
 
     @property
-    def _capacity(self) -> int:
-        return self.rows // ROWS_PER_ENTRY
+    def optimizer(self) -> Optimizer | None:
+        """The rule.  Its hyperparameters may be assigned between steps, and so may a rule with the same slots."""
+        return self._optimizer
 
-    def _add_slots(self) -> None:
-        slots = self._rule.slots if self._rule else {}
-        shape = (self.rows, self.dim)
-        self._slots = [
-            np.full(shape, start, self.dtype) if start else np.zeros(shape, self.dtype) for start in slots.values()
-        ]
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        if self._optimizer is None:
+            raise RuntimeError(NO_OPTIMIZER)
+        self._optimizer = _rule(optimizer)
+
+    @property
+    def out_of_range(self) -> OutOfRange:
+        """What an id outside [0, rows) is: "raise", "zero" or a row number."""
+        return self._out_of_range
+
+    @out_of_range.setter
+    def out_of_range(self, policy: OutOfRange) -> None:
+        self._out_of_range = check_policy(policy, self.rows)
 
     # ------------------------------------------------------------------ lookups
 
@@ -175,9 +153,9 @@ class Table:
         array = as_ids(ids)
         flat, zero = in_range(array, self.rows, self.out_of_range)
         out = self._output((*array.shape, self.dim), out)
-        target = out if out.flags.c_contiguous else np.empty_like(out, order="C")
+        target = _target(out, flat)
         with self._lock.reading():
-            self._read(flat, target.reshape(-1, self.dim))
+            self._engine.read(flat, target.reshape(-1, self.dim))
         if zero is not None:
             target.reshape(-1, self.dim)[zero] = 0
         if target is not out:
@@ -216,9 +194,15 @@ class Table:
         starts, factors = as_bags(array, offsets, weights, mode, self.dtype)
         flat, zero = in_range(array, self.rows, self.out_of_range)
         out = self._output((len(starts) - 1, self.dim), out)
-        target = out if out.flags.c_contiguous else np.empty_like(out, order="C")
+        target = _target(out, flat, factors)
         with self._lock.reading():
-            self._pool(flat, zero, starts, factors, mode, target)
+            if zero is None:
+                self._engine.pool(flat, starts, factors, mode, target)
+            else:
+                values = np.empty((len(flat), self.dim), self.dtype)
+                self._engine.read(flat, values)
+                values[zero] = 0
+                kernels.pool(values, np.arange(len(flat)), starts, factors, mode, target)
         if target is not out:
             out[...] = target
         return out
@@ -239,9 +223,9 @@ class Table:
                    [2., 3.]])
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
-        out = np.empty((len(starts) - 1, self.dim), self.dtype)
+        out = self._output((len(starts) - 1, self.dim), None)
         with self._lock.reading():
-            self._pool(columns, None, starts, values, "sum", out)
+            self._engine.pool(columns, starts, values, "sum", out)
         return out
 
     def _output(self, shape: tuple[int, ...], out: Array | None) -> Array:
@@ -252,48 +236,6 @@ class Table:
             got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ValueError(f"`out` must be a writeable array of shape {shape} and dtype {self.dtype}. Received: {got}.")
         return out
-
-    def _read(self, ids: Array, out: Array) -> None:
-        """out[i] = the settled weights of row ids[i]."""
-        if not self._behind:
-            kernels.gather(self._weights, ids, out)
-            return
-        assert self._rule is not None
-        late = self._lateness(ids)
-        kernels.gather_settled(self._rule, self._state, late.plan, late.which, late.coefficients, out)
-
-    def _lateness(self, ids: Array) -> Lateness:
-        """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
-        assert self._rule is not None and self._last is not None
-        known = self._looked_up
-        if known is not None and known.writes == self._writes and np.array_equal(known.ids, ids):
-            return known
-        plan = kernels.group(ids)
-        steps, which = kernels.last_steps(self._last, plan.rows, self._clock)
-        late = Lateness(self._writes, ids.copy(), plan, which, self._rule.coefficients(steps))
-        self._looked_up = late
-        return late
-
-    def _pool(
-        self, ids: Array, zero: Array | None, starts: Array, factors: Array | None, mode: str, out: Array
-    ) -> None:
-        values = self._weights
-        if zero is not None:
-            values = np.empty((len(ids), self.dim), self.dtype)
-            self._read(ids, values)
-            values[zero] = 0
-            ids = np.arange(len(ids))
-        elif self._behind:
-            assert self._rule is not None
-            late = self._lateness(ids)
-            count = len(late.plan.rows)
-            values = np.empty((count, self.dim), self.dtype)
-            once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
-            kernels.gather_settled(self._rule, self._state, once, late.which, late.coefficients, values)
-            position = np.empty(len(ids), np.int64)
-            position[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
-            ids = position
-        kernels.pool(values, ids, starts, factors, mode, out)
 
     # ------------------------------------------------------------------ training
 
@@ -348,96 +290,29 @@ class Table:
             gradients = np.concatenate([b[1] for b in batches]) if flat is not None else None
             if flat is None or gradients is None:
                 flat, gradients = batches[0] if batches else (np.empty(0, np.int64), np.empty((0, self.dim), self.dtype))
-            hyper = optimizer.read(self._clock + 1)
-            self._follow(optimizer, hyper)
-            self._advance(flat, gradients, hyper)
+            hyper = optimizer.read(self._engine.clock + 1)
+            self._engine.follow(optimizer, hyper)
+            self._engine.step(flat, gradients, hyper)
             self._pending.clear()
 
     def _trained(self) -> Optimizer:
-        if self.optimizer is None:
-            raise RuntimeError("this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it.")
-        return self.optimizer
+        if self._optimizer is None:
+            raise RuntimeError(NO_OPTIMIZER)
+        return self._optimizer
 
     def _checked(self, ids: npt.ArrayLike, grads: npt.ArrayLike) -> tuple[Array, Array]:
         """Flat ids in range and their gradients, (n, dim) in the table's dtype."""
         array = as_ids(ids)
-        gradients = np.asarray(grads)
+        gradients = as_plain(grads, "grads")
         if gradients.dtype.kind != "f" and gradients.size:
             raise TypeError(f"`grads` must be real floating point numbers. Received: dtype {gradients.dtype}.")
         shape = (*array.shape, self.dim)
         if gradients.shape != shape and (gradients.size or array.size):
-            raise ValueError(
-                f"`grads` must have shape ids.shape + (dim,) = {shape}. Received: shape {gradients.shape}."
-            )
+            raise ValueError(f"`grads` must have shape ids.shape + (dim,) = {shape}. Received: shape {gradients.shape}.")
         flat, zero = in_range(array, self.rows, self.out_of_range)
         with np.errstate(over="ignore"):
-            gradients = np.ascontiguousarray(gradients, dtype=self.dtype).reshape(-1, self.dim)
+            gradients = for_kernels(gradients, self.dtype).reshape(-1, self.dim)
         return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])
-
-    def _follow(self, optimizer: Optimizer, hyper: Hyper) -> None:
-        """Take up hyperparameters that were changed since the last step; what the clock does not record settles all rows."""
-        assert self._rule is not None
-        if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
-            snapshot, rule = self._recurrence(optimizer)
-            if not optimizer.follows(self._snapshot) or list(rule.slots) != list(self._rule.slots):
-                raise ValueError(
-                    f"the table was trained with {self._snapshot!r}, with the slots {list(self._rule.slots)}, and cannot go on with"
-                    f" {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
-                )
-            self._settle_all()
-            rule.load_state(self._rule.state())
-            rule.restart(self._clock, hyper.momentum)
-            self._snapshot, self._rule = snapshot, rule
-        if not self._rule.accepts(hyper):
-            self._settle_all()
-            self._rule.restart(self._clock, hyper.momentum)
-
-    def _advance(self, ids: Array, gradients: Array, hyper: Hyper) -> None:
-        """Make the step whose ids, gradients and hyperparameters are known to be good."""
-        rule, now = self._rule, self._clock + 1
-        assert rule is not None
-        if self._last is None and rule.defers(hyper):
-            self._last = np.full(self.rows, self._clock, np.uint32)
-            rule.restart(self._clock, hyper.momentum)
-        scalars = rule.scalars(now, hyper)
-        if self._last is None:
-            kernels.step(rule, self._state, None, kernels.group(ids), None, scalars[:0], scalars, gradients, now)
-        else:
-            late = self._lateness(ids)
-            kernels.step(
-                rule, self._state, self._last, late.plan, late.which, late.coefficients, scalars, gradients, now
-            )
-            rule.advance(now, hyper)
-            self._behind = True
-        self._clock = now
-        self._writes += 1
-        if self._last is not None:
-            self._sweep(rule.period)
-
-    def _sweep(self, period: int) -> None:
-        """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
-        turn = self._clock % period
-        start, stop = self.rows * turn // period, self.rows * (turn + 1) // period
-        if start < stop:
-            self._settle(np.arange(start, stop))
-
-    def _settle(self, rows: Array) -> None:
-        assert self._rule is not None and self._last is not None
-        steps, which = kernels.last_steps(self._last, rows, self._clock)
-        if len(steps):
-            coefficients = self._rule.coefficients(steps)
-            kernels.settle(self._rule, self._state, self._last, rows, which, coefficients, self._clock)
-            self._writes += 1
-
-    def _settle_all(self) -> None:
-        """Settle every row, and begin a new history."""
-        if self._behind:
-            assert self._rule is not None
-            for start in range(0, self.rows, SETTLE_CHUNK):
-                self._settle(np.arange(start, min(start + SETTLE_CHUNK, self.rows)))
-            self._rule.restart(self._clock)
-            self._behind = False
-            self._writes += 1
 
     def settle(self, ids: npt.ArrayLike | None = None) -> None:
         """Apply the deferred steps of `ids`, or of all rows, now.
@@ -457,18 +332,13 @@ class Table:
         """
         if ids is None:
             with self._lock.writing():
-                self._settle_all()
+                self._engine.settle_all()
             return
         flat, zero = in_range(as_ids(ids), self.rows, self.out_of_range)
         with self._lock.writing():
-            if self._behind:
-                self._settle(kernels.group(flat if zero is None else flat[~zero]).rows)
+            self._engine.settle(kernels.group(flat if zero is None else flat[~zero]).rows)
 
     # ------------------------------------------------------------------ what the table holds
-
-    @property
-    def _state(self) -> list[Array]:
-        return [self._weights, *self._slots]
 
     @property
     def array(self) -> Array:
@@ -480,13 +350,13 @@ class Table:
             np.float32(0.0)
         """
         with self._lock.writing():
-            self._settle_all()
-            return self._weights.copy()
+            self._engine.settle_all()
+            return self._engine.weights.copy()
 
     @property
     def clock(self) -> int:
         """The number of steps made."""
-        return self._clock
+        return self._engine.clock
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that training goes on from, as a flat dict of arrays, numbers and strings; settles all rows.
@@ -503,7 +373,7 @@ class Table:
         with self._lock.writing():
             if self._pending:
                 raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-            self._settle_all()
+            self._engine.settle_all()
             return export_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -526,28 +396,24 @@ class Table:
         with self._lock.writing():
             import_state(self, state)
 
-    def _adopt(self, weights: Array, slots: list[Array], clock: int, rule: Recurrence, snapshot: Optimizer) -> None:
-        """Become a settled table with this state."""
-        self._weights, self._slots, self._clock = weights, slots, clock
-        self._rule, self._snapshot = rule, snapshot
-        self._pending.clear()
-        self._behind = False
-        self._writes += 1
-        if self._last is not None:
-            self._last[:] = clock
-        rule.restart(clock)
-
     def __len__(self) -> int:
         return self.rows
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.array)
+
+    def __copy__(self) -> Table:
+        # Two tables that shared their rows would not share the clock and the lock.
+        return copy.deepcopy(self)
 
     def __repr__(self) -> str:
         return f"Table({self.rows}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_looked_up")}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=ReadWriteLock(), _looked_up=None)
+        self.__dict__.update(state, _lock=ReadWriteLock())
 
 
 def _size(name: str, value: Any) -> int:
@@ -559,10 +425,29 @@ def _size(name: str, value: Any) -> int:
 
 
 def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(np.void if dtype is None else dtype).newbyteorder("=")
+    except TypeError:
+        kind = np.dtype(np.void)
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"a table's dtype must be float32 or float64. Received: {kind}.")
-    return kind.newbyteorder("=")
+        raise ValueError(f"a table's dtype must be float32 or float64. Received: {dtype!r}.")
+    return kind
+
+
+def _rule(optimizer: Any) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
+            f" {optimizer!r} (of type {type(optimizer).__name__})."
+        )
+    return optimizer
+
+
+def _target(out: Array, *read: Array | None) -> Array:
+    """What the kernels write: `out`, or a buffer for it where they cannot, or would overwrite what they read."""
+    shared = any(array is not None and np.may_share_memory(out, array) for array in read)
+    direct = out.flags.c_contiguous and out.flags.aligned and not shared
+    return out if direct else np.empty(out.shape, out.dtype)
 
 
 def _initial(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], seed: int | None) -> Array:

@@ -59,9 +59,7 @@ def measure_extend(
     factors: Array,
     rate: float,
 ) -> None:
-    _native.measure_extend(
-        scale, polynomial, used, start, step, window, powers, panel_of, height, to_powers, factors, rate
-    )
+    _native.measure_extend(scale, polynomial, used, start, step, window, powers, panel_of, height, to_powers, factors, rate)
 
 
 def measure_coefficients(
@@ -80,15 +78,11 @@ def _described(rule: Recurrence) -> tuple[int, int, Array, Array | None]:
     return FAMILIES[rule.family], rule.variant, np.array(rule.parameters(), dtype=np.float64), rule.table()
 
 
-def gather_settled(
-    rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array
-) -> None:
+def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
     _native.gather_settled(_described(rule), state[0], state[1:], *plan, which, coefficients, out)
 
 
-def settle(
-    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
-) -> None:
+def settle(rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int) -> None:
     _native.settle(_described(rule), state[0], state[1:], last, rows, which, coefficients, now)
 
 

@@ -66,17 +66,13 @@ def _settled(rule: Recurrence, state: list[Array], rows: Array, which: Array, co
     return now
 
 
-def gather_settled(
-    rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array
-) -> None:
+def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
     """out[i] = the weights that row ids[i] would hold if it were settled; `state` is not written."""
     weights = _settled(rule, state, plan.rows, which, coefficients)[0]
     out[plan.order] = np.repeat(weights, np.diff(plan.starts), axis=0)
 
 
-def settle(
-    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
-) -> None:
+def settle(rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int) -> None:
     """Settle the distinct `rows` in place and mark them as touched at `now`."""
     for array, part in zip(state, _settled(rule, state, rows, which, coefficients), strict=True):
         array[rows] = part

@@ -82,10 +82,11 @@ def measure_extend(
     `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted.
     """
     for first, stop in _spans(start, step, len(scale) - 1):
-        position = slice(first & (len(scale) - 1), (first & (len(scale) - 1)) + stop - first)
-        scale[position] *= factors
+        place = first & (len(scale) - 1)
+        entries = slice(place, place + stop - first)
+        scale[entries] *= factors
         if factors[0] != 1.0:
-            polynomial[position, :, 1:] *= factors[0]
+            polynomial[entries, :, 1:] *= factors[0]
     terms = len(to_powers)
     for first, stop in _spans(max(start, step - window), step, len(scale) - 1):
         t = np.arange(first, stop)

@@ -7,8 +7,7 @@ from unhot.rules.measure import Adam, Adamax, AdamW, NAdam
 from unhot.rules.sign import Lion
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    rule.__name__.lower(): rule
-    for rule in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, Lion, Ftrl)
+    rule.__name__.lower(): rule for rule in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, Lion, Ftrl)
 }
 """Every rule by its name in lower case."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -29,11 +28,11 @@ class Hyper(NamedTuple):
 
 def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: float = math.inf, open_: bool = False) -> float:
     """`value` as a float in [least, below), or (least, below) if `open_`; else an error that names it."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        if not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf"):
-            raise TypeError(
-                f"{type(owner).__name__}: `{name}` must be a real number. Received: {value!r} (of type {type(value).__name__})."
-            )
+    plain = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not plain and not (isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iuf"):
+        raise TypeError(
+            f"{type(owner).__name__}: `{name}` must be a real number. Received: {value!r} (of type {type(value).__name__})."
+        )
     number = float(value)
     if not (number > least if open_ else number >= least) or not number < below:
         bracket = "(" if open_ else "["
@@ -59,12 +58,17 @@ class Optimizer:
     SCHEDULED: ClassVar[frozenset[str]] = frozenset({"learning_rate", "weight_decay"})
     """Hyperparameters that the clock records at every step: changing them costs nothing."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A mistyped hyperparameter would otherwise be set without effect.
+        if name not in self.__dataclass_fields__:
+            names = ", ".join(self.__dataclass_fields__)
+            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}. It has: {names}.")
+        super().__setattr__(name, value)
+
     def __post_init__(self) -> None:
         convention = getattr(self, "convention", "keras")
         if convention not in ("keras", "torch"):
-            raise ValueError(
-                f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}."
-            )
+            raise ValueError(f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}.")
         for name, value in self.DEFAULTS.get(convention, {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -93,7 +97,9 @@ class Optimizer:
 
     def fixed(self) -> tuple[Any, ...]:
         """The hyperparameters whose change makes the table settle all rows first."""
-        return tuple(getattr(self, name) for name in _fixed_names(type(self)))
+        values = vars(self)
+        scheduled = self.SCHEDULED
+        return tuple(value for name, value in values.items() if name not in scheduled and name != self.momentum_name)
 
     def follows(self, other: Optimizer) -> bool:
         """Whether a table trained by `other` can go on with this: the same definition of the same rule."""
@@ -108,16 +114,10 @@ class Optimizer:
         """Refuse PyTorch's coupled decay, g + weight_decay w, where it is no recurrence of one row."""
         if self.weight_decay:
             raise ValueError(
-                f"{type(self).__name__}: with convention='torch', `weight_decay` is coupled (L2, added to the gradient): what it"
-                " does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows touched."
+                f"{type(self).__name__}: with convention='torch', `weight_decay` is coupled (L2, added to the gradient). What"
+                " it does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows touched."
                 f" Received: weight_decay={self.weight_decay!r}. {remedy}"
             )
-
-
-@cache
-def _fixed_names(rule: type[Optimizer]) -> tuple[str, ...]:
-    scheduled = rule.SCHEDULED | {rule.momentum_name}
-    return tuple(field.name for field in dataclasses.fields(rule) if field.name not in scheduled)
 
 
 class Recurrence:

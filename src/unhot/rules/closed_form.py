@@ -65,7 +65,7 @@ class Ftrl(Optimizer):
     @property
     def least(self) -> float:
         """X0, the least accumulator^-p + beta."""
-        return float(self.initial_accumulator_value) ** -self.learning_rate_power + self.beta
+        return float(self.initial_accumulator_value**-self.learning_rate_power + self.beta)
 
     def check(self) -> None:
         super().check()

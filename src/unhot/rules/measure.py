@@ -376,7 +376,7 @@ class NesterovMeasure(StepMeasure):
         return Shape(beta, sqrt(self.optimizer.beta_2), self.optimizer.beta_2)
 
     def _momentum(self, step: int, hyper: Hyper) -> float:
-        return hyper.momentum * (1.0 - 0.5 * 0.96 ** (step * self.optimizer.momentum_decay))
+        return hyper.momentum * (1.0 - 0.5 * float(0.96 ** (step * self.optimizer.momentum_decay)))
 
     def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
         now, after = self._momentum(step, hyper), self._momentum(step + 1, hyper)

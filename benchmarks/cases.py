@@ -1,0 +1,156 @@
+"""What is measured: one case is one rival at one task on one size of table; and the lists that `make bench` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+MAIN_ROWS, MAIN_DIM, MAIN_IDS = 1_000_000, 64, 4_096
+LOOKUP_IDS = 65_536
+ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+DIMS = (16, 64, 128)
+IDS = (4_096, 65_536)
+DISTRIBUTIONS = ("zipf", "uniform")
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement; `task` is "step" (lookup and update), "lookup" (of settled rows) or "coefficients" (their share)."""
+
+    rival: str
+    variant: str
+    task: str = "step"
+    rows: int = MAIN_ROWS
+    dim: int = MAIN_DIM
+    ids: int = MAIN_IDS
+    distribution: str = "zipf"
+    threads: int = THREADS
+
+    @property
+    def workload(self) -> tuple[str, int, int, int, str]:
+        """Cases that agree in this are compared with each other."""
+        return "lookup" if self.task == "lookup" else "step", self.rows, self.dim, self.ids, self.distribution
+
+    @property
+    def label(self) -> str:
+        threads = "" if self.threads == THREADS else f", {self.threads} thread" + "s" * (self.threads != 1)
+        return f"{KINDS[self.rival, self.variant].label}{threads}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a rival's variant is called, what it computes, and what it needs.
+
+    `rule` names the replay that its result is checked against (replay.py), `tables` how many arrays of the table's size it
+    holds at its peak, and `dense` whether a step passes over the whole table, so that it costs the same in any state.
+    """
+
+    label: str
+    rule: str
+    tables: float
+    dense: bool = False
+
+
+KINDS: dict[tuple[str, str], Kind] = {
+    ("unhot", "adam"): Kind("unhot Adam", "adam_keras", 3),
+    ("unhot", "adam_torch"): Kind("unhot Adam, torch's form", "adam_torch", 3),
+    ("unhot", "adagrad"): Kind("unhot Adagrad", "adagrad", 2),
+    ("unhot", "sgd"): Kind("unhot SGD", "sgd", 1),
+    ("unhot", "fresh"): Kind("unhot lookup", "take", 1),
+    ("unhot", "out"): Kind("unhot lookup, out=", "take", 1),
+    ("unhot_masked", "adam"): Kind("masked Adam in unhot's kernels", "adam_masked", 3),
+    ("torch", "adam"): Kind("torch Adam", "adam_torch", 6, dense=True),
+    ("torch", "adam_fused"): Kind("torch Adam, fused=True", "adam_torch", 4, dense=True),
+    ("torch", "sparse_adam"): Kind("torch SparseAdam", "adam_masked", 3),
+    ("torch", "adagrad"): Kind("torch Adagrad, sparse", "adagrad", 2),
+    ("torch", "sgd"): Kind("torch SGD, sparse", "sgd", 1),
+    ("torch", "fresh"): Kind("torch.nn.functional.embedding", "take", 1),
+    ("torch", "out"): Kind("torch.index_select, out=", "take", 1),
+    ("fbgemm", "sgd"): Kind("FBGEMM SGD", "sgd", 1),
+    ("fbgemm", "adagrad"): Kind("FBGEMM Adagrad", "adagrad", 2),
+    ("fbgemm", "rowwise_adagrad"): Kind("FBGEMM row-wise Adagrad", "rowwise_adagrad", 1),
+    ("fbgemm", "fresh"): Kind("FBGEMM lookup", "take", 1),
+    ("keras", "torch"): Kind("Keras Adam on torch", "adam_keras", 7, dense=True),
+    ("keras", "jax"): Kind("Keras Adam on JAX", "adam_keras", 6, dense=True),
+    ("keras", "tensorflow"): Kind("Keras Adam on TensorFlow", "adam_keras", 6, dense=True),
+    ("numpy", "fresh"): Kind("numpy.take", "take", 1),
+    ("numpy", "out"): Kind("numpy.take, out=", "take", 1),
+    ("floor", "adam"): Kind("memory floor, Adam", "none", 0),
+    ("floor", "adagrad"): Kind("memory floor, Adagrad", "none", 0),
+    ("floor", "sgd"): Kind("memory floor, SGD", "none", 0),
+    ("floor", "lookup"): Kind("memory floor, lookup", "none", 0),
+}
+
+FLOOR_TABLE_BYTES = 512 << 20
+"""Two arrays of half this are copied to measure the bandwidth, and rows are drawn from one of this size."""
+
+
+def bytes_needed(case: Case) -> int:
+    """Memory at the peak, with the framework itself, the ids and the gradients."""
+    table = case.rows * case.dim * 4
+    if case.rival == "floor":
+        return 2 * FLOOR_TABLE_BYTES + (1 << 28)
+    workload = case.rows * 16 + 24 * case.ids * (case.dim * 4 + 8)
+    return int(table * KINDS[case.rival, case.variant].tables) + workload + (3 << 28)
+
+
+STEPS = [
+    *(("unhot", variant) for variant in ("adam", "adam_torch", "adagrad", "sgd")),
+    ("unhot_masked", "adam"),
+    *(("torch", variant) for variant in ("adam", "adam_fused", "sparse_adam", "adagrad", "sgd")),
+    *(("fbgemm", variant) for variant in ("sgd", "adagrad", "rowwise_adagrad")),
+    *(("keras", variant) for variant in ("torch", "jax", "tensorflow")),
+    *(("floor", variant) for variant in ("adam", "adagrad", "sgd")),
+]
+LOOKUPS = [
+    ("unhot", "fresh"), ("unhot", "out"), ("torch", "fresh"), ("torch", "out"), ("fbgemm", "fresh"),
+    ("numpy", "fresh"), ("numpy", "out"), ("floor", "lookup"),
+]  # fmt: skip
+# Waiting for a second thread can cost more than it brings at these sizes, so FBGEMM and unhot are also given one.
+ALONE = [("unhot", "adam"), ("unhot", "adagrad"), ("unhot", "sgd"), ("fbgemm", "sgd"), ("fbgemm", "adagrad")]
+
+
+def quick() -> Iterator[tuple[Case, int]]:
+    """The cases of the targets, and time against rows; each with the number of its rounds."""
+    main = Case("unhot", "adam")
+    for rival, variant in STEPS:
+        slow = (rival, variant) in {("keras", "torch"), ("torch", "adam")}
+        yield replace(main, rival=rival, variant=variant), 2 if slow else 3
+    for rival, variant in ALONE:
+        yield replace(main, rival=rival, variant=variant, threads=1), 3
+    yield replace(main, task="coefficients"), 3
+    yield replace(main, variant="adam_torch", task="coefficients"), 3
+    for distribution in DISTRIBUTIONS:
+        for rival, variant in LOOKUPS:
+            yield replace(main, rival=rival, variant=variant, task="lookup", ids=LOOKUP_IDS, distribution=distribution), 3
+    for rows in ROWS:
+        case = replace(main, rows=rows, distribution="uniform")
+        yield case, 2
+        for rival, variant in (
+            ("torch", "adam"), ("torch", "sparse_adam"), ("keras", "jax"), ("keras", "tensorflow"), ("floor", "adam"),
+        ):  # fmt: skip
+            if rival != "keras" or rows <= MAIN_ROWS:
+                yield replace(case, rival=rival, variant=variant), 1
+
+
+def full() -> Iterator[tuple[Case, int]]:
+    """The quick list, and every rival on every size."""
+    seen = set()
+    for case, rounds in quick():
+        seen.add(case)
+        yield case, 3 if rounds > 1 else rounds
+    for rows in ROWS:
+        for dim in DIMS:
+            for ids in IDS:
+                for distribution in DISTRIBUTIONS:
+                    size = Case("unhot", "adam", "step", rows, dim, ids, distribution)
+                    every = [replace(size, rival=rival, variant=variant) for rival, variant in STEPS]
+                    every += [replace(size, rival=rival, variant=variant, task="lookup") for rival, variant in LOOKUPS]
+                    for case in every:
+                        if case not in seen:
+                            yield case, 1

@@ -1,0 +1,121 @@
+"""Whether a rival's result is right: dense training of a few sampled rows in NumPy, in float64 and in float32.
+
+A dense optimizer treats rows independently, so that a few rows can be replayed alone, at every step that was made.  Nothing
+here is shared with unhot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+RATES = {"sgd": 0.05, "adagrad": 0.01, "rowwise_adagrad": 0.01}
+ADAM_RATE, BETA_1, BETA_2 = 1e-3, 0.9, 0.999
+EPSILON = {"adam_keras": 1e-7, "adam_torch": 1e-8, "adam_masked": 1e-8, "adagrad": 1e-10, "rowwise_adagrad": 1e-10}
+
+OF_MOVEMENT = 1e-4
+"""Rivals must be as near to the replay as this part of the way that the row has moved, and a few units in the last place:
+they sum repeated gradients in float32 and in an order of their own."""
+
+
+@dataclass
+class Log:
+    """The steps made, as far as the sampled rows go."""
+
+    rows: int
+    sample: npt.NDArray[np.int64]
+    dim: int
+    steps: int = 0
+    events: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._place = np.full(self.rows, -1, np.int32)
+        self._place[self.sample] = np.arange(len(self.sample), dtype=np.int32)
+
+    def add(self, ids: npt.NDArray[np.int64], gradients: Array) -> None:
+        """One more step."""
+        self.steps += 1
+        place = self._place[ids]
+        hits = np.flatnonzero(place >= 0)
+        if len(hits):
+            sums = np.zeros((len(self.sample), self.dim))
+            np.add.at(sums, place[hits], gradients[hits].astype(np.float64))
+            touched = np.unique(place[hits])
+            self.events[self.steps] = touched, sums[touched]
+
+    def replay(self, rule: str, start: Array, dtype: Any) -> Array:
+        """The sampled rows after all steps."""
+        weights = start.astype(dtype)
+        slots = [np.zeros_like(weights), np.zeros_like(weights)]
+        none = np.zeros(0, np.int64), np.zeros((0, self.dim))
+        for step in range(1, self.steps + 1):
+            touched, sums = self.events.get(step, none)
+            _apply(rule, step, weights, slots, touched, sums.astype(dtype))
+        return weights
+
+
+def _apply(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g: Array) -> None:
+    real = w.dtype.type
+    if rule.startswith("adam"):
+        _adam(rule, step, w, slots, touched, g)
+        return
+    if rule == "sgd":
+        w[touched] -= real(RATES[rule]) * g
+        return
+    square = g * g if rule == "adagrad" else np.mean(g * g, axis=1, keepdims=True)
+    slots[0][touched] += square
+    w[touched] -= real(RATES[rule]) * g / (np.sqrt(slots[0][touched]) + real(EPSILON[rule]))
+
+
+def _adam(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g: Array) -> None:
+    real = w.dtype.type
+    m, v = slots
+    first, second = 1.0 - BETA_1**step, 1.0 - BETA_2**step
+    rows: Any = touched if rule == "adam_masked" else slice(None)
+    m[rows] *= real(BETA_1)
+    v[rows] *= real(BETA_2)
+    m[touched] += real(1.0 - BETA_1) * g
+    v[touched] += real(1.0 - BETA_2) * g * g
+    if rule == "adam_torch":
+        w[rows] -= real(ADAM_RATE / first) * m[rows] / (np.sqrt(v[rows]) / real(np.sqrt(second)) + real(EPSILON[rule]))
+    else:
+        w[rows] -= real(ADAM_RATE * np.sqrt(second) / first) * m[rows] / (np.sqrt(v[rows]) + real(EPSILON[rule]))
+
+
+def check(log: Log, rule: str, start: Array, got: Array, *, exact: bool) -> dict[str, float]:
+    """How far `got` is from dense float64 training; AssertionError if it is too far.
+
+    Under `exact`, unhot's own promise holds too: no farther than twice the distance of dense float32 training, and 4 units
+    in the last place.
+    """
+    want = log.replay(rule, start, np.float64)
+    distance = np.abs(got.astype(np.float64) - want)
+    unit = np.spacing(np.abs(want).max(axis=1).astype(np.float32)).astype(np.float64)
+    moved = np.abs(want - start.astype(np.float64)).max(axis=1)
+    allowed = OF_MOVEMENT * moved + 8 * unit
+    worst = int(np.argmax(distance.max(axis=1) / allowed))
+    if not distance.max(axis=1)[worst] <= allowed[worst]:
+        raise AssertionError(
+            f"row {log.sample[worst]} is {distance.max(axis=1)[worst]:.3g} away from the float64 replay of {rule} after"
+            f" {log.steps} steps; it moved by {moved[worst]:.3g}, so {allowed[worst]:.3g} is allowed."
+        )
+    single = float(np.abs(log.replay(rule, start, np.float32).astype(np.float64) - want).max())
+    if exact and not distance.max() <= 2.0 * single + 4.0 * unit.max():
+        raise AssertionError(
+            f"{distance.max():.3g} away from the float64 replay of {rule} after {log.steps} steps; dense float32 training is"
+            f" {single:.3g} away."
+        )
+    touched = {int(row) for rows, _ in log.events.values() for row in rows}
+    return {
+        "distance": float(distance.max()),
+        "distance_of_float32": single,
+        "moved": float(moved.max()),
+        "rows_replayed": float(len(log.sample)),
+        "rows_touched": float(len(touched)),
+        "steps_replayed": float(log.steps),
+    }

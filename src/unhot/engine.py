@@ -1,0 +1,195 @@
+"""The engine of a table: weights, slots and clock, and what reads and writes them.  It checks no arguments, holds no lock."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.kernels import active as kernels
+from unhot.kernels.plan import Plan
+from unhot.rules import Hyper, Optimizer, Recurrence
+
+Array = npt.NDArray[Any]
+
+SETTLE_CHUNK = 1 << 14
+"""Rows settled at a time where all are: it bounds the coefficients held at once."""
+
+ROWS_PER_ENTRY = 64
+"""Rows for each step that the history can hold: its entries then stay below 4 bytes a row in large tables."""
+
+
+class Lateness(NamedTuple):
+    """What is deferred of the rows that some ids name, as found after the given number of writes."""
+
+    writes: int
+    ids: Array
+    plan: Plan
+    which: Array
+    coefficients: Array
+
+
+class Engine:
+    """Weights and slots, each (rows, dim), trained by one rule; reading never writes them.
+
+    `last[row]` is the step of the row's last touch, or None while nothing is deferred; rows for which it is behind `clock`
+    have deferred steps.
+    """
+
+    def __init__(self, weights: Array, optimizer: Optimizer | None) -> None:
+        self.weights = weights
+        self.clock = 0
+        self.rule: Recurrence | None = None
+        self.slots: list[Array] = []
+        self.last: npt.NDArray[np.uint32] | None = None
+        self.behind = False
+        self._writes = 0
+        self._looked_up: Lateness | None = None
+        if optimizer is not None:
+            self._snapshot, self.rule = recurrence(optimizer, weights.dtype, len(weights))
+            self.slots = [
+                np.full(weights.shape, start, weights.dtype) if start else np.zeros(weights.shape, weights.dtype)
+                for start in self.rule.slots.values()
+            ]
+
+    @property
+    def state(self) -> list[Array]:
+        """Weights and slots, in the order of the rule's row state."""
+        return [self.weights, *self.slots]
+
+    def adopt(
+        self, weights: Array, slots: list[Array], clock: int, optimizer: Optimizer | None = None, rule: Recurrence | None = None
+    ) -> None:
+        """Become a settled table with this state, trained by these hyperparameters and their `rule`."""
+        self.weights, self.slots, self.clock = weights, slots, clock
+        if optimizer is not None:
+            self._snapshot, self.rule = optimizer, rule
+        self._all_settled()
+
+    def _all_settled(self) -> None:
+        self.behind = False
+        self._writes += 1
+        if self.last is not None:
+            self.last[:] = self.clock
+        if self.rule is not None:
+            self.rule.restart(self.clock)
+
+    # ------------------------------------------------------------------ reading
+
+    def read(self, ids: Array, out: Array) -> None:
+        """out[i] = the weights that row ids[i] holds once its deferred steps are applied."""
+        if not self.behind:
+            kernels.gather(self.weights, ids, out)
+            return
+        assert self.rule is not None
+        late = self._lateness(ids)
+        kernels.gather_settled(self.rule, self.state, late.plan, late.which, late.coefficients, out)
+
+    def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
+        """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]]."""
+        values = self.weights
+        if self.behind:
+            assert self.rule is not None
+            late = self._lateness(ids)
+            count = len(late.plan.rows)
+            values = np.empty((count, values.shape[1]), values.dtype)
+            once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
+            kernels.gather_settled(self.rule, self.state, once, late.which, late.coefficients, values)
+            ids = np.empty(len(ids), np.int64)
+            ids[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
+        kernels.pool(values, ids, starts, factors, mode, out)
+
+    def _lateness(self, ids: Array) -> Lateness:
+        """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
+        assert self.rule is not None
+        assert self.last is not None
+        known = self._looked_up
+        if known is not None and known.writes == self._writes and np.array_equal(known.ids, ids):
+            return known
+        plan = kernels.group(ids)
+        steps, which = kernels.last_steps(self.last, plan.rows, self.clock)
+        late = Lateness(self._writes, ids.copy(), plan, which, self.rule.coefficients(steps))
+        self._looked_up = late
+        return late
+
+    # ------------------------------------------------------------------ writing
+
+    def follow(self, optimizer: Optimizer, hyper: Hyper) -> None:
+        """Take up hyperparameters that were changed since the last step; what the clock does not record settles all rows."""
+        assert self.rule is not None
+        if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
+            snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights))
+            if not optimizer.follows(self._snapshot) or list(rule.slots) != list(self.rule.slots):
+                raise ValueError(
+                    f"the table was trained with {self._snapshot!r}, whose slots are {list(self.rule.slots)}, and cannot go on"
+                    f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
+                )
+            rule.load_state(self.rule.state())
+            rule.restart(self.clock, hyper.momentum)
+            self.settle_all()
+            self._snapshot, self.rule = snapshot, rule
+        if not self.rule.accepts(hyper):
+            self.settle_all()
+            self.rule.restart(self.clock, hyper.momentum)
+
+    def step(self, ids: Array, gradients: Array, hyper: Hyper) -> None:
+        """Make the step whose flat ids, (n, dim) gradients and hyperparameters are known to be good."""
+        rule, now = self.rule, self.clock + 1
+        assert rule is not None
+        if self.last is None and rule.defers(hyper):
+            self.last = np.full(len(self.weights), self.clock, np.uint32)
+            rule.restart(self.clock, hyper.momentum)
+        scalars = rule.scalars(now, hyper)
+        if self.last is None:
+            kernels.step(rule, self.state, None, kernels.group(ids), None, scalars[:0], scalars, gradients, now)
+        else:
+            late = self._lateness(ids)
+            kernels.step(rule, self.state, self.last, late.plan, late.which, late.coefficients, scalars, gradients, now)
+            rule.advance(now, hyper)
+            self.behind = True
+        self.clock = now
+        self._writes += 1
+        if self.last is not None:
+            self._sweep(rule.period)
+
+    def _sweep(self, period: int) -> None:
+        """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
+        rows, turn = len(self.weights), self.clock % period
+        start, stop = rows * turn // period, rows * (turn + 1) // period
+        if start < stop:
+            self.settle(np.arange(start, stop))
+
+    def settle(self, rows: Array) -> None:
+        """Apply the deferred steps of the distinct `rows`."""
+        if not self.behind:
+            return
+        assert self.rule is not None
+        assert self.last is not None
+        steps, which = kernels.last_steps(self.last, rows, self.clock)
+        if len(steps):
+            kernels.settle(self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock)
+            self._writes += 1
+
+    def settle_all(self) -> None:
+        """Apply all deferred steps, and begin a new history."""
+        if self.behind:
+            for start in range(0, len(self.weights), SETTLE_CHUNK):
+                self.settle(np.arange(start, min(start + SETTLE_CHUNK, len(self.weights))))
+            self._all_settled()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_looked_up": None}
+
+
+def recurrence(optimizer: Optimizer, dtype: np.dtype[Any], rows: int) -> tuple[Optimizer, Recurrence]:
+    """A copy of the hyperparameters as they stand, and the recurrence that follows them in a table of so many rows."""
+    snapshot = copy.copy(optimizer)
+    epsilon = getattr(snapshot, "epsilon", 1.0)
+    if epsilon < np.finfo(dtype).tiny:
+        raise ValueError(
+            f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(dtype).tiny:g} in a {dtype} table, where less"
+            f" counts as 0. Received: {epsilon!r}."
+        )
+    return snapshot, snapshot.recurrence(dtype, rows // ROWS_PER_ENTRY)
