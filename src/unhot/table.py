@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from unhot import memory
 from unhot.bags import as_bags, as_sparse
+from unhot.creation import Init, as_dtype, as_rule, as_size, initial_weights
 from unhot.engine import Engine, recurrence
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, for_kernels, in_range
 from unhot.kernels import active as kernels
@@ -19,7 +20,6 @@ from unhot.rules import Optimizer
 from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
-Init = Literal["uniform", "normal", "zeros"] | Callable[[tuple[int, int]], Any]
 
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
@@ -62,14 +62,14 @@ class Table:
         seed: int | None = None,
         out_of_range: OutOfRange = "raise",
     ) -> None:
-        shape = (_size("rows", rows), _size("dim", dim))
-        kind = _dtype(dtype)
+        shape = (as_size("rows", rows), as_size("dim", dim))
+        kind = as_dtype(dtype)
         if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):
             raise ValueError(
                 f"`init` must be 'uniform', 'normal', 'zeros' or a callable; `from_array` takes an array. Received: {init!r}."
             )
         self._check(shape, kind, optimizer, out_of_range)
-        self._start(_initial(init, shape, kind, seed), optimizer, out_of_range)
+        self._start(initial_weights(init, shape, kind, seed), optimizer, out_of_range)
 
     @classmethod
     def from_array(
@@ -88,8 +88,8 @@ class Table:
         if given.ndim != 2:
             raise ValueError(f"`array` must have two dimensions, (rows, dim). Received: shape {given.shape}.")
         table = cls.__new__(cls)
-        shape = (_size("rows", given.shape[0]), _size("dim", given.shape[1]))
-        dtype = _dtype(given.dtype)
+        shape = (as_size("rows", given.shape[0]), as_size("dim", given.shape[1]))
+        dtype = as_dtype(given.dtype)
         table._check(shape, dtype, optimizer, out_of_range)
         table._start(np.array(given, dtype=dtype, order="C", copy=True), optimizer, out_of_range)
         return table
@@ -98,7 +98,7 @@ class Table:
         """Raise an error for a table that cannot be, before anything large is allocated."""
         slots = 0
         if optimizer is not None:
-            slots = len(recurrence(_rule(optimizer), dtype, 0)[1].slots)
+            slots = len(recurrence(as_rule(optimizer), dtype, 0)[1].slots)
         check_policy(out_of_range, shape[0])
         rows, dim = shape
         memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
@@ -121,7 +121,7 @@ class Table:
     def optimizer(self, optimizer: Optimizer) -> None:
         if self._optimizer is None:
             raise RuntimeError(NO_OPTIMIZER)
-        self._optimizer = _rule(optimizer)
+        self._optimizer = as_rule(optimizer)
 
     @property
     def out_of_range(self) -> OutOfRange:
@@ -416,55 +416,8 @@ class Table:
         self.__dict__.update(state, _lock=ReadWriteLock())
 
 
-def _size(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{name}` must be a positive integer. Received: {value!r} (of type {type(value).__name__}).")
-    if value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
-    return int(value)
-
-
-def _dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    try:
-        kind = np.dtype(np.void if dtype is None else dtype).newbyteorder("=")
-    except TypeError:
-        kind = np.dtype(np.void)
-    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"a table's dtype must be float32 or float64. Received: {dtype!r}.")
-    return kind
-
-
-def _rule(optimizer: Any) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
-            f" {optimizer!r} (of type {type(optimizer).__name__})."
-        )
-    return optimizer
-
-
 def _target(out: Array, *read: Array | None) -> Array:
     """What the kernels write: `out`, or a buffer for it where they cannot, or would overwrite what they read."""
     shared = any(array is not None and np.may_share_memory(out, array) for array in read)
     direct = out.flags.c_contiguous and out.flags.aligned and not shared
     return out if direct else np.empty(out.shape, out.dtype)
-
-
-def _initial(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], seed: int | None) -> Array:
-    generator = np.random.default_rng(seed)
-    if callable(init):
-        weights = np.array(init(shape), dtype=dtype, order="C")
-        if weights.shape != shape:
-            raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {weights.shape}.")
-        return weights
-    if init == "zeros":
-        return np.zeros(shape, dtype)
-    weights = np.empty(shape, dtype)
-    if init == "normal":
-        generator.standard_normal(dtype=dtype.type, out=weights)
-        weights *= 0.05
-    else:
-        generator.random(dtype=dtype.type, out=weights)
-        weights -= 0.5
-        weights *= 0.1
-    return weights

@@ -115,8 +115,8 @@ class Optimizer:
         if self.weight_decay:
             raise ValueError(
                 f"{type(self).__name__}: with convention='torch', `weight_decay` is coupled (L2, added to the gradient). What"
-                " it does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows touched."
-                f" Received: weight_decay={self.weight_decay!r}. {remedy}"
+                " it does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows"
+                f" touched. Received: weight_decay={self.weight_decay!r}. {remedy}"
             )
 
 

@@ -1,0 +1,65 @@
+"""The beginnings of a table: its size, its dtype, its rule and its initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.rules import Optimizer
+
+Array = npt.NDArray[Any]
+Init = Literal["uniform", "normal", "zeros"] | Callable[[tuple[int, int]], Any]
+
+
+def as_size(name: str, value: Any) -> int:
+    """`value` if it is a positive integer, else an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"`{name}` must be a positive integer. Received: {value!r} (of type {type(value).__name__}).")
+    if value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {value!r}.")
+    return int(value)
+
+
+def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 or float64 in the machine's byte order, else an error."""
+    try:
+        kind = np.dtype(np.void if dtype is None else dtype).newbyteorder("=")
+    except TypeError:
+        kind = np.dtype(np.void)
+    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"a table's dtype must be float32 or float64. Received: {dtype!r}.")
+    return kind
+
+
+def as_rule(optimizer: Any) -> Optimizer:
+    """`optimizer` if it is one of unhot's rules, else an error."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
+            f" {optimizer!r} (of type {type(optimizer).__name__})."
+        )
+    return optimizer
+
+
+def initial_weights(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], seed: int | None) -> Array:
+    """The weights that `init` asks for; see `Table`."""
+    generator = np.random.default_rng(seed)
+    if callable(init):
+        weights = np.array(init(shape), dtype=dtype, order="C")
+        if weights.shape != shape:
+            raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {weights.shape}.")
+        return weights
+    if init == "zeros":
+        return np.zeros(shape, dtype)
+    weights = np.empty(shape, dtype)
+    if init == "normal":
+        generator.standard_normal(dtype=dtype.type, out=weights)
+        weights *= 0.05
+    else:
+        generator.random(dtype=dtype.type, out=weights)
+        weights -= 0.5
+        weights *= 0.1
+    return weights
