@@ -77,7 +77,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("fbgemm", "fresh"): Kind("FBGEMM lookup", "take", 1),
     ("keras", "torch"): Kind("Keras Adam on torch", "adam_keras", 7, dense=True),
     ("keras", "jax"): Kind("Keras Adam on JAX", "adam_keras", 6, dense=True),
-    ("keras", "tensorflow"): Kind("Keras Adam on TensorFlow", "adam_keras", 6, dense=True),
+    ("keras", "tensorflow"): Kind("Keras Adam on TensorFlow", "adam_keras_tensorflow", 6, dense=True),
     ("numpy", "fresh"): Kind("numpy.take", "take", 1),
     ("numpy", "out"): Kind("numpy.take, out=", "take", 1),
     ("floor", "adam"): Kind("memory floor, Adam", "none", 0),

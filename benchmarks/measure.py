@@ -53,12 +53,14 @@ class Reader(Protocol):
 def warm_steps(case: Case) -> int:
     """Steps before the timed ones.
 
-    Where steps are deferred: three for each time that the ids would fill the table, so that the rows touched have been touched
-    before, most of them long ago.  A dense step costs the same in every state, and a sparse one too once its state is in memory.
+    Where steps are deferred: three for each time that the ids would fill the table, so that most rows touched have been
+    touched before, many of them long ago.  A dense step costs the same in every state, and so does a sparse one once its
+    state is in memory.
     """
     if KINDS[case.rival, case.variant].dense:
         return WARM_DENSE
-    return max(WARM_SPARSE, ceil(3 * case.rows / case.ids)) if case.rival == "unhot" else WARM_SPARSE
+    deferring = case.rival == "unhot" and case.variant.startswith("adam")
+    return max(WARM_SPARSE, ceil(3 * case.rows / case.ids)) if deferring else WARM_SPARSE
 
 
 def timed_steps(case: Case) -> int:

@@ -16,7 +16,14 @@ Array = npt.NDArray[Any]
 
 RATES = {"sgd": 0.05, "adagrad": 0.01, "rowwise_adagrad": 0.01}
 ADAM_RATE, BETA_1, BETA_2 = 1e-3, 0.9, 0.999
-EPSILON = {"adam_keras": 1e-7, "adam_torch": 1e-8, "adam_masked": 1e-8, "adagrad": 1e-10, "rowwise_adagrad": 1e-10}
+EPSILON = {
+    "adam_keras": 1e-7,
+    "adam_keras_tensorflow": 1e-7,
+    "adam_torch": 1e-8,
+    "adam_masked": 1e-8,
+    "adagrad": 1e-10,
+    "rowwise_adagrad": 1e-10,
+}
 
 OF_MOVEMENT = 1e-4
 """Rivals must be as near to the replay as this part of the way that the row has moved, and a few units in the last place:
@@ -31,7 +38,8 @@ class Log:
     sample: npt.NDArray[np.int64]
     dim: int
     steps: int = 0
-    events: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    events: dict[int, tuple[Array, Array, Array]] = field(default_factory=dict)
+    """By step: the sampled rows touched, the sums of their gradients, and the sums of their gradients' squares."""
 
     def __post_init__(self) -> None:
         self._place = np.full(self.rows, -1, np.int32)
@@ -43,36 +51,40 @@ class Log:
         place = self._place[ids]
         hits = np.flatnonzero(place >= 0)
         if len(hits):
-            sums = np.zeros((len(self.sample), self.dim))
-            np.add.at(sums, place[hits], gradients[hits].astype(np.float64))
+            given = gradients[hits].astype(np.float64)
+            sums, squares = np.zeros((2, len(self.sample), self.dim))
+            np.add.at(sums, place[hits], given)
+            np.add.at(squares, place[hits], given * given)
             touched = np.unique(place[hits])
-            self.events[self.steps] = touched, sums[touched]
+            self.events[self.steps] = touched, sums[touched], squares[touched]
 
     def replay(self, rule: str, start: Array, dtype: Any) -> Array:
         """The sampled rows after all steps."""
         weights = start.astype(dtype)
         slots = [np.zeros_like(weights), np.zeros_like(weights)]
-        none = np.zeros(0, np.int64), np.zeros((0, self.dim))
+        none = np.zeros(0, np.int64), np.zeros((0, self.dim)), np.zeros((0, self.dim))
         for step in range(1, self.steps + 1):
-            touched, sums = self.events.get(step, none)
-            _apply(rule, step, weights, slots, touched, sums.astype(dtype))
+            touched, sums, squares = self.events.get(step, none)
+            g = sums.astype(dtype)
+            square = squares.astype(dtype) if rule == "adam_keras_tensorflow" else g * g
+            if rule.startswith("adam"):
+                _adam(rule, step, weights, slots, touched, g, square)
+            else:
+                _sum_of_squares(rule, weights, slots[0], touched, g, square)
         return weights
 
 
-def _apply(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g: Array) -> None:
+def _sum_of_squares(rule: str, w: Array, total: Array, touched: Array, g: Array, square: Array) -> None:
+    """SGD, and the two forms of Adagrad."""
     real = w.dtype.type
-    if rule.startswith("adam"):
-        _adam(rule, step, w, slots, touched, g)
-        return
     if rule == "sgd":
         w[touched] -= real(RATES[rule]) * g
         return
-    square = g * g if rule == "adagrad" else np.mean(g * g, axis=1, keepdims=True)
-    slots[0][touched] += square
-    w[touched] -= real(RATES[rule]) * g / (np.sqrt(slots[0][touched]) + real(EPSILON[rule]))
+    total[touched] += square if rule == "adagrad" else np.mean(square, axis=1, keepdims=True)
+    w[touched] -= real(RATES[rule]) * g / (np.sqrt(total[touched]) + real(EPSILON[rule]))
 
 
-def _adam(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g: Array) -> None:
+def _adam(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g: Array, square: Array) -> None:
     real = w.dtype.type
     m, v = slots
     first, second = 1.0 - BETA_1**step, 1.0 - BETA_2**step
@@ -80,7 +92,7 @@ def _adam(rule: str, step: int, w: Array, slots: list[Array], touched: Array, g:
     m[rows] *= real(BETA_1)
     v[rows] *= real(BETA_2)
     m[touched] += real(1.0 - BETA_1) * g
-    v[touched] += real(1.0 - BETA_2) * g * g
+    v[touched] += real(1.0 - BETA_2) * square
     if rule == "adam_torch":
         w[rows] -= real(ADAM_RATE / first) * m[rows] / (np.sqrt(v[rows]) / real(np.sqrt(second)) + real(EPSILON[rule]))
     else:
@@ -110,7 +122,7 @@ def check(log: Log, rule: str, start: Array, got: Array, *, exact: bool) -> dict
             f"{distance.max():.3g} away from the float64 replay of {rule} after {log.steps} steps; dense float32 training is"
             f" {single:.3g} away."
         )
-    touched = {int(row) for rows, _ in log.events.values() for row in rows}
+    touched = {int(row) for rows, *_ in log.events.values() for row in rows}
     return {
         "distance": float(distance.max()),
         "distance_of_float32": single,

@@ -31,7 +31,7 @@ class Trained:
         return unhot.Adam(replay.ADAM_RATE, convention="torch" if case.variant == "adam_torch" else "keras")
 
     def preload(self) -> None:
-        for slot in self.table._slots:
+        for slot in self.table._engine.slots:
             slot += 0
 
     def tensor(self, array: Any) -> Any:
@@ -62,15 +62,13 @@ class Settled:
         return self.table.lookup(ids, out=self._out)
 
     def weights(self, rows: Any) -> Any:
-        return self.table._weights[rows]
+        return self.table._engine.weights[rows]
 
 
 def _set_threads(threads: int) -> None:
     import unhot
 
-    set_num_threads = getattr(unhot, "set_num_threads", None)
-    if set_num_threads:
-        set_num_threads(threads)
+    unhot.set_num_threads(threads)
 
 
 def make(case: Case) -> Any:
@@ -104,17 +102,14 @@ class Stopwatch:
 
 def coefficients(case: Case, round_: int, seconds: float, make: Callable[[Case], Trained]) -> dict[str, Any]:
     """The share of lookup and step that goes into coefficients, the same for all rows: history, scalars, deferred steps."""
-    from unhot.kernels import active
-
     watch = Stopwatch()
-    watch.wrap(active, "coefficients")
     shares: list[float] = []
 
     class Watched(Trained):
         def __init__(self, case: Case) -> None:
             super().__init__(case)
-            watch.wrap(self.table._rule, "scalars")
-            watch.wrap(self.table._rule, "advance")
+            for name in ("coefficients", "scalars", "advance"):
+                watch.wrap(self.table._engine.rule, name)
 
         def step(self, ids: Any, gradients: Any) -> None:
             watch.seconds = 0.0

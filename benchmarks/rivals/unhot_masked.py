@@ -22,9 +22,10 @@ class Masked(unhot_.Trained):
         return unhot.Adam(replay.ADAM_RATE, epsilon=replay.EPSILON["adam_masked"])
 
     def step(self, ids: Any, gradients: Any) -> None:
-        self.table._rule.defers = _never
+        engine = self.table._engine
+        engine.rule.defers = _never
         super().step(ids, gradients)
-        assert self.table._last is None
+        assert engine.last is None
 
 
 def _never(hyper: Any) -> bool:

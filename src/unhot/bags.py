@@ -62,7 +62,7 @@ def as_sparse(x: Any, rows: int, dtype: np.dtype[Any]) -> tuple[Array, Array, Ar
     _check_matrix(dense.shape, dense.dtype, rows)
     row, columns = np.nonzero(dense)
     starts = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(dense)))]).astype(np.int64)
-    return starts, columns, dense[row, columns].astype(np.float64)
+    return starts, for_kernels(columns), dense[row, columns].astype(np.float64)
 
 
 def _csr(x: Any) -> tuple[Array, Array, Array]:

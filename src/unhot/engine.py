@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ class Engine:
         """Take up hyperparameters that were changed since the last step; what the clock does not record settles all rows."""
         assert self.rule is not None
         if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
-            snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights))
+            snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights), self.rule.slots)
             if not optimizer.follows(self._snapshot) or list(rule.slots) != list(self.rule.slots):
                 raise ValueError(
                     f"the table was trained with {self._snapshot!r}, whose slots are {list(self.rule.slots)}, and cannot go on"
@@ -183,8 +184,13 @@ class Engine:
         return {**self.__dict__, "_looked_up": None}
 
 
-def recurrence(optimizer: Optimizer, dtype: np.dtype[Any], rows: int) -> tuple[Optimizer, Recurrence]:
-    """A copy of the hyperparameters as they stand, and the recurrence that follows them in a table of so many rows."""
+def recurrence(
+    optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()
+) -> tuple[Optimizer, Recurrence]:
+    """A copy of the hyperparameters as they stand, and the recurrence that follows them in a table of so many rows.
+
+    A momentum that stands at 0 for now keeps its slot if `slots`, those of the table so far, have one.
+    """
     snapshot = copy.copy(optimizer)
     epsilon = getattr(snapshot, "epsilon", 1.0)
     if epsilon < np.finfo(dtype).tiny:
@@ -192,4 +198,7 @@ def recurrence(optimizer: Optimizer, dtype: np.dtype[Any], rows: int) -> tuple[O
             f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(dtype).tiny:g} in a {dtype} table, where less"
             f" counts as 0. Received: {epsilon!r}."
         )
-    return snapshot, snapshot.recurrence(dtype, rows // ROWS_PER_ENTRY)
+    made = copy.copy(snapshot)
+    if "momentum" in slots and not getattr(made, "momentum", 1.0):
+        made.momentum = 0.5  # any above 0: each step says which it is
+    return snapshot, made.recurrence(dtype, rows // ROWS_PER_ENTRY)

@@ -53,7 +53,8 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
         if f"hyper.{field.name}" in state:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
-    _, rule = recurrence(optimizer, table.dtype, table.rows)
+    held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
+    _, rule = recurrence(optimizer, table.dtype, table.rows, held)
     slots = [_array(state, f"slot.{name}", table) for name in rule.slots]
     if "largest_velocity" in rule.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.

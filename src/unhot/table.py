@@ -75,7 +75,11 @@ class Table:
     def from_array(
         cls, array: npt.ArrayLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise"
     ) -> Table:
-        """A table with a copy of `array`, (rows, dim) of float32 or float64, as its weights.
+        """A table with a copy of `array` as its weights.
+
+        Args:
+            array: (rows, dim), of float32 or float64.
+            optimizer, out_of_range: as for `Table`.
 
         Errors: as for `Table`.
 
@@ -104,7 +108,7 @@ class Table:
         memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
 
     def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
-        self.rows, self.dim = weights.shape
+        self.rows, self.dim = map(int, weights.shape)
         self.dtype = weights.dtype
         self._optimizer = optimizer
         self.out_of_range = out_of_range
@@ -406,10 +410,20 @@ class Table:
         # Two tables that shared their rows would not share the clock and the lock.
         return copy.deepcopy(self)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
+        table = memo[id(self)] = object.__new__(type(self))
+        with self._lock.reading():
+            table.__setstate__(copy.deepcopy(self._held(), memo))
+        return table
+
     def __repr__(self) -> str:
         return f"Table({self.rows}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
+        with self._lock.reading():
+            return copy.deepcopy(self._held())  # it is written after the lock was let go
+
+    def _held(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,0 +1,111 @@
+"""What unhot is to reach, as data: which measurements are divided by which, and the bound of the ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cases import LOOKUP_IDS, Case
+
+Seconds = Callable[[Case], float | None]
+
+STEP = Case("unhot", "adam")
+LOOKUP = replace(STEP, task="lookup", ids=LOOKUP_IDS)
+
+
+def _step(rival: str, variant: str, **changes: Any) -> Case:
+    return replace(STEP, rival=rival, variant=variant, **changes)
+
+
+def _either(rival: str, variant: str) -> tuple[Case, ...]:
+    """With two threads and with one: the faster counts, for both sides."""
+    return _step(rival, variant), _step(rival, variant, threads=1)
+
+
+def _lookup(rival: str, variant: str, distribution: str) -> tuple[Case, ...]:
+    return (replace(LOOKUP, rival=rival, variant=variant, distribution=distribution),)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The fastest of the `above` over the fastest of the `below` is to be at least, or at most, `limit`."""
+
+    text: str
+    above: tuple[Case, ...]
+    below: tuple[Case, ...]
+    limit: float
+    at_least: bool
+    percent: bool = False
+
+    def measured(self, seconds: Seconds) -> float | None:
+        above = [s for s in map(seconds, self.above) if s is not None]
+        below = [s for s in map(seconds, self.below) if s is not None]
+        if not above or (self.below and not below):
+            return None
+        return min(above) / min(below) if self.below else min(above)
+
+    def reached(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def margin(self, value: float) -> float:
+        """1 is just reached; more is better."""
+        return value / self.limit if self.at_least else self.limit / value
+
+    def written(self, value: float) -> str:
+        if self.percent:
+            return f"{100 * value:.1f} %"
+        return f"{value:.0f} x" if value >= 20 else f"{value:.2f} x"
+
+    @property
+    def goal(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.written(self.limit)}"
+
+
+TARGETS = (
+    Target(
+        "torch's dense Adam over exact Adam",
+        (_step("torch", "adam"),), (_step("unhot", "adam_torch"),), 300, at_least=True,
+    ),
+    Target(
+        "torch's SparseAdam over exact Adam",
+        (_step("torch", "sparse_adam"),), (_step("unhot", "adam_torch"),), 2, at_least=True,
+    ),
+    Target("FBGEMM's Adagrad over Adagrad", _either("fbgemm", "adagrad"), _either("unhot", "adagrad"), 2, at_least=True),
+    Target("FBGEMM's SGD over SGD", _either("fbgemm", "sgd"), _either("unhot", "sgd"), 1, at_least=True),
+    Target(
+        "exact Adam over masked Adam in the same kernels",
+        (_step("unhot", "adam"),), (_step("unhot_masked", "adam"),), 1.8, at_least=False,
+    ),
+    Target(
+        "exact Adam in torch's form over masked Adam",
+        (_step("unhot", "adam_torch"),), (_step("unhot_masked", "adam"),), 1.8, at_least=False,
+    ),
+    Target(
+        "exact Adam: 10^7 rows over 10^5, uniform ids",
+        (_step("unhot", "adam", rows=10_000_000, distribution="uniform"),),
+        (_step("unhot", "adam", rows=100_000, distribution="uniform"),), 2, at_least=False,
+    ),
+    Target(
+        "coefficients' share of a step of exact Adam",
+        (_step("unhot", "adam", task="coefficients"),), (), 0.05, at_least=False, percent=True,
+    ),
+    Target(
+        "coefficients' share of a step in torch's form",
+        (_step("unhot", "adam_torch", task="coefficients"),), (), 0.05, at_least=False, percent=True,
+    ),
+    *(
+        Target(
+            f"lookup of settled rows, out=, over the memory floor, {distribution} ids",
+            _lookup("unhot", "out", distribution), _lookup("floor", "lookup", distribution), 1.3, at_least=False,
+        )
+        for distribution in ("zipf", "uniform")
+    ),
+    *(
+        Target(
+            f"lookup of settled rows over torch's functional.embedding, {distribution} ids",
+            _lookup("unhot", "fresh", distribution), _lookup("torch", "fresh", distribution), 1, at_least=False,
+        )
+        for distribution in ("zipf", "uniform")
+    ),
+)  # fmt: skip

@@ -1,0 +1,6 @@
+"""Settings of the whole test suite."""
+
+from hypothesis import settings
+
+settings.register_profile("unhot", deadline=None, max_examples=60, print_blob=True)
+settings.load_profile("unhot")
