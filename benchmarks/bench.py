@@ -22,9 +22,6 @@ MODULES = {
     "numpy": "numpy_", "floor": "floor",
 }  # fmt: skip
 
-DISTURBED = 0.25
-"""CPUs kept busy by others while a round was timed, from which on it is measured again."""
-
 ATTEMPTS = 3
 TIMEOUT = 1800.0
 
@@ -76,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--rounds", type=int, help="processes for each case, instead of 1 to 3")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed at most in each process")
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds to wait for a quiet machine before each process")
+    parser.add_argument("--patience", type=float, default=10.0, help="seconds to wait for a quiet machine before each process")
     parser.add_argument("--strict", action="store_true", help="exit with 1 also if a target is missed")
     parser.add_argument("--resume", type=Path, metavar="JSON", help="keep the results of this file, measure what it lacks")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), metavar="FOLDER")
@@ -107,7 +104,7 @@ def _measure(results: report.Results, case: Case, round_: int, arguments: argpar
             return
         if best is None or result["others_busy"] < best["others_busy"]:
             best = result
-        if best["others_busy"] < DISTURBED:
+        if best["others_busy"] < report.DISTURBED:
             break
     assert best is not None
     results.rounds.setdefault(case, []).append({"round": round_, **best})

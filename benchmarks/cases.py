@@ -115,25 +115,33 @@ LOOKUPS = [
 ALONE = [("unhot", "adam"), ("unhot", "adagrad"), ("unhot", "sgd"), ("fbgemm", "sgd"), ("fbgemm", "adagrad")]
 
 
+# What no target is about is measured less often.
+TWICE = {("torch", "adam_fused"), ("torch", "adam"), ("fbgemm", "rowwise_adagrad")}
+ONCE = {("keras", "torch"), ("keras", "jax"), ("keras", "tensorflow"), ("torch", "adagrad"), ("torch", "sgd")}
+AGAINST_ROWS = [
+    ("torch", "adam"), ("torch", "sparse_adam"), ("keras", "torch"), ("keras", "jax"), ("keras", "tensorflow"),
+    ("floor", "adam"),
+]  # fmt: skip
+
+
 def quick() -> Iterator[tuple[Case, int]]:
     """The cases of the targets, and time against rows; each with the number of its rounds."""
     main = Case("unhot", "adam")
-    for rival, variant in STEPS:
-        slow = (rival, variant) in {("keras", "torch"), ("torch", "adam")}
-        yield replace(main, rival=rival, variant=variant), 2 if slow else 3
+    for name in STEPS:
+        yield replace(main, rival=name[0], variant=name[1]), 1 if name in ONCE else 2 if name in TWICE else 3
     for rival, variant in ALONE:
         yield replace(main, rival=rival, variant=variant, threads=1), 3
-    yield replace(main, task="coefficients"), 3
-    yield replace(main, variant="adam_torch", task="coefficients"), 3
+    for variant in ("adam", "adam_torch"):
+        yield replace(main, variant=variant, task="coefficients"), 3
     for distribution in DISTRIBUTIONS:
+        lookup = replace(main, task="lookup", ids=LOOKUP_IDS, distribution=distribution)
         for rival, variant in LOOKUPS:
-            yield replace(main, rival=rival, variant=variant, task="lookup", ids=LOOKUP_IDS, distribution=distribution), 3
+            yield replace(lookup, rival=rival, variant=variant), 1 if rival in ("numpy", "fbgemm") else 3
     for rows in ROWS:
         case = replace(main, rows=rows, distribution="uniform")
-        yield case, 2
-        for rival, variant in (
-            ("torch", "adam"), ("torch", "sparse_adam"), ("keras", "jax"), ("keras", "tensorflow"), ("floor", "adam"),
-        ):  # fmt: skip
+        yield case, 3
+        yield replace(case, variant="adam_torch"), 1
+        for rival, variant in AGAINST_ROWS:
             if rival != "keras" or rows <= MAIN_ROWS:
                 yield replace(case, rival=rival, variant=variant), 1
 
@@ -143,7 +151,7 @@ def full() -> Iterator[tuple[Case, int]]:
     seen = set()
     for case, rounds in quick():
         seen.add(case)
-        yield case, 3 if rounds > 1 else rounds
+        yield case, rounds
     for rows in ROWS:
         for dim in DIMS:
             for ids in IDS:

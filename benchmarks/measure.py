@@ -16,9 +16,9 @@ from cases import KINDS, Case
 from replay import Log, check
 from workloads import Workload
 
-WARM_DENSE = 3
+WARM_DENSE = 2
 WARM_SPARSE = 30
-LEAST_TIMED = 5
+LEAST_TIMED = 4
 
 
 class Stepper(Protocol):

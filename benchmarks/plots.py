@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from cases import ROWS, Case
@@ -29,7 +30,7 @@ def draw(results: Results, path: Path) -> Path | None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 5.5), layout="constrained", width_ratios=(1, 1.25))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(15, 6), layout="constrained", width_ratios=(1.1, 1))
     _curves(left, results)
     _bars(right, results)
     figure.savefig(path, dpi=130)
@@ -61,10 +62,11 @@ def _bars(axes: Any, results: Results) -> None:
         axes.barh(place, margin - 1, left=1, color="tab:green" if target.reached(value) else "tab:red", alpha=0.75)
         text = f" {target.written(value)} (goal {target.goal}) "
         axes.text(margin, place, text, va="center", ha="left" if margin >= 1 else "right", fontsize=8)
-    axes.set_yticks(range(len(shown)), [target.text for target, _ in shown], fontsize=8)
-    axes.set_xscale("log")
+    axes.set_yticks(range(len(shown)), [fill(target.text, 40) for target, _ in shown], fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     margins = [target.margin(value) for target, value in shown] or [1.0]
-    axes.set_xlim(min(0.25, min(margins) / 6), max(4.0, max(margins) * 6))
+    axes.set_xlim(min(0.25, min(margins) / 3), max(4.0, max(margins) * 3))
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("measured against the goal (right of 1: reached)")
-    axes.set_title("Targets: 10^6 rows, dim 64, 4,096 Zipf ids if not said otherwise")
+    axes.set_title("Targets (10^6 rows, dim 64, 4,096 Zipf ids if not said otherwise)", fontsize=11)

@@ -10,6 +10,9 @@ from typing import Any
 from cases import KINDS, THREADS, Case
 from targets import TARGETS
 
+DISTURBED = 0.25
+"""CPUs kept busy by others while a round was timed, from which on it is measured again, or at least marked."""
+
 
 @dataclass
 class Results:
@@ -62,23 +65,28 @@ def counterpart(case: Case) -> Case:
     return replace(case, rival="unhot", variant=variant, threads=THREADS)
 
 
-def tables(results: Results) -> str:
-    """For each size: milliseconds, their spread, the ratio to unhot's time, and the peak memory."""
-    groups: dict[Any, list[Case]] = {}
+def groups(results: Results) -> dict[Any, list[Case]]:
+    """The cases by size; those of the same size are compared with each other."""
+    cases: dict[Any, list[Case]] = {}
     for case in [*results.rounds, *results.not_run, *results.failed]:
         if case.task != "coefficients":
-            groups.setdefault(case.workload, []).append(case)
-    return "\n\n".join(_table(results, workload, cases) for workload, cases in groups.items())
+            cases.setdefault(case.workload, []).append(case)
+    return cases
 
 
-def _table(results: Results, workload: Any, cases: list[Case]) -> str:
+def heading(workload: Any) -> str:
     task, rows, dim, ids, distribution = workload
     what = "lookup + step" if task == "step" else "lookup of settled rows"
-    lines = [
-        f"{what}: {rows:,} rows, dim {dim}, {ids:,} {distribution} ids",
-        f"  {'':38} {'ms':>9} {'quartiles':>17} {'of the rounds':>17} {'x unhot':>8} {'peak MiB':>9}",
-    ]
-    return "\n".join(lines + [_line(results, case) for case in cases])
+    return f"{what}: {rows:,} rows, dim {dim}, {ids:,} {distribution} ids"
+
+
+def tables(results: Results) -> str:
+    """For each size: milliseconds, their spread, the ratio to unhot's time, and the peak memory."""
+    columns = f"  {'':38} {'ms':>9} {'quartiles':>17} {'of the rounds':>17} {'x unhot':>8} {'peak MiB':>9}"
+    return "\n\n".join(
+        "\n".join([heading(workload), columns, *(_line(results, case) for case in cases)])
+        for workload, cases in groups(results).items()
+    )
 
 
 def _line(results: Results, case: Case) -> str:
@@ -88,24 +96,28 @@ def _line(results: Results, case: Case) -> str:
         return f"  {case.label:38} not run: {results.not_run[case]}"
     rounds, seconds = results.rounds[case], results.seconds(case)
     assert seconds is not None
-    ours = results.seconds(counterpart(case))
-    ratio = _ratio(seconds / ours) if ours else ""
     middles = [r["seconds"] for r in rounds]
-    spread = f"{_ms(min(middles))}-{_ms(max(middles))}" if len(rounds) > 1 else ""
+    spread = f"{milliseconds(min(middles))}-{milliseconds(max(middles))}" if len(rounds) > 1 else ""
+    disturbed = "  (disturbed)" if median(r["others_busy"] for r in rounds) > DISTURBED else ""
     if case.rival == "floor":
-        random_rows = median(r["seconds_random_rows"] for r in rounds)
-        return f"  {case.label:38} {_ms(seconds):>9} {'':>17} {spread:>17} {ratio:>8}   at random rows {_ms(random_rows)} ms"
-    quartiles = "-".join(_ms(median(r["quartiles"][i] for r in rounds)) for i in (0, 1))
-    peak = max(r["peak_bytes"] for r in rounds) >> 20
-    disturbed = "  (disturbed)" if median(r["others_busy"] for r in rounds) > 0.25 else ""
-    return f"  {case.label:38} {_ms(seconds):>9} {quartiles:>17} {spread:>17} {ratio:>8} {peak:>9,}{disturbed}"
+        quartiles, peak = "", f"  at random rows {milliseconds(median(r['seconds_random_rows'] for r in rounds))} ms"
+    else:
+        quartiles = "-".join(milliseconds(median(r["quartiles"][i] for r in rounds)) for i in (0, 1))
+        peak = f"{max(r['peak_bytes'] for r in rounds) >> 20:>9,}"
+    head = f"  {case.label:38} {milliseconds(seconds):>9} {quartiles:>17} {spread:>17}"
+    return f"{head} {ratio(results, case):>8} {peak}{disturbed}"
 
 
-def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3f}" if seconds < 0.1 else f"{1e3 * seconds:.0f}"
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
 
 
-def _ratio(value: float) -> str:
+def ratio(results: Results, case: Case) -> str:
+    """How many times the time of unhot's counterpart this is, where that was measured."""
+    seconds, ours = results.seconds(case), results.seconds(counterpart(case))
+    if not seconds or not ours:
+        return ""
+    value = seconds / ours
     return f"{value:.0f}" if value >= 20 else f"{value:.2f}"
 
 
@@ -127,5 +139,6 @@ def targets_to_dict(results: Results) -> list[dict[str, Any]]:
     for target in TARGETS:
         value = target.measured(results.seconds)
         reached = None if value is None else target.reached(value)
-        lines.append({"target": target.text, "goal": target.goal, "measured": value, "reached": reached})
+        written = "" if value is None else target.written(value)
+        lines.append({"target": target.text, "goal": target.goal, "measured": value, "written": written, "reached": reached})
     return lines

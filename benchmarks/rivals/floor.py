@@ -13,7 +13,6 @@ than both.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,26 +26,24 @@ ARRAYS = {"sgd": 1, "adagrad": 2, "adam": 3}
 REPEATS = 15
 
 
-def _bandwidth(threads: int, moved: int, work: Callable[[int], Any]) -> float:
-    """Bytes per second: the median of several runs of `work` in `threads` threads that move `moved` bytes together."""
+def _bandwidth(threads: int, moved: int, work: Callable[[int], Any]) -> tuple[float, float]:
+    """Bytes per second, the median of several runs of `work` in `threads` threads that move `moved` bytes together; and the
+    CPUs that other processes kept busy meanwhile.
+    """
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
-        times = []
-        for _ in range(REPEATS):
-            before = time.perf_counter()
-            list(pool.map(work, range(threads)))
-            times.append(time.perf_counter() - before)
-    return moved / float(np.median(times))
+        times, busy = measure.timed(lambda _: list(pool.map(work, range(threads))), REPEATS, float("inf"))
+    return moved / float(np.median(times)), busy
 
 
-def copy_bandwidth(threads: int) -> float:
+def copy_bandwidth(threads: int) -> tuple[float, float]:
     source = np.ones(FLOOR_TABLE_BYTES // 2, np.uint8)
     target = np.zeros_like(source)
-    parts = [(a, b) for a, b in zip(np.array_split(source, threads), np.array_split(target, threads), strict=True)]
-    return _bandwidth(threads, 2 * source.nbytes, lambda i: np.copyto(parts[i][1], parts[i][0]))
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    return _bandwidth(threads, 2 * source.nbytes, lambda i: np.copyto(*parts[i]))
 
 
-def row_bandwidth(threads: int, dim: int) -> float:
+def row_bandwidth(threads: int, dim: int) -> tuple[float, float]:
     table = np.ones((FLOOR_TABLE_BYTES // (4 * dim), dim), np.float32)
     ids = np.random.default_rng(0).integers(0, len(table), (threads, 32_768))
     outs = np.zeros((*ids.shape, dim), np.float32)
@@ -54,13 +51,14 @@ def row_bandwidth(threads: int, dim: int) -> float:
 
 
 def floor(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
+    """The floor of one case; its result has no rows to check."""
     workload = Workload(case, round_)
     distinct = float(np.mean([len(np.unique(workload.timed())) for _ in range(10)]))
     row = case.dim * 4
     moved = case.ids * row + distinct * row
     if case.task == "step":
         moved = 2 * case.ids * row + 2 * ARRAYS[case.variant] * distinct * row
-    copying, rows = copy_bandwidth(case.threads), row_bandwidth(case.threads, case.dim)
+    (copying, busy), (rows, also_busy) = copy_bandwidth(case.threads), row_bandwidth(case.threads, case.dim)
     return {
         "seconds": moved / copying,
         "seconds_random_rows": moved / rows,
@@ -68,7 +66,7 @@ def floor(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
         "distinct_rows": distinct,
         "copy_bandwidth": copying,
         "random_row_bandwidth": rows,
-        "others_busy": 0.0,
+        "others_busy": max(busy, also_busy),
     }
 
 

@@ -81,7 +81,8 @@ class OnTensorFlow:
         layer, optimizer = self.layer, _ = _layer(case)
         variables = layer.trainable_variables
 
-        @tf.function
+        # Compiled by XLA, as keras/src/trainers/trainer.py chooses by default.
+        @tf.function(jit_compile=True)
         def step(ids: Any, gradients: Any) -> Any:
             with tf.GradientTape() as tape:
                 out = layer(ids)

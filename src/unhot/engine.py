@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
 
-ROWS_PER_ENTRY = 64
+ROWS_PER_ENTRY = 72
 """Rows for each step that the history can hold: its entries then stay below 4 bytes a row in large tables."""
 
 
@@ -201,4 +201,5 @@ def recurrence(
     made = copy.copy(snapshot)
     if "momentum" in slots and not getattr(made, "momentum", 1.0):
         made.momentum = 0.5  # any above 0: each step says which it is
-    return snapshot, made.recurrence(dtype, rows // ROWS_PER_ENTRY)
+    entries = 1 << max(0, (rows // ROWS_PER_ENTRY).bit_length() - 1)  # rounded down: a history rounds up to a power of two
+    return snapshot, made.recurrence(dtype, entries)

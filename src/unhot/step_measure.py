@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, log
+from math import ceil, expm1, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,15 @@ class Shape:
     ratio: float
     corrected: float
 
-    def height(self, step: Array | float) -> Array:
+    def height(self, step: Array) -> Array:
+        """The height at each of the steps."""
         if not self.corrected:
             return np.ones_like(np.asarray(step, dtype=np.float64))
         return np.asarray(1.0 / np.sqrt(-np.expm1(np.asarray(step, np.float64) * log(self.corrected))))
+
+    def height_at(self, step: float) -> float:
+        """The height at one step."""
+        return 1.0 / sqrt(-expm1(step * log(self.corrected))) if self.corrected else 1.0
 
     @property
     def settled(self) -> float:
@@ -186,6 +191,7 @@ class MeasureHistory(History):
         self._powers = shape.ratio**distance
         self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
         self._centres = np.array(panels.centres)
+        self._still_centres = shape.ratio**self._centres
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
         self.restart(0)
@@ -200,7 +206,10 @@ class MeasureHistory(History):
         self.scale[position] = 1.0
         self.used[position] = 1
         self.polynomial[position] = 0.0
-        self.polynomial[position, :, 0] = self.shape.ratio**self._centres * self.shape.height(step + self._centres)
+        centres = self._still_centres
+        self.polynomial[position, :, 0] = (
+            centres * self.shape.height(step + self._centres) if self.shape.corrected else centres
+        )
         if new_block:
             self.suffix[step // BLOCK % self.blocks] = 1.0
 
@@ -217,7 +226,7 @@ class MeasureHistory(History):
         oldest = max(self.origin, step - window)
         kernels.measure_extend(
             self.scale, self.polynomial, self.used, max(self.origin, self.first_open * BLOCK), step, window, self._powers,
-            self._panel_of, float(self.shape.height(float(step))), _to_powers(self._terms_at(oldest)), factors, rate,
+            self._panel_of, self.shape.height_at(step), _to_powers(self._terms_at(oldest)), factors, rate,
         )  # fmt: skip
         for a, b in self.closed_blocks():
             self.suffix[a:b] *= factors

@@ -1,0 +1,18 @@
+"""One-hot x Dense against the table, as Python objects; `unhot.cli` shows them."""
+
+from unhot.comparison.results import (
+    Agreement,
+    Column,
+    Comparison,
+    Cost,
+    Costs,
+    Difference,
+    Example,
+    Growth,
+    Settings,
+)
+from unhot.comparison.run import compare
+
+__all__ = [
+    "Agreement", "Column", "Comparison", "Cost", "Costs", "Difference", "Example", "Growth", "Settings", "compare",
+]  # fmt: skip

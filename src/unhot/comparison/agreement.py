@@ -1,0 +1,109 @@
+"""Do both routes give the same vectors, gradients and trained weights, as far as float32 allows?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot import memory
+from unhot.comparison import task
+from unhot.comparison.dense import Dense
+from unhot.comparison.results import Agreement, Difference
+from unhot.creation import initial_weights
+from unhot.rules import SGD, Optimizer
+from unhot.table import Table
+
+Array = npt.NDArray[Any]
+
+
+class Differences:
+    """The largest distances from float64 seen so far, of one quantity."""
+
+    def __init__(self, quantity: str) -> None:
+        self.quantity = quantity
+        self.table = self.dense = self.size = 0.0
+
+    def see(self, table: Array, dense: Array, exact: Array) -> None:
+        """Take in what the table, dense float32 and dense float64 hold; a NaN stays."""
+        self.table = float(np.maximum(self.table, np.abs(table - exact).max()))
+        self.dense = float(np.maximum(self.dense, np.abs(dense - exact).max()))
+        self.size = max(self.size, float(np.abs(exact).max()))
+
+    def result(self) -> Difference:
+        """The differences, with the allowance."""
+        return Difference(self.quantity, self.table, self.dense, float(np.spacing(np.float32(self.size))))
+
+
+def summed(ids: Array, grads: Array, rows: int) -> Array:
+    """The gradient of all rows as a table forms it: a table of zeros less one step of SGD with rate 1."""
+    table = Table(rows, grads.shape[1], optimizer=SGD(1.0), init="zeros", dtype=grads.dtype)
+    table.step(ids, grads)
+    return -table.array
+
+
+def measure_agreement(
+    ids: npt.NDArray[np.int64],
+    rows: int,
+    dim: int,
+    optimizer: Optimizer,
+    *,
+    batch: int = 1024,
+    steps: int = 200,
+    patience: float = 20.0,
+    seed: int = 0,
+    table: Table | None = None,
+    done: Callable[[float], None] = lambda fraction: None,
+) -> Agreement:
+    """Train the table, one-hot x Dense in float32 and the same in float64 side by side, each on what it reads itself.
+
+    Args:
+        ids: the column, each in [0, rows); batches are drawn from it at random, with replacement.
+        rows, dim: the table's.
+        optimizer: the rule of all three.
+        batch, steps, patience, seed: as for `unhot.compare`.
+        table: what to check in place of a table trained by `optimizer`; a new one with the same `seed`.
+        done: told the fraction done after each step.
+
+    Errors: those of `Table`.
+
+    Example:
+        >>> import numpy as np, unhot
+        >>> from unhot.comparison.agreement import measure_agreement
+        >>> measure_agreement(np.arange(50) % 7, 7, 2, unhot.Adam(), batch=4, steps=20).holds
+        True
+    """
+    start = initial_weights("uniform", (rows, dim), np.dtype(np.float32), seed)
+    if table is None:
+        table = Table.from_array(start, optimizer=optimizer)
+    dense, exact = Dense(start.copy(), optimizer), Dense(start.astype(np.float64), optimizer)
+    wanted, rng = task.targets(rows, dim, seed), np.random.default_rng([seed, 2])
+    batch = _affordable(batch, rows)
+    forward, gradient, weights = (Differences(name) for name in ("forward", "gradient", "weights"))
+    begun, step, touched = time.monotonic(), 0, 0
+    while step < steps and (step == 0 or time.monotonic() - begun < patience):
+        chosen = ids[rng.integers(len(ids), size=batch)]
+        target = wanted[chosen]
+        vectors = table[chosen], dense.forward(chosen), exact.forward(chosen)
+        forward.see(*vectors)
+        g_table, g_dense, g_exact = (task.gradients(y, target) for y in vectors)
+        by_dense, by_exact = dense.gradient(g_dense), exact.gradient(g_exact)
+        gradient.see(summed(chosen, g_table, rows), by_dense, by_exact)
+        table.step(chosen, g_table)
+        dense.step(by_dense)
+        exact.step(by_exact)
+        touched += len(np.unique(chosen))
+        step += 1
+        done(step / steps)
+    weights.see(table.array, dense.weights, exact.weights)
+    moved = float(np.abs(exact.weights - start).max())
+    return Agreement(forward.result(), gradient.result(), weights.result(), step, batch, touched / step, moved)
+
+
+def _affordable(batch: int, rows: int) -> int:
+    """The batch, or as much of it as has a float64 one-hot matrix in a quarter of the memory available."""
+    free = memory.available()
+    return batch if free is None else max(1, min(batch, free // 4 // (8 * rows)))

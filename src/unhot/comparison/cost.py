@@ -1,0 +1,98 @@
+"""Time and memory of each route, in a process of its own: peaks would otherwise mix."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot import kernels, memory
+from unhot.comparison.dense_rules import SLOTS
+from unhot.comparison.results import Cost
+from unhot.rules import Optimizer
+
+Route = Literal["table", "dense"]
+
+START = 10.0
+"""Seconds that a process may take to start."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process measures."""
+
+    route: Route
+    rows: int
+    dim: int
+    batch: int
+    optimizer: Optimizer
+    patience: float
+    seed: int
+    ids: npt.NDArray[np.int64] | None = None
+    """The column to draw batches from; None for ids drawn uniformly from all rows."""
+    threads: int = 0
+
+
+def measure_cost(job: Job) -> Cost:
+    """The cost of a training step (forward, gradient, update), or why it was not run.
+
+    Args:
+        job: the route and what to train.
+
+    Errors: RuntimeError with the process's own error, if it ends with one.
+
+    Example:
+        >>> import unhot
+        >>> from unhot.comparison.cost import Job, measure_cost
+        >>> measure_cost(Job("table", 100, 4, 8, unhot.Adam(), patience=0.1, seed=0)).steps > 0
+        True
+    """
+    refusal = too_large(job)
+    if refusal:
+        return Cost(not_run=refusal)
+    # A learning rate that is a callable may not be picklable, and does not change what a step costs.
+    job = replace(
+        job,
+        optimizer=replace(job.optimizer, learning_rate=job.optimizer.read(1).rate),
+        threads=kernels.get_num_threads(),
+    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", "from unhot.comparison.worker import main; main()"],
+            input=pickle.dumps(job),
+            capture_output=True,
+            timeout=START + job.patience,
+            env=_environment(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Cost(not_run=f"no step ended within {job.patience:g} s")
+    if ended.returncode < 0:
+        return Cost(not_run=f"the process was ended by signal {-ended.returncode}, most likely for want of memory")
+    if ended.returncode:
+        raise RuntimeError(f"measuring the {job.route} route failed:\n{ended.stderr.decode()}")
+    return Cost(**json.loads(ended.stdout))
+
+
+def too_large(job: Job) -> str:
+    """Why the dense route cannot run, or nothing.  The table refuses by itself."""
+    free = memory.available()
+    matrix = 4 * job.batch * job.rows
+    slots = len(SLOTS[type(job.optimizer)](job.optimizer))
+    whole = matrix + 4 * job.rows * job.dim * (2 + slots)
+    if job.route == "table" or free is None or whole <= free:
+        return ""
+    return f"the one-hot matrix alone needs {matrix / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but with NumPy free to choose its kernels (some machines slow it down by OPENBLAS_CORETYPE)."""
+    kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

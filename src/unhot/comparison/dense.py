@@ -1,0 +1,63 @@
+"""The route that the table is compared with: one-hot x Dense in plain NumPy, trained by the ordinary dense optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.comparison.dense_rules import RULES, SLOTS
+from unhot.rules import Optimizer
+
+Array = npt.NDArray[Any]
+
+BLOCK = 1 << 15
+"""Elements updated at a time, so that the optimizer's intermediate results stay in the cache."""
+
+
+def one_hot(ids: Array, rows: int, dtype: np.dtype[Any]) -> Array:
+    """The one-hot matrix, (len(ids), rows).
+
+    Zeros and then the ones: the fastest way in NumPy.  The system may leave pages of zeros that are never written out of
+    memory, which is to the dense route's advantage in time and memory.
+    """
+    x = np.zeros((len(ids), rows), dtype)
+    x[np.arange(len(ids)), ids] = 1
+    return x
+
+
+class Dense:
+    """A Dense layer without bias on one-hot vectors; nothing in it knows of rows, of deferring or of `unhot.Table`."""
+
+    def __init__(self, weights: Array, optimizer: Optimizer) -> None:
+        self.weights = weights
+        self.optimizer = optimizer
+        self.slots = [np.full_like(weights, start) for start in SLOTS[type(optimizer)](optimizer)]
+        self.steps = 0
+
+    def forward(self, ids: Array) -> Array:
+        """one_hot(ids) @ weights; the one-hot matrix is kept for `gradient`."""
+        self.x = one_hot(ids, len(self.weights), self.weights.dtype)
+        return np.asarray(self.x @ self.weights)
+
+    def gradient(self, grads: Array) -> Array:
+        """The gradient of all weights: one_hot(ids).T @ grads, with the ids of the last `forward`."""
+        x = self.x
+        del self.x  # or the next step would hold two
+        return np.asarray(x.T @ grads)
+
+    def step(self, gradient: Array) -> None:
+        """The dense optimizer's step: every weight, every slot."""
+        self.steps += 1
+        hyper = self.optimizer.read(self.steps)
+        rule, height = RULES[type(self.optimizer)], max(1, BLOCK // self.weights.shape[1])
+        for start in range(0, len(self.weights), height):
+            block = slice(start, start + height)
+            state = [array[block] for array in (self.weights, *self.slots)]
+            for old, new in zip(state, rule(self.optimizer, self.steps, hyper, gradient[block], *state), strict=True):
+                old[:] = new
+
+    def train(self, ids: Array, grads: Array) -> None:
+        """Gradient and step; `ids` are those of the last `forward`."""
+        self.step(self.gradient(grads))

@@ -1,0 +1,131 @@
+"""The registry: one line for each rule and set of options that conforms.
+
+A line makes unhot's optimizer, the dense reference and the framework's own optimizer from the same hyperparameters, by
+Keras's names; every test of the suite takes its cases from here.  Hyperparameters that a line leaves out are the
+framework's defaults, on all sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import unhot
+
+from .dense import RULES as DENSE
+from .dense import Array, Dense
+
+BETAS = ((0.9, 0.999), (0.9, 0.95), (0.95, 0.95), (0.95, 0.9), (0.99, 0.999), (0.0, 0.999))
+"""beta_1 and beta_2: the usual ones, and those for which the step measure is wide, critical, divergent, long or one point."""
+
+MOMENTS = ("Adam", "AdamW", "NAdam", "Adamax")
+"""The rules that divide a momentum by a root, tested with all of `BETAS`."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule with its options: `rate` is the largest learning rate of the tests' schedules."""
+
+    name: str
+    convention: str
+    rate: float
+    hyper: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        options = (f"{key}={value:g}" if not isinstance(value, bool) else key for key, value in self.hyper.items())
+        return "-".join([self.name, self.convention, *options])
+
+    def optimizer(self, **hyper: Any) -> unhot.rules.Optimizer:
+        """unhot's optimizer."""
+        cls = getattr(unhot, self.name)
+        hyper = {"learning_rate": self.rate, **self.hyper, **hyper}
+        if "convention" in cls.__dataclass_fields__:
+            hyper["convention"] = self.convention
+        if self.convention == "torch" and hyper.get("weight_decay") and "decoupled_weight_decay" in cls.__dataclass_fields__:
+            hyper["decoupled_weight_decay"] = True
+        return cls(**hyper)
+
+    def dense(self, weights: Array, **hyper: Any) -> Dense:
+        """The dense reference, in the weights' dtype."""
+        return DENSE[self.name, self.convention](weights, **{"learning_rate": self.rate, **self.hyper, **hyper})
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every hyperparameter, by the dense reference's defaults."""
+        return {**DENSE[self.name, self.convention].defaults, "learning_rate": self.rate, **self.hyper}
+
+    @property
+    def momentum(self) -> str | None:
+        """The name of the hyperparameter that momentum schedulers change, if it is in use."""
+        name = "beta_1" if "beta_1" in self.defaults else "momentum"
+        return name if self.defaults.get(name) else None
+
+    def takes(self, beta_1: float, beta_2: float) -> bool:
+        """Whether unhot accepts these betas: PyTorch's Adamax has a stated domain."""
+        return (self.name, self.convention) != ("Adamax", "torch") or beta_1 <= 0.99 * beta_2
+
+    def with_betas(self) -> list[Rule]:
+        """This rule, or one with each of `BETAS` that it takes."""
+        if self.name not in MOMENTS:
+            return [self]
+        pairs = [pair for pair in BETAS if self.takes(*pair)]
+        return [Rule(self.name, self.convention, self.rate, {**self.hyper, "beta_1": b1, "beta_2": b2}) for b1, b2 in pairs]
+
+
+def rule(name: str, convention: str, rate: float, **hyper: Any) -> Rule:
+    return Rule(name, convention, rate, hyper)
+
+
+RULES = [
+    rule("SGD", "keras", 0.1),
+    rule("SGD", "keras", 0.1, weight_decay=0.03),
+    rule("SGD", "keras", 0.1, momentum=0.9),
+    rule("SGD", "keras", 0.1, momentum=0.9, weight_decay=0.03),
+    rule("SGD", "keras", 0.1, momentum=0.9, nesterov=True, weight_decay=0.03),
+    rule("SGD", "torch", 0.1, weight_decay=0.03),
+    rule("SGD", "torch", 0.1, momentum=0.9),
+    rule("SGD", "torch", 0.1, momentum=0.9, dampening=0.3),
+    rule("SGD", "torch", 0.1, momentum=0.9, weight_decay=0.03),
+    rule("SGD", "torch", 0.1, momentum=0.9, weight_decay=0.03, dampening=0.3),
+    rule("SGD", "torch", 0.1, momentum=0.9, nesterov=True),
+    rule("SGD", "torch", 0.1, momentum=0.9, nesterov=True, weight_decay=0.03),
+    rule("Adagrad", "keras", 0.1),
+    rule("Adagrad", "keras", 0.1, weight_decay=0.03),
+    rule("Adagrad", "torch", 0.1),
+    rule("Adagrad", "torch", 0.1, lr_decay=0.01, initial_accumulator_value=0.2),
+    rule("RMSprop", "keras", 0.01),
+    rule("RMSprop", "keras", 0.01, momentum=0.8, weight_decay=0.3),
+    rule("RMSprop", "keras", 0.01, centered=True),
+    rule("RMSprop", "torch", 0.01),
+    rule("RMSprop", "torch", 0.01, momentum=0.8, centered=True),
+    rule("Adadelta", "keras", 0.5, weight_decay=0.003),
+    rule("Adadelta", "torch", 1.0),
+    rule("Adam", "keras", 0.01),
+    rule("Adam", "keras", 0.01, amsgrad=True, weight_decay=0.3),
+    rule("AdamW", "keras", 0.01, weight_decay=0.3),
+    rule("NAdam", "keras", 0.01, weight_decay=0.3),
+    rule("Adamax", "keras", 0.01, weight_decay=0.3),
+    rule("Adam", "torch", 0.01),
+    rule("Adam", "torch", 0.01, amsgrad=True, weight_decay=0.3),
+    rule("AdamW", "torch", 0.01, weight_decay=0.3),
+    rule("NAdam", "torch", 0.01),
+    rule("NAdam", "torch", 0.01, momentum_decay=0.1, weight_decay=0.3),
+    rule("Adamax", "torch", 0.01),
+    rule("Lion", "keras", 0.01),
+    rule("Lion", "keras", 0.01, beta_1=0.95, beta_2=0.98, weight_decay=0.3),
+    rule("Ftrl", "keras", 0.1),
+    rule("Ftrl", "keras", 0.1, l1_regularization_strength=0.05, l2_regularization_strength=0.01, beta=0.5, weight_decay=0.03),
+    rule("Ftrl", "keras", 0.1, learning_rate_power=-0.3, l1_regularization_strength=0.05),
+    rule("Ftrl", "keras", 0.1, l2_shrinkage_regularization_strength=0.1, l1_regularization_strength=0.05, weight_decay=0.03),
+]
+"""Every rule; a new one is one line here, and its dense form in `dense.RULES`."""
+
+EVERY = [case for line in RULES for case in line.with_betas()]
+"""Every rule with every pair of betas."""
+
+
+def named(*ids: str) -> list[Rule]:
+    """The rules with these ids, as given or with betas."""
+    found = {case.id: case for case in [*EVERY, *RULES]}
+    return [found[name] for name in ids]

@@ -1,0 +1,107 @@
+"""Every public name is documented in one form, and every example in the documentation of the package runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import unhot
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(unhot.__path__, "unhot.")
+    if not module.name.endswith("__main__") and module.name != "unhot._native"
+)
+
+
+def members() -> Iterator[tuple[str, Any]]:
+    """The public names and those of Table, with what they name."""
+    for name in unhot.__all__:
+        yield name, getattr(unhot, name)
+    for name, member in vars(unhot.Table).items():
+        if not name.startswith("_"):
+            yield f"Table.{name}", member.__func__ if isinstance(member, classmethod) else member
+
+
+PUBLIC = dict(members())
+
+
+def section(documentation: str, name: str) -> str | None:
+    """What follows `name:` at the beginning of a line."""
+    lines = documentation.splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith(f"{name}:")]
+    return "\n".join(lines[starts[0] :]) if starts else None
+
+
+def test_public_names() -> None:
+    """Each exists, once, and `dir` and the star import give them; anything else is an AttributeError."""
+    assert len(set(unhot.__all__)) == len(unhot.__all__)
+    namespace: dict[str, Any] = {}
+    exec("from unhot import *", namespace)
+    assert set(unhot.__all__) <= set(namespace)
+    assert unhot.__version__.count(".") == 2
+    with pytest.raises(AttributeError, match=r"module 'unhot' has no attribute 'Adm'"):
+        unhot.Adm  # noqa: B018
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_documentation(name: str) -> None:
+    """A first line of its own; then Args that name every parameter, Errors, and an Example, wherever they apply."""
+    thing = PUBLIC[name]
+    documentation = inspect.getdoc(thing) or ""
+    assert documentation.splitlines()[0].endswith((".", ":")), "the first line is a sentence"
+    if isinstance(thing, ModuleType):
+        return
+    if isinstance(thing, property):
+        return
+    assert callable(thing)
+    example = section(documentation, "Example")
+    assert example is not None
+    assert ">>> " in example
+    parameters = [p for p in inspect.signature(thing).parameters if p not in ("self", "cls")]
+    if not parameters:
+        return
+    assert section(documentation, "Errors") is not None
+    arguments = section(documentation, "Args")
+    assert arguments is not None
+    if "as for" not in arguments and "those of" not in arguments:
+        for parameter in parameters:
+            assert parameter in arguments, parameter
+
+
+@pytest.mark.parametrize("rule", [name for name in PUBLIC if name[0].isupper() and name not in ("Table",) and "." not in name])
+def test_rules_name_their_sources(rule: str) -> None:
+    """Beside that, a rule says where its definition stands."""
+    assert section(inspect.getdoc(PUBLIC[rule]) or "", "Sources") is not None
+
+
+@pytest.mark.parametrize("name", ["unhot", *MODULES])
+def test_modules_are_documented_and_their_examples_run(name: str) -> None:
+    """Every module says what it is; the examples in it print what they show."""
+    threads = unhot.get_num_threads()
+    module = importlib.import_module(name)
+    assert module.__doc__, "the module has no docstring"
+    try:
+        failed, _ = doctest.testmod(module)
+    finally:
+        unhot.set_num_threads(threads)
+    assert failed == 0
+
+
+def test_there_are_examples_to_run() -> None:
+    """The finder does find the examples: at least one for each rule and each method of Table."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
+    for name, thing in PUBLIC.items():
+        if not isinstance(thing, (ModuleType, property)):
+            assert f"{thing.__module__}.{name}" in found

@@ -1,0 +1,263 @@
+"""The rules' hyperparameters: the defaults of the installed Keras and PyTorch, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import unhot
+from unhot.rules import OPTIMIZERS, Optimizer
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras
+import torch
+
+RULES = [
+    unhot.SGD, unhot.Adagrad, unhot.RMSprop, unhot.Adadelta, unhot.Adam, unhot.AdamW, unhot.Adamax, unhot.NAdam, unhot.Lion,
+    unhot.Ftrl,
+]  # fmt: skip
+IN_TORCH = [rule for rule in RULES if rule not in (unhot.Lion, unhot.Ftrl)]
+BY_NAME = {"ids": lambda rule: rule.__name__}
+
+KERAS_NAMES = {"NAdam": "Nadam"}
+GENERAL = {
+    "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency",
+    "loss_scale_factor", "gradient_accumulation_steps", "name",
+}  # fmt: skip
+"""What every Keras optimizer takes, and is not part of a rule but for the decay."""
+
+OURS = {"weight_decay", "convention", "decoupled_weight_decay", "dampening", "lr_decay", "momentum_decay"}
+"""Hyperparameters that Keras does not have, or gives None for 0."""
+
+TORCH_NAMES = {
+    "lr": "learning_rate", "eps": "epsilon", "alpha": "rho",
+}  # fmt: skip
+"""PyTorch's names where they are not Keras's."""
+
+
+def defaults_of(thing: Any) -> dict[str, Any]:
+    """The defaults in a signature."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(thing).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+@pytest.mark.parametrize("rule", RULES, **BY_NAME)
+def test_defaults_are_keras_s(rule: type[Optimizer]) -> None:
+    """What is left out is what the installed Keras takes; and no hyperparameter of the rule is missing."""
+    theirs = defaults_of(getattr(keras.optimizers, KERAS_NAMES.get(rule.__name__, rule.__name__)))
+    ours = rule()
+    names = {field.name for field in dataclasses.fields(ours)}
+    special = set(theirs) - GENERAL
+    assert special | {"learning_rate"} == (names - OURS) | {"learning_rate"}
+    for name in special | {"learning_rate"}:
+        assert getattr(ours, name) == theirs[name], name
+    assert ours.weight_decay == (theirs["weight_decay"] or 0.0)
+
+
+@pytest.mark.parametrize("rule", IN_TORCH, **BY_NAME)
+def test_defaults_are_torch_s(rule: type[Optimizer]) -> None:
+    """With convention="torch", what is left out is what the installed PyTorch takes; no hyperparameter is missing."""
+    theirs = defaults_of(getattr(torch.optim, rule.__name__))
+    if "betas" in theirs:
+        theirs |= dict(zip(("beta_1", "beta_2"), theirs.pop("betas"), strict=True))
+    ours = rule(convention="torch")
+    for name in ("params", "foreach", "maximize", "capturable", "differentiable", "fused"):
+        theirs.pop(name, None)
+    for name, value in theirs.items():
+        assert getattr(ours, TORCH_NAMES.get(name, name)) == value, name
+
+
+@pytest.mark.parametrize("rule", RULES, **BY_NAME)
+def test_what_is_given_is_kept(rule: type[Optimizer]) -> None:
+    """The learning rate is the one positional argument; given values stand, and assigned ones, and there are no others."""
+    optimizer = rule(0.25)
+    assert optimizer.learning_rate == 0.25
+    assert rule(learning_rate=0.25) == optimizer
+    optimizer.learning_rate = 0.5
+    assert optimizer.learning_rate == 0.5
+    with pytest.raises(TypeError, match="positional"):
+        rule(0.25, 0.9)
+    with pytest.raises(TypeError, match="learning_rat"):
+        rule(learning_rat=0.25)
+    with pytest.raises(AttributeError, match="learning_rat"):
+        optimizer.learning_rat = 0.25
+    assert f"{rule.__name__}(learning_rate=0.5" in repr(optimizer)
+    for copied in (copy.copy(optimizer), copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert copied == optimizer
+        assert type(copied) is rule
+
+
+def test_the_registry_holds_every_rule() -> None:
+    """By its name in lower case."""
+    assert {name: rule.__name__.lower() for name, rule in OPTIMIZERS.items()} == {name: name for name in OPTIMIZERS}
+    assert set(OPTIMIZERS.values()) == set(RULES)
+
+
+def test_0_is_not_left_out() -> None:
+    """A rate or decay of 0 is a value; only None stands for the default."""
+    assert unhot.AdamW(0.0, weight_decay=0.0).weight_decay == 0.0
+    assert unhot.AdamW(0.0).learning_rate == 0.0
+    assert unhot.AdamW(None).learning_rate == 0.001
+    assert unhot.AdamW(weight_decay=None).weight_decay == 0.004
+
+
+COUPLED = [unhot.Adam, unhot.NAdam, unhot.Adamax, unhot.RMSprop, unhot.Adagrad, unhot.Adadelta]
+
+
+@pytest.mark.parametrize("rule", COUPLED, **BY_NAME)
+def test_coupled_decay_is_refused(rule: type[Optimizer]) -> None:
+    """PyTorch's L2 decay is no recurrence of one row: the error says so, and names what to use instead, which works."""
+    with pytest.raises(ValueError, match=rf"{rule.__name__}: with convention='torch', `weight_decay` is coupled") as caught:
+        rule(convention="torch", weight_decay=0.01)
+    message = str(caught.value)
+    assert "Received: weight_decay=0.01" in message
+    assert "convention='keras'" in message
+    assert rule(weight_decay=0.01).weight_decay == 0.01
+    if "decoupled_weight_decay" in message:
+        assert rule(convention="torch", weight_decay=0.01, decoupled_weight_decay=True).weight_decay == 0.01
+    assert ("unhot.AdamW" in message) == (rule is unhot.Adam)
+    later = rule(convention="torch")
+    later.weight_decay = 0.01
+    table = unhot.Table(3, 2, optimizer=rule(convention="torch"), seed=0)
+    before = table.array
+    table.optimizer = later
+    with pytest.raises(ValueError, match="coupled"):
+        table.step([1], [[1.0, 2.0]])
+    np.testing.assert_array_equal(table.array, before)
+
+
+def test_decoupled_decay_is_accepted() -> None:
+    """AdamW and SGD take PyTorch's decay; the first is decoupled, the second linear."""
+    assert unhot.AdamW(convention="torch", weight_decay=0.1).weight_decay == 0.1
+    assert unhot.SGD(convention="torch", weight_decay=0.1, momentum=0.9).weight_decay == 0.1
+
+
+NOT_A_RATE: dict[str, tuple[Any, type[Exception], str]] = {
+    "NaN": (np.nan, ValueError, "Received: nan"),
+    "negative": (-1e-3, ValueError, "Received: -0.001"),
+    "infinite": (np.inf, ValueError, "Received: inf"),
+    "a string": ("1e-3", TypeError, r"Received: '1e-3' \(of type str\)"),
+    "a boolean": (True, TypeError, r"Received: True \(of type bool\)"),
+    "a list": ([0.1], TypeError, r"Received: \[0\.1\] \(of type list\)"),
+    "complex": (1j, TypeError, "of type complex"),
+    "an array": (np.ones(2), TypeError, "of type ndarray"),
+    "an array of booleans": (np.array(True), TypeError, "of type ndarray"),
+}
+
+
+@pytest.mark.parametrize("value", NOT_A_RATE)
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("rule", RULES, **BY_NAME)
+def test_rates_that_are_not_numbers(rule: type[Optimizer], name: str, value: str) -> None:
+    """Refused when the optimizer is made, by an error that names the rule, the hyperparameter and the value."""
+    bad, error, message = NOT_A_RATE[value]
+    with pytest.raises(error, match=rf"{rule.__name__}: `{name}` .*{message}"):
+        rule(**{name: bad})
+
+
+BETWEEN: list[tuple[Any, str, list[Any]]] = [
+    *[(rule, "epsilon", [0, 0.0, -1e-8, np.nan, np.inf, "1e-8", True]) for rule in RULES if hasattr(rule(), "epsilon")],
+    *[(rule, "beta_1", [1, 1.5, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "beta_1")],
+    *[(rule, "beta_2", [0, 1, 1.5, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "beta_2")],
+    *[(rule, "rho", [1, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "rho")],
+    *[(rule, "momentum", [1, 1.5, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "momentum")],
+    (unhot.SGD, "dampening", [-0.1, np.nan, "0"]),
+    (unhot.Adagrad, "initial_accumulator_value", [-0.1, np.nan, "0"]),
+    (unhot.Adagrad, "lr_decay", [-0.1, np.nan, "0"]),
+    (unhot.NAdam, "momentum_decay", [-0.1, np.nan, "0"]),
+    (unhot.Lion, "beta_1", [0]),
+    (unhot.Ftrl, "learning_rate", [0, 0.0]),
+    (unhot.Ftrl, "learning_rate_power", [0.5, np.nan, "0"]),
+    (unhot.Ftrl, "initial_accumulator_value", [-0.1, np.nan]),
+    (unhot.Ftrl, "l1_regularization_strength", [-0.1, np.nan, "0"]),
+    (unhot.Ftrl, "l2_regularization_strength", [-0.1, np.nan, "0"]),
+    (unhot.Ftrl, "l2_shrinkage_regularization_strength", [-0.1, np.nan, "0"]),
+    (unhot.Ftrl, "beta", [-0.1, np.nan, "0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "value"),
+    [(rule, name, value) for rule, name, values in BETWEEN for value in values],
+    ids=lambda part: getattr(part, "__name__", repr(part)),
+)
+def test_hyperparameters_out_of_their_range(rule: type[Optimizer], name: str, value: Any) -> None:
+    """Refused when the optimizer is made, by an error that names the rule, the hyperparameter and the value."""
+    given = {name: value, **({"convention": "torch"} if name in ("dampening", "lr_decay", "momentum_decay") else {})}
+    with pytest.raises((TypeError, ValueError), match=rf"{rule.__name__}: `{name}` .*Received: ") as caught:
+        rule(**given)
+    assert repr(value) in str(caught.value)
+    assert isinstance(caught.value, TypeError) == isinstance(value, (str, bool))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: unhot.Adam(convention="jax"), "Adam: `convention` must be 'keras' or 'torch'. Received: 'jax'"),
+        (lambda: unhot.SGD(convention=None), "SGD: `convention` must be .* Received: None"),
+        (
+            lambda: unhot.SGD(dampening=0.1),
+            r"`dampening` needs convention='torch' and nesterov=False\. Received: dampening=0\.1",
+        ),
+        (lambda: unhot.SGD(dampening=0.1, momentum=0.9, nesterov=True, convention="torch"), "nesterov=True"),
+        (
+            lambda: unhot.SGD(nesterov=True, convention="torch"),
+            r"nesterov=True needs a momentum above 0\. Received: momentum=0",
+        ),
+        (lambda: unhot.Adagrad(lr_decay=0.1), "`lr_decay` needs convention='torch'. Received: lr_decay=0.1"),
+        (lambda: unhot.NAdam(momentum_decay=0.1), "`momentum_decay` needs convention='torch'. Received: momentum_decay=0.1"),
+        (
+            lambda: unhot.Adamax(beta_1=0.999, convention="torch"),
+            r"beta_1 must be at most 0\.99 beta_2.*Use convention='keras'",
+        ),
+        (lambda: unhot.Ftrl(initial_accumulator_value=0), "all 0: .* Give one of them a value above 0"),
+        (lambda: unhot.Ftrl(10.0, l2_shrinkage_regularization_strength=0.5), r"4 l2_shrinkage rate.* Lower the rate"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_hyperparameters_that_do_not_go_together(make: Any, message: str) -> None:
+    """The error says which do not, and what would."""
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.array(0.5), np.array(0.5, np.float16)], ids=repr)
+@pytest.mark.parametrize("rule", RULES, **BY_NAME)
+def test_numbers_of_numpy(rule: type[Optimizer], number: Any) -> None:
+    """NumPy's numbers and 0-d arrays are numbers, and train as Python's do."""
+    tables = [unhot.Table(3, 2, optimizer=rule(rate, weight_decay=rate), seed=0) for rate in (0.5, number)]
+    for table in tables:
+        table.step([1], [[1.0, 2.0]])
+        table.step([2], [[1.0, 2.0]])
+    np.testing.assert_array_equal(tables[0].array, tables[1].array)
+
+
+@pytest.mark.parametrize(
+    ("beta_1", "beta_2"), [(0.9, 0.999), (0.9, 0.95), (0.95, 0.95), (0.95, 0.9), (0.99, 0.999), (0.0, 0.999), (0.9, 0.99)]
+)
+@pytest.mark.parametrize("convention", ["keras", "torch"])
+def test_betas_in_use(beta_1: float, beta_2: float, convention: Any) -> None:
+    """Every pair in use makes a table at once and trains as one in which no row rests."""
+    tables = [
+        unhot.Table(4, 2, optimizer=unhot.Adam(0.01, beta_1=beta_1, beta_2=beta_2, convention=convention), dtype=dtype, seed=0)
+        for dtype in ("float64", "float64")
+    ]
+    generator = np.random.default_rng(0)
+    for step in range(120):
+        dense = np.zeros((4, 2))
+        ids = [step % 3] if step < 9 or step > 100 else []
+        dense[ids] = generator.normal(size=(len(ids), 2))
+        tables[0].step(ids, dense[ids])
+        tables[1].step([0, 1, 2, 3], dense)
+    np.testing.assert_allclose(tables[0].array, tables[1].array, rtol=1e-9)
