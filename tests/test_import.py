@@ -18,7 +18,7 @@ def fresh(script: str) -> Any:
 
 LOADED = """
 import json, sys
-import numpy
+import numpy, numpy.ma, numpy.polynomial, numpy.random
 before = set(sys.modules)
 import unhot
 {use}

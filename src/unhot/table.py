@@ -372,7 +372,7 @@ class Table:
         Example:
             >>> import unhot
             >>> sorted(unhot.Table(2, 3, optimizer=unhot.SGD(0.1)).state_dict())[:3]
-            ['clock', 'hyper.convention', 'hyper.dampening']
+            ['clock', 'format', 'hyper.convention']
         """
         with self._lock.writing():
             if self._pending:

@@ -120,8 +120,8 @@ class Size:
         np.maximum(self.value, np.abs(weights - self.start), out=self.value)
 
 
-Guard = Callable[[Copy, Array, Array], Array]
-"""From the reference, the ids and their gradients: what to add to the gradients of every copy."""
+Guard = Callable[[Step, Array], Array]
+"""From the step and the reference's gradients: what to add to the gradients of every copy (see signs.py)."""
 
 Check = Callable[[Sequence[Array], Array], None]
 """From the copies' weights, the reference first, and the elements' sizes: raises AssertionError if they do not agree."""
@@ -146,7 +146,7 @@ def one_step(stream: Stream, step: Step, copies: Sequence[Copy], guard: Guard | 
         if step.pull and len(step.ids):
             gradients = gradients + step.pull * (copy.lookup(step.ids).astype(np.float64) - stream.targets[step.ids])
         if guard is not None and copy is copies[0]:
-            extra = guard(copy, step.ids, gradients)
+            extra = guard(step, gradients)
         copy.assign(step.hyper)
         copy.step(step.ids, gradients + extra)
 

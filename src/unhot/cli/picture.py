@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil, floor, log10
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from unhot.comparison import Comparison, Cost, Costs
 from unhot.comparison.results import in_bytes, in_seconds
@@ -18,6 +18,7 @@ TABLE, DENSE = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart."""
 
 Figures = Callable[[Cost], float | None]
+Place = tuple[int, float]
 
 
 def draw(found: Comparison, path: Path) -> None:
@@ -29,45 +30,44 @@ def draw(found: Comparison, path: Path) -> None:
 
     Errors: OSError if it cannot be written.
     """
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     panel(left, found, lambda cost: cost.seconds and 1e3 * cost.seconds, lambda ms: in_seconds(ms / 1e3))
     left.set(title="Time of a training step", ylabel="milliseconds (median)")
     panel(right, found, lambda cost: cost.peak_bytes and cost.peak_bytes / 2**20, lambda mib: in_bytes(int(mib * 2**20)))
     right.set(title="Peak memory", ylabel="MiB above Python with NumPy")
-    s, m = found.settings, found.machine
     figure.suptitle("One-hot x Dense against the table, as the vocabulary grows", fontweight="bold")
-    rule = s.optimizer.partition("(")[0]
-    setting = f"{rule}, float32, {s.batch:,} uniform ids in a step, dim {s.dim}"
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    s, m = found.settings, found.machine
+    ids = f"{s.batch:,} uniform ids in a step" if found.growth.points else f"{s.batch:,} ids of {found.column.name} in a step"
+    setting = f"{s.optimizer.partition('(')[0]}, float32, {ids}, dim {s.dim}"
     figure.supxlabel(f"{setting}; {m.processor}, {m.cores} cores, kernels: {m.kernels}", fontsize="small")
     figure.savefig(path, dpi=130)
 
 
 def panel(axes: Axes, found: Comparison, value: Figures, show: Callable[[float], str]) -> None:
-    """Both routes against the vocabulary, both axes logarithmic, with the figures of the first and the last point."""
+    """Both routes against the vocabulary, both axes logarithmic; `show` writes the figure beside the last points."""
     points = found.growth.points or (found.costs,)
-    dense = curve(axes, points, lambda p: value(p.dense), label="one-hot x Dense", color=DENSE, marker="s")
-    table = curve(axes, points, lambda p: value(p.table), label="table (unhot)", color=TABLE, marker="o")
-    for (x, y), below in zip((*dense[-1:], *table[-1:]), (False, True), strict=False):
-        place: dict[str, Any] = {"xytext": (0, -9 if below else 7), "va": "top" if below else "bottom"}
-        axes.annotate(show(y), (x, y), textcoords="offset points", ha="center", fontsize="small", **place)
-    for point in points:
-        if point.dense.not_run:
-            where = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "top", "fontsize": "small"}
-            axes.axvline(point.vocabulary, color=DENSE, linestyle=":")
-            axes.text(point.vocabulary, 0.97, "one-hot x Dense not run", color=DENSE, **where)
+    dense = curve(axes, points, lambda point: value(point.dense), label="one-hot x Dense", color=DENSE, marker="s")
+    table = curve(axes, points, lambda point: value(point.table), label="table (unhot)", color=TABLE, marker="o")
+    missing = [point.vocabulary for point in points if point.dense.not_run]
+    if missing:
+        style: dict[str, Any] = {"marker": "x", "markersize": 8, "linestyle": "", "color": DENSE}
+        top = axes.get_xaxis_transform()
+        axes.plot(missing, [0.95] * len(missing), transform=top, label="one-hot x Dense not run", **style)
+    for (x, y), offset in [*((last, 9) for last in dense[-1:]), *((last, -16) for last in table[-1:])]:
+        axes.annotate(show(y), (x, y), xytext=(0, offset), textcoords="offset points", ha="center", fontsize="small")
     axes.set(xscale="log", yscale="log", xlabel="vocabulary (number of different ids)")
+    values = [y for _, y in (*dense, *table)] or [1.0]
+    axes.set_ylim(10 ** floor(log10(min(values) / 2)), 10 ** ceil(log10(max(values) * 3)))
+    axes.margins(x=0.1)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.set_major_formatter(FuncFormatter(lambda number, place: f"{number:,.0f}" if number >= 1 else f"{number:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.margins(0.1, 0.15)
-    axes.legend(loc="upper left")
 
 
-def curve(
-    axes: Axes, points: tuple[Costs, ...], value: Callable[[Costs], float | None], **style: Any
-) -> list[tuple[int, float]]:
+def curve(axes: Axes, points: tuple[Costs, ...], value: Callable[[Costs], float | None], **style: Any) -> list[Place]:
     """Draw one route where it ran; the points drawn."""
     ran = [(point.vocabulary, y) for point in points if (y := value(point)) is not None]
     axes.plot([x for x, _ in ran], [y for _, y in ran], linewidth=2, **style)

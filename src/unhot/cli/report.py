@@ -95,13 +95,13 @@ def show_agreement(out: Console, agreement: Agreement, settings: Settings) -> No
     a = agreement
     out.print(f"Optimizer: {settings.optimizer}", markup=False)
     out.print(
-        f"Every row is trained towards a random vector of its own (mean squared error): {a.steps:,} steps of {a.batch:,} ids"
+        f"Every row is trained towards a random vector of its own (mean squared error) in {a.steps:,} steps of {a.batch:,} ids"
         f" drawn from the column, dim {settings.dim}. A step touches {a.touched:,.0f} rows on average; weights move by up to"
         f" {a.moved:.2g}."
     )
     for name, made, asked in (("steps", a.steps, settings.steps), ("ids in a step", a.batch, settings.batch)):
         if made < asked:
-            out.print(f"[yellow]{made:,} {name} instead of {asked:,}, for patience or memory.[/]")
+            out.print(f"[yellow]Only {made:,} of {asked:,} {name}, for want of patience or memory.[/]")
     out.print()
     table = grid("largest difference from float64", "table", "one-hot x Dense", "allowed", "within")
     for d in a.differences:
@@ -109,9 +109,9 @@ def show_agreement(out: Console, agreement: Agreement, settings: Settings) -> No
         table.add_row(d.quantity, f"{d.table:.2e}", f"{d.dense:.2e}", f"{d.allowance:.2e}", verdict)
     out.print(table)
     out.print(
-        "float64: one-hot x Dense in float64, trained by a dense optimizer in plain NumPy that shares no formula with unhot's"
-        " own. Table and one-hot x Dense are float32. Allowed: twice the difference of one-hot x Dense, plus 4 units in the last"
-        " place.",
+        "float64: one-hot x Dense in float64, trained by a dense optimizer in plain NumPy that shares no formula with those of"
+        " the table. Table and one-hot x Dense are float32. Allowed: twice the difference of one-hot x Dense, plus 4 units in"
+        " the last place.",
         style="dim",
     )
 
@@ -155,6 +155,6 @@ def show_troubles(out: Console, points: tuple[Costs, ...]) -> None:
     busiest = max(cost.others_busy for point in points for cost in (point.table, point.dense))
     if busiest > BUSY:
         out.print(
-            f"[yellow]Other processes kept up to {busiest:.1f} CPUs busy meanwhile: the times are too long, those of one-hot x Dense"
-            " most of all, since a matrix product on several cores waits for the slowest. Repeat it on a quiet machine.[/]"
+            f"[yellow]Other processes kept up to {busiest:.1f} CPUs busy meanwhile: the times are too long, most of all"
+            " those of one-hot x Dense, since a matrix product on several cores waits for the slowest. Repeat it when the machine is quiet.[/]"
         )
