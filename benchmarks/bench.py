@@ -45,6 +45,7 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"bench-{begun.replace(':', '')}.json"
 
+    patience = machine.Patience(arguments.patience)
     groups: dict[Any, list[tuple[Case, int]]] = {}
     for case, rounds in wanted:
         groups.setdefault(case.workload, []).append((case, rounds))
@@ -53,11 +54,12 @@ def main() -> int:
         for round_ in range(max(rounds for _, rounds in group)):
             for case, rounds in group:
                 if round_ < rounds:
-                    _measure(results, case, round_, arguments)
-        _write(path, results, begun, arguments)
-
-    _write(path, results, begun, arguments)
+                    _measure(results, case, round_, arguments, patience)
+            _write(path, results, begun, arguments)
     print("\n" + report.tables(results) + "\n\n" + report.targets(results))
+    disturbed, rounds = report.disturbed(results)
+    if disturbed:
+        print(f"\n{disturbed} of {rounds} rounds were disturbed by other processes; close them and measure again.")
     picture = plots.draw(results, path.with_suffix(".png"))
     print(f"\nwritten: {path}" + (f", {picture}" if picture else ""))
     for case, why in results.failed.items():
@@ -73,7 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--rounds", type=int, help="processes for each case, instead of 1 to 3")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed at most in each process")
-    parser.add_argument("--patience", type=float, default=10.0, help="seconds to wait for a quiet machine before each process")
+    parser.add_argument("--patience", type=float, default=180.0, help="seconds to wait in all for a quiet machine")
     parser.add_argument("--strict", action="store_true", help="exit with 1 also if a target is missed")
     parser.add_argument("--resume", type=Path, metavar="JSON", help="keep the results of this file, measure what it lacks")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), metavar="FOLDER")
@@ -86,7 +88,9 @@ def _name(case: Case) -> str:
     return "/".join(map(str, parts)) + f"/threads{case.threads}"
 
 
-def _measure(results: report.Results, case: Case, round_: int, arguments: argparse.Namespace) -> None:
+def _measure(
+    results: report.Results, case: Case, round_: int, arguments: argparse.Namespace, patience: machine.Patience
+) -> None:
     """Measure one round of one case, again if the machine was disturbed; keep the least disturbed."""
     why = _unable(case, arguments)
     if why:
@@ -94,19 +98,16 @@ def _measure(results: report.Results, case: Case, round_: int, arguments: argpar
         return
     if case in results.failed:
         return
-    best: dict[str, Any] | None = None
-    for _ in range(ATTEMPTS):
-        machine.wait_until_quiet(arguments.patience)
+    measured: list[dict[str, Any]] = []
+    while not measured or (measured[-1]["others_busy"] > report.DISTURBED and len(measured) < ATTEMPTS and patience.left > 0):
+        patience.wait()
         result = _run(case, round_, arguments)
         if isinstance(result, str):
             results.failed[case] = result
             print(f"{_name(case)} FAILED", flush=True)
             return
-        if best is None or result["others_busy"] < best["others_busy"]:
-            best = result
-        if best["others_busy"] < report.DISTURBED:
-            break
-    assert best is not None
+        measured.append(result)
+    best = min(measured, key=lambda result: float(result["others_busy"]))
     results.rounds.setdefault(case, []).append({"round": round_, **best})
     share = f", coefficients {100 * best['share']:.1f} %" if "share" in best else ""
     print(f"{_name(case)} round {round_ + 1}: {1e3 * best['seconds']:.3f} ms{share}", flush=True)

@@ -31,14 +31,21 @@ def memory_available() -> int | None:
     return None
 
 
-def wait_until_quiet(patience: float) -> None:
-    """Wait until other processes use less than a tenth of one CPU, but not longer than `patience` seconds."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        before = _busy()
-        time.sleep(0.25)
-        if before is None or _busy() - before < 0.025 * os.sysconf("SC_CLK_TCK") + 1:
-            return
+class Patience:
+    """The seconds that a run may still wait for a quiet machine."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, most: float = 10.0) -> None:
+        """Wait until other processes use less than a tenth of one CPU, but not longer than `most` seconds and what is left."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < min(most, self.left):
+            before = _busy()
+            time.sleep(0.25)
+            if before is None or _busy() - before < 0.025 * os.sysconf("SC_CLK_TCK") + 1:
+                break
+        self.left -= max(0.0, time.monotonic() - begun - 0.5)
 
 
 def _busy() -> Any:

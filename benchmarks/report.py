@@ -51,6 +51,12 @@ class Results:
         return results
 
 
+def disturbed(results: Results) -> tuple[int, int]:
+    """The number of rounds in which other processes were busy, and of all rounds."""
+    rounds = [r for rounds in results.rounds.values() for r in rounds]
+    return sum(r["others_busy"] > DISTURBED for r in rounds), len(rounds)
+
+
 def counterpart(case: Case) -> Case:
     """What of unhot a case is compared with: the same rule, in the same form."""
     rule = KINDS[case.rival, case.variant].rule
@@ -98,14 +104,14 @@ def _line(results: Results, case: Case) -> str:
     assert seconds is not None
     middles = [r["seconds"] for r in rounds]
     spread = f"{milliseconds(min(middles))}-{milliseconds(max(middles))}" if len(rounds) > 1 else ""
-    disturbed = "  (disturbed)" if median(r["others_busy"] for r in rounds) > DISTURBED else ""
+    mark = "  (disturbed)" if median(r["others_busy"] for r in rounds) > DISTURBED else ""
     if case.rival == "floor":
         quartiles, peak = "", f"  at random rows {milliseconds(median(r['seconds_random_rows'] for r in rounds))} ms"
     else:
         quartiles = "-".join(milliseconds(median(r["quartiles"][i] for r in rounds)) for i in (0, 1))
         peak = f"{max(r['peak_bytes'] for r in rounds) >> 20:>9,}"
     head = f"  {case.label:38} {milliseconds(seconds):>9} {quartiles:>17} {spread:>17}"
-    return f"{head} {ratio(results, case):>8} {peak}{disturbed}"
+    return f"{head} {ratio(results, case):>8} {peak}{mark}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -25,15 +25,20 @@ from unhot.kernels.reference_history import BLOCK as BLOCK
 Array = npt.NDArray[Any]
 
 
+BYTES_PER_ROW = 3
+"""Bytes that the history of a large table may take for each row, beside the 4 for the step of the last touch."""
+
+
 class History:
     """A ring of coefficient entries, one for each step t in (now - capacity, now].
 
     Every row must be carried forward within `capacity - BLOCK` steps of its last touch; the table sees to it by settling
-    a few rows in turn at each step (see `Table._sweep`).
+    a few rows in turn at each step (see `Engine._sweep`).
     """
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = ring_capacity(capacity)
+    def __init__(self, rows: int, numbers: int, least: int = 0) -> None:
+        """For a table of so many rows, with so many `numbers` in an entry and at least `least` entries."""
+        self.capacity = ring_capacity(rows * BYTES_PER_ROW // (8 * numbers), least + 4 * BLOCK)
         self.mask = self.capacity - 1
         self.blocks = self.capacity // BLOCK
         self.now = 0
@@ -74,9 +79,9 @@ class History:
             oldest += length
 
 
-def ring_capacity(least: int) -> int:
-    """The least power of two that is at least `least` and 16 blocks."""
-    return max(16 * BLOCK, 1 << (least - 1).bit_length())
+def ring_capacity(affordable: int, least: int) -> int:
+    """The largest power of two that is at most `affordable`, but at least `least` and 16 blocks."""
+    return max(16 * BLOCK, 1 << (least - 1).bit_length(), 1 << (max(1, affordable).bit_length() - 1))
 
 
 class MatrixHistory(History):
@@ -88,8 +93,8 @@ class MatrixHistory(History):
 
     WIDTH = 5
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, self.WIDTH)
         self.entry = np.ones((self.capacity, self.WIDTH))
         self.suffix = np.ones((self.blocks, self.WIDTH))
         self.restart(0)

@@ -18,9 +18,6 @@ Array = npt.NDArray[Any]
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
 
-ROWS_PER_ENTRY = 72
-"""Rows for each step that the history can hold: its entries then stay below 4 bytes a row in large tables."""
-
 
 class Lateness(NamedTuple):
     """What is deferred of the rows that some ids name, as found after the given number of writes."""
@@ -201,5 +198,4 @@ def recurrence(
     made = copy.copy(snapshot)
     if "momentum" in slots and not getattr(made, "momentum", 1.0):
         made.momentum = 0.5  # any above 0: each step says which it is
-    entries = 1 << max(0, (rows // ROWS_PER_ENTRY).bit_length() - 1)  # rounded down: a history rounds up to a power of two
-    return snapshot, made.recurrence(dtype, entries)
+    return snapshot, made.recurrence(dtype, rows)

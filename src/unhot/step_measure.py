@@ -177,10 +177,10 @@ class MeasureHistory(History):
     polynomial[t, p] = (c0, K_0, K_1, ...): panel p's centre and its polynomial in u.
     """
 
-    def __init__(self, capacity: int, shape: Shape, epsilon: float, dtype: str) -> None:
+    def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str) -> None:
         self.shape = shape
         self.panels = panels = design(shape, epsilon, dtype)
-        super().__init__(max(capacity, 2 * panels.largest + 4 * BLOCK))
+        super().__init__(rows, 4 + len(panels.centres) * (1 + panels.terms), 2 * panels.largest)
         self.terms = panels.terms
         self._need = PRECISION[dtype].series
         self.scale = np.ones((self.capacity, 3))
@@ -207,9 +207,7 @@ class MeasureHistory(History):
         self.used[position] = 1
         self.polynomial[position] = 0.0
         centres = self._still_centres
-        self.polynomial[position, :, 0] = (
-            centres * self.shape.height(step + self._centres) if self.shape.corrected else centres
-        )
+        self.polynomial[position, :, 0] = centres * self.shape.height(step + self._centres) if self.shape.corrected else centres
         if new_block:
             self.suffix[step // BLOCK % self.blocks] = 1.0
 
@@ -256,7 +254,7 @@ class MeasureHistory(History):
                 start, stop = self.panels.edges[panel : panel + 2]
                 distance = np.arange(start, stop, dtype=np.float64)
                 log_ratio = (distance - centre) * log(self.shape.ratio) + np.log(
-                    self.shape.height(first + distance) / self.shape.height(first + centre)
+                    self.shape.height(first + distance) / self.shape.height_at(first + centre)
                 )
                 terms = max(terms, _least_terms(log_ratio, self._weight[start - 1 : stop - 1], self._need))
             self._terms_from[power] = min(terms, self.terms)

@@ -56,7 +56,7 @@ class Dense:
 class TorchSGD(Dense):
     """torch/optim/sgd.py; `weight_decay` is coupled, and the first buffer is a copy of the gradient, undampened."""
 
-    defaults = dict(learning_rate=1e-3, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
 
     def move(self, g: Array, h: SimpleNamespace) -> None:
         if h.weight_decay:
@@ -70,7 +70,7 @@ class TorchSGD(Dense):
 class TorchAdagrad(Dense):
     """torch/optim/adagrad.py."""
 
-    defaults = dict(learning_rate=1e-2, lr_decay=0.0, initial_accumulator_value=0.0, epsilon=1e-10)
+    defaults = {"learning_rate": 1e-2, "lr_decay": 0.0, "initial_accumulator_value": 0.0, "epsilon": 1e-10}
 
     def begin(self) -> None:
         self.sum = self.full(self.h.initial_accumulator_value)
@@ -83,7 +83,7 @@ class TorchAdagrad(Dense):
 class TorchRMSprop(Dense):
     """torch/optim/rmsprop.py; rho is called alpha there."""
 
-    defaults = dict(learning_rate=1e-2, rho=0.99, epsilon=1e-8, momentum=0.0, centered=False)
+    defaults = {"learning_rate": 1e-2, "rho": 0.99, "epsilon": 1e-8, "momentum": 0.0, "centered": False}
 
     def begin(self) -> None:
         self.v, self.mean, self.b = self.full(), self.full(), self.full()
@@ -103,7 +103,7 @@ class TorchRMSprop(Dense):
 class TorchAdadelta(Dense):
     """torch/optim/adadelta.py."""
 
-    defaults = dict(learning_rate=1.0, rho=0.9, epsilon=1e-6)
+    defaults = {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6}
 
     def begin(self) -> None:
         self.v, self.d = self.full(), self.full()
@@ -118,7 +118,7 @@ class TorchAdadelta(Dense):
 class TorchAdam(Dense):
     """torch/optim/adam.py, with decoupled_weight_decay=True."""
 
-    defaults = dict(learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8, weight_decay=0.0, amsgrad=False)
+    defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "amsgrad": False}
 
     def begin(self) -> None:
         self.m, self.v, self.v_max = self.full(), self.full(), self.full()
@@ -146,7 +146,7 @@ class TorchAdamW(TorchAdam):
 class TorchAdamax(Dense):
     """torch/optim/adamax.py."""
 
-    defaults = dict(learning_rate=2e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+    defaults = {"learning_rate": 2e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}
 
     def begin(self) -> None:
         self.m, self.u = self.full(), self.full()
@@ -160,7 +160,14 @@ class TorchAdamax(Dense):
 class TorchNAdam(TorchAdam):
     """torch/optim/nadam.py, with decoupled_weight_decay=True."""
 
-    defaults = dict(learning_rate=2e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8, momentum_decay=4e-3, weight_decay=0.0)
+    defaults = {
+        "learning_rate": 2e-3,
+        "beta_1": 0.9,
+        "beta_2": 0.999,
+        "epsilon": 1e-8,
+        "momentum_decay": 4e-3,
+        "weight_decay": 0.0,
+    }
 
     def begin(self) -> None:
         super().begin()
@@ -183,7 +190,7 @@ class TorchNAdam(TorchAdam):
 class KerasSGD(Dense):
     """keras/src/optimizers/sgd.py; the buffer holds the rate."""
 
-    defaults = dict(learning_rate=1e-2, momentum=0.0, nesterov=False, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-2, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.b = self.full()
@@ -200,7 +207,7 @@ class KerasSGD(Dense):
 class KerasAdagrad(Dense):
     """keras/src/optimizers/adagrad.py."""
 
-    defaults = dict(learning_rate=1e-3, initial_accumulator_value=0.1, epsilon=1e-7, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "initial_accumulator_value": 0.1, "epsilon": 1e-7, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.sum = self.full(self.h.initial_accumulator_value)
@@ -214,7 +221,7 @@ class KerasAdagrad(Dense):
 class KerasRMSprop(Dense):
     """keras/src/optimizers/rmsprop.py; epsilon is inside the root, and the momentum holds the rate."""
 
-    defaults = dict(learning_rate=1e-3, rho=0.9, momentum=0.0, epsilon=1e-7, centered=False, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "rho": 0.9, "momentum": 0.0, "epsilon": 1e-7, "centered": False, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.v, self.mean, self.b = self.full(), self.full(), self.full()
@@ -235,7 +242,7 @@ class KerasRMSprop(Dense):
 class KerasAdadelta(Dense):
     """keras/src/optimizers/adadelta.py."""
 
-    defaults = dict(learning_rate=1e-3, rho=0.95, epsilon=1e-7, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "rho": 0.95, "epsilon": 1e-7, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.v, self.d = self.full(), self.full()
@@ -272,7 +279,7 @@ class KerasAdamW(KerasAdam):
 class KerasAdamax(Dense):
     """keras/src/optimizers/adamax.py."""
 
-    defaults = dict(learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.m, self.u = self.full(), self.full()
@@ -287,7 +294,7 @@ class KerasAdamax(Dense):
 class KerasNadam(TorchAdam):
     """keras/src/optimizers/nadam.py."""
 
-    defaults = dict(learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0}
 
     def begin(self) -> None:
         super().begin()
@@ -306,7 +313,7 @@ class KerasNadam(TorchAdam):
 class KerasLion(Dense):
     """keras/src/optimizers/lion.py."""
 
-    defaults = dict(learning_rate=1e-3, beta_1=0.9, beta_2=0.99, weight_decay=0.0)
+    defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": 0.0}
 
     def begin(self) -> None:
         self.m = self.full()
@@ -320,16 +327,16 @@ class KerasLion(Dense):
 class KerasFtrl(Dense):
     """keras/src/optimizers/ftrl.py."""
 
-    defaults = dict(
-        learning_rate=1e-3,
-        learning_rate_power=-0.5,
-        initial_accumulator_value=0.1,
-        l1_regularization_strength=0.0,
-        l2_regularization_strength=0.0,
-        l2_shrinkage_regularization_strength=0.0,
-        beta=0.0,
-        weight_decay=0.0,
-    )
+    defaults = {
+        "learning_rate": 1e-3,
+        "learning_rate_power": -0.5,
+        "initial_accumulator_value": 0.1,
+        "l1_regularization_strength": 0.0,
+        "l2_regularization_strength": 0.0,
+        "l2_shrinkage_regularization_strength": 0.0,
+        "beta": 0.0,
+        "weight_decay": 0.0,
+    }
 
     def begin(self) -> None:
         self.n, self.z = self.full(self.h.initial_accumulator_value), self.full()

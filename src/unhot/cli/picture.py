@@ -33,15 +33,17 @@ def draw(found: Comparison, path: Path) -> None:
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     panel(left, found, lambda cost: cost.seconds and 1e3 * cost.seconds, lambda ms: in_seconds(ms / 1e3))
-    left.set(title="Time of a training step", ylabel="milliseconds (median)")
+    left.set_title("Time of a training step", fontweight="bold")
+    left.set_ylabel("milliseconds (median)")
     panel(right, found, lambda cost: cost.peak_bytes and cost.peak_bytes / 2**20, lambda mib: in_bytes(int(mib * 2**20)))
-    right.set(title="Peak memory", ylabel="MiB above Python with NumPy")
-    figure.suptitle("One-hot x Dense against the table, as the vocabulary grows", fontweight="bold")
+    right.set_title("Peak memory", fontweight="bold")
+    right.set_ylabel("MiB above Python with NumPy and unhot")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     s, m = found.settings, found.machine
     ids = f"{s.batch:,} uniform ids in a step" if found.growth.points else f"{s.batch:,} ids of {found.column.name} in a step"
     setting = f"{s.optimizer.partition('(')[0]}, float32, {ids}, dim {s.dim}"
-    figure.supxlabel(f"{setting}; {m.processor}, {m.cores} cores, kernels: {m.kernels}", fontsize="small")
+    where = f"{m.processor}, {m.cores} cores, kernels: {m.kernels}"
+    figure.suptitle(f"One-hot x Dense against the table, as the vocabulary grows\n{setting}; {where}", fontsize="medium")
     figure.savefig(path, dpi=130)
 
 
@@ -55,12 +57,12 @@ def panel(axes: Axes, found: Comparison, value: Figures, show: Callable[[float],
         style: dict[str, Any] = {"marker": "x", "markersize": 8, "linestyle": "", "color": DENSE}
         top = axes.get_xaxis_transform()
         axes.plot(missing, [0.95] * len(missing), transform=top, label="one-hot x Dense not run", **style)
-    for (x, y), offset in [*((last, 9) for last in dense[-1:]), *((last, -16) for last in table[-1:])]:
-        axes.annotate(show(y), (x, y), xytext=(0, offset), textcoords="offset points", ha="center", fontsize="small")
+    for x, y in (*dense[-1:], *table[-1:]):
+        axes.annotate(show(y), (x, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize="small")
     axes.set(xscale="log", yscale="log", xlabel="vocabulary (number of different ids)")
     values = [y for _, y in (*dense, *table)] or [1.0]
     axes.set_ylim(10 ** floor(log10(min(values) / 2)), 10 ** ceil(log10(max(values) * 3)))
-    axes.margins(x=0.1)
+    axes.margins(x=0.2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda number, place: f"{number:,.0f}" if number >= 1 else f"{number:g}"))
         axis.set_minor_formatter(NullFormatter())

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from unhot.comparison import Agreement, Comparison, Costs, Example, Settings
 from unhot.comparison.machine import Machine
-from unhot.comparison.results import in_bytes, in_seconds
+from unhot.comparison.results import in_bytes, in_seconds, three_digits
 
 PIPED_WIDTH = 100
 
@@ -140,7 +140,7 @@ def cost_cells(name: str, costs: Costs) -> tuple[str, ...]:
         name,
         "not run" if costs.dense.not_run else in_seconds(costs.dense.seconds),
         "not run" if costs.table.not_run else in_seconds(costs.table.seconds),
-        "-" if times is None else f"{times:,.1f}" if times < 100 else f"{times:,.0f}",
+        "-" if times is None else three_digits(times) + " ?" * (busiest(costs) > BUSY),
         in_bytes(costs.dense.peak_bytes),
         in_bytes(costs.table.peak_bytes),
     )
@@ -152,9 +152,14 @@ def show_troubles(out: Console, points: tuple[Costs, ...]) -> None:
         for name, cost in (("table", point.table), ("one-hot x Dense", point.dense)):
             if cost.not_run:
                 out.print(f"[yellow]{point.vocabulary:,} ids, {name} not run: {cost.not_run}.[/]")
-    busiest = max(cost.others_busy for point in points for cost in (point.table, point.dense))
-    if busiest > BUSY:
+    busy = max(map(busiest, points))
+    if busy > BUSY:
         out.print(
-            f"[yellow]Other processes kept up to {busiest:.1f} CPUs busy meanwhile: the times are too long, most of all"
-            " those of one-hot x Dense, since a matrix product on several cores waits for the slowest. Repeat it when the machine is quiet.[/]"
+            f"[yellow]Other processes kept up to {busy:.1f} CPUs busy meanwhile: the times are too long, most of all those of"
+            " one-hot x Dense, since a matrix product on several cores waits for the slowest. Do not trust what is marked ?.[/]"
         )
+
+
+def busiest(costs: Costs) -> float:
+    """The CPUs that other processes kept busy while these costs were measured."""
+    return max(costs.table.others_busy, costs.dense.others_busy)

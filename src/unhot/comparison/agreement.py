@@ -45,6 +45,7 @@ def summed(ids: Array, grads: Array, rows: int) -> Array:
     return -table.array
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def measure_agreement(
     ids: npt.NDArray[np.int64],
     rows: int,
@@ -68,7 +69,7 @@ def measure_agreement(
         table: what to check in place of a table trained by `optimizer`; a new one with the same `seed`.
         done: told the fraction done after each step.
 
-    Errors: those of `Table`.
+    Errors: those of `Table`; ValueError if training diverges.
 
     Example:
         >>> import numpy as np, unhot
@@ -98,6 +99,8 @@ def measure_agreement(
         touched += len(np.unique(chosen))
         step += 1
         done(step / steps)
+    if not np.isfinite(exact.weights).all():
+        raise ValueError(f"float64 training itself diverges, so there is nothing to compare. Lower the rate of {optimizer!r}.")
     weights.see(table.array, dense.weights, exact.weights)
     moved = float(np.abs(exact.weights - start).max())
     return Agreement(forward.result(), gradient.result(), weights.result(), step, batch, touched / step, moved)

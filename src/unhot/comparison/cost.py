@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from unhot import kernels, memory
 from unhot.comparison.dense_rules import SLOTS
-from unhot.comparison.results import Cost
+from unhot.comparison.results import Cost, in_bytes
 from unhot.rules import Optimizer
 
 Route = Literal["table", "dense"]
@@ -65,7 +65,7 @@ def measure_cost(job: Job) -> Cost:
     )
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", "from unhot.comparison.worker import main; main()"],
+            [sys.executable, "-P", "-c", "from unhot.comparison.worker import main; main()"],
             input=pickle.dumps(job),
             capture_output=True,
             timeout=START + job.patience,
@@ -89,7 +89,7 @@ def too_large(job: Job) -> str:
     whole = matrix + 4 * job.rows * job.dim * (2 + slots)
     if job.route == "table" or free is None or whole <= free:
         return ""
-    return f"the one-hot matrix alone needs {matrix / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free"
+    return f"the one-hot matrix alone needs {in_bytes(matrix)}; {in_bytes(free)} are free"
 
 
 def _environment() -> dict[str, str]:

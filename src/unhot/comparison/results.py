@@ -14,18 +14,22 @@ Array = npt.NDArray[Any]
 
 
 def in_seconds(seconds: float | None) -> str:
-    """A duration with three digits and a unit."""
+    """A duration in s or ms."""
     if seconds is None:
         return "-"
-    value, unit = (seconds, "s") if seconds >= 0.9995 else (1e3 * seconds, "ms")
-    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+    return f"{three_digits(seconds)} s" if seconds >= 0.9995 else f"{three_digits(1e3 * seconds)} ms"
 
 
 def in_bytes(size: int | None) -> str:
-    """An amount of memory in MiB or GiB."""
+    """An amount of memory in GiB or MiB."""
     if size is None:
         return "-"
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    return f"{three_digits(size / 2**30)} GiB" if size >= 2**30 else f"{three_digits(size / 2**20)} MiB"
+
+
+def three_digits(number: float) -> str:
+    """0.123, 12.3, 1,230."""
+    return f"{number:,.0f}" if number >= 999.5 else f"{number:#.3g}".rstrip(".")
 
 
 @dataclass(frozen=True, repr=False, eq=False)

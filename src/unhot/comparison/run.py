@@ -8,6 +8,7 @@ from typing import Any
 from unhot.comparison.agreement import measure_agreement
 from unhot.comparison.columns import read_ids
 from unhot.comparison.cost import Job
+from unhot.comparison.dense_rules import RULES
 from unhot.comparison.example import worked_example
 from unhot.comparison.growth import measure_costs, measure_growth
 from unhot.comparison.machine import this_machine
@@ -69,6 +70,8 @@ def compare(
     Source: docs/mathematics.md, "Exact means", for the allowance.
     """
     optimizer = as_rule(Adam() if optimizer is None else optimizer)
+    if type(optimizer) not in RULES:
+        raise TypeError(f"there is no dense optimizer here to compare {type(optimizer).__name__} with.")
     dim, batch, steps = as_size("dim", dim), as_size("batch", batch), as_size("steps", steps)
     vocabularies = [as_size("vocabularies", rows) for rows in vocabularies]
     if not patience > 0:

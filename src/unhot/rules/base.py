@@ -80,6 +80,7 @@ class Optimizer:
         """Raise TypeError or ValueError if a hyperparameter is not usable; subclasses add their own."""
         if not callable(self.learning_rate):
             self._rate(self.learning_rate)
+        real(self, "weight_decay", 0.0 if self.weight_decay is None else self.weight_decay)
 
     def _rate(self, value: Any) -> float:
         return real(self, "learning_rate", value)
@@ -89,8 +90,7 @@ class Optimizer:
         self.check()
         rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         momentum = real(self, self.momentum_name, getattr(self, self.momentum_name), below=1.0) if self.momentum_name else 0.0
-        decay = real(self, "weight_decay", self.weight_decay or 0.0)
-        return Hyper(self._rate(rate), momentum, decay)
+        return Hyper(self._rate(rate), momentum, float(self.weight_decay or 0.0))
 
     momentum_name: ClassVar[str] = ""
     """The name of the scheduled momentum: "momentum", "beta_1", or none."""
@@ -106,8 +106,8 @@ class Optimizer:
         kin = isinstance(self, type(other)) or isinstance(other, type(self))
         return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        """The recurrence that trains one table by these hyperparameters."""
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        """The recurrence that trains one table of so many rows by these hyperparameters."""
         raise NotImplementedError
 
     def refuse_coupled(self, remedy: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unhot.deferral import BLOCK, Array, History
+from unhot.deferral import Array, History
 from unhot.rules.base import Hyper, Optimizer, Recurrence, by_pair, real, weight_scalar_pair
 
 TERMS = 16
@@ -68,7 +68,6 @@ class Ftrl(Optimizer):
         return float(self.initial_accumulator_value**-self.learning_rate_power + self.beta)
 
     def check(self) -> None:
-        super().check()
         names = ("initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength")
         for name in (*names, "l2_shrinkage_regularization_strength", "beta"):
             real(self, name, getattr(self, name))
@@ -79,6 +78,7 @@ class Ftrl(Optimizer):
                 "Ftrl: initial_accumulator_value, beta and l2_regularization_strength are all 0: the weight of a row that is"
                 " never touched would be 0/0. Give one of them a value above 0."
             )
+        super().check()
 
     def _rate(self, value: Any) -> float:
         rate = real(self, "learning_rate", value, open_=True)
@@ -90,15 +90,15 @@ class Ftrl(Optimizer):
             )
         return rate
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return ClosedForm(self, dtype, capacity)
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return ClosedForm(self, dtype, rows)
 
 
 class ShrinkageHistory(History):
     """For every t in the ring: the sums of the logarithm's coefficients up to t (as two floats), and 2 s2 d of step t + 1."""
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(capacity)
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, 2 * TERMS + 1)
         self.sums = np.zeros((2, self.capacity, TERMS))
         self.first = np.zeros(self.capacity)
         self.restart(0)
@@ -130,11 +130,11 @@ class ClosedForm(Recurrence):
 
     family = "closed_form"
 
-    def __init__(self, optimizer: Ftrl, dtype: np.dtype[Any], capacity: int) -> None:
+    def __init__(self, optimizer: Ftrl, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
         self.slots = {"accumulator": optimizer.initial_accumulator_value, "linear": 0.0}
-        self.history = ShrinkageHistory(capacity if self._shrinks else 16 * BLOCK)
+        self.history = ShrinkageHistory(rows if self._shrinks else 0)
         self.rate = 1.0
         self.variant = int(self._shrinks)
 

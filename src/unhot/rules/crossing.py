@@ -27,11 +27,11 @@ WINDOW_TAIL = 1e-13
 class CrossingHistory(History):
     """For every t in the ring: H(t), T(t), the logarithm of the product of the momenta up to t, and the decays to now."""
 
-    def __init__(self, capacity: int, beta: float, beta_2: float) -> None:
+    def __init__(self, rows: int, beta: float, beta_2: float) -> None:
         self.beta, self.beta_2 = beta, beta_2
         fall = log(beta_2 / beta) if beta else np.inf
         self.base, self.largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
-        super().__init__(max(capacity, 2 * self.largest + 4 * BLOCK))
+        super().__init__(rows, 5, 2 * self.largest)
         self.slope = 1.0 / fall
         self.scale = np.ones((self.capacity, 2))
         self.suffix = np.ones((self.blocks, 2))
@@ -85,12 +85,12 @@ class CrossingMaximum(Recurrence):
 
     family = "crossing"
 
-    def __init__(self, optimizer: Any, dtype: np.dtype[Any], capacity: int) -> None:
+    def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
-        self.capacity = capacity
+        self.rows = rows
         self.slots = {"momentum": 0.0, "norm": 0.0}
-        self.history = CrossingHistory(capacity, optimizer.beta_1, optimizer.beta_2)
+        self.history = CrossingHistory(rows, optimizer.beta_1, optimizer.beta_2)
 
     @property
     def period(self) -> int:
@@ -102,7 +102,7 @@ class CrossingMaximum(Recurrence):
     def restart(self, step: int, momentum: float = 0.0) -> None:
         if momentum > self.history.beta:
             beta_2 = self.optimizer.beta_2
-            self.history = CrossingHistory(self.capacity, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
+            self.history = CrossingHistory(self.rows, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
         self.history.restart(step)
 
     def advance(self, step: int, hyper: Hyper) -> None:

@@ -90,8 +90,8 @@ class SGD(Optimizer):
         if self.nesterov and self.convention == "torch" and not self.momentum:
             raise ValueError("SGD: with convention='torch', nesterov=True needs a momentum above 0. Received: momentum=0.")
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return Descent(self, dtype, capacity)
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return Descent(self, dtype, rows)
 
 
 @dataclass
@@ -140,8 +140,8 @@ class Adagrad(Optimizer):
         elif self.lr_decay:
             raise ValueError(f"Adagrad: `lr_decay` needs convention='torch'. Received: lr_decay={self.lr_decay!r}.")
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return Linear(self, dtype, capacity, Divisor.SUM, {"sum": self.initial_accumulator_value})
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return Linear(self, dtype, rows, Divisor.SUM, {"sum": self.initial_accumulator_value})
 
 
 @dataclass
@@ -195,10 +195,10 @@ class RMSprop(Optimizer):
         if self.convention == "torch":
             self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
         divisor = Divisor.CENTERED if self.centered else Divisor.MEAN
         slots = {"velocity": 0.0, **({"average_gradient": 0.0} if self.centered else {})}
-        return Linear(self, dtype, capacity, divisor, slots)
+        return Linear(self, dtype, rows, divisor, slots)
 
 
 @dataclass
@@ -242,8 +242,8 @@ class Adadelta(Optimizer):
         if self.convention == "torch":
             self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return Linear(self, dtype, capacity, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return Linear(self, dtype, rows, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})
 
 
 class Linear(Recurrence):
@@ -251,16 +251,14 @@ class Linear(Recurrence):
 
     family = "linear"
 
-    def __init__(
-        self, optimizer: Any, dtype: np.dtype[Any], capacity: int, divisor: Divisor, averages: dict[str, float]
-    ) -> None:
+    def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int, divisor: Divisor, averages: dict[str, float]) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
         self.divisor = divisor
         self.with_momentum = bool(getattr(optimizer, "momentum", 0.0))
         self.slots = {**({"momentum": 0.0} if self.with_momentum else {}), **averages}
         self.variant = int(self.with_momentum) + 2 * int(divisor)
-        self.history = MatrixHistory(capacity)
+        self.history = MatrixHistory(rows)
         self._decays = divisor not in (Divisor.NONE, Divisor.SUM)
 
     def defers(self, hyper: Hyper) -> bool:
@@ -359,8 +357,8 @@ class Descent(Linear):
 
     optimizer: SGD
 
-    def __init__(self, optimizer: SGD, dtype: np.dtype[Any], capacity: int) -> None:
-        super().__init__(optimizer, dtype, capacity, Divisor.NONE, {})
+    def __init__(self, optimizer: SGD, dtype: np.dtype[Any], rows: int) -> None:
+        super().__init__(optimizer, dtype, rows, Divisor.NONE, {})
 
     def matrix(self, step: int, hyper: Hyper) -> tuple[Matrix, tuple[float, float]]:
         rate, momentum, decay = hyper

@@ -102,8 +102,8 @@ class Adam(_Moments):
         if self.convention == "torch" and not self.decoupled_weight_decay:
             self.refuse_coupled(DECOUPLED)
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return StepMeasure(self, dtype, capacity)
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return StepMeasure(self, dtype, rows)
 
 
 @dataclass
@@ -178,8 +178,8 @@ class NAdam(_Moments):
                 f"NAdam: `momentum_decay` needs convention='torch'. Received: momentum_decay={self.momentum_decay!r}."
             )
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return NesterovMeasure(self, dtype, capacity)
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return NesterovMeasure(self, dtype, rows)
 
 
 @dataclass
@@ -223,10 +223,10 @@ class Adamax(_Moments):
                     " which has no such bound."
                 )
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
         if self.convention == "torch":
-            return CrossingMaximum(self, dtype, capacity)
-        return NormMeasure(self, dtype, capacity)
+            return CrossingMaximum(self, dtype, rows)
+        return NormMeasure(self, dtype, rows)
 
 
 class StepMeasure(Recurrence):
@@ -235,10 +235,10 @@ class StepMeasure(Recurrence):
     family = "measure"
     root = Root.SECOND_MOMENT
 
-    def __init__(self, optimizer: Any, dtype: np.dtype[Any], capacity: int) -> None:
+    def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
-        self.capacity = capacity
+        self.rows = rows
         if getattr(optimizer, "amsgrad", False):
             self.root = Root.LARGEST_SECOND_MOMENT
         self.slots = self.slot_names()
@@ -255,7 +255,7 @@ class StepMeasure(Recurrence):
         return Shape(beta, ratio, self.optimizer.beta_2 if self.optimizer.convention == "torch" else 0.0)
 
     def _new_history(self, beta: float) -> MeasureHistory:
-        return MeasureHistory(self.capacity, self.shape(beta), self.optimizer.epsilon, self.dtype.name)
+        return MeasureHistory(self.rows, self.shape(beta), self.optimizer.epsilon, self.dtype.name)
 
     @property
     def period(self) -> int:

@@ -62,8 +62,8 @@ class Lion(Optimizer):
         real(self, "beta_1", self.beta_1, below=1.0, open_=True)
         real(self, "beta_2", self.beta_2, below=1.0, open_=True)
 
-    def recurrence(self, dtype: np.dtype[Any], capacity: int) -> Recurrence:
-        return Sign(self, dtype, capacity)
+    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+        return Sign(self, dtype, rows)
 
 
 class Sign(Recurrence):
@@ -71,11 +71,11 @@ class Sign(Recurrence):
 
     family = "sign"
 
-    def __init__(self, optimizer: Lion, dtype: np.dtype[Any], capacity: int) -> None:
+    def __init__(self, optimizer: Lion, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
         self.slots = {"momentum": 0.0}
-        self.history = MatrixHistory(capacity)
+        self.history = MatrixHistory(rows)
 
     @property
     def period(self) -> int:
