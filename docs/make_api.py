@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ def entry(name: str, thing: object, level: int = 2) -> str:
         signature = name
     else:
         signature = f"{name}{inspect.signature(thing)}".replace(" -> None", "").replace("'", "")
+        signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", signature)
     text = f"{'#' * level} `{name}`\n\n```text\n{signature}\n\n{documentation}\n```\n"
     if inspect.isclass(thing) and thing is unhot.Table:
         for member, value in vars(thing).items():

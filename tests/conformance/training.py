@@ -116,9 +116,9 @@ def dense_copy(rule: Rule, weights: Array, dtype: str, **hyper: Any) -> DenseCop
     return DenseCopy(rule.dense(weights.astype(dtype), **hyper))
 
 
-def versions(weights: Array, dtype: str) -> Array:
-    """The reference's initial weights: one version, and the shaken ones that the comparison in float32 needs."""
-    return np.repeat(weights[None], 1 + (SHAKEN if dtype == "float32" else 0), axis=0)
+def versions(weights: Array, shaken: int = SHAKEN) -> Array:
+    """The initial weights of the reference, and of the `shaken` versions that the comparison in float32 needs."""
+    return np.repeat(weights[None], 1 + shaken, axis=0)
 
 
 # ---------------------------------------------------------------- the run
@@ -151,13 +151,19 @@ Check = Callable[[Array, Sequence[Array], Scale], None]
 
 
 def train(
-    stream: Stream, reference: Copy, copies: Sequence[Copy], check: Check, *, checks: int = 4, guard: Guard | None = None
+    stream: Stream,
+    reference: Copy,
+    copies: Sequence[Copy],
+    check: Check,
+    *,
+    marks: Sequence[int] = (),
+    guard: Guard | None = None,
 ) -> None:
-    """Train the reference and `copies` on the stream; `check` their weights `checks` times, last at the end."""
+    """Train the reference and `copies` on the stream; `check` their weights after the steps `marks`, or after each quarter."""
     shaker = generator("shaken")
     start = reference.weights()
     scale = Scale(start)
-    marks = {len(stream.steps) * (i + 1) // checks for i in range(checks)}
+    marks = marks or [len(stream.steps) * quarter // 4 for quarter in (1, 2, 3, 4)]
     for number, step in enumerate(stream.steps, start=1):
         gradients = np.array(np.broadcast_to(gradients_of(stream, step, reference), (len(start), *step.noise.shape)))
         extra = 0.0 if guard is None else guard(step, gradients[0])
@@ -210,17 +216,17 @@ def relative(weights: Array, reference: Array, scale: Scale) -> float:
     return float(np.max(np.abs(weights - reference) / np.maximum(scale.size, 1e-300)))
 
 
-def agree_in_float32(reference: Array, weights: Sequence[Array], scale: Scale) -> None:
-    """`weights` are those of dense float32 training and of the float32 table under test."""
-    dense, tested = weights
-    allowed = FACTOR * units(dense, reference, scale) + UNITS
-    assert np.isfinite(allowed), "dense float32 training is not finite: the stream is not a test"
-    distance = units(tested, reference, scale)
-    assert distance <= allowed, f"{distance:.4g} units in the last place from dense float64 training; allowed: {allowed:.4g}"
-
-
-def agree_in_float64(reference: Array, weights: Sequence[Array], scale: Scale) -> None:
-    """`weights` are those of the float64 table under test."""
-    (tested,) = weights
-    distance = relative(tested, reference, scale)
-    assert distance <= RELATIVE, f"{distance:.3g} relative from dense float64 training; allowed: {RELATIVE:g}"
+def agree(reference: Array, copies: Sequence[Array], scale: Scale) -> None:
+    """`copies` are dense float32 training, then the tables under test: float32, float64 or both."""
+    dense, *tested = copies
+    wrong = []
+    for weights in tested:
+        if weights.dtype == np.float64:
+            distance, allowed, measure = relative(weights, reference, scale), RELATIVE, "relative"
+        else:
+            allowed = FACTOR * units(dense, reference, scale) + UNITS
+            assert np.isfinite(allowed), "dense float32 training is not finite: the stream is not a test"
+            distance, measure = units(weights, reference, scale), "units in the last place"
+        if distance > allowed:
+            wrong.append(f"the {weights.dtype} table is {distance:.4g} {measure} away, {allowed:.4g} allowed")
+    assert not wrong, "; ".join(wrong)
