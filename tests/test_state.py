@@ -292,6 +292,23 @@ def test_copies_keep_the_policy_and_the_rate(way: str) -> None:
     assert_held(other, held(table))
 
 
+def test_a_pickle_of_one_moment() -> None:
+    """A step made while the pickle is being written does not reach it, not even in part."""
+    table = trained("adam")
+    before = held(table)
+
+    class SteppingPickler(pickle.Pickler):
+        def reducer_override(self, thing: Any) -> Any:
+            if isinstance(thing, np.ndarray):
+                table.step([1], np.ones((1, 3)))
+            return NotImplemented
+
+    file = io.BytesIO()
+    SteppingPickler(file).dump(table)
+    assert table.clock > before["clock"]
+    assert_held(pickle.loads(file.getvalue()), before)
+
+
 def test_a_copy_of_a_structure_that_holds_a_table_twice() -> None:
     """One table stays one table."""
     table = trained("adam")
