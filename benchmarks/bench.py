@@ -124,7 +124,7 @@ def _unable(case: Case, arguments: argparse.Namespace) -> str:
     available = machine.memory_available()
     need = bytes_needed(case)
     if available is not None and need > 0.9 * available:
-        return f"about {need / 2**30:.1f} GiB of memory would be needed, {available / 2**30:.1f} GiB are free"
+        return f"it needs about {need / 2**30:.1f} GiB of memory; {0.9 * available / 2**30:.1f} GiB can be had"
     return ""
 
 

@@ -192,6 +192,11 @@ def test_agreement_notices_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.forward.holds, found.gradient.holds, found.weights.holds) == (True, False, True)
 
 
+def test_agreement_says_whether_it_is_conclusive() -> None:
+    assert measure_agreement(column(), 40, 4, unhot.Lion(), batch=8, steps=20).conclusive
+    assert not measure_agreement(column(), 40, 4, unhot.Lion(0.0), batch=8, steps=20).conclusive
+
+
 @pytest.mark.filterwarnings("error")
 def test_agreement_refuses_training_that_diverges() -> None:
     with pytest.raises(ValueError, match="diverges"):
@@ -449,6 +454,12 @@ def test_command_fails_if_the_results_disagree(tmp_path: Path, monkeypatch: pyte
     done = command(str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "0")
     assert done.exit_code == 1
     assert "THE RESULTS DISAGREE" in done.output
+
+
+def test_command_says_that_it_shows_little(tmp_path: Path) -> None:
+    done = command(str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "0", "--learning-rate", "0")
+    assert done.exit_code == 0
+    assert "so this says little" in done.output.replace("\n", " ")
 
 
 def test_command_says_what_did_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

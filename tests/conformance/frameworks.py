@@ -64,7 +64,7 @@ class TorchCopy:
         return out
 
     def lookup(self, ids: Array) -> Array:
-        return self.weights()[ids]
+        return self.weights()[..., ids, :]
 
     def assign(self, hyper: dict[str, Any]) -> None:
         for group in self.optimizer.param_groups:
@@ -92,7 +92,7 @@ class KerasCopy:
             self.optimizer.build([self.variable])
 
     def lookup(self, ids: Array) -> Array:
-        return self.weights()[ids]
+        return self.weights()[..., ids, :]
 
     def assign(self, hyper: dict[str, Any]) -> None:
         with floats(self.dtype):
@@ -105,7 +105,7 @@ class KerasCopy:
             self.optimizer.apply([gradient], [self.variable])
 
     def weights(self) -> Array:
-        out: Array = keras.ops.convert_to_numpy(self.variable)
+        out: Array = self.variable.value.detach().numpy()
         return out.copy()
 
 

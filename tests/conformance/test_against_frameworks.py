@@ -49,7 +49,9 @@ def test_defaults_are_the_framework_s(name: str, convention: str) -> None:
     given = make("closed", "constant", 1.0)
     for step in given.steps:
         step.hyper.clear()
-    tables = [UnhotCopy(unhot.Table.from_array(given.weights.astype(d), optimizer=cls(**options))) for d in ("float32", "float64")]
+    tables = [
+        UnhotCopy(unhot.Table.from_array(given.weights.astype(d), optimizer=cls(**options))) for d in ("float32", "float64")
+    ]
     reference = framework_copy(rule, versions(given.weights), "float64", hyper={})
     guard = signs.guard(rule, given)
     train(given, reference, [framework_copy(rule, given.weights, "float32", hyper={}), *tables], agree, guard=guard)

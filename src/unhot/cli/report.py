@@ -114,6 +114,11 @@ def show_agreement(out: Console, agreement: Agreement, settings: Settings) -> No
         " the last place.",
         style="dim",
     )
+    if not a.conclusive:
+        out.print(
+            "[yellow]The allowance is large beside the movement of the weights: float32 training itself is far from float64, so"
+            " this says little. Take another learning rate.[/]"
+        )
 
 
 def show_costs(out: Console, found: Comparison) -> None:

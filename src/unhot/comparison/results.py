@@ -119,6 +119,11 @@ class Agreement:
         """Whether all three stay within what float32 allows."""
         return all(difference.holds for difference in self.differences)
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether the allowance is small beside what training did: at most a hundredth of the largest movement."""
+        return self.weights.allowance <= 0.01 * self.moved
+
     def __repr__(self) -> str:
         head = f"Agreement after {self.steps} steps of {self.batch:,} ids (weights moved by up to {self.moved:.3g}):"
         return "\n  ".join([head, *map(repr, self.differences)])
@@ -211,6 +216,7 @@ class Comparison:
         found["example"]["same"] = self.example.same
         for difference in self.agreement.differences:
             found["agreement"][difference.quantity] |= {"allowance": difference.allowance, "holds": difference.holds}
+        found["agreement"]["conclusive"] = self.agreement.conclusive
         return {"holds": self.holds, **found}
 
     def __repr__(self) -> str:
