@@ -186,7 +186,7 @@ def recurrence(
 ) -> tuple[Optimizer, Recurrence]:
     """A copy of the hyperparameters as they stand, and the recurrence that follows them in a table of so many rows.
 
-    A momentum that stands at 0 for now keeps its slot if `slots`, those of the table so far, have one.
+    `slots` names those that the table has so far.
     """
     snapshot = copy.copy(optimizer)
     epsilon = getattr(snapshot, "epsilon", 1.0)
@@ -195,7 +195,4 @@ def recurrence(
             f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(dtype).tiny:g} in a {dtype} table, where less"
             f" counts as 0. Received: {epsilon!r}."
         )
-    made = copy.copy(snapshot)
-    if "momentum" in slots and not getattr(made, "momentum", 1.0):
-        made.momentum = 0.5  # any above 0: each step says which it is
-    return snapshot, made.recurrence(dtype, rows)
+    return snapshot, snapshot.recurrence(dtype, rows, slots)

@@ -18,9 +18,10 @@ touch, each with a centre of its own.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, expm1, log, sqrt
+from math import ceil, exp, expm1, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ from unhot.kernels import active as kernels
 
 MOST_TERMS = 20
 """Coefficients of a panel at most; a wider range of c_s is split into more panels."""
+
+MOST_STEPS = 1 << 17
+"""The widest window: a step extends the coefficients of every step in it."""
+
+MOST_BYTES = 1 << 30
+"""The largest history."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,41 @@ PRECISION = {
 }
 
 
+def least_terms(log_ratio: Array, log_weight: Array, tolerance: float) -> int:
+    """The coefficients with which the series' relative error, times the weight, is within `tolerance` for each c/c0."""
+    far = np.abs(log_ratio)
+    # The logarithm of 2 |q|^T / (1 - |q|) max(sqrt(r), 1/sqrt(r)), with |q| = tanh(|log r| / 4), solved for T.
+    with np.errstate(divide="ignore"):
+        terms = (np.logaddexp(0.0, 0.5 * far) + 0.5 * far + log_weight - log(tolerance)) / -np.log(np.tanh(0.25 * far))
+    return max(1, ceil(np.max(terms)))
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points c_s of a window at the distances j = s - t = 0, 1, ...: their logarithms and their weights'.
+
+    A term at distance j weighs r**j of the first, r = beta/ratio, at x >> eps, and beta**j at x << eps.  The bound is
+    asked of each j with the square root of that weight, so that it still holds for rates that rise by the other half.
+    Where c_s x is nothing beside eps for every x in reach, c_s is held at that floor, and the term is 1/eps.
+    """
+
+    shape: Shape
+    fall: float
+    floor: float
+    need: float
+
+    def log_height(self, first: float, distance: Array) -> Array:
+        """log c_s for the rows last touched at step `first`."""
+        powers = np.maximum(distance * log(self.shape.ratio), self.floor)
+        return np.asarray(powers + np.log(self.shape.height(first + distance)))
+
+    def terms(self, first: float, start: int, stop: int, centre: float) -> int:
+        """The coefficients that the distances [start, stop) need around `centre`."""
+        distance = np.arange(start, stop, dtype=np.float64)
+        log_ratio = self.log_height(first, distance) - self.log_height(first, np.array([centre]))
+        return least_terms(log_ratio, -0.5 * self.fall * distance, self.need)
+
+
 @dataclass(frozen=True)
 class Panels:
     """Where the steps after a touch are cut, and around which distance each panel is centred."""
@@ -84,77 +126,71 @@ class Panels:
     edges: tuple[int, ...]
     centres: tuple[float, ...]
     terms: int
-
-
-def series_bound(root_ratio: Array, terms: int) -> Array:
-    """The relative error of `terms` Chebyshev coefficients for c/c0 = root_ratio**2."""
-    q = np.abs((root_ratio - 1.0) / (root_ratio + 1.0))
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        bound = 2.0 * q**terms / (1.0 - q) * np.maximum(root_ratio, 1.0 / root_ratio)
-    return np.nan_to_num(bound, nan=np.inf)
+    points: Points
 
 
 @lru_cache(maxsize=64)
 def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
     """The panels for `shape`: windows from the tail of the measure, centres and terms from the bound of the series.
 
-    A term at distance j weighs r**j of the first, r = beta/ratio, at x >> eps, and beta**j at x << eps.  The bound is
-    asked of each j with the square root of that weight, so that it still holds for rates that rise by the other half.
+    Errors: ValueError where the window, or the memory for it, would be unreasonably large.
     """
     need = PRECISION[dtype]
-    beta, ratio = shape.beta, shape.ratio
-    if beta == 0.0:
-        return Panels(0, 0, 0.0, (1, 1), (1.0,), 1)
-    fall = -log(beta / ratio)
-    far = -log(beta)
+    if shape.beta == 0.0:
+        return Panels(0, 0, 0.0, (1, 1), (1.0,), 1, Points(shape, 0.0, -log(need.reach), need.series))
+    fall, far = -log(shape.beta / shape.ratio), -log(shape.beta)
+    beyond = log(max(1.0, need.reach / epsilon))
 
     def reach(tail: float) -> int:
-        by_reach = (-log(tail) + log(max(1.0, need.reach / epsilon))) / far
+        by_reach = (beyond - log(tail)) / far
         return ceil(min(-log(tail) / fall, by_reach) if fall > 0 else by_reach)
 
     largest = reach(need.window * 1e-9)
-    distance = np.arange(1, largest + 1, dtype=np.float64)
-    weight = np.exp(-0.5 * max(fall, 0.0) * distance)
-    log_c = distance * log(ratio) + np.log(shape.height(1.0 + distance))
+    if largest > MOST_STEPS:
+        raise too_wide(shape, f"a window of {largest:,} steps, where {MOST_STEPS:,} are the most")
+    points = Points(shape, max(fall, 0.0), log(need.window) - beyond, need.series)
     edges, centres, terms = [1], [], 1
     while edges[-1] <= largest:
-        stop, centre = _widest_panel(edges[-1], largest, log_c, weight, need.series)
-        span = slice(edges[-1] - 1, stop - 1)
-        terms = max(terms, _least_terms(log_c[span] - log_c[centre - 1], weight[span], need.series))
+        stop, centre = _widest_panel(points, edges[-1], largest)
+        terms = max(terms, points.terms(1.0, edges[-1], stop, centre))
         edges.append(stop)
         centres.append(float(centre))
-    return Panels(reach(need.window), largest, 1.0 / fall if fall > 0 else 0.0, tuple(edges), tuple(centres), terms)
+    slope = 1.0 / fall if fall > 0 else 0.0
+    return Panels(reach(need.window), largest, slope, tuple(edges), tuple(centres), terms, points)
 
 
-def _least_terms(log_ratio: Array, weight: Array, tolerance: float) -> int:
-    root = np.exp(0.5 * log_ratio)
-    for terms in range(1, MOST_TERMS + 1):
-        if np.max(weight * series_bound(root, terms)) <= tolerance:
-            return terms
-    return MOST_TERMS + 1
+def too_wide(shape: Shape, what: str) -> ValueError:
+    return ValueError(
+        f"beta_1={shape.beta!r} is too near to 1 for this beta_2 and epsilon: the steps that still move a row after its last"
+        f" gradient need {what}. Use a smaller beta_1: up to 0.997 there is no such limit."
+    )
 
 
-def _widest_panel(start: int, largest: int, log_c: Array, weight: Array, tolerance: float) -> tuple[int, int]:
-    """The panel [start, stop) and its centre that reaches farthest with MOST_TERMS terms, with the fewest terms if all."""
-    best = (start + 1, start)
-    least = MOST_TERMS + 1
-    centre = start
-    while centre <= largest:
-        with np.errstate(over="ignore"):
-            bad = weight * series_bound(np.exp(0.5 * (log_c - log_c[centre - 1])), MOST_TERMS) > tolerance
-        if bad[start - 1 : centre].any():
-            break
-        beyond = np.flatnonzero(bad[centre - 1 :])
-        stop = centre + int(beyond[0]) if len(beyond) else largest + 1
-        if stop > largest:
-            span = slice(start - 1, largest)
-            terms = _least_terms(log_c[span] - log_c[centre - 1], weight[span], tolerance)
-            if terms < least:
-                best, least = (stop, centre), terms
-        elif least > MOST_TERMS and stop > best[0]:
-            best = (stop, centre)
+def _widest_panel(points: Points, start: int, largest: int) -> tuple[int, int]:
+    """The panel [start, stop) and its centre that reaches farthest with MOST_TERMS terms, with the fewest terms if to the end.
+
+    The c_s fall with the distance, so the farther the centre, the farther the panel reaches: the best is the last centre
+    that still covers `start`.
+    """
+    distance = np.arange(start, largest + 1, dtype=np.float64)
+    log_c = points.log_height(1.0, distance)
+    log_weight = -0.5 * points.fall * distance
+
+    def terms(a: int, b: int, centre: int) -> int:
+        span = slice(a - start, b - start)
+        return least_terms(log_c[span] - log_c[centre - start], log_weight[span], points.need)
+
+    centres = range(start, largest + 1)
+    farthest = start + max(0, bisect_left(centres, True, key=lambda centre: terms(start, centre + 1, centre) > MOST_TERMS) - 1)
+    stops = range(farthest + 1, largest + 2)
+    stop = farthest + max(1, bisect_left(stops, True, key=lambda stop: terms(farthest, stop, farthest) > MOST_TERMS))
+    if stop <= largest:
+        return stop, farthest
+    candidates, centre = [farthest], start
+    while centre < farthest:
+        candidates.append(centre)
         centre += 1 + (centre - start) // 16
-    return best
+    return stop, min(candidates, key=lambda centre: terms(start, stop, centre))
 
 
 @lru_cache(maxsize=32)
@@ -180,18 +216,22 @@ class MeasureHistory(History):
     def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str) -> None:
         self.shape = shape
         self.panels = panels = design(shape, epsilon, dtype)
-        super().__init__(rows, 4 + len(panels.centres) * (1 + panels.terms), 2 * panels.largest)
+        numbers = 4 + len(panels.centres) * (1 + panels.terms)
+        least = 2 * panels.largest
+        size = 8 * numbers * least
+        if size > MOST_BYTES:
+            raise too_wide(shape, f"a history of {size / 2**30:.1f} GiB, where {MOST_BYTES / 2**30:.0f} GiB is the most")
+        super().__init__(rows, numbers, least)
         self.terms = panels.terms
-        self._need = PRECISION[dtype].series
         self.scale = np.ones((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
         self.polynomial = np.zeros((self.capacity, len(panels.centres), 1 + panels.terms))
         distance = np.arange(panels.largest + 1, dtype=np.float64)
-        self._weight = np.exp(-0.5 * max(0.0, -log(shape.beta / shape.ratio)) * distance[1:]) if shape.beta else np.ones(0)
-        self._powers = shape.ratio**distance
+        floor = exp(panels.points.floor)
+        self._powers = np.maximum(shape.ratio**distance, floor)
         self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
         self._centres = np.array(panels.centres)
-        self._still_centres = shape.ratio**self._centres
+        self._still_centres = np.maximum(shape.ratio**self._centres, floor)
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
         self.restart(0)
@@ -245,19 +285,13 @@ class MeasureHistory(History):
     def _terms_at(self, t: int) -> int:
         """The coefficients that rows last touched at step t or later need, found anew at each power of two."""
         power = max(t, 1).bit_length() - 1 if t < self.shape.settled else -1
-        if not self._weight.size:
+        if not self.panels.largest:
             return 1
         if power not in self._terms_from:
             first = float(1 << power) if power >= 0 else self.shape.settled
-            terms = 1
-            for panel, centre in enumerate(self.panels.centres):
-                start, stop = self.panels.edges[panel : panel + 2]
-                distance = np.arange(start, stop, dtype=np.float64)
-                log_ratio = (distance - centre) * log(self.shape.ratio) + np.log(
-                    self.shape.height(first + distance) / self.shape.height_at(first + centre)
-                )
-                terms = max(terms, _least_terms(log_ratio, self._weight[start - 1 : stop - 1], self._need))
-            self._terms_from[power] = min(terms, self.terms)
+            edges, points = self.panels.edges, self.panels.points
+            spans = zip(edges[:-1], edges[1:], self.panels.centres, strict=True)
+            self._terms_from[power] = min(self.terms, max(points.terms(first, *span) for span in spans))
         return self._terms_from[power]
 
     def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:

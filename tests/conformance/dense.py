@@ -58,11 +58,14 @@ class TorchSGD(Dense):
 
     defaults = {"learning_rate": 1e-3, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
 
+    def begin(self) -> None:
+        self.b: Array | None = None
+
     def move(self, g: Array, h: SimpleNamespace) -> None:
         if h.weight_decay:
             g = g + h.weight_decay * self.w
         if h.momentum:
-            self.b = g.copy() if self.t == 1 else self.b * h.momentum + (1 - h.dampening) * g
+            self.b = g.copy() if self.b is None else self.b * h.momentum + (1 - h.dampening) * g
             g = g + h.momentum * self.b if h.nesterov else self.b
         self.w -= h.learning_rate * g
 

@@ -102,6 +102,8 @@ class DenseCopy:
 def dense_gradient(weights: Array, ids: Array, gradients: Array) -> Array:
     """The gradient of the whole table, in the weights' dtype: one-hot(ids).T @ gradients, summed in float64."""
     total = np.zeros(weights.shape)
+    if not len(ids):
+        return total.astype(weights.dtype)
     gradients = gradients.astype(weights.dtype)
     for i, row in enumerate(ids):
         total[..., row, :] += gradients[..., i, :]
@@ -158,28 +160,39 @@ def train(
     *,
     marks: Sequence[int] = (),
     guard: Guard | None = None,
+    look: int = 1,
 ) -> None:
-    """Train the reference and `copies` on the stream; `check` their weights after the steps `marks`, or after each quarter."""
+    """Train the reference and `copies` on the stream; `check` their weights after the steps `marks`, or after each quarter.
+
+    The elements' scale is taken at every touch and every `look` steps.
+    """
     shaker = generator("shaken")
     start = reference.weights()
     scale = Scale(start)
     marks = marks or [len(stream.steps) * quarter // 4 for quarter in (1, 2, 3, 4)]
     for number, step in enumerate(stream.steps, start=1):
-        gradients = np.array(np.broadcast_to(gradients_of(stream, step, reference), (len(start), *step.noise.shape)))
-        extra = 0.0 if guard is None else guard(step, gradients[0])
-        if len(start) > 1 and len(step.ids):
-            gradients[1:] += shakes(stream, step, gradients[0], len(start) - 1, shaker)
-        advance(reference, step, gradients + extra)
-        for copy in copies:
-            advance(copy, step, gradients_of(stream, step, copy) + extra)
-        scale.see(reference.weights())
+        if len(step.ids):
+            gradients = np.array(np.broadcast_to(gradients_of(stream, step, reference), (len(start), *step.noise.shape)))
+            extra = 0.0 if guard is None else guard(step, gradients[0])
+            if len(start) > 1:
+                gradients[1:] += shakes(stream, step, gradients[0], len(start) - 1, shaker)
+            advance(reference, step, gradients + extra)
+            for copy in copies:
+                advance(copy, step, gradients_of(stream, step, copy) + extra)
+        else:
+            if guard is not None:
+                guard(step, step.noise)
+            for copy in (reference, *copies):
+                advance(copy, step, step.noise)
+        if len(step.ids) or number % look == 0 or number in marks:
+            scale.see(reference.weights())
         if number in marks:
             check(reference.weights()[0], [copy.weights() for copy in copies], scale)
 
 
 def gradients_of(stream: Stream, step: Step, copy: Copy) -> Array:
     """The gradients of the rows that `copy` looks up."""
-    if not step.pull or not len(step.ids):
+    if not step.pull:
         return step.noise
     return np.asarray(step.noise + step.pull * (copy.lookup(step.ids).astype(np.float64) - stream.targets[step.ids]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -106,8 +106,11 @@ class Optimizer:
         kin = isinstance(self, type(other)) or isinstance(other, type(self))
         return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
-        """The recurrence that trains one table of so many rows by these hyperparameters."""
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
+        """The recurrence that trains one table of so many rows by these hyperparameters.
+
+        `slots` names those that the table has so far: a momentum that stands at 0 for now keeps its slot.
+        """
         raise NotImplementedError
 
     def refuse_coupled(self, remedy: str) -> None:

@@ -10,6 +10,7 @@ agree with its z.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -90,7 +91,7 @@ class Ftrl(Optimizer):
             )
         return rate
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return ClosedForm(self, dtype, rows)
 
 

@@ -10,6 +10,7 @@ the product of their matrices, and its averages by the product of their decays.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from typing import Any
@@ -90,8 +91,8 @@ class SGD(Optimizer):
         if self.nesterov and self.convention == "torch" and not self.momentum:
             raise ValueError("SGD: with convention='torch', nesterov=True needs a momentum above 0. Received: momentum=0.")
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
-        return Descent(self, dtype, rows)
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
+        return Descent(self, dtype, rows, slots)
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Adagrad(Optimizer):
         elif self.lr_decay:
             raise ValueError(f"Adagrad: `lr_decay` needs convention='torch'. Received: lr_decay={self.lr_decay!r}.")
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return Linear(self, dtype, rows, Divisor.SUM, {"sum": self.initial_accumulator_value})
 
 
@@ -195,10 +196,10 @@ class RMSprop(Optimizer):
         if self.convention == "torch":
             self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         divisor = Divisor.CENTERED if self.centered else Divisor.MEAN
-        slots = {"velocity": 0.0, **({"average_gradient": 0.0} if self.centered else {})}
-        return Linear(self, dtype, rows, divisor, slots)
+        averages = {"velocity": 0.0, **({"average_gradient": 0.0} if self.centered else {})}
+        return Linear(self, dtype, rows, divisor, averages, slots)
 
 
 @dataclass
@@ -242,7 +243,7 @@ class Adadelta(Optimizer):
         if self.convention == "torch":
             self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return Linear(self, dtype, rows, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})
 
 
@@ -251,11 +252,19 @@ class Linear(Recurrence):
 
     family = "linear"
 
-    def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int, divisor: Divisor, averages: dict[str, float]) -> None:
+    def __init__(
+        self,
+        optimizer: Any,
+        dtype: np.dtype[Any],
+        rows: int,
+        divisor: Divisor,
+        averages: dict[str, float],
+        slots: Collection[str] = (),
+    ) -> None:
         self.optimizer = optimizer
         self.dtype = dtype
         self.divisor = divisor
-        self.with_momentum = bool(getattr(optimizer, "momentum", 0.0))
+        self.with_momentum = bool(getattr(optimizer, "momentum", 0.0)) or "momentum" in slots
         self.slots = {**({"momentum": 0.0} if self.with_momentum else {}), **averages}
         self.variant = int(self.with_momentum) + 2 * int(divisor)
         self.history = MatrixHistory(rows)
@@ -283,8 +292,13 @@ class Linear(Recurrence):
         return True
 
     def matrix(self, step: int, hyper: Hyper) -> tuple[Matrix, tuple[float, float]]:
-        """M of `step` (row by row) and what multiplies q: ((m00, m01, m10, m11), (gw, gb))."""
+        """M of `step` (row by row) and what multiplies q: ((m00, m01, m10, m11), (gw, gb)).
+
+        In a step without momentum the frameworks leave the buffer as it is.
+        """
         rate, momentum, decay = hyper
+        if not momentum:
+            return (1.0 - rate * decay, 0.0, 0.0, 1.0), (-rate, 0.0)
         if self.optimizer.convention == "torch":
             return (1.0, -rate * momentum, 0.0, momentum), (-rate, 1.0)
         return (1.0 - rate * decay, -momentum, 0.0, momentum), (-rate, rate)
@@ -353,24 +367,38 @@ class Linear(Recurrence):
 
 
 class Descent(Linear):
-    """SGD, whose decay may be coupled and whose momentum has Nesterov's form and dampening."""
+    """SGD, whose decay may be coupled and whose momentum has Nesterov's form and dampening.
+
+    PyTorch's buffer starts as a copy of the gradient, undampened, in the first step that has a momentum: the table's, since
+    a dense parameter has gradients (zeros) in all rows.
+    """
 
     optimizer: SGD
+    begun = False
 
-    def __init__(self, optimizer: SGD, dtype: np.dtype[Any], rows: int) -> None:
-        super().__init__(optimizer, dtype, rows, Divisor.NONE, {})
+    def __init__(self, optimizer: SGD, dtype: np.dtype[Any], rows: int, slots: Collection[str]) -> None:
+        super().__init__(optimizer, dtype, rows, Divisor.NONE, {}, slots)
 
     def matrix(self, step: int, hyper: Hyper) -> tuple[Matrix, tuple[float, float]]:
         rate, momentum, decay = hyper
+        if not momentum:
+            return (1.0 - rate * decay, 0.0, 0.0, 1.0), (-rate, 0.0)
         if self.optimizer.convention == "keras":
             if self.optimizer.nesterov:
                 return (1.0 - rate * decay, momentum**2, 0.0, momentum), (-rate * (1.0 + momentum), -rate)
             return (1.0 - rate * decay, momentum, 0.0, momentum), (-rate, -rate)
-        if not self.with_momentum:
-            return (1.0 - rate * decay, 0.0, 0.0, 0.0), (-rate, 0.0)
         if self.optimizer.nesterov:
             forward = 1.0 + momentum
             return (1.0 - rate * decay * forward, -rate * momentum**2, decay, momentum), (-rate * forward, 1.0)
-        # PyTorch's buffer starts as a copy of the first gradient, undampened, at the table's first step.
-        share = 1.0 if step == 1 else 1.0 - self.optimizer.dampening
+        share = 1.0 - self.optimizer.dampening if self.begun else 1.0
         return (1.0 - rate * share * decay, -rate * momentum, share * decay, momentum), (-rate * share, share)
+
+    def advance(self, step: int, hyper: Hyper) -> None:
+        super().advance(step, hyper)
+        self.begun |= hyper.momentum > 0
+
+    def state(self) -> dict[str, float]:
+        return {"momentum_begun": float(self.begun)} if self.with_momentum else {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        self.begun = bool(state.get("momentum_begun", False))

@@ -6,7 +6,7 @@ w = (1 - rate decay) w - (alpha m + gamma g) / (c x + epsilon), and a row withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
 from math import sqrt
@@ -69,7 +69,8 @@ class Adam(_Moments):
 
     Args:
         learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001.
-        beta_1: in [0, 1); may change from step to step.
+        beta_1: in [0, 1); may change from step to step.  Up to 0.997 with any beta_2 (at the default epsilon); nearer to 1 as
+            far as the steps that still move a row after its last gradient are at most 2^17, which 0.999 with beta_2 = 0.999 is.
         beta_2: in (0, 1).
         epsilon: above 0; 1e-7, torch 1e-8.
         amsgrad: divide by the root of the largest v so far.
@@ -102,7 +103,7 @@ class Adam(_Moments):
         if self.convention == "torch" and not self.decoupled_weight_decay:
             self.refuse_coupled(DECOUPLED)
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return StepMeasure(self, dtype, rows)
 
 
@@ -140,7 +141,8 @@ class NAdam(_Moments):
 
     Args:
         learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.002.
-        beta_1: in [0, 1); may change from step to step.
+        beta_1: in [0, 1); may change from step to step.  Up to 0.997 with any beta_2 (at the default epsilon); nearer to 1 as
+            far as the steps that still move a row after its last gradient are at most 2^17, which 0.999 with beta_2 = 0.999 is.
         beta_2: in (0, 1).
         epsilon: above 0; 1e-7, torch 1e-8.
         momentum_decay: PyTorch's convention only; 0.004.
@@ -178,7 +180,7 @@ class NAdam(_Moments):
                 f"NAdam: `momentum_decay` needs convention='torch'. Received: momentum_decay={self.momentum_decay!r}."
             )
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return NesterovMeasure(self, dtype, rows)
 
 
@@ -223,7 +225,7 @@ class Adamax(_Moments):
                     " which has no such bound."
                 )
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         if self.convention == "torch":
             return CrossingMaximum(self, dtype, rows)
         return NormMeasure(self, dtype, rows)
@@ -266,8 +268,10 @@ class StepMeasure(Recurrence):
 
     def restart(self, step: int, momentum: float = 0.0) -> None:
         if momentum > self.history.shape.beta:
-            # Halfway to 1, so that a rising schedule asks for few new histories.
-            self.history = self._new_history(0.5 + 0.5 * momentum)
+            try:  # halfway to 1, so that a rising schedule asks for few new histories
+                self.history = self._new_history(0.5 + 0.5 * momentum)
+            except ValueError:
+                self.history = self._new_history(momentum)
         self.history.restart(step)
 
     def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:

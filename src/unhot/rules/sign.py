@@ -6,6 +6,7 @@ of becoming 0 (dense float32 training stops there when its momentum underflows; 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class Lion(Optimizer):
         real(self, "beta_1", self.beta_1, below=1.0, open_=True)
         real(self, "beta_2", self.beta_2, below=1.0, open_=True)
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int) -> Recurrence:
+    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return Sign(self, dtype, rows)
 
 

@@ -1,0 +1,91 @@
+"""Runs of 10^6 steps, and rests that long: longer than the table's history, which settles them in parts, and shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from . import signs
+from .registry import RULES, Rule, named
+from .streams import Step, Stream, generator, rounded, start
+from .training import UnhotCopy, agree, dense_copy, train, unhot_copy, versions
+
+ROWS, DIM = 6, 2
+LOOK = 25
+"""Steps between two looks at the reference's size, which changes slowly at rest."""
+
+FAMILIES = (
+    "AdamW-torch-weight_decay=0.3",
+    "SGD-keras-momentum=0.9-weight_decay=0.03",
+    "Ftrl-keras-l2_shrinkage_regularization_strength=0.1-l1_regularization_strength=0.05-weight_decay=0.03",
+    "Lion-keras-beta_1=0.95-beta_2=0.98-weight_decay=0.3",
+    "Adamax-torch",
+)
+"""One rule of each family of recurrences."""
+
+REST = Step(np.arange(0), np.zeros((0, DIM)))
+
+
+def touches(rng: np.random.Generator, rest: int) -> dict[int, list[int]]:
+    """By step the rows touched: the last rests `rest` steps, the others a tenth, a hundredth ... of it, over and over."""
+    due: dict[int, list[int]] = {}
+    for row in range(ROWS):
+        step, pause = int(rng.integers(1, 40)), max(7, rest // 10 ** (ROWS - 1 - row))
+        while step <= rest + 200:
+            due.setdefault(step, []).append(row)
+            # Not more than 30 touches or so of each row: float32's own rounding grows with them.
+            step += pause if pause > rest // 30 else int(rng.integers(pause, max(pause + 1, rest // 10)))
+    return due
+
+
+def steps(rng: np.random.Generator, rule: Rule, rest: int) -> Iterator[Step]:
+    """A closed loop; the rate changes by up to three decades at every touch, and some time into every rest."""
+    due = touches(rng, rest)
+    for step in range(1, rest + 241):
+        ids = np.array(due.get(step, []), dtype=np.int64)
+        if len(ids) or step % 997 == 0:
+            rate = rounded(rule.rate * 10.0 ** -rng.uniform(0, 3))
+            yield Step(ids, rounded(0.5 * rng.normal(size=(len(ids), DIM))), 1.0, {"learning_rate": rate})
+        else:
+            yield REST
+
+
+def check(rule: Rule, rest: int) -> UnhotCopy:
+    rng = generator("long", rule.id, rest)
+    given: Stream = start(rng, list(steps(rng, rule, rest)), ROWS, DIM)
+    single, double = (unhot_copy(rule, given.weights, dtype) for dtype in ("float32", "float64"))
+    marks = [rest // 100, rest // 3, rest, rest + 100, rest + 240]
+    train(
+        given, dense_copy(rule, versions(given.weights), "float64"),
+        [dense_copy(rule, given.weights, "float32"), single, double], agree,
+        marks=marks, guard=signs.guard(rule, given), look=LOOK,
+    )  # fmt: skip
+    return single
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_rests_of_30_000_steps(rule: Rule) -> None:
+    """Every rule; the table's history is shorter than the rest, which is settled in parts."""
+    check(rule, 30_000)
+
+
+@pytest.mark.parametrize("rule", named(*FAMILIES), ids=lambda rule: rule.id)
+def test_rests_of_100_000_steps_in_one_piece(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The history is as long as that of a table of millions of rows, and reaches over the whole rest."""
+    monkeypatch.setattr("unhot.deferral.ring_capacity", lambda affordable, least: 1 << 18)
+    check(rule, 100_000)
+
+
+@pytest.mark.parametrize("rule", named(*FAMILIES[:3]), ids=lambda rule: rule.id)
+def test_a_million_steps(rule: Rule) -> None:
+    """Runs of 10^6 steps, one row resting nearly all of them; the history is as large at the end as at the start."""
+    before = sizes(unhot_copy(rule, np.zeros((ROWS, DIM)), "float32"))
+    assert sizes(check(rule, 1_000_000)) == before
+
+
+def sizes(copy: UnhotCopy) -> dict[str, int]:
+    """The bytes of the arrays of the table's history."""
+    history = copy.table._engine.rule.history
+    return {name: value.nbytes for name, value in vars(history).items() if isinstance(value, np.ndarray)}
