@@ -128,4 +128,4 @@ def test_a_sweep_that_misses_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Engine, "_sweep", lambda self, period: None)
     with pytest.raises(AssertionError, match="away"):
-        check_long(DECAY, 30_000)
+        check_long(DECAY, 10_000)

@@ -10,7 +10,7 @@ import pytest
 from . import signs
 from .registry import RULES, Rule, named
 from .streams import Step, Stream, generator, rounded, start
-from .training import UnhotCopy, agree, dense_copy, train, unhot_copy, versions
+from .training import UnhotCopy, agree, close, dense_copy, train, unhot_copy, versions
 
 ROWS, DIM = 6, 2
 LOOK = 25
@@ -41,28 +41,41 @@ def touches(rng: np.random.Generator, rest: int) -> dict[int, list[int]]:
 
 
 def steps(rng: np.random.Generator, rule: Rule, rest: int) -> Iterator[Step]:
-    """A closed loop; the rate changes by up to three decades at every touch, and some time into every rest."""
+    """A closed loop; the rate changes by up to three decades at every touch, and some time into every rest.
+
+    The rates are such that a decay leaves something of the weights.
+    """
     due = touches(rng, rest)
+    largest = min(rule.rate, 20 / (rule.hyper.get("weight_decay", 0.0) * rest + 1e-9))
     for step in range(1, rest + 241):
         ids = np.array(due.get(step, []), dtype=np.int64)
         if len(ids) or step % 997 == 0:
-            rate = rounded(rule.rate * 10.0 ** -rng.uniform(0, 3))
+            rate = rounded(largest * 10.0 ** -rng.uniform(0, 3))
             yield Step(ids, rounded(0.5 * rng.normal(size=(len(ids), DIM))), 1.0, {"learning_rate": rate})
         else:
             yield REST
 
 
-def check(rule: Rule, rest: int) -> UnhotCopy:
+def stream(rule: Rule, rest: int) -> Stream:
     rng = generator("long", rule.id, rest)
-    given: Stream = start(rng, list(steps(rng, rule, rest)), ROWS, DIM)
-    single, double = (unhot_copy(rule, given.weights, dtype) for dtype in ("float32", "float64"))
-    marks = [rest // 100, rest // 3, rest, rest + 100, rest + 240]
+    return start(rng, list(steps(rng, rule, rest)), ROWS, DIM)
+
+
+def check(rule: Rule, rest: int) -> None:
+    given = stream(rule, rest)
     train(
         given, dense_copy(rule, versions(given.weights), "float64"),
-        [dense_copy(rule, given.weights, "float32"), single, double], agree,
-        marks=marks, guard=signs.guard(rule, given), look=LOOK,
+        [
+            dense_copy(rule, given.weights, "float32"),
+            unhot_copy(rule, given.weights, "float32"),
+            unhot_copy(rule, given.weights, "float64"),
+        ],
+        agree, marks=marks(rest), guard=signs.guard(rule, given), look=LOOK,
     )  # fmt: skip
-    return single
+
+
+def marks(rest: int) -> list[int]:
+    return [rest // 100, rest // 3, rest, rest + 100, rest + 240]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
@@ -78,11 +91,19 @@ def test_rests_of_100_000_steps_in_one_piece(rule: Rule, monkeypatch: pytest.Mon
     check(rule, 100_000)
 
 
-@pytest.mark.parametrize("rule", named(*FAMILIES[:3]), ids=lambda rule: rule.id)
+@pytest.mark.parametrize("rule", named(*FAMILIES[:2]), ids=lambda rule: rule.id)
 def test_a_million_steps(rule: Rule) -> None:
-    """Runs of 10^6 steps, one row resting nearly all of them; the history is as large at the end as at the start."""
-    before = sizes(unhot_copy(rule, np.zeros((ROWS, DIM)), "float32"))
-    assert sizes(check(rule, 1_000_000)) == before
+    """One row rests nearly all of the time; the history is as large at the end as at the start.
+
+    In float64 only, where the bound is the tighter one: dense training in float32 is of no use as a measure after so long.
+    """
+    rest = 1_000_000
+    given = stream(rule, rest)
+    table = unhot_copy(rule, given.weights, "float64")
+    before = sizes(table)
+    reference = dense_copy(rule, versions(given.weights, 0), "float64")
+    train(given, reference, [table], close, marks=marks(rest), guard=signs.guard(rule, given), look=LOOK)
+    assert sizes(table) == before
 
 
 def sizes(copy: UnhotCopy) -> dict[str, int]:

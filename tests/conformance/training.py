@@ -229,6 +229,13 @@ def relative(weights: Array, reference: Array, scale: Scale) -> float:
     return float(np.max(np.abs(weights - reference) / np.maximum(scale.size, 1e-300)))
 
 
+def close(reference: Array, copies: Sequence[Array], scale: Scale) -> None:
+    """`copies` are float64 tables under test."""
+    for weights in copies:
+        distance = relative(weights, reference, scale)
+        assert distance <= RELATIVE, f"the float64 table is {distance:.4g} relative away, {RELATIVE:g} allowed"
+
+
 def agree(reference: Array, copies: Sequence[Array], scale: Scale) -> None:
     """`copies` are dense float32 training, then the tables under test: float32, float64 or both."""
     dense, *tested = copies
