@@ -2,25 +2,33 @@
 
 template <typename T, bool SHRINKS>
 struct ClosedForm {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
     static constexpr int kTerms = 16;
 
     static inline T power_of(T x, T power) {
         return power == T(0.5) ? root(x) : static_cast<T>(__builtin_pow(x, power));
     }
 
-    static void settle(const Rule& rule, const T* c, T* const* state, T* out, int64_t dim, bool all) {
-        const double* p = rule.parameters;
-        const T over_rate = static_cast<T>(p[0]), twice_l2 = static_cast<T>(p[1]), l1 = static_cast<T>(p[2]);
-        const T beta = static_cast<T>(p[3]), power = static_cast<T>(p[4]), least = static_cast<T>(p[5]);
-        const T* w = state[0];
-        const T* n = state[1];
-        T* z = state[2];
-        for (int64_t i = 0; i < dim; ++i) {
-            const T x = power_of(n[i], power) + beta;
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = SHRINKS ? 5 : 1;
+        const T* c;
+        T over_rate, twice_l2, l1, beta, power, least;
+
+        Settle(const Rule& rule, const T* line) : c(line) {
+            const double* p = rule.parameters;
+            over_rate = static_cast<T>(p[0]), twice_l2 = static_cast<T>(p[1]), l1 = static_cast<T>(p[2]);
+            beta = static_cast<T>(p[3]), power = static_cast<T>(p[4]), least = static_cast<T>(p[5]);
+        }
+
+        inline void operator()(T* x) const {
+            const T z = x[2], sum = power_of(x[1], power) + beta;
             if constexpr (SHRINKS) {
-                const T first = z[i] + w[i] * c[0];
+                const T first = z + x[0] * c[0];
                 const T kept = smallest(largest(first, -l1), l1);
-                const T variable = T(2) * (least / x) - T(1);
+                const T variable = T(2) * (least / sum) - T(1);
                 T before = T(0), after = T(0);
                 for (int j = kTerms; j > 1; --j) {
                     const T next = c[j] + T(2) * variable * before - after;
@@ -28,28 +36,34 @@ struct ClosedForm {
                     before = next;
                 }
                 const T y = (first - kept) * static_cast<T>(__builtin_exp(c[1] + variable * before - after));
-                out[i] = -y / (x * over_rate + twice_l2);
-                if (all) z[i] = kept + y;
+                x[0] = -y / (sum * over_rate + twice_l2);
+                x[2] = kept + y;
             } else {
-                const T kept = smallest(largest(z[i], -l1), l1);
-                out[i] = (kept - z[i]) / (x * over_rate + twice_l2);
+                const T kept = smallest(largest(z, -l1), l1);
+                x[0] = (kept - z) / (sum * over_rate + twice_l2);
             }
         }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(rule, c));
     }
 
-    static void update(const Rule&, const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        const Pair<T> w_pair{s[0], s[1]};
-        const T over_rate = s[2], twice_shrinkage = s[3], twice_l2 = s[4], l1 = s[5], beta = s[6], power = s[7];
-        T* __restrict w = state[0];
-        T* __restrict n = state[1];
-        T* __restrict z = state[2];
-        for (int64_t i = 0; i < dim; ++i) {
-            const T decayed = w_pair(w[i]), total = n[i] + g[i] * g[i], risen = power_of(total, power);
-            const T moved = ((risen - power_of(n[i], power)) * over_rate) * decayed;
-            z[i] = z[i] + ((g[i] + decayed * twice_shrinkage) - moved);
-            const T kept = smallest(largest(z[i], -l1), l1);
-            w[i] = (kept - z[i]) / ((risen + beta) * over_rate + twice_l2);
-            n[i] = total;
+    struct Update {
+        Pair<T> w_pair;
+        T over_rate, twice_shrinkage, twice_l2, l1, beta, power;
+
+        Update(const Rule&, const T* s)
+            : w_pair{s[0], s[1]}, over_rate(s[2]), twice_shrinkage(s[3]), twice_l2(s[4]), l1(s[5]), beta(s[6]), power(s[7]) {}
+
+        inline void operator()(T* x, T g) const {
+            const T decayed = w_pair(x[0]), total = x[1] + g * g, risen = power_of(total, power);
+            const T moved = ((risen - power_of(x[1], power)) * over_rate) * decayed;
+            x[2] = x[2] + ((g + decayed * twice_shrinkage) - moved);
+            const T kept = smallest(largest(x[2], -l1), l1);
+            x[0] = (kept - x[2]) / ((risen + beta) * over_rate + twice_l2);
+            x[1] = total;
         }
-    }
+    };
 };

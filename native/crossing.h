@@ -2,24 +2,33 @@
 
 template <typename T>
 struct Crossing {
-    static void settle(const Rule& rule, const double* c, T* const* state, T* out, int64_t dim, bool all) {
-        const Pair<T> m_pair{static_cast<T>(c[0]), static_cast<T>(c[1])};
-        const Pair<T> u_pair{static_cast<T>(c[2]), static_cast<T>(c[3])};
-        const T total = static_cast<T>(c[4]), epsilon = static_cast<T>(rule.parameters[0]);
-        const int64_t t = static_cast<int64_t>(c[5]);
-        const T* w = state[0];
-        T* m = state[1];
-        T* u = state[2];
-        for (int64_t i = 0; i < dim; ++i) {
-            const T end = u_pair(u[i]);
-            T movement = total / largest(u[i], epsilon);
-            if (!(end >= epsilon)) movement = static_cast<T>(crossed(rule, static_cast<double>(u[i]), t));
-            out[i] = w[i] - m[i] * movement;
-            if (all) {
-                m[i] = m_pair(m[i]);
-                u[i] = largest(end, epsilon);
-            }
+    using Line = double;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 7;
+        const Rule* rule;
+        Pair<T> m_pair, u_pair;
+        T total, epsilon;
+        int64_t t;
+
+        inline void operator()(T* x) const {
+            const T m = x[1], u = x[2], end = u_pair(u);
+            T movement = total / largest(u, epsilon);
+            if (!(end >= epsilon)) movement = static_cast<T>(crossed(*rule, static_cast<double>(u), t));
+            x[0] = x[0] - m * movement;
+            x[1] = m_pair(m);
+            x[2] = largest(end, epsilon);
         }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const double* c, F f) {
+        const auto narrow = [](double number) { return static_cast<T>(number); };
+        f(Settle{&rule, {narrow(c[0]), narrow(c[1])}, {narrow(c[2]), narrow(c[3])}, narrow(c[4]),
+                 narrow(rule.parameters[0]), static_cast<int64_t>(c[5])});
     }
 
     // head[J]/u + tail[J]/epsilon in double, where c_s u falls below epsilon after J steps.
@@ -37,16 +46,17 @@ struct Crossing {
         return (start[0] - beta / power * middle[0]) / u + beta * middle[1] / epsilon;
     }
 
-    static void update(const Rule&, const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        const Pair<T> m_pair{s[0], s[1]}, u_pair{s[3], s[4]};
-        const T m_g = s[2], alpha = s[5], epsilon = s[6];
-        T* __restrict w = state[0];
-        T* __restrict m = state[1];
-        T* __restrict u = state[2];
-        for (int64_t i = 0; i < dim; ++i) {
-            m[i] = m_pair(m[i]) + g[i] * m_g;
-            u[i] = largest(u_pair(u[i]), magnitude(g[i]) + epsilon);
-            w[i] = w[i] - (m[i] * alpha) / u[i];
+    struct Update {
+        Pair<T> m_pair, u_pair;
+        T m_g, alpha, epsilon;
+
+        Update(const Rule&, const T* s)
+            : m_pair{s[0], s[1]}, u_pair{s[3], s[4]}, m_g(s[2]), alpha(s[5]), epsilon(s[6]) {}
+
+        inline void operator()(T* x, T g) const {
+            x[1] = m_pair(x[1]) + g * m_g;
+            x[2] = largest(u_pair(x[2]), magnitude(g) + epsilon);
+            x[0] = x[0] - (x[1] * alpha) / x[2];
         }
-    }
+    };
 };

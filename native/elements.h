@@ -32,3 +32,78 @@ inline T sign_of(T x) {
 
 inline float root(float x) { return __builtin_sqrtf(x); }
 inline double root(double x) { return __builtin_sqrt(x); }
+
+// An element of a row is its values in the weights and the slots, x[0..kArrays).  A family (one header each) is
+//
+//     kArrays                     how many arrays its state has
+//     kLooked                     which of them (bits) a lookup needs
+//     Line                        the type of its coefficients
+//     with_settle(rule, c, f)     calls f with what settles an element by the line of coefficients c
+//     Update(rule, scalars)       what makes the step: update(x, g)
+//
+// and what settles is either  settle(x), with `kWrites` saying which arrays it changes (bits), or, where rows are better
+// taken whole (`kByRow`),  settle.row(state, out, dim, all).
+
+// Applies f(x, i) to the elements of a row; stores the arrays in WRITES.
+template <typename Family, unsigned WRITES, typename T, typename F>
+inline void in_place(T* const* state, int64_t dim, F f) {
+    constexpr int n = Family::kArrays;
+    T* __restrict a0 = state[0];
+    T* __restrict a1 = n > 1 ? state[1] : nullptr;
+    T* __restrict a2 = n > 2 ? state[2] : nullptr;
+    T* __restrict a3 = n > 3 ? state[3] : nullptr;
+    for (int64_t i = 0; i < dim; ++i) {
+        T x[kMostArrays] = {a0[i]};
+        if constexpr (n > 1) x[1] = a1[i];
+        if constexpr (n > 2) x[2] = a2[i];
+        if constexpr (n > 3) x[3] = a3[i];
+        f(x, i);
+        if constexpr (WRITES & 1) a0[i] = x[0];
+        if constexpr (n > 1 && (WRITES & 2)) a1[i] = x[1];
+        if constexpr (n > 2 && (WRITES & 4)) a2[i] = x[2];
+        if constexpr (n > 3 && (WRITES & 8)) a3[i] = x[3];
+    }
+}
+
+// out[i] = the settled weights of a row, which stays as it is.
+template <typename Family, typename Settle, typename T>
+inline void settle_into(Settle settle, T* const* state, T* __restrict out, int64_t dim) {
+    if constexpr (Settle::kByRow) {
+        settle.row(state, out, dim, false);
+    } else {
+        in_place<Family, 0>(state, dim, [settle, out](T* x, int64_t i) {
+            settle(x);
+            out[i] = x[0];
+        });
+    }
+}
+
+template <typename Family, typename Settle, typename T>
+inline void settle_in_place(Settle settle, T* const* state, int64_t dim) {
+    if constexpr (Settle::kByRow)
+        settle.row(state, state[0], dim, true);
+    else
+        in_place<Family, Settle::kWrites>(state, dim, [settle](T* x, int64_t) { settle(x); });
+}
+
+constexpr unsigned kAllArrays = (1u << kMostArrays) - 1;
+
+template <typename Family, typename T>
+inline void update_in_place(typename Family::Update update, T* const* state, const T* __restrict g, int64_t dim) {
+    in_place<Family, kAllArrays>(state, dim, [update, g](T* x, int64_t i) { update(x, g[i]); });
+}
+
+// Both in one pass: the settled elements never leave the registers.
+template <typename Family, typename Settle, typename T>
+inline void settle_and_update(
+    Settle settle, typename Family::Update update, T* const* state, const T* __restrict g, int64_t dim) {
+    if constexpr (Settle::kByRow) {
+        settle.row(state, state[0], dim, true);
+        update_in_place<Family>(update, state, g, dim);
+    } else {
+        in_place<Family, kAllArrays>(state, dim, [settle, update, g](T* x, int64_t i) {
+            settle(x);
+            update(x, g[i]);
+        });
+    }
+}

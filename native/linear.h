@@ -4,71 +4,75 @@ enum Divisor { kNone = 0, kSum = 1, kMean = 2, kCentered = 3, kDelta = 4 };
 
 template <typename T, bool MOMENTUM, int DIVISOR>
 struct Linear {
-    static constexpr bool kDecays = DIVISOR >= kMean;
+    using Line = T;
     static constexpr int kAverage = MOMENTUM ? 2 : 1;  // where the averages begin in the state
+    static constexpr int kArrays = kAverage + (DIVISOR == kNone ? 0 : DIVISOR < kCentered ? 1 : 2);
+    static constexpr unsigned kLooked = MOMENTUM ? 3 : 1;
+    static constexpr bool kDecays = DIVISOR >= kMean;
 
-    // out may be the weights themselves; with `all` the slots are settled in place too.
-    static void settle(const Rule&, const T* c, T* const* state, T* out, int64_t dim, bool all) {
-        const Pair<T> w_pair{c[0], c[1]}, b_pair{c[4], c[5]}, v_pair{c[6], c[7]};
-        const T w_b = c[2], b_w = c[3];
-        const T* w = state[0];
-        T* b = MOMENTUM ? state[1] : nullptr;
-        if (!MOMENTUM) {
-#pragma GCC ivdep
-            for (int64_t i = 0; i < dim; ++i) out[i] = w_pair(w[i]);
-        } else if (!all) {
-            for (int64_t i = 0; i < dim; ++i) out[i] = w_pair(w[i]) + b[i] * w_b;
-        } else {
-            T* __restrict ww = state[0];
-            T* __restrict bb = state[1];
-            for (int64_t i = 0; i < dim; ++i) {
-                const T old_w = ww[i], old_b = bb[i], rest = b_pair(old_b);
-                ww[i] = w_pair(old_w) + old_b * w_b;
-                bb[i] = b_w != T(0) ? rest + old_w * b_w : rest;
-            }
-        }
-        if (all && kDecays) {
-            T* __restrict v = state[kAverage];
-            for (int64_t i = 0; i < dim; ++i) v[i] = v_pair(v[i]);
-            if (DIVISOR == kCentered || DIVISOR == kDelta) {
-                T* __restrict other = state[kAverage + 1];
-                for (int64_t i = 0; i < dim; ++i) other[i] = v_pair(other[i]);
-            }
-        }
-    }
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = kDecays ? kAllArrays : kLooked;
+        Pair<T> w_pair, b_pair, v_pair;
+        T w_b, b_w;
 
-    static void update(const Rule&, const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        const Pair<T> w_pair{s[0], s[1]}, b_pair{s[4], s[5]}, v_pair{s[8], s[9]};
-        const T w_b = s[2], b_w = s[3], g_w = s[6], g_b = s[7], share = s[10], inside = s[11], outside = s[12];
-        T* __restrict w = state[0];
-        T* __restrict b = MOMENTUM ? state[1] : nullptr;
-        T* __restrict v = DIVISOR != kNone ? state[kAverage] : nullptr;
-        T* __restrict other = DIVISOR >= kCentered ? state[kAverage + 1] : nullptr;
-        for (int64_t i = 0; i < dim; ++i) {
-            T q = g[i];
-            if constexpr (DIVISOR == kSum) {
-                v[i] = v[i] + g[i] * g[i];
-                q = g[i] / (root(v[i] + inside) + outside);
-            } else if constexpr (DIVISOR == kMean) {
-                v[i] = v_pair(v[i]) + (g[i] * g[i]) * share;
-                q = g[i] / (root(v[i] + inside) + outside);
-            } else if constexpr (DIVISOR == kCentered) {
-                v[i] = v_pair(v[i]) + (g[i] * g[i]) * share;
-                other[i] = v_pair(other[i]) + g[i] * share;
-                q = g[i] / (root((v[i] - other[i] * other[i]) + inside) + outside);
-            } else if constexpr (DIVISOR == kDelta) {
-                v[i] = v_pair(v[i]) + (g[i] * g[i]) * share;
-                q = (g[i] * root(other[i] + inside)) / root(v[i] + inside);
-                other[i] = v_pair(other[i]) + (q * q) * share;
-            }
-            const T old_w = w[i];
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            x[0] = w_pair(w);
             if constexpr (MOMENTUM) {
-                const T old_b = b[i], rest = b_pair(old_b);
-                w[i] = (w_pair(old_w) + old_b * w_b) + q * g_w;
-                b[i] = (b_w != T(0) ? rest + old_w * b_w : rest) + q * g_b;
+                const T b = x[1], rest = b_pair(b);
+                x[0] = x[0] + b * w_b;
+                x[1] = b_w != T(0) ? rest + w * b_w : rest;
+            }
+            if constexpr (kDecays) x[kAverage] = v_pair(x[kAverage]);
+            if constexpr (DIVISOR >= kCentered) x[kAverage + 1] = v_pair(x[kAverage + 1]);
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule&, const T* c, F f) {
+        f(Settle{{c[0], c[1]}, {c[4], c[5]}, {c[6], c[7]}, c[2], c[3]});
+    }
+
+    struct Update {
+        Pair<T> w_pair, b_pair, v_pair;
+        T w_b, b_w, g_w, g_b, share, inside, outside;
+
+        Update(const Rule&, const T* s)
+            : w_pair{s[0], s[1]}, b_pair{s[4], s[5]}, v_pair{s[8], s[9]}, w_b(s[2]), b_w(s[3]), g_w(s[6]), g_b(s[7]),
+              share(s[10]), inside(s[11]), outside(s[12]) {}
+
+        // The gradient over its divisor; moves the averages.
+        inline T divided(T* x, T g) const {
+            if constexpr (DIVISOR == kNone) return g;
+            T& v = x[kAverage];
+            if constexpr (DIVISOR == kSum) {
+                v = v + g * g;
+                return g / (root(v + inside) + outside);
             } else {
-                w[i] = w_pair(old_w) + q * g_w;
+                v = v_pair(v) + (g * g) * share;
+                if constexpr (DIVISOR == kMean) return g / (root(v + inside) + outside);
+                T& other = x[kAverage + 1];
+                if constexpr (DIVISOR == kCentered) {
+                    other = v_pair(other) + g * share;
+                    return g / (root((v - other * other) + inside) + outside);
+                } else {
+                    const T q = (g * root(other + inside)) / root(v + inside);
+                    other = v_pair(other) + (q * q) * share;
+                    return q;
+                }
             }
         }
-    }
+
+        inline void operator()(T* x, T g) const {
+            const T q = divided(x, g), w = x[0];
+            if constexpr (MOMENTUM) {
+                const T b = x[1], rest = b_pair(b);
+                x[0] = (w_pair(w) + b * w_b) + q * g_w;
+                x[1] = (b_w != T(0) ? rest + w * b_w : rest) + q * g_b;
+            } else {
+                x[0] = w_pair(w) + q * g_w;
+            }
+        }
+    };
 };

@@ -7,73 +7,71 @@ constexpr int kUnrolledTerms = 8;  // up to here the polynomial is unrolled into
 
 template <typename T, int ROOT>
 struct Measure {
-    static inline T divisor(const T* x, int64_t i) { return ROOT == kNorm ? x[i] : root(x[i]); }
+    using Line = T;
+    static constexpr int kArrays = ROOT == kLargestSecondMoment ? 4 : 3;
+    static constexpr int kRoot = kArrays - 1;  // where the root's square (kNorm: the root) stands in the state
+    static constexpr unsigned kLooked = 3 | 1 << kRoot;
 
-    static void settle(const Rule& rule, const T* c, T* const* state, T* out, int64_t dim, bool all) {
-        const int panels = static_cast<int>(rule.parameters[1]);
-        const int used = static_cast<int>(c[6]);
-        if (panels == 1 && used <= kUnrolledTerms) {
-            all ? unrolled<true>(used, rule, c, state, out, dim) : unrolled<false>(used, rule, c, state, out, dim);
-        } else {
-            general(rule, c, state, out, dim, all, panels, used);
+    static inline T divisor(T x) { return ROOT == kNorm ? x : root(x); }
+
+    // One centre: a square root, a division and a polynomial of fixed length.
+    template <int TERMS>
+    struct OnePanel {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 7;
+        Pair<T> w_pair, m_pair, v_pair;
+        T epsilon, twice, centre, k[TERMS];
+
+        OnePanel(const Rule& rule, const T* c)
+            : w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]}, epsilon(static_cast<T>(rule.parameters[0])),
+              twice(epsilon + epsilon), centre(c[kHead]) {
+            for (int j = 0; j < TERMS; ++j) k[j] = c[kHead + 1 + j];
         }
-    }
 
-    template <bool ALL>
-    static void unrolled(int used, const Rule& rule, const T* c, T* const* state, T* out, int64_t dim) {
-        switch (used) {
-            case 1: return one_panel<ALL, 1>(rule, c, state, out, dim);
-            case 2: return one_panel<ALL, 2>(rule, c, state, out, dim);
-            case 3: return one_panel<ALL, 3>(rule, c, state, out, dim);
-            case 4: return one_panel<ALL, 4>(rule, c, state, out, dim);
-            case 5: return one_panel<ALL, 5>(rule, c, state, out, dim);
-            case 6: return one_panel<ALL, 6>(rule, c, state, out, dim);
-            case 7: return one_panel<ALL, 7>(rule, c, state, out, dim);
-            default: return one_panel<ALL, 8>(rule, c, state, out, dim);
-        }
-    }
-
-    // One centre: a square root, a division and a polynomial of fixed length for each element.
-    template <bool ALL, int TERMS>
-    static void one_panel(const Rule& rule, const T* c, T* const* state, T* out, int64_t dim) {
-        const Pair<T> w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
-        const T epsilon = static_cast<T>(rule.parameters[0]), twice = epsilon + epsilon, centre = c[kHead];
-        T k[TERMS];
-        for (int j = 0; j < TERMS; ++j) k[j] = c[kHead + 1 + j];
-        const T* w = state[0];
-        const T* x = state[ROOT == kLargestSecondMoment ? 3 : 2];
-        T* m = state[1];
-        T* v = state[2];
-#pragma GCC ivdep
-        for (int64_t i = 0; i < dim; ++i) {
-            const T over = T(1) / (centre * divisor(x, i) + epsilon);
+        inline void operator()(T* x) const {
+            const T over = T(1) / (centre * divisor(x[kRoot]) + epsilon);
             const T u = T(1) - twice * over;
             T sum = k[TERMS - 1];
 #pragma GCC unroll 8
             for (int j = TERMS - 2; j >= 0; --j) sum = sum * u + k[j];
-            const T moved = m[i] * (sum * over);
-            out[i] = w_pair(w[i]) - moved;
-            if (ALL) {
-                m[i] = m_pair(m[i]);
-                v[i] = v_pair(v[i]);
+            x[0] = w_pair(x[0]) - x[1] * (sum * over);
+            x[1] = m_pair(x[1]);
+            x[2] = v_pair(x[2]);
+        }
+    };
+
+    // Many terms or panels: in groups of elements that stay in registers and the first cache.
+    struct ManyPanels {
+        static constexpr bool kByRow = true;
+        static constexpr int kGroup = 16;
+        const Rule& rule;
+        const T* c;
+        int panels, used;
+
+        void row(T* const* state, T* out, int64_t dim, bool all) const {
+            const Pair<T> w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
+            T* m = state[1];
+            T* v = state[2];
+            for (int64_t start = 0; start < dim; start += kGroup) {
+                const int n = static_cast<int>(dim - start < kGroup ? dim - start : kGroup);
+                T distance[kGroup] = {}, total[kGroup] = {};
+                for (int i = 0; i < n; ++i) distance[i] = divisor(state[kRoot][start + i]);
+                movement(distance, total);
+                for (int i = 0; i < n; ++i) {
+                    const int64_t at = start + i;
+                    out[at] = w_pair(state[0][at]) - m[at] * total[i];
+                    if (all) {
+                        m[at] = m_pair(m[at]);
+                        v[at] = v_pair(v[at]);
+                    }
+                }
             }
         }
-    }
 
-    // Many terms or panels: element by element in groups that stay in registers and the first cache.
-    static void general(
-        const Rule& rule, const T* c, T* const* state, T* out, int64_t dim, bool all, int panels, int used) {
-        constexpr int kGroup = 16;
-        const Pair<T> w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
-        const T epsilon = static_cast<T>(rule.parameters[0]), twice = epsilon + epsilon;
-        const int stride = 1 + static_cast<int>(rule.parameters[2]);
-        const T* x = state[ROOT == kLargestSecondMoment ? 3 : 2];
-        T* m = state[1];
-        T* v = state[2];
-        for (int64_t start = 0; start < dim; start += kGroup) {
-            const int n = static_cast<int>(dim - start < kGroup ? dim - start : kGroup);
-            T distance[kGroup] = {}, total[kGroup] = {};
-            for (int i = 0; i < n; ++i) distance[i] = divisor(x, start + i);
+        // The sum of the panels at the roots `distance`.
+        void movement(const T* distance, T* total) const {
+            const T epsilon = static_cast<T>(rule.parameters[0]), twice = epsilon + epsilon;
+            const int stride = 1 + static_cast<int>(rule.parameters[2]);
             for (int p = 0; p < panels; ++p) {
                 const T* panel = c + kHead + p * stride;
                 bool empty = p > 0;
@@ -87,51 +85,45 @@ struct Measure {
                 }
                 for (int j = used - 1; j > 0; --j)
                     for (int i = 0; i < kGroup; ++i) sum[i] = sum[i] * u[i] + panel[j];
-                for (int i = 0; i < kGroup; ++i)
-                    total[i] = p ? total[i] + sum[i] * over[i] : sum[i] * over[i];
+                for (int i = 0; i < kGroup; ++i) total[i] = p ? total[i] + sum[i] * over[i] : sum[i] * over[i];
             }
-            for (int i = 0; i < n; ++i) {
-                const int64_t at = start + i;
-                out[at] = w_pair(state[0][at]) - m[at] * total[i];
-                if (all) {
-                    m[at] = m_pair(m[at]);
-                    v[at] = v_pair(v[at]);
-                }
-            }
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        const int panels = static_cast<int>(rule.parameters[1]), used = static_cast<int>(c[6]);
+        if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{rule, c, panels, used});
+        switch (used) {
+            case 1: return f(OnePanel<1>(rule, c));
+            case 2: return f(OnePanel<2>(rule, c));
+            case 3: return f(OnePanel<3>(rule, c));
+            case 4: return f(OnePanel<4>(rule, c));
+            case 5: return f(OnePanel<5>(rule, c));
+            case 6: return f(OnePanel<6>(rule, c));
+            case 7: return f(OnePanel<7>(rule, c));
+            default: return f(OnePanel<8>(rule, c));
         }
     }
 
-    static void update(const Rule&, const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        s[9] != T(0) ? apply<true>(s, state, g, dim) : apply<false>(s, state, g, dim);
-    }
+    struct Update {
+        Pair<T> w_pair, m_pair, v_pair;
+        T m_g, v_g, alpha, gamma, c, epsilon;
 
-    template <bool WITH_GRADIENT>
-    static void apply(const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        const Pair<T> w_pair{s[0], s[1]}, m_pair{s[2], s[3]}, v_pair{s[5], s[6]};
-        const T m_g = s[4], v_g = s[7], alpha = s[8], gamma = s[9], c = s[10], epsilon = s[11];
-        T* __restrict w = state[0];
-        T* __restrict m = state[1];
-        T* __restrict v = state[2];
-        T* __restrict most = ROOT == kLargestSecondMoment ? state[3] : nullptr;
-        for (int64_t i = 0; i < dim; ++i) {
-            const T moment = m_pair(m[i]) + g[i] * m_g;
-            T second = v_pair(v[i]), x;
-            if constexpr (ROOT == kNorm) {
-                second = largest(second, magnitude(g[i]));
-                x = second;
-            } else {
-                second = second + (g[i] * g[i]) * v_g;
-                if constexpr (ROOT == kLargestSecondMoment) {
-                    most[i] = largest(most[i], second);
-                    x = root(most[i]);
-                } else {
-                    x = root(second);
-                }
-            }
-            const T numerator = WITH_GRADIENT ? moment * alpha + g[i] * gamma : moment * alpha;
-            w[i] = w_pair(w[i]) - numerator / (x * c + epsilon);
-            m[i] = moment;
-            v[i] = second;
+        Update(const Rule&, const T* s)
+            : w_pair{s[0], s[1]}, m_pair{s[2], s[3]}, v_pair{s[5], s[6]}, m_g(s[4]), v_g(s[7]), alpha(s[8]), gamma(s[9]),
+              c(s[10]), epsilon(s[11]) {}
+
+        inline void operator()(T* x, T g) const {
+            x[1] = m_pair(x[1]) + g * m_g;
+            x[2] = v_pair(x[2]);
+            if constexpr (ROOT == kNorm)
+                x[2] = largest(x[2], magnitude(g));
+            else
+                x[2] = x[2] + (g * g) * v_g;
+            if constexpr (ROOT == kLargestSecondMoment) x[3] = largest(x[3], x[2]);
+            const T numerator = gamma != T(0) ? x[1] * alpha + g * gamma : x[1] * alpha;
+            x[0] = w_pair(x[0]) - numerator / (divisor(x[kRoot]) * c + epsilon);
         }
-    }
+    };
 };

@@ -20,19 +20,44 @@ namespace {
 #include "sign.h"
 #include "closed_form.h"
 
-constexpr int64_t kAhead = 12;          // rows prefetched ahead: a miss takes about as long as this many rows of dim 64
-constexpr int64_t kPrefetchLimit = 512; // bytes of a row; beyond, the processor's own prefetcher has caught on
+constexpr int64_t kLine = 64;
+constexpr int64_t kAhead = 16;           // rows prefetched ahead: a miss takes about as long as copying this many of dim 64
+constexpr int64_t kPrefetchLimit = 512;  // bytes of a row; beyond, the processor's own prefetcher has caught on
 
 inline void prefetch(const void* row, int64_t bytes) {
     const char* p = static_cast<const char*>(row);
-    for (int64_t at = 0; at < (bytes < kPrefetchLimit ? bytes : kPrefetchLimit); at += 64) __builtin_prefetch(p + at);
+    for (int64_t at = 0; at < (bytes < kPrefetchLimit ? bytes : kPrefetchLimit); at += kLine) __builtin_prefetch(p + at);
 }
 
-template <typename T>
-inline void prefetch_state(const Job<T>& job, int64_t k, int64_t end) {
-    if (k + kAhead >= end) return;
-    const int64_t at = job.rows[k + kAhead] * job.dim;
-    for (int a = 0; a < job.arrays; ++a) prefetch(job.state[a] + at, job.dim * static_cast<int64_t>(sizeof(T)));
+// Where there is much to compute for each row, prefetching comes out slower than this: rows are worked on in blocks, and
+// every cache line of a block is read before any of it is used.  The reads do not depend on each other, so that the
+// processor has many misses under way at once (docs/performance.md).
+constexpr int64_t kBlockBytes = 8 << 10;
+
+inline void touch(const void* row, int64_t bytes) {
+    const volatile char* p = static_cast<const char*>(row);
+    for (int64_t at = 0; at < bytes; at += kLine) (void)p[at];
+}
+
+// The rows that a block of so many bytes for each holds.
+inline int64_t block_rows(int64_t bytes) { return bytes < kBlockBytes ? kBlockBytes / bytes : 1; }
+
+// Calls f(k) for the rows [begin, end) of a job, after the arrays in `looked` (bits) and, if not null, `last` have been touched.
+template <typename T, typename F>
+inline void for_rows(
+    const Job<T>& job, unsigned looked, const uint32_t* last, int64_t begin, int64_t end, F f) {
+    const int64_t bytes = job.dim * static_cast<int64_t>(sizeof(T));
+    const int64_t block = block_rows(bytes * __builtin_popcount(looked));
+    for (int64_t start = begin; start < end; start += block) {
+        const int64_t stop = start + block < end ? start + block : end;
+        for (int64_t k = start; k < stop; ++k) {
+            const int64_t at = job.rows[k] * job.dim;
+            for (int a = 0; a < job.arrays; ++a)
+                if (looked >> a & 1) touch(job.state[a] + at, bytes);
+            if (last) touch(last + job.rows[k], 1);
+        }
+        for (int64_t k = start; k < stop; ++k) f(k);
+    }
 }
 
 // Calls f.template operator()<Family>() with the family that the rule names.
@@ -64,16 +89,10 @@ inline void with_family(const Rule& rule, F&& f) {
     }
 }
 
-// Settles row k, in place or (weights only) into out.
-template <typename Kernel, typename T>
-inline void settle_row(const Job<T>& job, int64_t k, T* const* state, T* out, bool all) {
-    if constexpr (std::is_same_v<Kernel, Crossing<T>>) {
-        const double* c = static_cast<const double*>(job.coefficients) + job.which[k] * job.width;
-        Kernel::settle(job.rule, c, state, out, job.dim, all);
-    } else {
-        const T* c = static_cast<const T*>(job.coefficients) + job.which[k] * job.width;
-        Kernel::settle(job.rule, c, state, out, job.dim, all);
-    }
+// The coefficients of row k.
+template <typename Family, typename T>
+inline const typename Family::Line* line(const Job<T>& job, int64_t k) {
+    return static_cast<const typename Family::Line*>(job.coefficients) + job.which[k] * job.width;
 }
 
 template <typename T>
@@ -84,32 +103,35 @@ inline void row_state(const Job<T>& job, int64_t row, T** state) {
 template <typename T>
 void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
     const size_t bytes = static_cast<size_t>(job.dim) * sizeof(T);
-    with_family<T>(job.rule, [&]<typename Kernel>() {
-        T* state[kMostArrays];
-        for (int64_t k = begin; k < end; ++k) {
-            prefetch_state(job, k, end);
+    with_family<T>(job.rule, [&]<typename Family>() {
+        for_rows(job, Family::kLooked, nullptr, begin, end, [&](int64_t k) {
+            T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             T* first = job.out + job.order[job.starts[k]] * job.dim;
             if (job.which[k] >= 0)
-                settle_row<Kernel>(job, k, state, first, false);
+                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settle) {
+                    settle_into<Family>(settle, state, first, job.dim);
+                });
             else
                 std::memcpy(first, state[0], bytes);
             for (int64_t i = job.starts[k] + 1; i < job.starts[k + 1]; ++i)
                 std::memcpy(job.out + job.order[i] * job.dim, first, bytes);
-        }
+        });
     });
 }
 
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
-    with_family<T>(job.rule, [&]<typename Kernel>() {
-        T* state[kMostArrays];
-        for (int64_t k = begin; k < end; ++k) {
-            prefetch_state(job, k, end);
+    with_family<T>(job.rule, [&]<typename Family>() {
+        for_rows(job, kAllArrays, job.last, begin, end, [&](int64_t k) {
+            T* state[kMostArrays];
             row_state(job, job.rows[k], state);
-            if (job.which[k] >= 0) settle_row<Kernel>(job, k, state, state[0], true);
+            if (job.which[k] >= 0)
+                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settler) {
+                    settle_in_place<Family>(settler, state, job.dim);
+                });
             job.last[job.rows[k]] = job.now;
-        }
+        });
     });
 }
 
@@ -136,44 +158,62 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
     rounded.resize(static_cast<size_t>(job.dim));
     double* sums = sum.data();
     T* roundeds = rounded.data();
-    with_family<T>(job.rule, [&]<typename Kernel>() {
-        T* state[kMostArrays];
-        for (int64_t k = begin; k < end; ++k) {
-            prefetch_state(job, k, end);
+    with_family<T>(job.rule, [&]<typename Family>() {
+        const typename Family::Update update(job.rule, job.scalars);
+        for_rows(job, kAllArrays, job.last, begin, end, [&](int64_t k) {
+            T* state[kMostArrays];
             row_state(job, job.rows[k], state);
-            if (job.which && job.which[k] >= 0) settle_row<Kernel>(job, k, state, state[0], true);
-            Kernel::update(job.rule, job.scalars, state, row_gradient(job, k, sums, roundeds), job.dim);
+            const T* g = row_gradient(job, k, sums, roundeds);
+            if (job.which && job.which[k] >= 0)
+                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settle) {
+                    settle_and_update<Family>(settle, update, state, g, job.dim);
+                });
+            else
+                update_in_place<Family>(update, state, g, job.dim);
             if (job.last) job.last[job.rows[k]] = job.now;
-        }
+        });
     });
 }
 
+// Copies around the caches.  `to` and `bytes` are multiples of 16; pieces of 32 bytes make full use of the write combining.
 #if defined(__SSE2__)
-// Copies around the caches; false if the row is not aligned for it.
-inline bool stream_row(char* to, const char* from, int64_t bytes) {
-    if ((reinterpret_cast<uintptr_t>(to) | static_cast<uintptr_t>(bytes)) & 15) return false;
-    for (int64_t at = 0; at < bytes; at += 16)
+inline void stream_row(char* to, const char* from, int64_t bytes) {
+    const auto piece = [to, from](int64_t at) {
         _mm_stream_si128(
             reinterpret_cast<__m128i*>(to + at), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
-    return true;
+    };
+    int64_t at = 0;
+#if defined(__AVX__)
+    if (reinterpret_cast<uintptr_t>(to) & 16) piece(at), at += 16;
+    for (; at + 32 <= bytes; at += 32)
+        _mm256_stream_si256(
+            reinterpret_cast<__m256i*>(to + at), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at)));
+#endif
+    for (; at < bytes; at += 16) piece(at);
 }
+constexpr bool kCanStream = true;
 inline void stream_end() { _mm_sfence(); }
 #else
-inline bool stream_row(char*, const char*, int64_t) { return false; }
+inline void stream_row(char*, const char*, int64_t) {}
+constexpr bool kCanStream = false;
 inline void stream_end() {}
 #endif
 
 template <typename T>
 void gather(const Gather<T>& job, int64_t begin, int64_t end) {
     const int64_t bytes = job.dim * static_cast<int64_t>(sizeof(T));
+    const bool streaming =
+        kCanStream && job.streaming && ((reinterpret_cast<uintptr_t>(job.out) | static_cast<uintptr_t>(bytes)) & 15) == 0;
     for (int64_t k = begin; k < end; ++k) {
         if (k + kAhead < end) prefetch(job.weights + job.ids[k + kAhead] * job.dim, bytes);
         const T* row = job.weights + job.ids[k] * job.dim;
         T* to = job.out + k * job.dim;
-        if (!job.streaming || !stream_row(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(row), bytes))
+        if (streaming)
+            stream_row(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(row), bytes);
+        else
             std::memcpy(to, row, static_cast<size_t>(bytes));
     }
-    if (job.streaming) stream_end();
+    if (streaming) stream_end();
 }
 
 template <typename T>
@@ -181,7 +221,7 @@ void pool(const Pool<T>& job, int64_t begin, int64_t end) {
     static thread_local std::vector<double> buffer;
     buffer.resize(static_cast<size_t>(job.dim));
     double* sum = buffer.data();
-    const int64_t dim = job.dim;
+    const int64_t dim = job.dim, bytes = dim * static_cast<int64_t>(sizeof(T)), last = job.offsets[end];
     for (int64_t bag = begin; bag < end; ++bag) {
         const int64_t first = job.offsets[bag], stop = job.offsets[bag + 1];
         T* out = job.out + bag * dim;
@@ -191,8 +231,7 @@ void pool(const Pool<T>& job, int64_t begin, int64_t end) {
         }
         double weight = 0;
         for (int64_t at = first; at < stop; ++at) {
-            if (at + kAhead < job.offsets[end])
-                prefetch(job.values + job.ids[at + kAhead] * dim, dim * static_cast<int64_t>(sizeof(T)));
+            if (at + kAhead < last) prefetch(job.values + job.ids[at + kAhead] * dim, bytes);
             const T* row = job.values + job.ids[at] * dim;
             if (job.mode == 2) {
                 for (int64_t i = 0; i < dim; ++i) out[i] = at == first ? row[i] : largest(out[i], row[i]);

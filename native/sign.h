@@ -2,28 +2,39 @@
 
 template <typename T>
 struct Sign {
-    static void settle(const Rule& rule, const T* c, T* const* state, T* out, int64_t dim, bool all) {
-        const Pair<T> w_pair{c[0], c[1]}, m_pair{c[6], c[7]};
-        const T rates = c[2], floor = static_cast<T>(rule.parameters[0]);
-        const T* w = state[0];
-        T* m = state[1];
-#pragma GCC ivdep
-        for (int64_t i = 0; i < dim; ++i) {
-            const T sign = sign_of(m[i]);
-            out[i] = w_pair(w[i]) + sign * rates;
-            if (all) m[i] = sign * largest(m_pair(magnitude(m[i])), floor);
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 3;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 3;
+        Pair<T> w_pair, m_pair;
+        T rates, floor;
+
+        inline void operator()(T* x) const {
+            const T sign = sign_of(x[1]);
+            x[0] = w_pair(x[0]) + sign * rates;
+            x[1] = sign * largest(m_pair(magnitude(x[1])), floor);
         }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle{{c[0], c[1]}, {c[6], c[7]}, c[2], static_cast<T>(rule.parameters[0])});
     }
 
-    static void update(const Rule&, const T* s, T* const* state, const T* __restrict g, int64_t dim) {
-        const Pair<T> w_pair{s[0], s[1]}, m_pair{s[5], s[6]};
-        const T rate = s[2], beta_1 = s[3], share = s[4], m_g = s[7];
-        T* __restrict w = state[0];
-        T* __restrict m = state[1];
-        for (int64_t i = 0; i < dim; ++i) {
-            const T direction = sign_of(m[i] * beta_1 + g[i] * share);
-            w[i] = w_pair(w[i]) + direction * rate;
-            m[i] = m_pair(m[i]) + g[i] * m_g;
+    struct Update {
+        Pair<T> w_pair, m_pair;
+        T rate, beta_1, share, m_g;
+
+        Update(const Rule&, const T* s)
+            : w_pair{s[0], s[1]}, m_pair{s[5], s[6]}, rate(s[2]), beta_1(s[3]), share(s[4]), m_g(s[7]) {}
+
+        inline void operator()(T* x, T g) const {
+            const T direction = sign_of(x[1] * beta_1 + g * share);
+            x[0] = w_pair(x[0]) + direction * rate;
+            x[1] = m_pair(x[1]) + g * m_g;
         }
-    }
+    };
 };

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from unhot import arrays
 from unhot.rules import Optimizer
 
 Array = npt.NDArray[Any]
@@ -48,13 +49,13 @@ def initial_weights(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], se
     """The weights that `init` asks for; see `Table`."""
     generator = np.random.default_rng(seed)
     if callable(init):
-        weights = np.array(init(shape), dtype=dtype, order="C")
-        if weights.shape != shape:
-            raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {weights.shape}.")
-        return weights
+        given = np.asarray(init(shape))
+        if given.shape != shape:
+            raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {given.shape}.")
+        return arrays.copied(given, dtype)
     if init == "zeros":
-        return np.zeros(shape, dtype)
-    weights = np.empty(shape, dtype)
+        return arrays.zeros(shape, dtype)
+    weights = arrays.empty(shape, dtype)
     if init == "normal":
         generator.standard_normal(dtype=dtype.type, out=weights)
         weights *= 0.05

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unhot import arrays
 from unhot.kernels import active as kernels
 from unhot.kernels.plan import Plan
 from unhot.rules import Hyper, Optimizer, Recurrence
@@ -47,10 +48,7 @@ class Engine:
         self._looked_up: Lateness | None = None
         if optimizer is not None:
             self._snapshot, self.rule = recurrence(optimizer, weights.dtype, len(weights))
-            self.slots = [
-                np.full(weights.shape, start, weights.dtype) if start else np.zeros(weights.shape, weights.dtype)
-                for start in self.rule.slots.values()
-            ]
+            self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
 
     @property
     def state(self) -> list[Array]:

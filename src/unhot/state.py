@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unhot import arrays
 from unhot.engine import recurrence
 
 if TYPE_CHECKING:
@@ -75,13 +76,13 @@ def _take(state: Mapping[str, Any], name: str) -> Any:
 
 
 def _array(state: Mapping[str, Any], name: str, table: Table) -> np.ndarray[Any, np.dtype[Any]]:
-    array = np.array(_take(state, name), order="C", copy=True)
+    array = np.asarray(_take(state, name))
     if array.shape != (table.rows, table.dim) or array.dtype != table.dtype:
         raise ValueError(
             f"the state's {name!r} must have shape {(table.rows, table.dim)} and dtype {table.dtype}. Received: shape"
             f" {array.shape}, dtype {array.dtype}."
         )
-    return array
+    return arrays.copied(array, table.dtype)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unhot import memory
+from unhot import arrays, memory
 from unhot.bags import as_bags, as_sparse
 from unhot.creation import Init, as_dtype, as_rule, as_size, initial_weights
 from unhot.engine import Engine, recurrence
@@ -95,7 +95,7 @@ class Table:
         shape = (as_size("rows", given.shape[0]), as_size("dim", given.shape[1]))
         dtype = as_dtype(given.dtype)
         table._check(shape, dtype, optimizer, out_of_range)
-        table._start(np.array(given, dtype=dtype, order="C", copy=True), optimizer, out_of_range)
+        table._start(arrays.copied(given, dtype), optimizer, out_of_range)
         return table
 
     def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
