@@ -2,10 +2,14 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "coefficients.h"
 #include "job.h"
@@ -91,21 +95,22 @@ void py_matrix_extend(Out<double, 2> entries, In<double, 1> matrix, double avera
 }
 
 void py_measure_extend(
-    Out<double, 2> scale, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start, int64_t step, int64_t window,
-    In<double, 1> powers, In<int64_t, 1> panel_of, double height, In<double, 2> to_powers, In<double, 1> factors,
-    double rate) {
+    int64_t block, Out<double, 2> scale, Out<double, 2> suffix, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start,
+    int64_t step, int64_t window, int64_t oldest, int64_t open, In<double, 1> powers, In<int64_t, 1> panel_of, double height,
+    In<double, 2> to_powers, std::array<double, 3> factors, double rate, const std::vector<double>& centres) {
     const auto ring = static_cast<int64_t>(scale.shape(0));
     const auto terms = static_cast<int64_t>(to_powers.shape(0));
     check(scale.shape(1) == 3 && polynomial.shape(0) == scale.shape(0) && used.shape(0) == scale.shape(0) &&
-              factors.shape(0) == 3 && to_powers.shape(1) == to_powers.shape(0) && terms >= 1 && terms <= 32 &&
+              suffix.shape(1) == 3 && static_cast<int64_t>(suffix.shape(0)) * block == ring &&
+              centres.size() == polynomial.shape(1) && oldest >= 0 && open - oldest <= ring / block && to_powers.shape(1) == to_powers.shape(0) && terms >= 1 && terms <= 32 &&
               terms < static_cast<int64_t>(polynomial.shape(2)) && window < static_cast<int64_t>(powers.shape(0)) &&
               powers.shape(0) == panel_of.shape(0) && step - start <= ring,
           "measure_extend: the history's arrays do not fit together");
-    const MeasureStep s{start, step, window, powers.data(), panel_of.data(), height, to_powers.data(), terms,
-                        factors.data(), rate};
+    const MeasureStep s{start, step, window, oldest, open, powers.data(), panel_of.data(), height, to_powers.data(), terms,
+                        factors.data(), rate, centres.data()};
     nb::gil_scoped_release release;
-    measure_extend(ring - 1, scale.data(), polynomial.data(), used.data(), static_cast<int64_t>(polynomial.shape(1)),
-                   static_cast<int64_t>(polynomial.shape(2)), s);
+    measure_extend(Ring{ring - 1, block}, scale.data(), suffix.data(), polynomial.data(), used.data(),
+                   static_cast<int64_t>(polynomial.shape(1)), static_cast<int64_t>(polynomial.shape(2)), s);
 }
 
 template <typename T>
@@ -278,8 +283,8 @@ NB_MODULE(_native, module) {
     module.def("group", &py_group, same, same, same, same);
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
-    module.def("measure_extend", &py_measure_extend, same, same, same, nb::arg(), nb::arg(), nb::arg(), same, same, nb::arg(),
-               same, same, nb::arg());
+    module.def("measure_extend", &py_measure_extend, nb::arg(), same, same, same, same, nb::arg(), nb::arg(), nb::arg(),
+               nb::arg(), nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
     define<float>(module);
     define<double>(module);
     module.def("isa", [] { return std::string(name_of(chosen)); });

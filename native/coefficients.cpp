@@ -46,11 +46,12 @@ void matrix_extend(double* entries, int64_t count, const double* matrix, double 
 }
 
 void measure_extend(
-    int64_t mask, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s) {
+    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
+    const MeasureStep& s) {
     const double decay = s.factors[0];
     const int64_t oldest = s.step - s.window;
     for (int64_t t = s.start; t < s.step; ++t) {
-        const int64_t position = t & mask;
+        const int64_t position = t & ring.mask;
         double* entry = scale + 3 * position;
         double* panel = polynomial + panels * width * position;
         for (int i = 0; i < 3; ++i) entry[i] *= s.factors[i];
@@ -72,6 +73,20 @@ void measure_extend(
         }
         for (int64_t i = 0; i < s.terms; ++i) k[1 + i] += weight * sum[i];
         if (used[position] < s.terms) used[position] = s.terms;
+    }
+    const int64_t blocks = (ring.mask + 1) / ring.block;
+    for (int64_t b = s.oldest; b < s.open; ++b)
+        for (int i = 0; i < 3; ++i) suffix[3 * (b % blocks) + i] *= s.factors[i];
+    const int64_t now = s.step & ring.mask;
+    double* panel = polynomial + panels * width * now;
+    for (int64_t p = 0; p < panels; ++p, panel += width) {
+        panel[0] = s.centres[p];
+        for (int64_t i = 1; i < width; ++i) panel[i] = 0.0;
+    }
+    used[now] = 1;
+    for (int i = 0; i < 3; ++i) {
+        scale[3 * now + i] = 1.0;
+        if (s.step % ring.block == 0) suffix[3 * (now / ring.block) + i] = 1.0;
     }
 }
 

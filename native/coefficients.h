@@ -17,6 +17,7 @@ void matrix_extend(double* entries, int64_t count, const double* matrix, double 
 // A step of the step measure: its points c_s, the terms wanted, the decays and the rate.
 struct MeasureStep {
     int64_t start, step, window;
+    int64_t oldest, open;     // the closed blocks are those from `oldest` to `open`
     const double* powers;     // by distance
     const int64_t* panel_of;  // by distance
     double height;
@@ -24,11 +25,13 @@ struct MeasureStep {
     int64_t terms;
     const double* factors;  // of weight, momentum and moment
     double rate;
+    const double* centres;  // of the panels of the step's own entry
 };
 
-// scale (ring, 3), polynomial (ring, panels, width) and used (ring) as in MeasureHistory.
+// scale (ring, 3), suffix (blocks, 3), polynomial (ring, panels, width) and used (ring) as in MeasureHistory.
 void measure_extend(
-    int64_t mask, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s);
+    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
+    const MeasureStep& s);
 
 // entry (ring, 5) and suffix (blocks, 5) as in MatrixHistory; out (count, 8).
 template <typename T>

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from math import log
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,13 @@ class History:
             yield start, position, position + length
             start += length
 
+    def oldest_block(self) -> int:
+        """The oldest block that the ring still holds."""
+        return max(self.origin // BLOCK, self.now // BLOCK - self.blocks + 1)
+
     def closed_blocks(self) -> Iterator[tuple[int, int]]:
         """Yield the ring's slices [a, b) of the closed blocks' suffixes."""
-        oldest = max(self.origin // BLOCK, self.now // BLOCK - self.blocks + 1)
+        oldest = self.oldest_block()
         while oldest < self.first_open:
             a = oldest % self.blocks
             length = min(self.first_open - oldest, self.blocks - a)
@@ -140,4 +145,4 @@ class RateWindow:
             return self.base
         if lowest <= 0:
             return self.largest
-        return min(self.largest, self.base + int(self.slope * float(np.log(rate / lowest))) + 1)
+        return min(self.largest, self.base + int(self.slope * log(rate / lowest)) + 1)

@@ -230,8 +230,8 @@ class MeasureHistory(History):
         floor = exp(panels.points.floor)
         self._powers = np.maximum(shape.ratio**distance, floor)
         self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
-        self._centres = np.array(panels.centres)
-        self._still_centres = np.maximum(shape.ratio**self._centres, floor)
+        self._still_centres = [max(shape.ratio**centre, floor) for centre in panels.centres]
+        self._settled = shape.settled
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
         self.restart(0)
@@ -246,30 +246,33 @@ class MeasureHistory(History):
         self.scale[position] = 1.0
         self.used[position] = 1
         self.polynomial[position] = 0.0
-        centres = self._still_centres
-        self.polynomial[position, :, 0] = centres * self.shape.height(step + self._centres) if self.shape.corrected else centres
+        self.polynomial[position, :, 0] = self._centres_at(step)
         if new_block:
             self.suffix[step // BLOCK % self.blocks] = 1.0
 
+    def _centres_at(self, step: int) -> list[float]:
+        """The centres c0 of the panels of the rows last touched at `step`."""
+        if not self.shape.corrected or step >= self._settled:
+            return self._still_centres
+        at = self.shape.height_at
+        return [still * at(step + centre) for still, centre in zip(self._still_centres, self.panels.centres, strict=True)]
+
     def advance(self, decay: float, beta: float, moment: float, rate: float) -> None:
-        """Extend every entry by the step now + 1.
+        """Extend every entry by the step now + 1, and begin that step's.
 
         `decay` is the factor on the weight, `beta` on the momentum, `moment` on the second moment, and `rate` the step's
         a_s without the powers of beta.
         """
         step = self.now + 1
         window = self._window.width(step, rate) if self.panels.largest else 0
-        self._open(max(self.origin, step - window) // BLOCK)
-        factors = np.array((decay, beta, moment))
         oldest = max(self.origin, step - window)
+        self._open(oldest // BLOCK)
         kernels.measure_extend(
-            self.scale, self.polynomial, self.used, max(self.origin, self.first_open * BLOCK), step, window, self._powers,
-            self._panel_of, self.shape.height_at(step), _to_powers(self._terms_at(oldest)), factors, rate,
+            self.scale, self.suffix, self.polynomial, self.used, max(self.origin, self.first_open * BLOCK), step, window,
+            (self.oldest_block(), self.first_open), self._powers, self._panel_of, self.shape.height_at(step),
+            _to_powers(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
         )  # fmt: skip
-        for a, b in self.closed_blocks():
-            self.suffix[a:b] *= factors
         self.now = step
-        self._begin(step, new_block=step % BLOCK == 0)
 
     def _open(self, first: int) -> None:
         """Let block `first` be the oldest open one; a closed block that opens again takes its suffix into its entries."""
@@ -284,11 +287,11 @@ class MeasureHistory(History):
 
     def _terms_at(self, t: int) -> int:
         """The coefficients that rows last touched at step t or later need, found anew at each power of two."""
-        power = max(t, 1).bit_length() - 1 if t < self.shape.settled else -1
+        power = max(t, 1).bit_length() - 1 if t < self._settled else -1
         if not self.panels.largest:
             return 1
         if power not in self._terms_from:
-            first = float(1 << power) if power >= 0 else self.shape.settled
+            first = float(1 << power) if power >= 0 else self._settled
             edges, points = self.panels.edges, self.panels.points
             spans = zip(edges[:-1], edges[1:], self.panels.centres, strict=True)
             self._terms_from[power] = min(self.terms, max(points.terms(first, *span) for span in spans))

@@ -47,19 +47,25 @@ def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dty
 
 def measure_extend(
     scale: Array,
+    suffix: Array,
     polynomial: Array,
     used: Array,
     start: int,
     step: int,
     window: int,
+    closed: tuple[int, int],
     powers: Array,
     panel_of: Array,
     height: float,
     to_powers: Array,
-    factors: Array,
+    factors: tuple[float, float, float],
     rate: float,
+    centres: list[float],
 ) -> None:
-    _native.measure_extend(scale, polynomial, used, start, step, window, powers, panel_of, height, to_powers, factors, rate)
+    _native.measure_extend(
+        BLOCK, scale, suffix, polynomial, used, start, step, window, *closed, powers, panel_of, height, to_powers, factors,
+        rate, centres,
+    )  # fmt: skip
 
 
 def measure_coefficients(

@@ -64,22 +64,27 @@ def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dty
 
 def measure_extend(
     scale: Array,
+    suffix: Array,
     polynomial: Array,
     used: Array,
     start: int,
     step: int,
     window: int,
+    closed: tuple[int, int],
     powers: Array,
     panel_of: Array,
     height: float,
     to_powers: Array,
-    factors: Array,
+    factors: tuple[float, float, float],
     rate: float,
+    centres: list[float],
 ) -> None:
-    """Extend the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`.
+    """Extend the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`,
+    and the suffixes of the `closed` blocks from the one to the other; then begin the entry of `step` itself.
 
     c_s is powers[step - t] height, panel_of[step - t] its panel, and `factors` are those of weight, momentum and moment.
-    `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted.
+    `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted; `centres` are those of the
+    panels of the new entry.
     """
     for first, stop in _spans(start, step, len(scale) - 1):
         place = first & (len(scale) - 1)
@@ -96,6 +101,13 @@ def measure_extend(
         used[position] = np.maximum(used[position], terms)
         weighted = (rate * scale[position, 1])[:, None] * series(root, to_powers)
         polynomial[position, panel, 1 : 1 + terms] += weighted
+    suffix[np.arange(*closed) % len(suffix)] *= factors
+    now = step & (len(scale) - 1)
+    scale[now], used[now] = 1.0, 1
+    polynomial[now] = 0.0
+    polynomial[now, :, 0] = centres
+    if step % BLOCK == 0:
+        suffix[now // BLOCK] = 1.0
 
 
 def series(root_ratio: Array, to_powers: Array) -> Array:
