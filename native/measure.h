@@ -14,7 +14,7 @@ struct Measure {
 
     static inline T divisor(T x) { return ROOT == kNorm ? x : root(x); }
 
-    // One centre: a square root, a division and a polynomial of fixed length.
+    // One centre: a square root, a division and a polynomial of fixed length, of which the first `used` terms count.
     template <int TERMS>
     struct OnePanel {
         static constexpr bool kByRow = false;
@@ -22,10 +22,10 @@ struct Measure {
         Pair<T> w_pair, m_pair, v_pair;
         T epsilon, twice, centre, k[TERMS];
 
-        OnePanel(const Rule& rule, const T* c)
+        OnePanel(const Rule& rule, const T* c, int used)
             : w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]}, epsilon(static_cast<T>(rule.parameters[0])),
               twice(epsilon + epsilon), centre(c[kHead]) {
-            for (int j = 0; j < TERMS; ++j) k[j] = c[kHead + 1 + j];
+            for (int j = 0; j < TERMS; ++j) k[j] = j < used ? c[kHead + 1 + j] : T(0);
         }
 
         inline void operator()(T* x) const {
@@ -94,16 +94,10 @@ struct Measure {
     static inline void with_settle(const Rule& rule, const T* c, F f) {
         const int panels = static_cast<int>(rule.parameters[1]), used = static_cast<int>(c[6]);
         if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{rule, c, panels, used});
-        switch (used) {
-            case 1: return f(OnePanel<1>(rule, c));
-            case 2: return f(OnePanel<2>(rule, c));
-            case 3: return f(OnePanel<3>(rule, c));
-            case 4: return f(OnePanel<4>(rule, c));
-            case 5: return f(OnePanel<5>(rule, c));
-            case 6: return f(OnePanel<6>(rule, c));
-            case 7: return f(OnePanel<7>(rule, c));
-            default: return f(OnePanel<8>(rule, c));
-        }
+        // The lengths that the usual betas settle at, float32 and float64; each is compiled into three loops of its own.
+        if (used <= 4) return f(OnePanel<4>(rule, c, used));
+        if (used == 5) return f(OnePanel<5>(rule, c, used));
+        return f(OnePanel<kUnrolledTerms>(rule, c, used));
     }
 
     struct Update {

@@ -355,14 +355,14 @@ def test_a_table_too_large_for_memory(rows: int, init: str) -> None:
 
 def test_the_slots_count_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for is the weights, the slots and the steps of the last touches; `init` is not even called."""
-    rows, dim = 100_000, 64
+    rows, dim = 300_000, 64
     for optimizer, arrays in ((None, 1), (unhot.SGD(), 1), (unhot.SGD(momentum=0.9), 2), (unhot.Adam(amsgrad=True), 4)):
         least = rows * (dim * 4 * arrays + 4)
         monkeypatch.setattr(memory, "available", lambda least=least: least)
         unhot.Table(rows, dim, optimizer=optimizer, init="zeros")
         monkeypatch.setattr(memory, "available", lambda least=least: least - 1)
         called: list[Any] = []
-        with pytest.raises(MemoryError, match=r"a table of 100,000 x 64 needs 0\.\d GiB"):
+        with pytest.raises(MemoryError, match=r"a table of 300,000 x 64 needs 0\.\d GiB"):
             unhot.Table(rows, dim, optimizer=optimizer, init=called.append)
         with pytest.raises(MemoryError):
             unhot.Table.from_array(np.zeros((rows, dim), np.float32), optimizer=optimizer)

@@ -34,7 +34,7 @@ class History:
     """A ring of coefficient entries, one for each step t in (now - capacity, now].
 
     Every row must be carried forward within `capacity - BLOCK` steps of its last touch; the table sees to it by settling
-    a few rows in turn at each step (see `Engine._sweep`).
+    a few rows in turn (see `Engine._sweep`).
     """
 
     def __init__(self, rows: int, numbers: int, least: int = 0) -> None:

@@ -19,6 +19,12 @@ Array = npt.NDArray[Any]
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
 
+SWEEP_EVERY = 16
+"""Steps from one settling of some rows in turn to the next: a call for so few rows costs more than the rows do."""
+
+UNCHANGING = (int, float, str, bool, type(None))
+"""Types of hyperparameters that are the same in the next step if they compare equal; a callable is not, nor an array."""
+
 
 class Lateness(NamedTuple):
     """What is deferred of the rows that some ids name, as found after the given number of writes."""
@@ -46,6 +52,7 @@ class Engine:
         self.behind = False
         self._writes = 0
         self._looked_up: Lateness | None = None
+        self._followed: tuple[type[Optimizer], dict[str, Any], Hyper] | None = None
         if optimizer is not None:
             self._snapshot, self.rule = recurrence(optimizer, weights.dtype, len(weights))
             self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
@@ -60,6 +67,7 @@ class Engine:
     ) -> None:
         """Become a settled table with this state, trained by these hyperparameters and their `rule`."""
         self.weights, self.slots, self.clock = weights, slots, clock
+        self._followed = None
         if optimizer is not None:
             self._snapshot, self.rule = optimizer, rule
         self._all_settled()
@@ -102,7 +110,7 @@ class Engine:
         assert self.rule is not None
         assert self.last is not None
         known = self._looked_up
-        if known is not None and known.writes == self._writes and np.array_equal(known.ids, ids):
+        if known is not None and known.writes == self._writes and known.ids.size == ids.size and bool((known.ids == ids).all()):
             return known
         plan = kernels.group(ids)
         steps, which = kernels.last_steps(self.last, plan.rows, self.clock)
@@ -112,8 +120,21 @@ class Engine:
 
     # ------------------------------------------------------------------ writing
 
-    def follow(self, optimizer: Optimizer, hyper: Hyper) -> None:
-        """Take up hyperparameters that were changed since the last step; what the clock does not record settles all rows."""
+    def follow(self, optimizer: Optimizer) -> Hyper:
+        """Take up the hyperparameters of the next step, which are returned; what the clock does not record settles all rows.
+
+        Errors: those of a hyperparameter that is not usable, or that this table cannot go on with.
+        """
+        values = vars(optimizer)
+        if self._followed is not None and self._followed[0] is type(optimizer) and self._followed[1] == values:
+            return self._followed[2]
+        hyper = optimizer.read(self.clock + 1)
+        self._take_up(optimizer, hyper)
+        same = all(type(value) in UNCHANGING for value in values.values())
+        self._followed = (type(optimizer), dict(values), hyper) if same else None
+        return hyper
+
+    def _take_up(self, optimizer: Optimizer, hyper: Hyper) -> None:
         assert self.rule is not None
         if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
             snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights), self.rule.slots)
@@ -152,8 +173,11 @@ class Engine:
 
     def _sweep(self, period: int) -> None:
         """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
-        rows, turn = len(self.weights), self.clock % period
-        start, stop = rows * turn // period, rows * (turn + 1) // period
+        if self.clock % SWEEP_EVERY:
+            return
+        rows, turns = len(self.weights), period // SWEEP_EVERY
+        turn = self.clock // SWEEP_EVERY % turns
+        start, stop = rows * turn // turns, rows * (turn + 1) // turns
         if start < stop:
             self.settle(np.arange(start, stop))
 

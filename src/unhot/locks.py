@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class ReadWriteLock:
@@ -35,42 +33,58 @@ class ReadWriteLock:
                 " Ask it before or after."
             )
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Hold the lock together with other readers."""
-        self._refuse_again()
-        with self._changed:
-            while self._writing or self._writers_waiting:
-                self._changed.wait()
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if not self._readers:
-                    self._changed.notify_all()
+    def reading(self) -> _Reading:
+        """Hold the lock together with other readers: `with lock.reading():`."""
+        return _Reading(self)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the lock alone."""
-        self._refuse_again()
-        with self._changed:
-            self._writers_waiting += 1
+    def writing(self) -> _Writing:
+        """Hold the lock alone: `with lock.writing():`."""
+        return _Writing(self)
+
+
+class _Reading:
+    def __init__(self, lock: ReadWriteLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock._refuse_again()
+        with lock._changed:
+            while lock._writing or lock._writers_waiting:
+                lock._changed.wait()
+            lock._readers += 1
+
+    def __exit__(self, *error: object) -> None:
+        lock = self._lock
+        with lock._changed:
+            lock._readers -= 1
+            if not lock._readers:
+                lock._changed.notify_all()
+
+
+class _Writing:
+    def __init__(self, lock: ReadWriteLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        lock = self._lock
+        lock._refuse_again()
+        with lock._changed:
+            lock._writers_waiting += 1
             try:
-                while self._writing or self._readers:
-                    self._changed.wait()
+                while lock._writing or lock._readers:
+                    lock._changed.wait()
             finally:
-                self._writers_waiting -= 1
-            self._writing = True
-            self._writer = threading.get_ident()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writing = False
-                self._writer = None
-                self._changed.notify_all()
+                lock._writers_waiting -= 1
+            lock._writing = True
+            lock._writer = threading.get_ident()
+
+    def __exit__(self, *error: object) -> None:
+        lock = self._lock
+        with lock._changed:
+            lock._writing = False
+            lock._writer = None
+            lock._changed.notify_all()
 
 
 def _open_all() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -234,7 +235,7 @@ class Table:
 
     def _output(self, shape: tuple[int, ...], out: Array | None) -> Array:
         if out is None:
-            memory.require(int(np.prod(shape, dtype=np.float64)) * self.dtype.itemsize, f"a result of shape {shape}")
+            memory.require(math.prod(shape) * self.dtype.itemsize, f"a result of shape {shape}")
             return np.empty(shape, self.dtype)
         if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
             got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
@@ -294,9 +295,7 @@ class Table:
             gradients = np.concatenate([b[1] for b in batches]) if flat is not None else None
             if flat is None or gradients is None:
                 flat, gradients = batches[0] if batches else (np.empty(0, np.int64), np.empty((0, self.dim), self.dtype))
-            hyper = optimizer.read(self._engine.clock + 1)
-            self._engine.follow(optimizer, hyper)
-            self._engine.step(flat, gradients, hyper)
+            self._engine.step(flat, gradients, self._engine.follow(optimizer))
             self._pending.clear()
 
     def _trained(self) -> Optimizer:
