@@ -243,6 +243,9 @@ class StepMeasure(Recurrence):
         self.rows = rows
         if getattr(optimizer, "amsgrad", False):
             self.root = Root.LARGEST_SECOND_MOMENT
+        none = Hyper(-1.0, 0.0, 0.0)
+        self._corrected = (0, none, (0.0, 0.0, 0.0))
+        self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
         self.slots = self.slot_names()
         self.variant = int(self.root)
         self.history = self._new_history(optimizer.beta_1)
@@ -280,22 +283,35 @@ class StepMeasure(Recurrence):
         alpha = hyper.rate / (1.0 - hyper.momentum**step)
         return (alpha, 0.0, 1.0 / root) if self.optimizer.convention == "torch" else (alpha * root, 0.0, 1.0)
 
+    def _corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
+        """`corrections`, kept: a step asks for its own twice."""
+        if self._corrected[:2] != (step, hyper):
+            self._corrected = (step, hyper, self.corrections(step, hyper))
+        return self._corrected[2]
+
     def advance(self, step: int, hyper: Hyper) -> None:
-        alpha, _, _ = self.corrections(step, hyper)
+        alpha, _, _ = self._corrections(step, hyper)
         self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
-        alpha, gamma, c = self.corrections(step, hyper)
+        if self._scalars[0] != hyper:
+            self._scalars = (hyper, self._scalars_of(hyper))
+        scalars = self._scalars[1].copy()
+        scalars[8], scalars[9], scalars[10] = self._corrections(step, hyper)
+        return scalars
+
+    def _scalars_of(self, hyper: Hyper) -> Array:
+        """The scalars, but for the corrections of the step."""
         beta_2 = self.optimizer.beta_2
         return np.array(
             [
                 *weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
                 *slot_scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
                 *slot_scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
-                alpha, gamma, c, self.optimizer.epsilon,
+                0.0, 0.0, 0.0, self.optimizer.epsilon,
             ],
             dtype=self.dtype,
         )  # fmt: skip
@@ -397,4 +413,5 @@ class NesterovMeasure(StepMeasure):
 
     def load_state(self, state: Mapping[str, float]) -> None:
         super().load_state(state)
+        self._corrected = (0, *self._corrected[1:])
         self.product = float(state["momentum_product"])
