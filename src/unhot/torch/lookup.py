@@ -1,0 +1,68 @@
+"""Lookups of a table parameter: torch's own until an unhot optimizer owns it, then settled, with a row-sparse gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def lookup(
+    input: Tensor,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool | None = None,
+) -> Tensor:
+    """`torch.nn.functional.embedding` of a table parameter.
+
+    `sparse` None lets the parameter decide: row-sparse gradients once an unhot optimizer owns it.
+    """
+    training = getattr(weight, "training", None)
+    if training is None or sparse is False:
+        if training is not None:
+            training.settle()
+        return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
+    if padding_idx is not None:
+        if not -weight.size(0) <= padding_idx < weight.size(0):
+            raise AssertionError("Padding_idx must be within num_embeddings")
+        padding_idx %= weight.size(0)
+    if max_norm is not None:
+        training.settle_rows(input)
+        with torch.no_grad():
+            torch.embedding_renorm_(weight.detach(), input.contiguous(), max_norm, norm_type)
+    apply: Any = RowLookup.apply
+    found: Tensor = apply(weight, input, -1 if padding_idx is None else padding_idx, scale_grad_by_freq)
+    return found
+
+
+class RowLookup(torch.autograd.Function):
+    """Forward: settled rows.  Backward: the ids and the rows of the gradient, as a sparse COO tensor that shares both."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Any, ids: Tensor, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
+        ctx.ids, ctx.size, ctx.padding_idx, ctx.scaled = ids, weight.size(), padding_idx, scale_grad_by_freq
+        found: Tensor = weight.training.read(ids)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        ids = ctx.ids.reshape(-1).to(torch.int64)
+        values = grad.reshape(-1, ctx.size[1])
+        if ctx.scaled:
+            _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+            values = values / counts[inverse].unsqueeze(1)
+        if ctx.padding_idx >= 0:
+            kept = ids != ctx.padding_idx
+            ids, values = ids[kept], values[kept]
+        return row_sparse(ids, values, ctx.size), None, None, None
+
+
+def row_sparse(ids: Tensor, values: Tensor, size: Any) -> Tensor:
+    """The sparse tensor whose rows `ids` are `values`; nothing is copied, sorted or checked."""
+    return torch.sparse_coo_tensor(ids.unsqueeze(0), values, size, check_invariants=False, is_coalesced=False)

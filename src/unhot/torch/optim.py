@@ -1,0 +1,227 @@
+"""The optimizers of `torch.optim`: dense gradients go through torch's own code, row-sparse ones of tables through unhot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+import unhot
+from unhot.rules import Optimizer
+from unhot.torch.parameter import TableParameter
+from unhot.torch.training import RowTraining
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class RowSparse(torch.optim.Optimizer):
+    """What the optimizers here add to torch's: it owns the table parameters it is given, and steps their rows."""
+
+    rule: ClassVar[Callable[..., Optimizer]]
+    """The rule of the same name, in PyTorch's convention."""
+
+    slots: ClassVar[Mapping[str, str]]
+    """The rule's slots by the names they have in torch's state."""
+
+    counters: ClassVar[tuple[str, ...]] = ("step",)
+    """What torch's state holds beside the slots."""
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the rule, from a parameter group."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if isinstance(parameter, TableParameter) and parameter.dtype in DTYPES and parameter.is_cpu:
+                self._own(parameter)
+
+    def _own(self, parameter: TableParameter) -> None:
+        known = parameter.training
+        if known is not None and known.owner not in (None, self):
+            raise ValueError(
+                "this table is trained by another optimizer already, which may have deferred steps of its rows. Train it with"
+                f" one, or delete the other first. Received: a second {type(self).__name__}."
+            )
+        if known is not None:
+            known.settle()
+        parameter.training = RowTraining(parameter, self)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step; as torch's, with `closure` called with gradients enabled."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        rows, dense = self._gradients()
+        for group, parameter, _ in rows:
+            assert parameter.training is not None
+            parameter.training.prepare(group)  # an error must leave everything as it was
+        for _, parameter in dense:
+            assert parameter.training is not None
+            parameter.training.release(self.state[parameter])
+        for _, parameter, _ in rows:
+            parameter.grad = None
+        try:
+            _torch_step(self)
+        finally:
+            for _, parameter, gradient in rows:
+                parameter.grad = gradient
+        for group, parameter, gradient in rows:
+            assert parameter.training is not None
+            parameter.training.step(group, self.state[parameter], gradient)
+        return loss
+
+    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[tuple[Any, TableParameter]]]:
+        """The owned tables with a row-sparse gradient, and those with a dense one."""
+        rows, dense = [], []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not isinstance(parameter, TableParameter) or parameter.training is None or parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    rows.append((group, parameter, parameter.grad))
+                else:
+                    dense.append((group, parameter))
+        return rows, dense
+
+    def _tables(self) -> list[TableParameter]:
+        found = (parameter for group in self.param_groups for parameter in group["params"])
+        return [parameter for parameter in found if isinstance(parameter, TableParameter) and parameter.training is not None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with all rows settled: it loads into torch's own optimizer, which goes on as this would."""
+        for table in self._tables():
+            assert table.training is not None
+            table.training.settle()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; also from torch's own optimizer."""
+        for table in self._tables():
+            assert table.training is not None
+            table.training.release(self.state[table])
+        super().load_state_dict(state_dict)
+
+
+def _torch_step(optimizer: RowSparse) -> None:
+    """Torch's own step, without the hooks, which run around ours."""
+    order = type(optimizer).__mro__
+    step: Any = order[order.index(RowSparse) + 1].step  # type: ignore[attr-defined]
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__
+    step(optimizer)
+
+
+class SGD(RowSparse, torch.optim.SGD):
+    """`torch.optim.SGD`, with weight decay, momentum, Nesterov and dampening; exact for row-sparse gradients."""
+
+    rule = unhot.SGD
+    slots = {"momentum": "momentum_buffer"}
+    counters = ()
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "learning_rate": float(group["lr"]), "momentum": group["momentum"], "nesterov": group["nesterov"],
+            "dampening": group["dampening"], "weight_decay": group["weight_decay"], "convention": "torch",
+        }  # fmt: skip
+
+
+class Adagrad(RowSparse, torch.optim.Adagrad):
+    """`torch.optim.Adagrad`; exact for row-sparse gradients."""
+
+    rule = unhot.Adagrad
+    slots = {"sum": "sum"}
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "learning_rate": float(group["lr"]), "lr_decay": group["lr_decay"], "epsilon": group["eps"],
+            "weight_decay": group["weight_decay"], "convention": "torch",
+        }  # fmt: skip
+
+
+class RMSprop(RowSparse, torch.optim.RMSprop):
+    """`torch.optim.RMSprop`, centered and with momentum; exact for row-sparse gradients."""
+
+    rule = unhot.RMSprop
+    slots = {"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"}
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "learning_rate": float(group["lr"]), "rho": group["alpha"], "epsilon": group["eps"],
+            "momentum": group["momentum"], "centered": group["centered"], "weight_decay": group["weight_decay"],
+            "convention": "torch",
+        }  # fmt: skip
+
+
+class Adadelta(RowSparse, torch.optim.Adadelta):
+    """`torch.optim.Adadelta`; exact for row-sparse gradients."""
+
+    rule = unhot.Adadelta
+    slots = {"velocity": "square_avg", "delta": "acc_delta"}
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "learning_rate": float(group["lr"]), "rho": group["rho"], "epsilon": group["eps"],
+            "weight_decay": group["weight_decay"], "convention": "torch",
+        }  # fmt: skip
+
+
+def _moments(group: Mapping[str, Any]) -> dict[str, Any]:
+    beta_1, beta_2 = group["betas"]
+    return {
+        "learning_rate": float(group["lr"]), "beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"],
+        "weight_decay": group["weight_decay"], "convention": "torch",
+    }  # fmt: skip
+
+
+class Adam(RowSparse, torch.optim.Adam):
+    """`torch.optim.Adam`, AMSGrad too; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.Adam`.
+
+    Errors: those of `torch.optim.Adam`; ValueError for a coupled weight decay when a row-sparse gradient meets it.
+
+    Source: torch/optim/adam.py.
+    """
+
+    rule = unhot.Adam
+    slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest_velocity": "max_exp_avg_sq"}
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        decoupled = group.get("decoupled_weight_decay", False)
+        return {**_moments(group), "amsgrad": group["amsgrad"], "decoupled_weight_decay": decoupled}
+
+
+class AdamW(RowSparse, torch.optim.AdamW):
+    """`torch.optim.AdamW`, AMSGrad too; exact for row-sparse gradients."""
+
+    rule = unhot.AdamW
+    slots = Adam.slots
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {**_moments(group), "amsgrad": group["amsgrad"]}
+
+
+class Adamax(RowSparse, torch.optim.Adamax):
+    """`torch.optim.Adamax`; exact for row-sparse gradients."""
+
+    rule = unhot.Adamax
+    slots = {"momentum": "exp_avg", "norm": "exp_inf"}
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return _moments(group)
+
+
+class NAdam(RowSparse, torch.optim.NAdam):
+    """`torch.optim.NAdam`; exact for row-sparse gradients."""
+
+    rule = unhot.NAdam
+    slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
+    counters = ("step", "mu_product")
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        decoupled = group["decoupled_weight_decay"]
+        return {**_moments(group), "momentum_decay": group["momentum_decay"], "decoupled_weight_decay": decoupled}

@@ -1,0 +1,78 @@
+"""The parameter of a table: whatever shows its weights settles them first, but for lookups, which settle what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._C import DisableTorchFunctionSubclass
+
+from unhot.torch.lookup import lookup
+
+if TYPE_CHECKING:
+    from unhot.torch.training import RowTraining
+
+PROPERTIES = (
+    "shape", "dtype", "device", "layout", "ndim", "grad", "grad_fn", "requires_grad", "is_leaf", "retains_grad", "names",
+    "name", "output_nr", "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "is_sparse", "is_sparse_csr",
+    "is_quantized", "is_meta", "is_cpu", "is_cuda", "is_mps", "is_xpu", "is_xla", "is_ipu", "is_mkldnn", "is_vulkan",
+    "is_nested", "itemsize", "nbytes",
+)  # fmt: skip
+METHODS = (
+    "size", "dim", "numel", "nelement", "element_size", "stride", "storage_offset", "is_floating_point", "is_complex",
+    "is_signed", "is_contiguous", "requires_grad_", "register_hook", "register_post_accumulate_grad_hook", "get_device",
+    "has_names", "retain_grad", "__len__", "__hash__",
+)  # fmt: skip
+
+
+def _metadata() -> frozenset[Callable[..., Any]]:
+    """The functions of a tensor that show none of its numbers, as `__torch_function__` is told them."""
+    found: set[Callable[..., Any]] = {getattr(torch.Tensor, name) for name in METHODS if hasattr(torch.Tensor, name)}
+    for name in PROPERTIES:
+        described = getattr(torch.Tensor, name, None)
+        for access in ("__get__", "__set__", "__delete__"):
+            if hasattr(described, access):
+                found.add(getattr(described, access))
+    return frozenset(found | {torch.numel, torch.is_floating_point, torch.is_complex})
+
+
+METADATA = _metadata()
+
+
+class TableParameter(nn.Parameter):
+    """An `nn.Parameter` whose rows an unhot optimizer may leave behind; until one owns it, it is as any other."""
+
+    training: RowTraining | None = None
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with DisableTorchFunctionSubclass():
+            if func in METADATA:
+                return func(*args, **kwargs)
+            if func is nn.functional.embedding:
+                return lookup(*args, **kwargs)
+            for parameter in tables_among((args, kwargs)):
+                if parameter.training is not None:
+                    parameter.training.settle()
+            return func(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuilt, (self.detach(), self.requires_grad)
+
+
+def _rebuilt(data: torch.Tensor, requires_grad: bool) -> TableParameter:
+    return TableParameter(data, requires_grad)
+
+
+def tables_among(value: Any) -> Iterator[TableParameter]:
+    """The table parameters in nested lists, tuples and dictionaries."""
+    if isinstance(value, TableParameter):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tables_among(item)
+    elif isinstance(value, dict):
+        yield from tables_among(list(value.values()))

@@ -1,0 +1,149 @@
+"""What an optimizer owns of a table parameter: the engine that works on its memory and on the optimizer's slots."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unhot.engine import Engine, recurrence
+from unhot.ids import in_range
+from unhot.rules import Optimizer
+
+if TYPE_CHECKING:
+    from unhot.torch.optim import RowSparse
+    from unhot.torch.parameter import TableParameter
+
+
+class RowTraining:
+    """The tie between a table parameter and the one optimizer that owns it.
+
+    The engine exists from the first row-sparse step on, until something else writes weights or slots: a dense step, a
+    loaded state, a parameter moved elsewhere.  It is then made anew from what torch holds.
+    """
+
+    def __init__(self, parameter: TableParameter, owner: RowSparse) -> None:
+        self._parameter = weakref.ref(parameter)
+        self._owner = weakref.ref(owner)
+        self.engine: Engine | None = None
+        self._pointer = 0
+        self._rule: Optimizer | None = None
+        self._given: tuple[Any, ...] = ()
+
+    @property
+    def owner(self) -> RowSparse | None:
+        """The optimizer, or None once it is gone."""
+        return self._owner()
+
+    def _weights(self) -> Tensor:
+        parameter = self._parameter()
+        assert parameter is not None
+        with torch._C.DisableTorchFunctionSubclass():
+            return parameter.detach()
+
+    # ------------------------------------------------------------------ reading
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The settled rows of `ids`: ids.shape + (dim,)."""
+        weights = self._weights()
+        flat = self._flat(ids, len(weights))
+        out = torch.empty((*ids.shape, weights.size(1)), dtype=weights.dtype)
+        rows = out.numpy().reshape(-1, weights.size(1))
+        engine = self.engine if self.engine is not None else Engine(weights.numpy(), None)
+        engine.read(flat, rows)
+        return out
+
+    @staticmethod
+    def _flat(ids: Tensor, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise RuntimeError(
+                "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
+                f" {ids.dtype} instead."
+            )
+        return in_range(ids.detach().numpy(), rows, "raise")[0]
+
+    # ------------------------------------------------------------------ settling
+
+    def settle(self) -> None:
+        """Apply all deferred steps."""
+        if self.engine is not None:
+            self.engine.settle_all()
+
+    def settle_rows(self, ids: Tensor) -> None:
+        """Apply the deferred steps of the rows `ids`."""
+        if self.engine is not None:
+            self.engine.settle(np.unique(self._flat(ids, len(self.engine.weights))))
+
+    def release(self, state: Mapping[str, Any]) -> None:
+        """Settle, leave all that was trained in torch's `state`, and let go of it, for something else to write it."""
+        self.settle()
+        self.export(state)
+        self.engine = None
+
+    def export(self, state: Mapping[str, Any]) -> None:
+        """Bring the numbers of `state` that are no slots up to date."""
+        if self.engine is None or self.engine.rule is None:
+            return
+        if "step" in state:
+            state["step"].fill_(self.engine.clock)
+        if "mu_product" in state:
+            state["mu_product"].fill_(self.engine.rule.state()["momentum_product"])
+
+    # ------------------------------------------------------------------ training
+
+    def prepare(self, group: Mapping[str, Any]) -> None:
+        """Bring the rule's hyperparameters up to those of the group, or raise the error that they make."""
+        owner = self.owner
+        assert owner is not None
+        given = owner.hyperparameters(group)
+        if self._rule is None:
+            self._rule = owner.rule(**given)
+        elif tuple(given.values()) != self._given:
+            for name, value in given.items():
+                setattr(self._rule, name, value)
+            self._rule.check()
+        self._given = tuple(given.values())
+
+    def step(self, group: Mapping[str, Any], state: dict[str, Any], gradient: Tensor) -> None:
+        """Make one step whose gradient is row-sparse."""
+        weights, owner = self._weights(), self.owner
+        assert owner is not None
+        assert self._rule is not None
+        if self.engine is None or self._pointer != weights.data_ptr():
+            if self.engine is not None:
+                self.release(state)
+            self.engine = self._bound(weights, owner, state)
+            self._pointer = weights.data_ptr()
+        ids = self._flat(gradient._indices()[0], len(weights))
+        values = gradient._values()
+        if group["maximize"]:
+            values = -values
+        engine = self.engine
+        engine.step(ids, np.ascontiguousarray(values.detach().numpy()), engine.follow(self._rule))
+        self.export(state)
+        torch.autograd.graph.increment_version(weights)
+
+    def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any]) -> Engine:
+        """An engine on torch's memory, that goes on from `state`."""
+        assert self._rule is not None
+        held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
+        snapshot, rule = recurrence(self._rule, np.dtype(str(weights.dtype).removeprefix("torch.")), len(weights), held)
+        begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
+        rule.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
+        slots = []
+        for name, start in rule.slots.items():
+            theirs = owner.slots[name]
+            if name not in held:
+                state[theirs] = torch.full_like(weights, start)
+            elif state[theirs].dtype != weights.dtype or not state[theirs].is_contiguous():
+                state[theirs] = state[theirs].to(weights.dtype).contiguous()
+            slots.append(state[theirs].numpy())
+        for name in owner.counters:
+            state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
+        engine = Engine(weights.numpy(), None)
+        engine.adopt(engine.weights, slots, int(state.get("step", 0)), snapshot, rule)
+        return engine
