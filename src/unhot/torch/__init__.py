@@ -6,7 +6,12 @@ training loop.
 
 from __future__ import annotations
 
-from unhot.torch.layer import Embedding
+from unhot.torch.clip import clip_grad_norm_
+from unhot.torch.conversion import Conversion, convert
+from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Embedding", "NAdam", "RMSprop"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingBag", "NAdam", "RMSprop",
+    "clip_grad_norm_", "convert",
+]  # fmt: skip

@@ -1,21 +1,30 @@
-"""`torch.nn.Embedding` on a table parameter."""
+"""`torch.nn.Embedding` and `EmbeddingBag` on a table parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from unhot.ids import OutOfRange, check_policy
 from unhot.torch.parameter import TableParameter
+
+Activation = Callable[[Tensor], Tensor]
 
 
 class Embedding(nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
-    Args: those of `torch.nn.Embedding`; all have its defaults, but for
+    Args: those of `torch.nn.Embedding`, with its defaults, but for
         sparse: None lets the optimizer decide; True and False are torch's.
+        bias: add a learnable vector, as the Dense layer on one-hot vectors would.
+        activation: applied to the result.
+        out_of_range: what an id outside [0, num_embeddings) is: "raise" (an IndexError), "zero" (a zero vector without a
+            gradient) or the number of the row that stands for all unknown ids.
 
-    Errors: those of `torch.nn.Embedding`.
+    Errors: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `out_of_range`.
 
     Example:
         >>> import torch, unhot.torch
@@ -40,6 +49,10 @@ class Embedding(nn.Embedding):
         _freeze: bool = False,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = False,
+        activation: Activation | None = None,
+        out_of_range: OutOfRange = "raise",
     ) -> None:
         super().__init__(
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse), _weight, _freeze,
@@ -47,6 +60,103 @@ class Embedding(nn.Embedding):
         )  # fmt: skip
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self.sparse = sparse  # type: ignore[assignment]
+        self.bias = nn.Parameter(torch.zeros_like(self.weight[0])) if bias else None
+        self.activation = activation
+        self.out_of_range = check_policy(out_of_range, num_embeddings)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The vectors of the ids in `input`: input.shape + (embedding_dim,)."""
+        if self.out_of_range == "raise":
+            found = super().forward(input)
+        else:
+            bad = (input < 0) | (input >= self.num_embeddings)
+            zero = self.out_of_range == "zero"
+            found = super().forward(input.masked_fill(bad, 0 if zero else int(self.out_of_range)))
+            if zero:
+                found = found.masked_fill(bad.unsqueeze(-1), 0)
+        if self.bias is not None:
+            found = found + self.bias
+        return found if self.activation is None else self.activation(found)
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, **options: Any) -> Embedding:
+        """The embedding that gives what `linear` gives for one-hot vectors; a copy of its weights and bias.
+
+        Args:
+            linear: fed with vectors of as many entries as the embedding has rows.
+            options: further arguments of `Embedding`.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> linear = torch.nn.Linear(5, 2)
+            >>> layer = unhot.torch.Embedding.from_dense(linear)
+            >>> ids = torch.tensor([3, 0])
+            >>> torch.allclose(layer(ids), linear(torch.nn.functional.one_hot(ids, 5).float()))
+            True
+        """
+        weight = linear.weight.detach().T.clone(memory_format=torch.contiguous_format)
+        layer = cls(len(weight), weight.size(1), _weight=weight, bias=linear.bias is not None, **options)
+        if layer.bias is not None:
+            with torch.no_grad():
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` that gives for one-hot vectors what this gives for ids, activation aside; a copy of the weights."""
+        linear = nn.Linear(
+            self.num_embeddings, self.embedding_dim, bias=self.bias is not None, device=self.weight.device,
+            dtype=self.weight.dtype,
+        )  # fmt: skip
+        with torch.no_grad():
+            linear.weight.copy_(self.weight.detach().T)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
 
     def extra_repr(self) -> str:
-        return super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self.sparse else "")
+        text = super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self.sparse else "")
+        if self.bias is not None:
+            text += ", bias=True"
+        if self.activation is not None:
+            text += f", activation={getattr(self.activation, '__name__', self.activation)}"
+        return text if self.out_of_range == "raise" else text + f", out_of_range={self.out_of_range!r}"
+
+
+class EmbeddingBag(nn.EmbeddingBag):
+    """`torch.nn.EmbeddingBag`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
+
+    Args: those of `torch.nn.EmbeddingBag`, with its defaults, but for
+        sparse: None lets the optimizer decide; True and False are torch's.
+
+    Errors: those of `torch.nn.EmbeddingBag`.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.EmbeddingBag(1000, 4, mode="sum")
+        >>> layer(torch.tensor([3, 7, 5]), torch.tensor([0, 2])).shape
+        torch.Size([2, 4])
+
+    Source: torch/nn/modules/sparse.py.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool | None = None,
+        _weight: Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), _weight,
+            include_last_offset, padding_idx, device, dtype,
+        )  # fmt: skip
+        self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
+        self.sparse = sparse  # type: ignore[assignment]

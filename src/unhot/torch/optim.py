@@ -59,9 +59,9 @@ class RowSparse(torch.optim.Optimizer):
         for group, parameter, _ in rows:
             assert parameter.training is not None
             parameter.training.prepare(group)  # an error must leave everything as it was
-        for _, parameter in dense:
+        for parameter in dense:
             assert parameter.training is not None
-            parameter.training.release(self.state[parameter])
+            parameter.training.release()
         for _, parameter, _ in rows:
             parameter.grad = None
         try:
@@ -74,7 +74,7 @@ class RowSparse(torch.optim.Optimizer):
             parameter.training.step(group, self.state[parameter], gradient)
         return loss
 
-    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[tuple[Any, TableParameter]]]:
+    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[TableParameter]]:
         """The owned tables with a row-sparse gradient, and those with a dense one."""
         rows, dense = [], []
         for group in self.param_groups:
@@ -84,7 +84,7 @@ class RowSparse(torch.optim.Optimizer):
                 if parameter.grad.is_sparse:
                     rows.append((group, parameter, parameter.grad))
                 else:
-                    dense.append((group, parameter))
+                    dense.append(parameter)
         return rows, dense
 
     def _tables(self) -> list[TableParameter]:
@@ -102,7 +102,7 @@ class RowSparse(torch.optim.Optimizer):
         """As torch's; also from torch's own optimizer."""
         for table in self._tables():
             assert table.training is not None
-            table.training.release(self.state[table])
+            table.training.release()
         super().load_state_dict(state_dict)
 
 

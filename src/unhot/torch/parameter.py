@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._C import DisableTorchFunctionSubclass
 
-from unhot.torch.lookup import lookup
+from unhot.torch.lookup import bag_lookup, lookup
 
 if TYPE_CHECKING:
     from unhot.torch.training import RowTraining
@@ -54,6 +54,8 @@ class TableParameter(nn.Parameter):
                 return func(*args, **kwargs)
             if func is nn.functional.embedding:
                 return lookup(*args, **kwargs)
+            if func is nn.functional.embedding_bag:
+                return bag_lookup(*args, **kwargs)
             for parameter in tables_among((args, kwargs)):
                 if parameter.training is not None:
                     parameter.training.settle()

@@ -53,8 +53,8 @@ class RowTraining:
         flat = self._flat(ids, len(weights))
         out = torch.empty((*ids.shape, weights.size(1)), dtype=weights.dtype)
         rows = out.numpy().reshape(-1, weights.size(1))
-        engine = self.engine if self.engine is not None else Engine(weights.numpy(), None)
-        engine.read(flat, rows)
+        engine = self._current(weights)
+        (Engine(weights.numpy(), None) if engine is None else engine).read(flat, rows)
         return out
 
     @staticmethod
@@ -78,13 +78,18 @@ class RowTraining:
         if self.engine is not None:
             self.engine.settle(np.unique(self._flat(ids, len(self.engine.weights))))
 
-    def release(self, state: Mapping[str, Any]) -> None:
-        """Settle, leave all that was trained in torch's `state`, and let go of it, for something else to write it."""
+    def release(self) -> None:
+        """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
         self.settle()
-        self.export(state)
         self.engine = None
 
-    def export(self, state: Mapping[str, Any]) -> None:
+    def _current(self, weights: Tensor) -> Engine | None:
+        """The engine, if it works on the memory that the parameter has now."""
+        if self.engine is not None and self._pointer != weights.data_ptr():
+            self.release()
+        return self.engine
+
+    def _export(self, state: Mapping[str, Any]) -> None:
         """Bring the numbers of `state` that are no slots up to date."""
         if self.engine is None or self.engine.rule is None:
             return
@@ -113,18 +118,16 @@ class RowTraining:
         weights, owner = self._weights(), self.owner
         assert owner is not None
         assert self._rule is not None
-        if self.engine is None or self._pointer != weights.data_ptr():
-            if self.engine is not None:
-                self.release(state)
-            self.engine = self._bound(weights, owner, state)
+        engine = self._current(weights)
+        if engine is None:
+            engine = self.engine = self._bound(weights, owner, state)
             self._pointer = weights.data_ptr()
         ids = self._flat(gradient._indices()[0], len(weights))
         values = gradient._values()
         if group["maximize"]:
             values = -values
-        engine = self.engine
         engine.step(ids, np.ascontiguousarray(values.detach().numpy()), engine.follow(self._rule))
-        self.export(state)
+        self._export(state)
         torch.autograd.graph.increment_version(weights)
 
     def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any]) -> Engine:

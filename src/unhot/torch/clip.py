@@ -1,0 +1,68 @@
+"""Clipping the norm of gradients of which some are row-sparse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unhot.kernels import active as kernels
+from unhot.torch.lookup import row_sparse
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """`torch.nn.utils.clip_grad_norm_`, also for row-sparse gradients: the norm is that of the dense ones.
+
+    The gradients of an id that repeats are summed first.
+
+    Args: those of `torch.nn.utils.clip_grad_norm_`.
+
+    Errors: RuntimeError for a norm that is not finite, if `error_if_nonfinite`.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.Adam(layer.parameters())
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> unhot.torch.clip_grad_norm_(layer.parameters(), 1.0)
+        tensor(4.)
+
+    Source: torch/nn/utils/clip_grad.py.
+    """
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = []
+    for parameter in given:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = summed(parameter.grad)
+            grads.append(parameter.grad._values())
+        else:
+            grads.append(parameter.grad)
+    total = torch.nn.utils.get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
+    factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+    with torch.no_grad():
+        for grad in grads:
+            grad.mul_(factor.to(grad.device))
+    return total
+
+
+def summed(gradient: Tensor) -> Tensor:
+    """A row-sparse gradient with each row once: the sum of those given for it, formed in float64."""
+    if gradient.is_coalesced():
+        return gradient
+    if not gradient.is_cpu or gradient.dtype not in (torch.float32, torch.float64) or gradient.sparse_dim() != 1:
+        return gradient.coalesce()
+    values = np.ascontiguousarray(gradient._values().detach().numpy())
+    plan = kernels.group(gradient._indices()[0].numpy())
+    out = torch.empty((len(plan.rows), *values.shape[1:]), dtype=gradient.dtype)
+    kernels.pool(values, plan.order, plan.starts, None, "sum", out.numpy())
+    return row_sparse(torch.from_numpy(plan.rows.copy()), out, gradient.shape)
