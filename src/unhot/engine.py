@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays
-from unhot.kernels import active as kernels
+from unhot.kernels import active
 from unhot.kernels.plan import Plan
 from unhot.rules import Hyper, Optimizer, Recurrence
 
@@ -43,12 +43,17 @@ class Engine:
     have deferred steps.
     """
 
-    def __init__(self, weights: Array, optimizer: Optimizer | None) -> None:
+    kernels: Any = active
+    """What works on the rows: the kernels for NumPy arrays, or a framework's operations for its own."""
+
+    def __init__(self, weights: Array, optimizer: Optimizer | None, kernels: Any = None) -> None:
         self.weights = weights
+        if kernels is not None:
+            self.kernels = kernels
         self.clock = 0
         self.rule: Recurrence | None = None
         self.slots: list[Array] = []
-        self.last: npt.NDArray[np.uint32] | None = None
+        self.last: Array | None = None
         self.behind = False
         self._writes = 0
         self._looked_up: Lateness | None = None
@@ -85,11 +90,11 @@ class Engine:
     def read(self, ids: Array, out: Array) -> None:
         """out[i] = the weights that row ids[i] holds once its deferred steps are applied."""
         if not self.behind:
-            kernels.gather(self.weights, ids, out)
+            self.kernels.gather(self.weights, ids, out)
             return
         assert self.rule is not None
         late = self._lateness(ids)
-        kernels.gather_settled(self.rule, self.state, late.plan, late.which, late.coefficients, out)
+        self.kernels.gather_settled(self.rule, self.state, late.plan, late.which, late.coefficients, out)
 
     def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
         """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]]."""
@@ -100,21 +105,21 @@ class Engine:
             count = len(late.plan.rows)
             values = np.empty((count, values.shape[1]), values.dtype)
             once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
-            kernels.gather_settled(self.rule, self.state, once, late.which, late.coefficients, values)
+            self.kernels.gather_settled(self.rule, self.state, once, late.which, late.coefficients, values)
             ids = np.empty(len(ids), np.int64)
             ids[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
-        kernels.pool(values, ids, starts, factors, mode, out)
+        self.kernels.pool(values, ids, starts, factors, mode, out)
 
     def _lateness(self, ids: Array) -> Lateness:
         """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
         assert self.rule is not None
         assert self.last is not None
         known = self._looked_up
-        if known is not None and known.writes == self._writes and known.ids.size == ids.size and bool((known.ids == ids).all()):
+        if known is not None and known.writes == self._writes and len(known.ids) == len(ids) and bool((known.ids == ids).all()):
             return known
-        plan = kernels.group(ids)
-        steps, which = kernels.last_steps(self.last, plan.rows, self.clock)
-        late = Lateness(self._writes, ids.copy(), plan, which, self.rule.coefficients(steps))
+        plan = self.kernels.group(ids)
+        steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
+        late = Lateness(self._writes, copy.deepcopy(ids), plan, which, self.rule.coefficients(steps))
         self._looked_up = late
         return late
 
@@ -156,14 +161,14 @@ class Engine:
         rule, now = self.rule, self.clock + 1
         assert rule is not None
         if self.last is None and rule.defers(hyper):
-            self.last = np.full(len(self.weights), self.clock, np.uint32)
+            self.last = self.kernels.clocks(len(self.weights), self.clock)
             rule.restart(self.clock, hyper.momentum)
         scalars = rule.scalars(now, hyper)
         if self.last is None:
-            kernels.step(rule, self.state, None, kernels.group(ids), None, scalars[:0], scalars, gradients, now)
+            self.kernels.step(rule, self.state, None, self.kernels.group(ids), None, scalars[:0], scalars, gradients, now)
         else:
             late = self._lateness(ids)
-            kernels.step(rule, self.state, self.last, late.plan, late.which, late.coefficients, scalars, gradients, now)
+            self.kernels.step(rule, self.state, self.last, late.plan, late.which, late.coefficients, scalars, gradients, now)
             rule.advance(now, hyper)
             self.behind = True
         self.clock = now
@@ -179,7 +184,7 @@ class Engine:
         turn = self.clock // SWEEP_EVERY % turns
         start, stop = rows * turn // turns, rows * (turn + 1) // turns
         if start < stop:
-            self.settle(np.arange(start, stop))
+            self.settle(self.kernels.span(start, stop))
 
     def settle(self, rows: Array) -> None:
         """Apply the deferred steps of the distinct `rows`."""
@@ -187,16 +192,16 @@ class Engine:
             return
         assert self.rule is not None
         assert self.last is not None
-        steps, which = kernels.last_steps(self.last, rows, self.clock)
+        steps, which = self.kernels.last_steps(self.last, rows, self.clock)
         if len(steps):
-            kernels.settle(self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock)
+            self.kernels.settle(self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock)
             self._writes += 1
 
     def settle_all(self) -> None:
         """Apply all deferred steps, and begin a new history."""
         if self.behind:
             for start in range(0, len(self.weights), SETTLE_CHUNK):
-                self.settle(np.arange(start, min(start + SETTLE_CHUNK, len(self.weights))))
+                self.settle(self.kernels.span(start, min(start + SETTLE_CHUNK, len(self.weights))))
             self._all_settled()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,12 +8,18 @@ import numpy as np
 
 from unhot import _native
 from unhot.kernels.plan import Plan
+from unhot.kernels.reference import clocks, span
 from unhot.kernels.reference_history import BLOCK, HEAD
 
 if TYPE_CHECKING:
     from unhot.rules import Recurrence
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+__all__ = [
+    "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "pool", "set_threads", "settle", "span", "step", "threads",
+]  # fmt: skip
 
 name = f"native ({_native.isa()})"
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "pool", "set_threads", "settle", "step", "threads",
+    "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "pool", "set_threads", "settle", "span", "step", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -33,6 +33,16 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     """There is nothing to set."""
+
+
+def clocks(rows: int, now: int) -> Array:
+    """For each row the step of its last touch, which is `now` for all of them."""
+    return np.full(rows, now, np.uint32)
+
+
+def span(start: int, stop: int) -> Array:
+    """The rows from `start` to `stop` (excluded)."""
+    return np.arange(start, stop)
 
 
 def group(ids: Array) -> Plan:

@@ -200,6 +200,18 @@ def by_pair(xp: Any, x: Any, hi: Any, lo: Any) -> Any:
     return xp.where(lo != 0, x * hi + x * lo, x * hi)
 
 
+def on_host(x: Any) -> Array:
+    """`x`, an array or a torch tensor, as an array."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x.cpu())
+
+
+def like(x: Any, other: Any) -> Any:
+    """`x` as `other` is: of its dtype, and a torch tensor on its device where that is one."""
+    if isinstance(other, np.ndarray):
+        return x.astype(other.dtype)
+    return other.new_tensor(x) if isinstance(x, np.ndarray) else x.to(other)
+
+
 @lru_cache(maxsize=1024)
 def slot_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
     """`slot_pair` of one number; kept, since mostly the same ones are asked for at every step."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from unhot.deferral import BLOCK, History, RateWindow
 from unhot.kernels.reference_history import slot_pair
-from unhot.rules.base import Array, Hyper, Recurrence, by_pair, slot_scalar_pair
+from unhot.rules.base import Array, Hyper, Recurrence, by_pair, like, on_host, slot_scalar_pair
 
 WINDOW_TAIL = 1e-13
 
@@ -134,16 +134,14 @@ class CrossingMaximum(Recurrence):
 
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, m, u = rows
-        m_hi, m_lo, u_hi, u_lo, total, t = (c[:, i, None] for i in range(6))
-        cast = self.dtype.type
-        epsilon = cast(self.optimizer.epsilon)
-        end = by_pair(xp, u, u_hi.astype(cast), u_lo.astype(cast))
-        movement = total.astype(cast) / xp.maximum(u, epsilon)
+        m_hi, m_lo, u_hi, u_lo, total, _ = (like(c[:, i, None], u) for i in range(6))
+        epsilon = float(self.dtype.type(self.optimizer.epsilon))
+        end = by_pair(xp, u, u_hi, u_lo)
+        movement = total / xp.maximum(u, epsilon)
         crossed = xp.maximum(end, epsilon) != end
         if crossed.any():
-            movement = xp.where(crossed, self._crossed(u, t).astype(cast), movement)
-        m_end = by_pair(xp, m, m_hi.astype(cast), m_lo.astype(cast))
-        return w - m * movement, m_end, xp.maximum(end, epsilon)
+            movement = xp.where(crossed, like(self._crossed(on_host(u), on_host(c[:, 5, None])), movement), movement)
+        return w - m * movement, by_pair(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
 
     def _crossed(self, u: Array, t: Array) -> Array:
         """head[J]/u + tail[J]/eps in float64, for the elements that reach epsilon on the way."""

@@ -341,7 +341,7 @@ class StepMeasure(Recurrence):
 
     def _movement(self, xp: Any, x: Any, c: Any) -> Any:
         """The sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel."""
-        epsilon = self.dtype.type(self.optimizer.epsilon)
+        epsilon = float(self.dtype.type(self.optimizer.epsilon))
         terms = self.history.terms
         total: Any = None
         for panel in range(0, c.shape[1], 1 + terms):

@@ -79,6 +79,29 @@ class Embedding(nn.Embedding):
         return found if self.activation is None else self.activation(found)
 
     @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool | None = None,
+    ) -> Embedding:
+        """As `torch.nn.Embedding.from_pretrained`, but for the default of `sparse`.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> layer = unhot.torch.Embedding.from_pretrained(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+            >>> layer(torch.tensor([1]))
+            tensor([[3., 4.]])
+        """
+        theirs: Any = super().from_pretrained
+        made: Embedding = theirs(embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+        return made
+
+    @classmethod
     def from_dense(cls, linear: nn.Linear, **options: Any) -> Embedding:
         """The embedding that gives what `linear` gives for one-hot vectors; a copy of its weights and bias.
 
@@ -160,3 +183,30 @@ class EmbeddingBag(nn.EmbeddingBag):
         )  # fmt: skip
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self.sparse = sparse  # type: ignore[assignment]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> EmbeddingBag:
+        """As `torch.nn.EmbeddingBag.from_pretrained`, but for the default of `sparse`.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> layer = unhot.torch.EmbeddingBag.from_pretrained(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+            >>> layer(torch.tensor([[0, 1]]))
+            tensor([[2., 3.]])
+        """
+        theirs: Any = super().from_pretrained
+        made: EmbeddingBag = theirs(
+            embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
+        )
+        return made

@@ -35,7 +35,7 @@ class RowSparse(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
-            if isinstance(parameter, TableParameter) and parameter.dtype in DTYPES and parameter.is_cpu:
+            if isinstance(parameter, TableParameter) and parameter.dtype in DTYPES:
                 self._own(parameter)
 
     def _own(self, parameter: TableParameter) -> None:

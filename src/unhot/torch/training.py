@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unhot.engine import Engine, recurrence
-from unhot.ids import in_range
 from unhot.rules import Optimizer
+from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
     from unhot.torch.optim import RowSparse
@@ -31,6 +31,7 @@ class RowTraining:
         self._owner = weakref.ref(owner)
         self.engine: Engine | None = None
         self._pointer = 0
+        self._place: Placement
         self._rule: Optimizer | None = None
         self._given: tuple[Any, ...] = ()
 
@@ -50,21 +51,14 @@ class RowTraining:
     def read(self, ids: Tensor) -> Tensor:
         """The settled rows of `ids`: ids.shape + (dim,)."""
         weights = self._weights()
-        flat = self._flat(ids, len(weights))
-        out = torch.empty((*ids.shape, weights.size(1)), dtype=weights.dtype)
-        rows = out.numpy().reshape(-1, weights.size(1))
-        engine = self._current(weights)
-        (Engine(weights.numpy(), None) if engine is None else engine).read(flat, rows)
+        engine, place = self._current(weights), self._place
+        flat = checked(place, ids, len(weights))
+        out = torch.empty((*ids.shape, weights.size(1)), dtype=weights.dtype, device=weights.device)
+        if engine is None:
+            place.kernels.gather(place.view(weights), flat, place.view(out.view(-1, weights.size(1))))
+        else:
+            engine.read(flat, place.view(out.view(-1, weights.size(1))))
         return out
-
-    @staticmethod
-    def _flat(ids: Tensor, rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        if ids.dtype not in (torch.int64, torch.int32):
-            raise RuntimeError(
-                "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
-                f" {ids.dtype} instead."
-            )
-        return in_range(ids.detach().numpy(), rows, "raise")[0]
 
     # ------------------------------------------------------------------ settling
 
@@ -76,7 +70,8 @@ class RowTraining:
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
         if self.engine is not None:
-            self.engine.settle(np.unique(self._flat(ids, len(self.engine.weights))))
+            flat = checked(self._place, ids, len(self.engine.weights))
+            self.engine.settle(self.engine.kernels.group(flat).rows)
 
     def release(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
@@ -85,8 +80,9 @@ class RowTraining:
 
     def _current(self, weights: Tensor) -> Engine | None:
         """The engine, if it works on the memory that the parameter has now."""
-        if self.engine is not None and self._pointer != weights.data_ptr():
+        if self._pointer != weights.data_ptr():
             self.release()
+            self._pointer, self._place = weights.data_ptr(), placement(weights)
         return self.engine
 
     def _export(self, state: Mapping[str, Any]) -> None:
@@ -121,12 +117,11 @@ class RowTraining:
         engine = self._current(weights)
         if engine is None:
             engine = self.engine = self._bound(weights, owner, state)
-            self._pointer = weights.data_ptr()
-        ids = self._flat(gradient._indices()[0], len(weights))
+        ids = checked(self._place, gradient._indices()[0], len(weights))
         values = gradient._values()
         if group["maximize"]:
             values = -values
-        engine.step(ids, np.ascontiguousarray(values.detach().numpy()), engine.follow(self._rule))
+        engine.step(ids, self._place.view(values.detach().contiguous()), engine.follow(self._rule))
         self._export(state)
         torch.autograd.graph.increment_version(weights)
 
@@ -142,11 +137,21 @@ class RowTraining:
             theirs = owner.slots[name]
             if name not in held:
                 state[theirs] = torch.full_like(weights, start)
-            elif state[theirs].dtype != weights.dtype or not state[theirs].is_contiguous():
-                state[theirs] = state[theirs].to(weights.dtype).contiguous()
-            slots.append(state[theirs].numpy())
+            else:
+                state[theirs] = state[theirs].to(weights).contiguous()
+            slots.append(self._place.view(state[theirs]))
         for name in owner.counters:
             state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
-        engine = Engine(weights.numpy(), None)
+        engine = Engine(self._place.view(weights), None, self._place.kernels)
         engine.adopt(engine.weights, slots, int(state.get("step", 0)), snapshot, rule)
         return engine
+
+
+def checked(place: Placement, ids: Tensor, rows: int) -> Any:
+    """The ids as the kernels take them; errors as torch's for their dtype, and an IndexError for one out of range."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise RuntimeError(
+            "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
+            f" {ids.dtype} instead."
+        )
+    return place.flat(ids.detach(), rows)
