@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,16 +67,21 @@ class Embedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: input.shape + (embedding_dim,)."""
         if self.out_of_range == "raise":
-            found = super().forward(input)
+            found = self._rows(input)
         else:
             bad = (input < 0) | (input >= self.num_embeddings)
             zero = self.out_of_range == "zero"
-            found = super().forward(input.masked_fill(bad, 0 if zero else int(self.out_of_range)))
+            found = self._rows(input.masked_fill(bad, 0 if zero else int(self.out_of_range)))
             if zero:
                 found = found.masked_fill(bad.unsqueeze(-1), 0)
         if self.bias is not None:
             found = found + self.bias
         return found if self.activation is None else self.activation(found)
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(
+            ids, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, _sparse(self),
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(
@@ -184,6 +189,13 @@ class EmbeddingBag(nn.EmbeddingBag):
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self.sparse = sparse  # type: ignore[assignment]
 
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """The pooled vectors of the bags of ids: (bags, embedding_dim)."""
+        return nn.functional.embedding_bag(
+            input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, _sparse(self),
+            per_sample_weights, self.include_last_offset, self.padding_idx,
+        )  # fmt: skip
+
     @classmethod
     def from_pretrained(
         cls,
@@ -210,3 +222,9 @@ class EmbeddingBag(nn.EmbeddingBag):
             embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
         return made
+
+
+def _sparse(layer: nn.Embedding | nn.EmbeddingBag) -> bool:
+    """The layer's `sparse`; None is for table parameters only, and a plain one may have been put in the place of its own."""
+    sparse: Any = layer.sparse if isinstance(layer.weight, TableParameter) else bool(layer.sparse)
+    return cast(bool, sparse)

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+DTYPES = (torch.float32, torch.float64)
+"""Those of tables whose rows can be trained apart; others take torch's own way."""
+
 
 def lookup(
     input: Tensor,
@@ -22,15 +25,11 @@ def lookup(
 
     `sparse` None lets the parameter decide: row-sparse gradients once an unhot optimizer owns it.
     """
-    training = getattr(weight, "training", None)
-    if training is None or sparse is False:
-        if training is not None:
-            training.settle()
+    training = owner_of(weight, sparse)
+    if training is None:
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
-        if not -weight.size(0) <= padding_idx < weight.size(0):
-            raise AssertionError("Padding_idx must be within num_embeddings")
-        padding_idx %= weight.size(0)
+        padding_idx = _counted(padding_idx, weight)
     if max_norm is not None:
         training.settle_rows(input)
         with torch.no_grad():
@@ -43,8 +42,8 @@ def lookup(
 def owner_of(weight: Any, sparse: bool | None) -> Any:
     """What settles and trains the rows, or None where torch's own code is to run; the weight is settled for it."""
     training = getattr(weight, "training", None)
-    if training is not None and sparse is False:
-        training.settle()
+    if training is not None and (sparse is False or weight.dtype not in DTYPES):
+        training.release()
         return None
     return training
 
@@ -98,6 +97,8 @@ def _without(
         return input, offsets, factors  # torch's own error says what is wrong
     kept = input != padding_idx
     before = torch.cat([kept.new_zeros(1, dtype=offsets.dtype), kept.cumsum(0).to(offsets.dtype)])
+    if include_last_offset:  # whose last offset torch takes for the number of ids
+        offsets = torch.cat([offsets[:-1], offsets.new_tensor([len(input)])])
     return input[kept], before[offsets], None if factors is None else factors[kept]
 
 

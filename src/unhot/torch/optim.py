@@ -10,10 +10,9 @@ from torch import Tensor
 
 import unhot
 from unhot.rules import Optimizer
+from unhot.torch.lookup import DTYPES
 from unhot.torch.parameter import TableParameter
 from unhot.torch.training import RowTraining
-
-DTYPES = (torch.float32, torch.float64)
 
 
 class RowSparse(torch.optim.Optimizer):

@@ -62,10 +62,11 @@ class TableParameter(nn.Parameter):
             return func(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuilt, (self.detach(), self.requires_grad)
+        return rebuilt, (self.detach(), self.requires_grad)
 
 
-def _rebuilt(data: torch.Tensor, requires_grad: bool) -> TableParameter:
+def rebuilt(data: torch.Tensor, requires_grad: bool) -> TableParameter:
+    """A parameter read back from a file or a copy."""
     return TableParameter(data, requires_grad)
 
 

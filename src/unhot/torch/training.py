@@ -30,7 +30,7 @@ class RowTraining:
         self._parameter = weakref.ref(parameter)
         self._owner = weakref.ref(owner)
         self.engine: Engine | None = None
-        self._pointer = 0
+        self._pointer = -1  # no tensor's, also not that of one without elements
         self._place: Placement
         self._rule: Optimizer | None = None
         self._given: tuple[Any, ...] = ()
