@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -61,7 +62,8 @@ def _swap(module: nn.Module, tables: dict[int, TableParameter]) -> None:
     if not isinstance(weight, TableParameter) and id(weight) not in tables:
         tables[id(weight)] = TableParameter(weight.detach(), weight.requires_grad)
         tables[id(weight)].grad = weight.grad
-    module.sparse = module.sparse or None  # type: ignore[assignment]
+    given: Any = module.__dict__.pop("sparse") or None
+    module._given_sparse = given
     if isinstance(module, nn.EmbeddingBag):
         module.__class__ = EmbeddingBag
         return

@@ -14,7 +14,32 @@ from unhot.torch.parameter import TableParameter
 Activation = Callable[[Tensor], Tensor]
 
 
-class Embedding(nn.Embedding):
+class _DecidedLater:
+    """A layer whose `sparse`, where it was not given, is what its weight makes of it: whether an unhot optimizer owns that."""
+
+    weight: Any
+    _given_sparse: bool | None = None
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the gradient is row-sparse; `DistributedDataParallel` asks for it once, when it is made."""
+        weight = self.weight
+        if not isinstance(weight, TableParameter):
+            return bool(self._given_sparse)
+        weight.announced = weight.training is not None if self._given_sparse is None else self._given_sparse
+        return weight.announced
+
+    @sparse.setter
+    def sparse(self, given: bool | None) -> None:
+        self._given_sparse = given
+
+    def _asked(self) -> bool:
+        """What a lookup is told: None leaves it to the table parameter, unless a plain one was put in its place."""
+        given: Any = self._given_sparse if isinstance(self.weight, TableParameter) else bool(self._given_sparse)
+        return cast(bool, given)
+
+
+class Embedding(_DecidedLater, nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.Embedding`, with its defaults, but for
@@ -59,7 +84,7 @@ class Embedding(nn.Embedding):
             device, dtype,
         )  # fmt: skip
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
-        self.sparse = sparse  # type: ignore[assignment]
+        self._given_sparse = sparse
         self.bias = nn.Parameter(torch.zeros_like(self.weight[0])) if bias else None
         self.activation = activation
         self.out_of_range = check_policy(out_of_range, num_embeddings)
@@ -80,7 +105,7 @@ class Embedding(nn.Embedding):
 
     def _rows(self, ids: Tensor) -> Tensor:
         return nn.functional.embedding(
-            ids, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, _sparse(self),
+            ids, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._asked(),
         )  # fmt: skip
 
     @classmethod
@@ -142,7 +167,7 @@ class Embedding(nn.Embedding):
         return linear
 
     def extra_repr(self) -> str:
-        text = super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self.sparse else "")
+        text = super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self._given_sparse else "")
         if self.bias is not None:
             text += ", bias=True"
         if self.activation is not None:
@@ -150,7 +175,7 @@ class Embedding(nn.Embedding):
         return text if self.out_of_range == "raise" else text + f", out_of_range={self.out_of_range!r}"
 
 
-class EmbeddingBag(nn.EmbeddingBag):
+class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
     """`torch.nn.EmbeddingBag`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.EmbeddingBag`, with its defaults, but for
@@ -187,12 +212,12 @@ class EmbeddingBag(nn.EmbeddingBag):
             include_last_offset, padding_idx, device, dtype,
         )  # fmt: skip
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
-        self.sparse = sparse  # type: ignore[assignment]
+        self._given_sparse = sparse
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: (bags, embedding_dim)."""
         return nn.functional.embedding_bag(
-            input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, _sparse(self),
+            input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, self._asked(),
             per_sample_weights, self.include_last_offset, self.padding_idx,
         )  # fmt: skip
 
@@ -222,9 +247,3 @@ class EmbeddingBag(nn.EmbeddingBag):
             embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
         return made
-
-
-def _sparse(layer: nn.Embedding | nn.EmbeddingBag) -> bool:
-    """The layer's `sparse`; None is for table parameters only, and a plain one may have been put in the place of its own."""
-    sparse: Any = layer.sparse if isinstance(layer.weight, TableParameter) else bool(layer.sparse)
-    return cast(bool, sparse)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from unhot.torch import distributed
+
 DTYPES = (torch.float32, torch.float64)
 """Those of tables whose rows can be trained apart; others take torch's own way."""
 
@@ -45,6 +47,8 @@ def owner_of(weight: Any, sparse: bool | None) -> Any:
     if training is not None and (sparse is False or weight.dtype not in DTYPES):
         training.release()
         return None
+    if training is not None and not weight.announced and distributed.active():
+        distributed.refuse_unannounced()
     return training
 
 

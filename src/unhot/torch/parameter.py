@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._C import DisableTorchFunctionSubclass
 
+from unhot.torch import distributed
 from unhot.torch.lookup import bag_lookup, lookup
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class TableParameter(nn.Parameter):
     """An `nn.Parameter` whose rows an unhot optimizer may leave behind; until one owns it, it is as any other."""
 
     training: RowTraining | None = None
+    announced = False
+    """Whether the layer has said that the gradient is row-sparse."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,10 +59,14 @@ class TableParameter(nn.Parameter):
                 return lookup(*args, **kwargs)
             if func is nn.functional.embedding_bag:
                 return bag_lookup(*args, **kwargs)
-            for parameter in tables_among((args, kwargs)):
-                if parameter.training is not None:
-                    parameter.training.settle()
-            return func(*args, **kwargs)
+            owned = [parameter for parameter in tables_among((args, kwargs)) if parameter.training is not None]
+            for parameter in owned:
+                assert parameter.training is not None
+                parameter.training.settle()
+            result = func(*args, **kwargs)
+            if owned and distributed.active():
+                distributed.refuse_dense(result)
+            return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return rebuilt, (self.detach(), self.requires_grad)

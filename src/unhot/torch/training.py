@@ -53,12 +53,12 @@ class RowTraining:
         weights = self._weights()
         engine, place = self._current(weights), self._place
         flat = checked(place, ids, len(weights))
-        out = torch.empty((*ids.shape, weights.size(1)), dtype=weights.dtype, device=weights.device)
+        out = torch.empty((ids.numel(), weights.size(1)), dtype=weights.dtype, device=weights.device)
         if engine is None:
-            place.kernels.gather(place.view(weights), flat, place.view(out.view(-1, weights.size(1))))
+            place.kernels.gather(place.view(weights), flat, place.view(out))
         else:
-            engine.read(flat, place.view(out.view(-1, weights.size(1))))
-        return out
+            engine.read(flat, place.view(out))
+        return out.view(*ids.shape, weights.size(1))
 
     # ------------------------------------------------------------------ settling
 
