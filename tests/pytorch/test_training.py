@@ -151,9 +151,16 @@ def test_the_gradient_is_row_sparse_once_owned() -> None:
     assert layer.weight.grad is not None
     assert not layer.weight.grad.is_sparse
     layer.zero_grad()
-    unhot.torch.Adam(layer.parameters())
+    optimizer = unhot.torch.Adam(layer.parameters())
     layer(torch.tensor([1, 1])).sum().backward()
     assert layer.weight.grad.is_sparse
+    optimizer.step()
+    optimizer.zero_grad()
+    assert layer.sparse
+    del optimizer
+    assert not layer.sparse
+    layer(torch.tensor([1, 1])).sum().backward()
+    assert not layer.weight.grad.is_sparse
 
 
 READS: dict[str, Callable[[unhot.torch.Embedding], Tensor]] = {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.ids import OutOfRange, check_policy
+from unhot.torch.lookup import owner_of
 from unhot.torch.parameter import TableParameter
 
 Activation = Callable[[Tensor], Tensor]
@@ -26,7 +27,7 @@ class _DecidedLater:
         weight = self.weight
         if not isinstance(weight, TableParameter):
             return bool(self._given_sparse)
-        weight.announced = weight.training is not None if self._given_sparse is None else self._given_sparse
+        weight.announced = owner_of(weight, None) is not None if self._given_sparse is None else self._given_sparse
         return weight.announced
 
     @sparse.setter

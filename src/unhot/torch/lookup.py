@@ -32,18 +32,16 @@ def lookup(
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    if max_norm is not None:
-        training.settle_rows(input)
-        with torch.no_grad():
-            torch.embedding_renorm_(weight.detach(), input.contiguous(), max_norm, norm_type)
-    apply: Any = RowLookup.apply
-    found: Tensor = apply(weight, input, -1 if padding_idx is None else padding_idx, scale_grad_by_freq)
+    found: Tensor = training.lookup(input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
     return found
 
 
 def owner_of(weight: Any, sparse: bool | None) -> Any:
     """What settles and trains the rows, or None where torch's own code is to run; the weight is settled for it."""
     training = getattr(weight, "training", None)
+    if training is not None and training.owner is None:
+        training.release()
+        training = weight.training = None
     if training is not None and (sparse is False or weight.dtype not in DTYPES):
         training.release()
         return None

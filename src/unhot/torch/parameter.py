@@ -68,6 +68,10 @@ class TableParameter(nn.Parameter):
                 distributed.refuse_dense(result)
             return result
 
+    def __repr__(self) -> str:  # type: ignore[override]
+        shown = self.detach().requires_grad_(self.requires_grad)
+        return f"Parameter containing:\n{shown!r}"
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return rebuilt, (self.detach(), self.requires_grad)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from unhot.engine import Engine, recurrence
 from unhot.rules import Optimizer
+from unhot.torch.lookup import RowLookup
 from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class RowTraining:
     """
 
     def __init__(self, parameter: TableParameter, owner: RowSparse) -> None:
+        _hide_from_compiler()
         self._parameter = weakref.ref(parameter)
         self._owner = weakref.ref(owner)
         self.engine: Engine | None = None
@@ -47,6 +50,19 @@ class RowTraining:
             return parameter.detach()
 
     # ------------------------------------------------------------------ reading
+
+    def lookup(
+        self, ids: Tensor, padding_idx: int, max_norm: float | None, norm_type: float, scale_grad_by_freq: bool
+    ) -> Tensor:
+        """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient."""
+        weight = self._parameter()
+        if max_norm is not None:
+            self.settle_rows(ids)
+            with torch.no_grad():
+                torch.embedding_renorm_(self._weights(), ids.contiguous(), max_norm, norm_type)
+        apply: Any = RowLookup.apply
+        found: Tensor = apply(weight, ids, padding_idx, scale_grad_by_freq)
+        return found
 
     def read(self, ids: Tensor) -> Tensor:
         """The settled rows of `ids`: ids.shape + (dim,)."""
@@ -155,3 +171,15 @@ def checked(place: Placement, ids: Tensor, rows: int) -> Any:
             f" {ids.dtype} instead."
         )
     return place.flat(ids.detach(), rows)
+
+
+@functools.cache
+def _hide_from_compiler() -> None:
+    """Let `torch.compile` break its graph at what reads and settles rows, which it cannot trace.
+
+    Not at import, since `torch.compiler.disable` imports half of the compiler; an optimizer, which comes first, has done so.
+    """
+    disable: Any = torch.compiler.disable
+    for name in ("lookup", "settle", "settle_rows", "release"):
+        hidden: Any = disable(getattr(RowTraining, name), reason="unhot reads and settles rows outside graphs")
+        setattr(RowTraining, name, hidden)
