@@ -80,6 +80,11 @@ int64_t py_group(In<int64_t, 1> ids, Out<int64_t, 1> rows, Out<int64_t, 1> order
     return group(ids.data(), static_cast<int64_t>(count), rows.data(), order.data(), starts.data());
 }
 
+int64_t py_outside(In<int64_t, 1> ids, int64_t rows) {
+    nb::gil_scoped_release release;
+    return outside(ids.data(), static_cast<int64_t>(ids.shape(0)), rows);
+}
+
 int64_t py_last_steps(
     In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> which) {
     const auto count = rows.shape(0);
@@ -281,6 +286,7 @@ NB_MODULE(_native, module) {
     module.doc() = "The native kernels of unhot; unhot.kernels.native gives them the shape of the NumPy ones.";
     const auto same = nb::arg().noconvert();
     module.def("group", &py_group, same, same, same, same);
+    module.def("outside", &py_outside, same, nb::arg());
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
     module.def("measure_extend", &py_measure_extend, nb::arg(), same, same, same, same, nb::arg(), nb::arg(), nb::arg(),

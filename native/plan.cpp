@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <vector>
@@ -46,6 +47,20 @@ class Places {
 };
 
 }  // namespace
+
+int64_t outside(const int64_t* ids, int64_t count, int64_t rows) {
+    const auto limit = static_cast<uint64_t>(rows);  // a negative id is then larger than any row number
+    constexpr int64_t kPiece = 256;
+    for (int64_t start = 0; start < count; start += kPiece) {
+        const int64_t stop = std::min(start + kPiece, count);
+        bool bad = false;  // no branch in the loop, so that the compiler makes vectors of it
+        for (int64_t i = start; i < stop; ++i) bad |= static_cast<uint64_t>(ids[i]) >= limit;
+        if (!bad) continue;
+        for (int64_t i = start;; ++i)
+            if (static_cast<uint64_t>(ids[i]) >= limit) return i;
+    }
+    return -1;
+}
 
 int64_t group(const int64_t* ids, int64_t count, int64_t* rows, int64_t* order, int64_t* starts) {
     static thread_local std::vector<int32_t> place;

@@ -5,6 +5,9 @@
 
 namespace unhot {
 
+// The position of the first id outside [0, rows), or -1.
+int64_t outside(const int64_t* ids, int64_t count, int64_t rows);
+
 // The distinct rows in the order of their first occurrence, and each row's positions in order; see src/unhot/kernels/plan.py.
 // `rows` and `order` hold `count` numbers, `starts` count + 1.  Returns the number of distinct rows.
 int64_t group(const int64_t* ids, int64_t count, int64_t* rows, int64_t* order, int64_t* starts);

@@ -5,7 +5,9 @@ NumPy's begin anywhere: a row of 256 bytes then lies on five cache lines, and a 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,13 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 LINE = 64
+PAGE = 4096
+
+LARGE = 1 << 22
+"""Bytes from which NumPy asks for large pages."""
+
+MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
+"""For the future, and (from Linux 6.1 on) at once."""
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -40,6 +49,21 @@ def copied(given: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
     array = empty(source.shape, dtype)
     np.copyto(array, source, casting="unsafe")
     return array
+
+
+def into_large_pages(array: Array) -> None:
+    """Ask the system to move what `array` holds into large pages; it goes on holding the same where that cannot be done.
+
+    Rows lie anywhere in a table: with pages of 4 KiB, finding the page costs as much as reading the row.  NumPy asks for large
+    pages where it allocates; this is for memory from elsewhere that is in use already.
+    """
+    if not sys.platform.startswith("linux") or array.nbytes < LARGE:
+        return
+    start = -(-array.ctypes.data // PAGE) * PAGE
+    length = (array.ctypes.data + array.nbytes) // PAGE * PAGE - start
+    system = ctypes.CDLL(None)
+    for advice in (MADV_HUGEPAGE, MADV_COLLAPSE):
+        system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
 
 
 def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:

@@ -7,6 +7,8 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from unhot.kernels import active
+
 Ids = npt.NDArray[np.int64]
 OutOfRange = Literal["raise", "zero"] | int
 
@@ -74,12 +76,12 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
     wide = widened(flat)
     if flat.size == 0:
         return wide, None
-    # As uint64 a negative id is larger than any row number, so one comparison finds both kinds.
-    if int(wide.view(np.uint64).max()) < rows:
+    first = active.outside(wide, rows)
+    if first < 0:
         return wide, None
-    bad = wide.view(np.uint64) >= rows
     if policy == "raise":
-        _raise(ids, flat, int(np.argmax(bad)), rows)
+        _raise(ids, flat, first, rows)
+    bad = wide.view(np.uint64) >= rows  # as uint64 a negative id is larger than any row number
     wide = np.where(bad, policy if isinstance(policy, int) else 0, wide)
     return wide, bad if policy == "zero" else None
 

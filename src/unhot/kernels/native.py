@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
     "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "pool", "set_threads", "settle", "span", "step", "threads",
+    "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"
@@ -27,6 +27,9 @@ FAMILIES = {"linear": 0, "measure": 1, "crossing": 2, "sign": 3, "closed_form": 
 threads, set_threads = _native.threads, _native.set_threads
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
+
+
+outside = _native.outside
 
 
 def group(ids: Array) -> Plan:

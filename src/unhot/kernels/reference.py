@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
     "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "pool", "set_threads", "settle", "span", "step", "threads",
+    "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -43,6 +43,12 @@ def clocks(rows: int, now: int) -> Array:
 def span(start: int, stop: int) -> Array:
     """The rows from `start` to `stop` (excluded)."""
     return np.arange(start, stop)
+
+
+def outside(ids: Array, rows: int) -> int:
+    """The position of the first of the flat int64 ids that lies outside [0, rows), or -1."""
+    wide = ids.view(np.uint64)  # in which a negative id is larger than any row number
+    return int(np.argmax(wide >= rows)) if len(ids) and int(wide.max()) >= rows else -1
 
 
 def group(ids: Array) -> Plan:

@@ -46,6 +46,10 @@ class TorchKernels:
     def span(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.device)
 
+    def outside(self, ids: Tensor, rows: int) -> int:
+        bad = (ids < 0) | (ids >= rows)
+        return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
+
     def group(self, ids: Tensor) -> Plan:
         return Plan(*torch.unique(ids, return_inverse=True))
 

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunctionSubclass
 
+from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
-from unhot.torch.lookup import owner_of
+from unhot.torch.lookup import DTYPES, lookup, owner_of
 from unhot.torch.parameter import TableParameter
 
 Activation = Callable[[Tensor], Tensor]
@@ -80,10 +82,13 @@ class Embedding(_DecidedLater, nn.Embedding):
         activation: Activation | None = None,
         out_of_range: OutOfRange = "raise",
     ) -> None:
+        room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
         super().__init__(
-            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse), _weight, _freeze,
-            device, dtype,
+            num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse),
+            _weight if room is None else room, _freeze, device, dtype,
         )  # fmt: skip
+        if room is not None:
+            self.reset_parameters()
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self._given_sparse = sparse
         self.bias = nn.Parameter(torch.zeros_like(self.weight[0])) if bias else None
@@ -105,9 +110,13 @@ class Embedding(_DecidedLater, nn.Embedding):
         return found if self.activation is None else self.activation(found)
 
     def _rows(self, ids: Tensor) -> Tensor:
-        return nn.functional.embedding(
-            ids, self.weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._asked(),
-        )  # fmt: skip
+        weight = self.weight
+        if not isinstance(weight, TableParameter):
+            return super().forward(ids)
+        with DisableTorchFunctionSubclass():  # `nn.functional.embedding` would come to the same, by a longer way
+            return lookup(
+                ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
+            )  # fmt: skip
 
     @classmethod
     def from_pretrained(
@@ -208,10 +217,13 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
         super().__init__(
-            num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), _weight,
-            include_last_offset, padding_idx, device, dtype,
+            num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse),
+            _weight if room is None else room, include_last_offset, padding_idx, device, dtype,
         )  # fmt: skip
+        if room is not None:
+            self.reset_parameters()
         self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self._given_sparse = sparse
 
@@ -248,3 +260,12 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
             embeddings, freeze, max_norm, norm_type, scale_grad_by_freq, mode, sparse, include_last_offset, padding_idx
         )
         return made
+
+
+def room_for(rows: Any, dim: Any, device: Any, dtype: Any) -> Tensor | None:
+    """Memory in large pages for the weights of a large table on the CPU, where torch's own lies in small ones."""
+    like = torch.empty(0, device=device, dtype=dtype)
+    sizes = isinstance(rows, int) and isinstance(dim, int) and rows * dim * like.element_size() >= arrays.LARGE
+    if not sizes or type(like) is not Tensor or not like.is_cpu or like.dtype not in DTYPES:
+        return None
+    return torch.from_numpy(arrays.empty((rows, dim), like.numpy().dtype))

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from unhot.torch import distributed
 
@@ -32,7 +31,8 @@ def lookup(
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    found: Tensor = training.lookup(input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    rows_of = training.lookup_outside_graph if torch.compiler.is_compiling() else training.lookup
+    found: Tensor = rows_of(input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
     return found
 
 
@@ -108,23 +108,22 @@ class RowLookup(torch.autograd.Function):
     """Forward: settled rows.  Backward: the ids and the rows of the gradient, as a sparse COO tensor that shares both."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Any, ids: Tensor, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
-        ctx.ids, ctx.size, ctx.padding_idx, ctx.scaled = ids, weight.size(), padding_idx, scale_grad_by_freq
-        found: Tensor = weight.training.read(ids)
-        return found
+    def forward(ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
+        rows: Tensor
+        ctx.ids, rows = training.read(ids)
+        ctx.size, ctx.padding_idx, ctx.scaled = weight.shape, padding_idx, scale_grad_by_freq
+        return rows
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        ids = ctx.ids.reshape(-1).to(torch.int64)
-        values = grad.reshape(-1, ctx.size[1])
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        ids, values = ctx.ids, grad.reshape(-1, ctx.size[1])
         if ctx.scaled:
             _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
             values = values / counts[inverse].unsqueeze(1)
         if ctx.padding_idx >= 0:
             kept = ids != ctx.padding_idx
             ids, values = ids[kept], values[kept]
-        return row_sparse(ids, values, ctx.size), None, None, None
+        return row_sparse(ids, values, ctx.size), None, None, None, None
 
 
 def row_sparse(ids: Tensor, values: Tensor, size: Any) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
 
 import unhot
 from unhot.rules import Optimizer
@@ -54,37 +55,58 @@ class RowSparse(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        rows, dense = self._gradients()
-        for group, parameter, _ in rows:
-            assert parameter.training is not None
-            parameter.training.prepare(group)  # an error must leave everything as it was
-        for parameter in dense:
-            assert parameter.training is not None
-            parameter.training.release()
-        for _, parameter, _ in rows:
-            parameter.grad = None
-        try:
-            _torch_step(self)
-        finally:
-            for _, parameter, gradient in rows:
-                parameter.grad = gradient
-        for group, parameter, gradient in rows:
-            assert parameter.training is not None
-            parameter.training.step(group, self.state[parameter], gradient)
+        with DisableTorchFunctionSubclass():  # which would send each look at a table's `grad` through Python
+            self._step()
         return loss
 
-    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[TableParameter]]:
-        """The owned tables with a row-sparse gradient, and those with a dense one."""
-        rows, dense = [], []
+    def _step(self) -> None:
+        rows, dense = self._gradients()
+        for group, parameter, _ in rows:
+            training_of(parameter).prepare(group, self.state[parameter])  # an error must leave everything as it was
+        for tensor in dense:
+            if isinstance(tensor, TableParameter) and tensor.training is not None:
+                tensor.training.release()
+        if dense:
+            for _, parameter, _ in rows:
+                parameter.grad = None
+            try:
+                _torch_step(self)
+            finally:
+                for _, parameter, gradient in rows:
+                    parameter.grad = gradient
+        for group, parameter, gradient in rows:
+            training_of(parameter).step(gradient, group["maximize"])
+
+    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[Tensor]]:
+        """The owned tables with a row-sparse gradient, and the parameters with another one."""
+        rows: list[tuple[Any, TableParameter, Tensor]] = []
+        dense: list[Tensor] = []
         for group in self.param_groups:
             for parameter in group["params"]:
-                if not isinstance(parameter, TableParameter) or parameter.training is None or parameter.grad is None:
+                gradient = parameter.grad
+                if gradient is None:
                     continue
-                if parameter.grad.is_sparse:
-                    rows.append((group, parameter, parameter.grad))
+                if gradient.is_sparse and isinstance(parameter, TableParameter) and parameter.training is not None:
+                    rows.append((group, parameter, gradient))
                 else:
                     dense.append(parameter)
         return rows, dense
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        with DisableTorchFunctionSubclass():
+            if not set_to_none:
+                super().zero_grad(set_to_none)
+                return
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def _settle(self) -> None:
+        """Bring weights and state of all tables to what torch's optimizer would hold."""
+        with DisableTorchFunctionSubclass():
+            for parameter in self._tables():
+                training_of(parameter).export(self.state.get(parameter, {}))
 
     def _tables(self) -> list[TableParameter]:
         found = (parameter for group in self.param_groups for parameter in group["params"])
@@ -92,17 +114,25 @@ class RowSparse(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with all rows settled: it loads into torch's own optimizer, which goes on as this would."""
-        for table in self._tables():
-            assert table.training is not None
-            table.training.settle()
+        self._settle()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; also from torch's own optimizer."""
         for table in self._tables():
-            assert table.training is not None
-            table.training.release()
+            training_of(table).release()
         super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settle()
+        state: dict[str, Any] = super().__getstate__()
+        return state
+
+
+def training_of(parameter: TableParameter) -> RowTraining:
+    """What trains the rows of an owned table."""
+    assert parameter.training is not None
+    return parameter.training
 
 
 def _torch_step(optimizer: RowSparse) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from unhot import arrays
 from unhot.ids import in_range
 from unhot.kernels import active
 from unhot.torch.kernels import TorchKernels
@@ -21,8 +22,14 @@ class Placement(Protocol):
     def view(self, tensor: Tensor) -> Any:
         """The memory of a contiguous tensor, as the kernels take it."""
 
-    def flat(self, ids: Tensor, rows: int) -> Any:
-        """The ids as the kernels take them: flat, int64 and found to lie in [0, rows), or else an IndexError."""
+    def full(self, like: Tensor, value: float) -> Tensor:
+        """A new tensor of that shape, dtype and device."""
+
+    def take_over(self, tensor: Tensor) -> Any:
+        """`view` of memory that was allocated elsewhere, and is to be read row by row from now on."""
+
+    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
+        """Flat int64 ids as the kernels take them, found to lie in [0, rows); else an IndexError, for ids of that shape."""
 
 
 class Host:
@@ -33,8 +40,19 @@ class Host:
     def view(self, tensor: Tensor) -> Any:
         return tensor.numpy()
 
-    def flat(self, ids: Tensor, rows: int) -> Any:
-        return in_range(ids.numpy(), rows, "raise")[0]
+    def full(self, like: Tensor, value: float) -> Tensor:
+        return torch.from_numpy(arrays.full(tuple(like.shape), like.numpy().dtype, value))
+
+    def take_over(self, tensor: Tensor) -> Any:
+        array = tensor.numpy()
+        arrays.into_large_pages(array)
+        return array
+
+    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
+        flat = ids.numpy()
+        if self.kernels.outside(flat, rows) >= 0:
+            in_range(flat.reshape(shape), rows, "raise")  # says which
+        return flat
 
 
 class Device:
@@ -46,11 +64,15 @@ class Device:
     def view(self, tensor: Tensor) -> Any:
         return tensor
 
-    def flat(self, ids: Tensor, rows: int) -> Any:
-        flat = ids.reshape(-1).to(torch.int64)
-        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < rows):
-            in_range(ids.cpu().numpy(), rows, "raise")  # names the first one
-        return flat
+    def full(self, like: Tensor, value: float) -> Tensor:
+        return torch.full_like(like, value)
+
+    take_over = view
+
+    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
+        if self.kernels.outside(ids, rows) >= 0:
+            in_range(ids.cpu().numpy().reshape(shape), rows, "raise")  # says which
+        return ids
 
 
 KERNELS = "UNHOT_TORCH_KERNELS"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
 
 from unhot.engine import Engine, recurrence
-from unhot.rules import Optimizer
+from unhot.rules import Hyper, Optimizer
 from unhot.torch.lookup import RowLookup
 from unhot.torch.placement import Placement, placement
 
@@ -35,19 +36,28 @@ class RowTraining:
         self.engine: Engine | None = None
         self._pointer = -1  # no tensor's, also not that of one without elements
         self._place: Placement
+        self._weights: Tensor
         self._rule: Optimizer | None = None
-        self._given: tuple[Any, ...] = ()
+        self._given: dict[str, Any] = {}
+        self._hyper: Hyper
 
     @property
     def owner(self) -> RowSparse | None:
         """The optimizer, or None once it is gone."""
         return self._owner()
 
-    def _weights(self) -> Tensor:
+    def _current(self) -> Engine | None:
+        """The engine, if there is one that works on the memory that the parameter has now.
+
+        To be called where torch functions of subclasses are disabled, or a look at the parameter would settle it.
+        """
         parameter = self._parameter()
         assert parameter is not None
-        with torch._C.DisableTorchFunctionSubclass():
-            return parameter.detach()
+        if parameter.data_ptr() != self._pointer:
+            self.release()
+            self._pointer, self._weights = parameter.data_ptr(), parameter.detach()
+            self._place = placement(parameter)
+        return self.engine
 
     # ------------------------------------------------------------------ reading
 
@@ -55,26 +65,32 @@ class RowTraining:
         self, ids: Tensor, padding_idx: int, max_norm: float | None, norm_type: float, scale_grad_by_freq: bool
     ) -> Tensor:
         """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient."""
-        weight = self._parameter()
         if max_norm is not None:
             self.settle_rows(ids)
             with torch.no_grad():
-                torch.embedding_renorm_(self._weights(), ids.contiguous(), max_norm, norm_type)
+                torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
         apply: Any = RowLookup.apply
-        found: Tensor = apply(weight, ids, padding_idx, scale_grad_by_freq)
+        found: Tensor = apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
         return found
 
-    def read(self, ids: Tensor) -> Tensor:
-        """The settled rows of `ids`: ids.shape + (dim,)."""
-        weights = self._weights()
-        engine, place = self._current(weights), self._place
-        flat = checked(place, ids, len(weights))
-        out = torch.empty((ids.numel(), weights.size(1)), dtype=weights.dtype, device=weights.device)
+    def lookup_outside_graph(self, *arguments: Any) -> Tensor:
+        """`lookup`, where `torch.compile` traces."""
+        with DisableTorchFunctionSubclass():
+            return self.lookup(*arguments)
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The ids as a flat copy, whatever becomes of the given ones, and their settled rows: ids.shape + (dim,)."""
+        engine = self._current()
+        place, weights = self._place, self._weights
+        rows, dim = weights.shape
+        own = as_indices(ids)
+        flat = place.flat(own, rows, ids.shape)
+        out = weights.new_empty((len(flat), dim))
         if engine is None:
             place.kernels.gather(place.view(weights), flat, place.view(out))
         else:
             engine.read(flat, place.view(out))
-        return out.view(*ids.shape, weights.size(1))
+        return own, (out if ids.dim() == 1 else out.view(*ids.shape, dim))
 
     # ------------------------------------------------------------------ settling
 
@@ -85,24 +101,23 @@ class RowTraining:
 
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
-        if self.engine is not None:
-            flat = checked(self._place, ids, len(self.engine.weights))
+        if self._current() is not None and self.engine is not None:
+            flat = self._place.flat(as_indices(ids), len(self.engine.weights), ids.shape)
             self.engine.settle(self.engine.kernels.group(flat).rows)
 
     def release(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
-        self.settle()
+        parameter, owner = self._parameter(), self.owner
+        if parameter is None or owner is None:
+            self.settle()
+        else:
+            with DisableTorchFunctionSubclass():
+                self.export(owner.state.get(parameter, {}))
         self.engine = None
 
-    def _current(self, weights: Tensor) -> Engine | None:
-        """The engine, if it works on the memory that the parameter has now."""
-        if self._pointer != weights.data_ptr():
-            self.release()
-            self._pointer, self._place = weights.data_ptr(), placement(weights)
-        return self.engine
-
-    def _export(self, state: Mapping[str, Any]) -> None:
-        """Bring the numbers of `state` that are no slots up to date."""
+    def export(self, state: Mapping[str, Any]) -> None:
+        """Settle, and bring the numbers of `state` that are no slots up to date."""
+        self.settle()
         if self.engine is None or self.engine.rule is None:
             return
         if "step" in state:
@@ -112,34 +127,33 @@ class RowTraining:
 
     # ------------------------------------------------------------------ training
 
-    def prepare(self, group: Mapping[str, Any]) -> None:
-        """Bring the rule's hyperparameters up to those of the group, or raise the error that they make."""
+    def prepare(self, group: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Get ready for a step with the hyperparameters of the group; what can go wrong goes wrong here."""
         owner = self.owner
         assert owner is not None
         given = owner.hyperparameters(group)
         if self._rule is None:
             self._rule = owner.rule(**given)
-        elif tuple(given.values()) != self._given:
+        elif given != self._given:
             for name, value in given.items():
                 setattr(self._rule, name, value)
             self._rule.check()
-        self._given = tuple(given.values())
+        self._given = given
+        if self._current() is None:
+            self.engine = self._bound(self._weights, owner, state)
+        assert self.engine is not None
+        self._hyper = self.engine.follow(self._rule)
 
-    def step(self, group: Mapping[str, Any], state: dict[str, Any], gradient: Tensor) -> None:
-        """Make one step whose gradient is row-sparse."""
-        weights, owner = self._weights(), self.owner
-        assert owner is not None
-        assert self._rule is not None
-        engine = self._current(weights)
-        if engine is None:
-            engine = self.engine = self._bound(weights, owner, state)
-        ids = checked(self._place, gradient._indices()[0], len(weights))
-        values = gradient._values()
-        if group["maximize"]:
-            values = -values
-        engine.step(ids, self._place.view(values.detach().contiguous()), engine.follow(self._rule))
-        self._export(state)
-        torch.autograd.graph.increment_version(weights)
+    def step(self, gradient: Tensor, maximize: bool) -> None:
+        """Make the step that was prepared, whose gradient is row-sparse."""
+        engine, place, parameter = self.engine, self._place, self._parameter()
+        assert engine is not None
+        assert parameter is not None
+        indices = gradient._indices()[0]
+        ids = place.flat(indices, len(engine.weights), indices.shape)
+        values = gradient._values().detach()
+        engine.step(ids, place.view((-values if maximize else values).contiguous()), self._hyper)
+        torch.autograd.graph.increment_version(parameter)
 
     def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any]) -> Engine:
         """An engine on torch's memory, that goes on from `state`."""
@@ -152,25 +166,26 @@ class RowTraining:
         for name, start in rule.slots.items():
             theirs = owner.slots[name]
             if name not in held:
-                state[theirs] = torch.full_like(weights, start)
+                state[theirs] = self._place.full(weights, start)
+                slots.append(self._place.view(state[theirs]))
             else:
                 state[theirs] = state[theirs].to(weights).contiguous()
-            slots.append(self._place.view(state[theirs]))
+                slots.append(self._place.take_over(state[theirs]))
         for name in owner.counters:
             state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
-        engine = Engine(self._place.view(weights), None, self._place.kernels)
+        engine = Engine(self._place.take_over(weights), None, self._place.kernels)
         engine.adopt(engine.weights, slots, int(state.get("step", 0)), snapshot, rule)
         return engine
 
 
-def checked(place: Placement, ids: Tensor, rows: int) -> Any:
-    """The ids as the kernels take them; errors as torch's for their dtype, and an IndexError for one out of range."""
+def as_indices(ids: Tensor) -> Tensor:
+    """A flat int64 copy of the ids; the error is torch's for a dtype that is not one of indices."""
     if ids.dtype not in (torch.int64, torch.int32):
         raise RuntimeError(
             "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
             f" {ids.dtype} instead."
         )
-    return place.flat(ids.detach(), rows)
+    return ids.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format).view(-1)
 
 
 @functools.cache
@@ -180,6 +195,6 @@ def _hide_from_compiler() -> None:
     Not at import, since `torch.compiler.disable` imports half of the compiler; an optimizer, which comes first, has done so.
     """
     disable: Any = torch.compiler.disable
-    for name in ("lookup", "settle", "settle_rows", "release"):
+    for name in ("lookup_outside_graph", "settle", "settle_rows", "release"):
         hidden: Any = disable(getattr(RowTraining, name), reason="unhot reads and settles rows outside graphs")
         setattr(RowTraining, name, hidden)
