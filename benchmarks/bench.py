@@ -18,7 +18,8 @@ from cases import KINDS, Case, bytes_needed, full, quick
 
 HERE = Path(__file__).resolve().parent
 MODULES = {
-    "unhot": "unhot_", "unhot_masked": "unhot_masked", "torch": "torch_", "fbgemm": "fbgemm_", "keras": "keras_",
+    "unhot": "unhot_", "unhot_masked": "unhot_masked", "unhot_torch": "unhot_torch", "torch": "torch_", "fbgemm": "fbgemm_",
+    "keras": "keras_",
     "numpy": "numpy_", "floor": "floor",
 }  # fmt: skip
 
@@ -110,6 +111,7 @@ def _measure(
     best = min(measured, key=lambda result: float(result["others_busy"]))
     results.rounds.setdefault(case, []).append({"round": round_, **best})
     share = f", coefficients {100 * best['share']:.1f} %" if "share" in best else ""
+    share += f", {1e6 * best['overhead']:.0f} us over the core" if "overhead" in best else ""
     print(f"{_name(case)} round {round_ + 1}: {1e3 * best['seconds']:.3f} ms{share}", flush=True)
 
 

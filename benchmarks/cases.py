@@ -17,7 +17,11 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement; `task` is "step" (lookup and update), "lookup" (of settled rows) or "coefficients" (their share)."""
+    """One measurement.
+
+    `task` is "step" (lookup and update), "lookup" (of settled rows), "coefficients" (their share of a step), "overhead" (of
+    torch's loop over the same without torch) or "tables" (the same, of a model with many tables).
+    """
 
     rival: str
     variant: str
@@ -31,7 +35,7 @@ class Case:
     @property
     def workload(self) -> tuple[str, int, int, int, str]:
         """Cases that agree in this are compared with each other."""
-        return "lookup" if self.task == "lookup" else "step", self.rows, self.dim, self.ids, self.distribution
+        return self.task if self.task in ("lookup", "tables") else "step", self.rows, self.dim, self.ids, self.distribution
 
     @property
     def label(self) -> str:
@@ -63,6 +67,9 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("unhot", "sgd"): Kind("unhot SGD", "sgd", 1),
     ("unhot", "fresh"): Kind("unhot lookup", "take", 1),
     ("unhot", "out"): Kind("unhot lookup, out=", "take", 1),
+    ("unhot_torch", "adam"): Kind("unhot.torch Adam", "adam_torch", 4),
+    ("unhot_torch", "adagrad"): Kind("unhot.torch Adagrad", "adagrad", 3),
+    ("unhot_torch", "sgd"): Kind("unhot.torch SGD", "sgd", 2),
     ("unhot_masked", "adam"): Kind("masked Adam in unhot's kernels", "adam_masked", 3),
     ("torch", "adam"): Kind("torch Adam", "adam_torch", 6, dense=True),
     ("torch", "adam_fused"): Kind("torch Adam, fused=True", "adam_torch", 4, dense=True),
@@ -101,6 +108,7 @@ def bytes_needed(case: Case) -> int:
 
 STEPS = [
     *(("unhot", variant) for variant in ("adam", "adam_torch", "adagrad", "sgd")),
+    *(("unhot_torch", variant) for variant in ("adam", "adagrad", "sgd")),
     ("unhot_masked", "adam"),
     *(("torch", variant) for variant in ("adam", "adam_fused", "sparse_adam", "adagrad", "sgd")),
     *(("fbgemm", variant) for variant in ("sgd", "adagrad", "rowwise_adagrad")),
@@ -117,7 +125,7 @@ ALONE = [("unhot", "adam"), ("unhot", "adagrad"), ("unhot", "sgd"), ("fbgemm", "
 
 # The speed of a machine that others share comes and goes in spells of seconds, so what is close to its target is measured
 # in more rounds, and what no target is about in fewer.
-OFTEN = {("unhot", "adam"), ("unhot", "adam_torch"), ("unhot_masked", "adam")}
+OFTEN = {("unhot_torch", "adam"), ("unhot", "adam"), ("unhot", "adam_torch"), ("unhot_masked", "adam")}
 TWICE = {("torch", "adam_fused"), ("torch", "adam"), ("fbgemm", "rowwise_adagrad")}
 ONCE = {("keras", "torch"), ("keras", "jax"), ("keras", "tensorflow"), ("torch", "adagrad"), ("torch", "sgd")}
 AGAINST_ROWS = [
@@ -140,6 +148,11 @@ def quick() -> Iterator[tuple[Case, int]]:
         yield replace(main, rival=rival, variant=variant, threads=1), 3
     for variant in ("adam", "adam_torch"):
         yield replace(main, variant=variant, task="coefficients"), 5
+    in_torch = replace(main, rival="unhot_torch")
+    yield replace(in_torch, task="overhead"), 5
+    yield replace(in_torch, task="tables", rows=100_000), 3
+    for rival in ("unhot_torch", "torch"):
+        yield replace(in_torch, rival=rival, rows=10_000), 5
     for distribution in DISTRIBUTIONS:
         lookup = replace(main, task="lookup", ids=LOOKUP_IDS, distribution=distribution)
         for rival, variant in LOOKUPS:

@@ -19,6 +19,8 @@ from workloads import Workload
 WARM_DENSE = 2
 WARM_SPARSE = 30
 LEAST_TIMED = 4
+EXACT = ("unhot", "unhot_torch")
+"""The rivals that defer steps, and keep the promise of exactness."""
 
 
 class Stepper(Protocol):
@@ -59,7 +61,7 @@ def warm_steps(case: Case) -> int:
     """
     if KINDS[case.rival, case.variant].dense:
         return WARM_DENSE
-    deferring = case.rival == "unhot" and case.variant.startswith("adam")
+    deferring = case.rival in EXACT and case.variant.startswith("adam")
     return max(WARM_SPARSE, ceil(3 * case.rows / case.ids)) if deferring else WARM_SPARSE
 
 
@@ -92,7 +94,7 @@ def step_times(case: Case, round_: int, seconds: float, make: Callable[[Case], S
     for i in range(len(times)):
         log.add(batches[i], gradients[i % len(gradients)])
     kind = KINDS[case.rival, case.variant]
-    checked = check(log, kind.rule, start, np.array(rival.weights(sample)), exact=case.rival == "unhot")
+    checked = check(log, kind.rule, start, np.array(rival.weights(sample)), exact=case.rival in EXACT)
     return {**summary(times), "others_busy": busy, "warm_steps": warm, "check": checked}
 
 

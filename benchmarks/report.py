@@ -10,6 +10,9 @@ from typing import Any
 from cases import KINDS, THREADS, Case
 from targets import TARGETS
 
+QUANTITY = {"coefficients": "share", "overhead": "overhead", "tables": "overhead"}
+"""What a task measures, if not "seconds"."""
+
 DISTURBED = 0.25
 """CPUs kept busy by others while a round was timed, from which on it is measured again, or at least marked."""
 
@@ -23,11 +26,11 @@ class Results:
     failed: dict[Case, str] = field(default_factory=dict)
 
     def seconds(self, case: Case) -> float | None:
-        """The median of the rounds' medians; of a "coefficients" case its share."""
+        """The median of the rounds' medians: of the time, or of what else the task measures."""
         rounds = self.rounds.get(case)
         if not rounds:
             return None
-        return median(r["share" if case.task == "coefficients" else "seconds"] for r in rounds)
+        return median(r[QUANTITY.get(case.task, "seconds")] for r in rounds)
 
     def to_dict(self) -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = [
@@ -65,7 +68,7 @@ def counterpart(case: Case) -> Case:
     elif case.rival == "floor":
         variant = case.variant
     elif rule.startswith("adam"):
-        variant = "adam_torch" if case.rival == "torch" else "adam"
+        variant = "adam_torch" if case.rival in ("torch", "unhot_torch") else "adam"
     else:
         variant = "sgd" if rule == "sgd" else "adagrad"
     return replace(case, rival="unhot", variant=variant, threads=THREADS)
@@ -75,7 +78,7 @@ def groups(results: Results) -> dict[Any, list[Case]]:
     """The cases by size; those of the same size are compared with each other."""
     cases: dict[Any, list[Case]] = {}
     for case in [*results.rounds, *results.not_run, *results.failed]:
-        if case.task != "coefficients":
+        if case.task not in QUANTITY:
             cases.setdefault(case.workload, []).append(case)
     return cases
 

@@ -11,6 +11,7 @@ from cases import LOOKUP_IDS, Case
 Seconds = Callable[[Case], float | None]
 
 STEP = Case("unhot", "adam")
+IN_TORCH = replace(STEP, rival="unhot_torch")
 LOOKUP = replace(STEP, task="lookup", ids=LOOKUP_IDS)
 
 
@@ -36,7 +37,7 @@ class Target:
     below: tuple[Case, ...]
     limit: float
     at_least: bool
-    percent: bool = False
+    unit: str = "x"
 
     def measured(self, seconds: Seconds) -> float | None:
         above = [s for s in map(seconds, self.above) if s is not None]
@@ -53,8 +54,10 @@ class Target:
         return value / self.limit if self.at_least else self.limit / value
 
     def written(self, value: float) -> str:
-        if self.percent:
+        if self.unit == "%":
             return f"{100 * value:.1f} %"
+        if self.unit == "us":
+            return f"{1e6 * value:,.0f} us"
         return f"{value:.0f} x" if value >= 20 else f"{value:.2f} x"
 
     @property
@@ -88,11 +91,11 @@ TARGETS = (
     ),
     Target(
         "coefficients' share of a step of exact Adam",
-        (_step("unhot", "adam", task="coefficients"),), (), 0.05, at_least=False, percent=True,
+        (_step("unhot", "adam", task="coefficients"),), (), 0.05, at_least=False, unit="%",
     ),
     Target(
         "coefficients' share of a step in torch's form",
-        (_step("unhot", "adam_torch", task="coefficients"),), (), 0.05, at_least=False, percent=True,
+        (_step("unhot", "adam_torch", task="coefficients"),), (), 0.05, at_least=False, unit="%",
     ),
     *(
         Target(
@@ -107,5 +110,23 @@ TARGETS = (
             _lookup("unhot", "fresh", distribution), _lookup("torch", "fresh", distribution), 1, at_least=False,
         )
         for distribution in ("zipf", "uniform")
+    ),
+    Target("torch's dense Adam over unhot.torch's, whole loop", (_step("torch", "adam"),), (IN_TORCH,), 200, at_least=True),
+    Target("torch's SparseAdam over unhot.torch's Adam", (_step("torch", "sparse_adam"),), (IN_TORCH,), 1.5, at_least=True),
+    Target(
+        "FBGEMM's Adagrad over unhot.torch's",
+        (_step("fbgemm", "adagrad"),), (_step("unhot_torch", "adagrad"),), 1, at_least=True,
+    ),
+    Target(
+        "torch's dense Adam over unhot.torch's at 10^4 rows",
+        (_step("torch", "adam", rows=10_000),), (replace(IN_TORCH, rows=10_000),), 1, at_least=True,
+    ),
+    Target(
+        "unhot.torch's loop over lookup + step without torch",
+        (replace(IN_TORCH, task="overhead"),), (), 200e-6, at_least=False, unit="us",
+    ),
+    Target(
+        "the same, 26 tables of 10^5 rows in one model",
+        (replace(IN_TORCH, task="tables", rows=100_000),), (), 26 * 150e-6, at_least=False, unit="us",
     ),
 )  # fmt: skip

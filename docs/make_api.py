@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
-import unhot
+PAGES = {Path(__file__).with_name("api.md"): "unhot", Path(__file__).with_name("api-torch.md"): "unhot.torch"}
+"""What each page documents."""
 
-TARGET = Path(__file__).with_name("api.md")
+WITH_MEMBERS = ("Table", "Embedding", "EmbeddingBag")
+OF_TORCH = ("forward", "extra_repr")
+"""Methods that every module of torch has."""
 
 
 def entry(name: str, thing: object, level: int = 2) -> str:
@@ -22,23 +26,25 @@ def entry(name: str, thing: object, level: int = 2) -> str:
         signature = f"{name}{inspect.signature(thing)}".replace(" -> None", "").replace("'", "")
         signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", signature)
     text = f"{'#' * level} `{name}`\n\n```text\n{signature}\n\n{documentation}\n```\n"
-    if inspect.isclass(thing) and thing is unhot.Table:
+    if inspect.isclass(thing) and thing.__name__ in WITH_MEMBERS:
         for member, value in vars(thing).items():
-            if not member.startswith("_"):
+            if not member.startswith("_") and member not in OF_TORCH:
                 shown = value.__func__ if isinstance(value, classmethod) else value
                 text += "\n" + entry(f"{name}.{member}", shown, level + 1)
     return text
 
 
-def api() -> str:
-    """The whole page."""
-    head = "# Public names\n\nGenerated from the docstrings by `make docs`; every example in it is run by the tests.\n\n"
-    return head + "\n".join(entry(f"unhot.{name}", getattr(unhot, name)) for name in unhot.__all__)
+def api(module: str) -> str:
+    """The whole page of a module's public names."""
+    head = f"# Public names of `{module}`\n\n"
+    head += "Generated from the docstrings by `make docs`; every example in it is run by the tests.\n\n"
+    found = importlib.import_module(module)
+    return head + "\n".join(entry(f"{module}.{name}", getattr(found, name)) for name in found.__all__)
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        if TARGET.read_text() != api():
-            sys.exit("docs/api.md is not up to date: run `make docs`")
-    else:
-        TARGET.write_text(api())
+    for page, module in PAGES.items():
+        if "--check" not in sys.argv:
+            page.write_text(api(module))
+        elif page.read_text() != api(module):
+            sys.exit(f"docs/{page.name} is not up to date: run `make docs`")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import unhot
+import unhot.torch
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -25,12 +26,18 @@ MODULES = sorted(
 
 
 def members() -> Iterator[tuple[str, Any]]:
-    """The public names and those of Table, with what they name."""
+    """The public names and those of Table and the layers, with what they name."""
     for name in unhot.__all__:
         yield name, getattr(unhot, name)
-    for name, member in vars(unhot.Table).items():
-        if not name.startswith("_"):
-            yield f"Table.{name}", member.__func__ if isinstance(member, classmethod) else member
+    for name in unhot.torch.__all__:
+        yield f"torch.{name}", getattr(unhot.torch, name)
+    for owner in (unhot.Table, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
+        of = "" if owner is unhot.Table else "torch."
+        for name, member in vars(owner).items():
+            if name in ("forward", "extra_repr"):  # as every module of torch has them
+                continue
+            if not name.startswith("_") and (callable(member) or isinstance(member, (classmethod, property))):
+                yield f"{of}{owner.__name__}.{name}", member.__func__ if isinstance(member, classmethod) else member
 
 
 PUBLIC = dict(members())
@@ -79,7 +86,7 @@ def test_documentation(name: str) -> None:
             assert parameter in arguments, parameter
 
 
-@pytest.mark.parametrize("rule", [name for name in PUBLIC if name[0].isupper() and name not in ("Table",) and "." not in name])
+@pytest.mark.parametrize("rule", [name for name in unhot.__all__ if name[0].isupper() and name != "Table"])
 def test_rules_name_their_sources(rule: str) -> None:
     """Beside that, a rule says where its definition stands."""
     assert section(inspect.getdoc(PUBLIC[rule]) or "", "Sources") is not None
@@ -104,4 +111,4 @@ def test_there_are_examples_to_run() -> None:
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():
         if not isinstance(thing, (ModuleType, property)):
-            assert f"{thing.__module__}.{name}" in found
+            assert f"{thing.__module__}.{name.removeprefix('torch.')}" in found

@@ -13,11 +13,22 @@ from unhot.torch.parameter import TableParameter
 
 @dataclass
 class Conversion:
-    """What `convert` did, by the modules' names."""
+    """What `convert` did, by the modules' names.
+
+    Args:
+        swapped: the embedding layers that are unhot's now.
+        left: those left alone, and why.
+
+    Errors: none.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> unhot.torch.convert(torch.nn.Embedding(10, 4)).swapped
+        ['Embedding']
+    """
 
     swapped: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-    """Embedding layers left alone, and why."""
 
     def __repr__(self) -> str:
         lines = [f"swapped: {', '.join(self.swapped) or 'nothing'}"]
@@ -34,6 +45,8 @@ def convert(model: nn.Module) -> Conversion:
         model: any module; it may be an embedding layer itself.
 
     Returns: what was swapped, and what was left alone and why.
+
+    Errors: none of its own.
 
     Example:
         >>> import torch, unhot.torch

@@ -131,6 +131,10 @@ class Embedding(_DecidedLater, nn.Embedding):
     ) -> Embedding:
         """As `torch.nn.Embedding.from_pretrained`, but for the default of `sparse`.
 
+        Args: those of `torch.nn.Embedding.from_pretrained`.
+
+        Errors: those of `torch.nn.Embedding.from_pretrained`.
+
         Example:
             >>> import torch, unhot.torch
             >>> layer = unhot.torch.Embedding.from_pretrained(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -149,6 +153,8 @@ class Embedding(_DecidedLater, nn.Embedding):
             linear: fed with vectors of as many entries as the embedding has rows.
             options: further arguments of `Embedding`.
 
+        Errors: those of `Embedding`.
+
         Example:
             >>> import torch, unhot.torch
             >>> linear = torch.nn.Linear(5, 2)
@@ -165,7 +171,13 @@ class Embedding(_DecidedLater, nn.Embedding):
         return layer
 
     def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` that gives for one-hot vectors what this gives for ids, activation aside; a copy of the weights."""
+        """The `nn.Linear` that gives for one-hot vectors what this gives for ids, activation aside; a copy of the weights.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> unhot.torch.Embedding(5, 2, bias=True).to_dense()
+            Linear(in_features=5, out_features=2, bias=True)
+        """
         linear = nn.Linear(
             self.num_embeddings, self.embedding_dim, bias=self.bias is not None, device=self.weight.device,
             dtype=self.weight.dtype,
@@ -248,6 +260,10 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         padding_idx: int | None = None,
     ) -> EmbeddingBag:
         """As `torch.nn.EmbeddingBag.from_pretrained`, but for the default of `sparse`.
+
+        Args: those of `torch.nn.EmbeddingBag.from_pretrained`.
+
+        Errors: those of `torch.nn.EmbeddingBag.from_pretrained`.
 
         Example:
             >>> import torch, unhot.torch

@@ -145,7 +145,21 @@ def _torch_step(optimizer: RowSparse) -> None:
 
 
 class SGD(RowSparse, torch.optim.SGD):
-    """`torch.optim.SGD`, with weight decay, momentum, Nesterov and dampening; exact for row-sparse gradients."""
+    """`torch.optim.SGD`, with momentum, Nesterov, dampening and weight decay; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.SGD`.
+
+    Errors: those of `torch.optim.SGD`; ValueError for a table that another optimizer owns.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/sgd.py.
+    """
 
     rule = unhot.SGD
     slots = {"momentum": "momentum_buffer"}
@@ -159,7 +173,22 @@ class SGD(RowSparse, torch.optim.SGD):
 
 
 class Adagrad(RowSparse, torch.optim.Adagrad):
-    """`torch.optim.Adagrad`; exact for row-sparse gradients."""
+    """`torch.optim.Adagrad`; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.Adagrad`.
+
+    Errors: those of `torch.optim.Adagrad`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.Adagrad(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/adagrad.py.
+    """
 
     rule = unhot.Adagrad
     slots = {"sum": "sum"}
@@ -172,7 +201,22 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
 
 
 class RMSprop(RowSparse, torch.optim.RMSprop):
-    """`torch.optim.RMSprop`, centered and with momentum; exact for row-sparse gradients."""
+    """`torch.optim.RMSprop`, centered and with momentum too; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.RMSprop`.
+
+    Errors: those of `torch.optim.RMSprop`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.RMSprop(layer.parameters(), lr=0.1, centered=True)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/rmsprop.py.
+    """
 
     rule = unhot.RMSprop
     slots = {"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"}
@@ -186,7 +230,22 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
 
 
 class Adadelta(RowSparse, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`; exact for row-sparse gradients."""
+    """`torch.optim.Adadelta`; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.Adadelta`.
+
+    Errors: those of `torch.optim.Adadelta`; ValueError for a table that another optimizer owns, and, before anything is
+    changed, for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.Adadelta(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/adadelta.py.
+    """
 
     rule = unhot.Adadelta
     slots = {"velocity": "square_avg", "delta": "acc_delta"}
@@ -211,7 +270,15 @@ class Adam(RowSparse, torch.optim.Adam):
 
     Args: those of `torch.optim.Adam`.
 
-    Errors: those of `torch.optim.Adam`; ValueError for a coupled weight decay when a row-sparse gradient meets it.
+    Errors: those of `torch.optim.Adam`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
 
     Source: torch/optim/adam.py.
     """
@@ -225,7 +292,21 @@ class Adam(RowSparse, torch.optim.Adam):
 
 
 class AdamW(RowSparse, torch.optim.AdamW):
-    """`torch.optim.AdamW`, AMSGrad too; exact for row-sparse gradients."""
+    """`torch.optim.AdamW`, AMSGrad too; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.AdamW`.
+
+    Errors: those of `torch.optim.AdamW`; ValueError for a table that another optimizer owns.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.AdamW(layer.parameters(), lr=0.1, weight_decay=0.01)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/adamw.py.
+    """
 
     rule = unhot.AdamW
     slots = Adam.slots
@@ -235,7 +316,22 @@ class AdamW(RowSparse, torch.optim.AdamW):
 
 
 class Adamax(RowSparse, torch.optim.Adamax):
-    """`torch.optim.Adamax`; exact for row-sparse gradients."""
+    """`torch.optim.Adamax`; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.Adamax`.
+
+    Errors: those of `torch.optim.Adamax`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.Adamax(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/adamax.py.
+    """
 
     rule = unhot.Adamax
     slots = {"momentum": "exp_avg", "norm": "exp_inf"}
@@ -245,7 +341,22 @@ class Adamax(RowSparse, torch.optim.Adamax):
 
 
 class NAdam(RowSparse, torch.optim.NAdam):
-    """`torch.optim.NAdam`; exact for row-sparse gradients."""
+    """`torch.optim.NAdam`; exact for row-sparse gradients.
+
+    Args: those of `torch.optim.NAdam`.
+
+    Errors: those of `torch.optim.NAdam`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    for a coupled weight decay when a row-sparse gradient meets it.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.NAdam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    Source: torch/optim/nadam.py.
+    """
 
     rule = unhot.NAdam
     slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
