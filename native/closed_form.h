@@ -51,7 +51,7 @@ struct ClosedForm {
     }
 
     struct Update {
-        Pair<T> w_pair;
+        WeightPair<T> w_pair;
         T over_rate, twice_shrinkage, twice_l2, l1, beta, power;
 
         Update(const Rule&, const T* s)

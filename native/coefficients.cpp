@@ -1,8 +1,6 @@
 #include "coefficients.h"
 
-#include <bit>
 #include <cmath>
-#include <type_traits>
 
 namespace unhot {
 
@@ -10,25 +8,11 @@ namespace {
 
 constexpr int64_t kAhead = 8;
 
+// `pair` of src/unhot/kernels/reference_history.py.
 template <typename T>
-inline T toward_zero(T x) {
-    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-    return x == T(0) ? x : std::bit_cast<T>(std::bit_cast<Bits>(x) - Bits(1));
-}
-
-// weight_pair and slot_pair of src/unhot/rules/base.py.
-template <typename T>
-inline void weight_pair(double factor, T* out) {
+inline void pair(double factor, T* out) {
     out[0] = factor >= 0.5 ? T(1) : static_cast<T>(factor);
     out[1] = static_cast<T>(factor - static_cast<double>(out[0]));
-}
-
-template <typename T>
-inline void slot_pair(double factor, T* out) {
-    T hi = static_cast<T>(factor);
-    if (std::fabs(static_cast<double>(hi)) >= std::fabs(factor) && factor != 1.0) hi = toward_zero(hi);
-    out[0] = hi;
-    out[1] = static_cast<T>(factor - static_cast<double>(hi));
 }
 
 }  // namespace
@@ -98,11 +82,11 @@ void matrix_coefficients(
         const int64_t position = steps[k] & ring.mask;
         const double* e = entry + 5 * position;
         const double* f = suffix + 5 * (position / ring.block);
-        weight_pair(f[0] * e[0] + f[1] * e[2], out);
+        pair(f[0] * e[0] + f[1] * e[2], out);
         out[2] = static_cast<T>(f[0] * e[1] + f[1] * e[3]);
         out[3] = static_cast<T>(f[2] * e[0] + f[3] * e[2]);
-        slot_pair(f[2] * e[1] + f[3] * e[3], out + 4);
-        slot_pair(f[4] * e[4], out + 6);
+        pair(f[2] * e[1] + f[3] * e[3], out + 4);
+        pair(f[4] * e[4], out + 6);
     }
 }
 
@@ -119,9 +103,9 @@ void measure_coefficients(
         const int64_t position = steps[k] & ring.mask;
         const double* s = scale + 3 * position;
         const double* f = suffix + 3 * (position / ring.block);
-        weight_pair(s[0] * f[0], out);
-        slot_pair(s[1] * f[1], out + 2);
-        slot_pair(s[2] * f[2], out + 4);
+        pair(s[0] * f[0], out);
+        pair(s[1] * f[1], out + 2);
+        pair(s[2] * f[2], out + 4);
         out[6] = static_cast<T>(used[position]);
         out += 7;
         const double* p = polynomial + panels * width * position;

@@ -10,7 +10,7 @@ struct Crossing {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
         const Rule* rule;
-        Pair<T> m_pair, u_pair;
+        SlotPair<T> m_pair, u_pair;
         T total, epsilon;
         int64_t t;
 
@@ -47,14 +47,14 @@ struct Crossing {
     }
 
     struct Update {
-        Pair<T> m_pair, u_pair;
+        SlotPair<T> m_pair, u_pair;
         T m_g, alpha, epsilon;
 
         Update(const Rule&, const T* s)
             : m_pair{s[0], s[1]}, u_pair{s[3], s[4]}, m_g(s[2]), alpha(s[5]), epsilon(s[6]) {}
 
         inline void operator()(T* x, T g) const {
-            x[1] = m_pair(x[1]) + g * m_g;
+            x[1] = m_pair(x[1], g * m_g);
             x[2] = largest(u_pair(x[2]), magnitude(g) + epsilon);
             x[0] = x[0] - (x[1] * alpha) / x[2];
         }

@@ -4,10 +4,21 @@
 // the two to the same bits.
 
 template <typename T>
-struct Pair {
+struct WeightPair {
     T hi, lo;
-    // x (hi + lo), without turning an infinite x into NaN where lo is 0.
-    inline T operator()(T x) const { return lo != T(0) ? x * hi + x * lo : x * hi; }
+    // w (hi + lo): with a decay an infinite weight becomes NaN, as in w - rate decay w, and without one it stays.
+    inline T operator()(T w) const { return lo != T(0) ? w * hi + w * lo : w * hi; }
+};
+
+template <typename T>
+struct SlotPair {
+    T hi, lo;
+    // x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0.
+    inline T operator()(T x, T more = T(0)) const {
+        constexpr T most = std::numeric_limits<T>::max();
+        const T y = x * hi + (x * lo + more);
+        return x > most || x < -most ? x + more : y;
+    }
 };
 
 template <typename T>

@@ -13,7 +13,8 @@ struct Linear {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = kDecays ? kAllArrays : kLooked;
-        Pair<T> w_pair, b_pair, v_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> b_pair, v_pair;
         T w_b, b_w;
 
         inline void operator()(T* x) const {
@@ -35,7 +36,8 @@ struct Linear {
     }
 
     struct Update {
-        Pair<T> w_pair, b_pair, v_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> b_pair, v_pair;
         T w_b, b_w, g_w, g_b, share, inside, outside;
 
         Update(const Rule&, const T* s)
@@ -50,15 +52,15 @@ struct Linear {
                 v = v + g * g;
                 return g / (root(v + inside) + outside);
             } else {
-                v = v_pair(v) + (g * g) * share;
+                v = v_pair(v, (g * share) * g);
                 if constexpr (DIVISOR == kMean) return g / (root(v + inside) + outside);
                 T& other = x[kAverage + 1];
                 if constexpr (DIVISOR == kCentered) {
-                    other = v_pair(other) + g * share;
+                    other = v_pair(other, g * share);
                     return g / (root((v - other * other) + inside) + outside);
                 } else {
                     const T q = (g * root(other + inside)) / root(v + inside);
-                    other = v_pair(other) + (q * q) * share;
+                    other = v_pair(other, (q * share) * q);
                     return q;
                 }
             }
@@ -67,9 +69,9 @@ struct Linear {
         inline void operator()(T* x, T g) const {
             const T q = divided(x, g), w = x[0];
             if constexpr (MOMENTUM) {
-                const T b = x[1], rest = b_pair(b);
+                const T b = x[1];
                 x[0] = (w_pair(w) + b * w_b) + q * g_w;
-                x[1] = (b_w != T(0) ? rest + w * b_w : rest) + q * g_b;
+                x[1] = b_pair(b, b_w != T(0) ? w * b_w + q * g_b : q * g_b);
             } else {
                 x[0] = w_pair(w) + q * g_w;
             }

@@ -19,7 +19,8 @@ struct Measure {
     struct OnePanel {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
-        Pair<T> w_pair, m_pair, v_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> m_pair, v_pair;
         T epsilon, twice, centre, k[TERMS];
 
         OnePanel(const Rule& rule, const T* c, int used)
@@ -49,7 +50,8 @@ struct Measure {
         int panels, used;
 
         void row(T* const* state, T* out, int64_t dim, bool all) const {
-            const Pair<T> w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
+            const WeightPair<T> w_pair{c[0], c[1]};
+            const SlotPair<T> m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
             T* m = state[1];
             T* v = state[2];
             for (int64_t start = 0; start < dim; start += kGroup) {
@@ -101,7 +103,8 @@ struct Measure {
     }
 
     struct Update {
-        Pair<T> w_pair, m_pair, v_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> m_pair, v_pair;
         T m_g, v_g, alpha, gamma, c, epsilon;
 
         Update(const Rule&, const T* s)
@@ -109,12 +112,11 @@ struct Measure {
               c(s[10]), epsilon(s[11]) {}
 
         inline void operator()(T* x, T g) const {
-            x[1] = m_pair(x[1]) + g * m_g;
-            x[2] = v_pair(x[2]);
+            x[1] = m_pair(x[1], g * m_g);
             if constexpr (ROOT == kNorm)
-                x[2] = largest(x[2], magnitude(g));
+                x[2] = largest(v_pair(x[2]), magnitude(g));
             else
-                x[2] = x[2] + (g * g) * v_g;
+                x[2] = v_pair(x[2], (g * v_g) * g);
             if constexpr (ROOT == kLargestSecondMoment) x[3] = largest(x[3], x[2]);
             const T numerator = gamma != T(0) ? x[1] * alpha + g * gamma : x[1] * alpha;
             x[0] = w_pair(x[0]) - numerator / (divisor(x[kRoot]) * c + epsilon);

@@ -1,6 +1,7 @@
 // The loops over rows, compiled once for each instruction set: UNHOT_ISA names the namespace and CMake gives the flags.
 
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "job.h"

@@ -9,7 +9,8 @@ struct Sign {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 3;
-        Pair<T> w_pair, m_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> m_pair;
         T rates, floor;
 
         inline void operator()(T* x) const {
@@ -25,7 +26,8 @@ struct Sign {
     }
 
     struct Update {
-        Pair<T> w_pair, m_pair;
+        WeightPair<T> w_pair;
+        SlotPair<T> m_pair;
         T rate, beta_1, share, m_g;
 
         Update(const Rule&, const T* s)
@@ -34,7 +36,7 @@ struct Sign {
         inline void operator()(T* x, T g) const {
             const T direction = sign_of(x[1] * beta_1 + g * share);
             x[0] = w_pair(x[0]) + direction * rate;
-            x[1] = m_pair(x[1]) + g * m_g;
+            x[1] = m_pair(x[1], g * m_g);
         }
     };
 };

@@ -19,25 +19,15 @@ HEAD = 7
 """Columns before the polynomials in a line of the step measure: three pairs, and the number of terms."""
 
 
-def weight_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Split a factor of the weight into (hi, lo) of `dtype`, to be applied as w hi + w lo.
+def pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Split a factor into (hi, lo) of `dtype`, to be applied as x hi + x lo.
 
-    Near 1, where a rounded factor would lose the decay (1 - 1e-6 in float32 is off by 1 %), hi is exactly 1.
+    Near 1, where a rounded factor would lose the decay (1 - 1e-6 in float32 is off by 1 %), hi is exactly 1, and the sum is
+    rounded once: a factor of 0.999 is applied again at each touch, and an error to one side would grow to a thousand times
+    one rounding.
     """
     hi = np.where(factor >= 0.5, 1.0, factor).astype(dtype)
-    return hi, (factor - hi).astype(dtype)
-
-
-def slot_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """Split a factor of a slot into (hi, lo) of `dtype` and of one sign, so that an infinite slot stays infinite.
-
-    The two parts carry the factor to twice the precision: a rounded factor of 0.999 would be applied again at each touch,
-    and its error would grow to a thousand times one rounding.
-    """
-    hi = factor.astype(dtype)
     with np.errstate(under="ignore"):
-        larger = (np.abs(hi.astype(np.float64)) >= np.abs(factor)) & (factor != 1.0)
-        hi = np.where(larger, np.nextafter(hi, dtype.type(0)), hi).astype(dtype)
         return hi, (factor - hi).astype(dtype)
 
 
@@ -58,8 +48,8 @@ def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dty
     e00, e01, e10, e11, es = entry[position].T
     f00, f01, f10, f11, fs = suffix[position // BLOCK].T
     p01, p10 = f00 * e01 + f01 * e11, f10 * e00 + f11 * e10
-    w, b = weight_pair(f00 * e00 + f01 * e10, dtype), slot_pair(f10 * e01 + f11 * e11, dtype)
-    return np.stack([*w, p01.astype(dtype), p10.astype(dtype), *b, *slot_pair(fs * es, dtype)], axis=1)
+    w, b = pair(f00 * e00 + f01 * e10, dtype), pair(f10 * e01 + f11 * e11, dtype)
+    return np.stack([*w, p01.astype(dtype), p10.astype(dtype), *b, *pair(fs * es, dtype)], axis=1)
 
 
 def measure_extend(
@@ -137,7 +127,7 @@ def measure_coefficients(
     decay, beta, moment = (scale[position] * late).T
     carried = polynomial[position]
     carried[:, :, 1:] *= late[:, None, :1]
-    pairs = (*weight_pair(decay, dtype), *slot_pair(beta, dtype), *slot_pair(moment, dtype))
+    pairs = (*pair(decay, dtype), *pair(beta, dtype), *pair(moment, dtype))
     head = np.stack([*pairs, used[position].astype(dtype)], axis=1)
     width = carried.shape[1] * carried.shape[2]
     return np.concatenate([head, carried.reshape(len(steps), width).astype(dtype)], axis=1)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unhot.kernels.reference_history import slot_pair
+from unhot.kernels.reference_history import pair
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
@@ -195,9 +195,14 @@ class Recurrence:
         """Take over what `state` gave."""
 
 
-def by_pair(xp: Any, x: Any, hi: Any, lo: Any) -> Any:
-    """x (hi + lo), without turning an infinite x into NaN where lo is 0."""
-    return xp.where(lo != 0, x * hi + x * lo, x * hi)
+def weight_by(xp: Any, w: Any, hi: Any, lo: Any) -> Any:
+    """w (hi + lo): with a decay an infinite weight becomes NaN, as in w - rate decay w, and without one it stays."""
+    return xp.where(lo != 0, w * hi + w * lo, w * hi)
+
+
+def slot_by(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
+    """x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0."""
+    return xp.where(xp.abs(x) == math.inf, x + more, x * hi + (x * lo + more))
 
 
 def on_host(x: Any) -> Array:
@@ -213,13 +218,7 @@ def like(x: Any, other: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def slot_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
-    """`slot_pair` of one number; kept, since mostly the same ones are asked for at every step."""
-    hi, lo = slot_pair(np.asarray(factor, dtype=np.float64), dtype)
+def scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """`pair` of one number; kept, since mostly the same ones are asked for at every step."""
+    hi, lo = pair(np.asarray(factor, dtype=np.float64), dtype)
     return float(hi), float(lo)
-
-
-def weight_scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
-    """`weight_pair` of one number."""
-    hi = 1.0 if factor >= 0.5 else float(dtype.type(factor))
-    return hi, factor - hi

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import Array, History
-from unhot.rules.base import Hyper, Optimizer, Recurrence, by_pair, real, weight_scalar_pair
+from unhot.rules.base import Hyper, Optimizer, Recurrence, real, scalar_pair, weight_by
 
 TERMS = 16
 """Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
@@ -181,7 +181,7 @@ class ClosedForm(Recurrence):
         return tuple(float(x) for x in self.constants())
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
-        pair = weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
+        pair = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
         twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength
         now = self.constants()
         return np.array([*pair, 1.0 / hyper.rate, twice, *now[1:]], dtype=self.dtype)
@@ -208,7 +208,7 @@ class ClosedForm(Recurrence):
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w, n, z = rows
         w_hi, w_lo, over_rate, twice_shrinkage, twice_l2, l1, beta, power, _ = s
-        w = by_pair(xp, w, w_hi, w_lo)
+        w = weight_by(xp, w, w_hi, w_lo)
         total = n + g * g
         risen = self._power(xp, total, power)
         z = z + ((g + w * twice_shrinkage) - ((risen - self._power(xp, n, power)) * over_rate) * w)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import BLOCK, History, RateWindow
-from unhot.kernels.reference_history import slot_pair
-from unhot.rules.base import Array, Hyper, Recurrence, by_pair, like, on_host, slot_scalar_pair
+from unhot.kernels.reference_history import pair
+from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by
 
 WINDOW_TAIL = 1e-13
 
@@ -112,15 +112,15 @@ class CrossingMaximum(Recurrence):
         beta, power = self.history.compose(steps).T
         total = self.history.sums[steps & self.history.mask, 0]
         # In double for both dtypes, since the last column is a step: the others are numbers of the table's dtype.
-        columns = (*slot_pair(beta, self.dtype), *slot_pair(power, self.dtype), total.astype(self.dtype), steps)
+        columns = (*pair(beta, self.dtype), *pair(power, self.dtype), total.astype(self.dtype), steps)
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         beta_2 = self.optimizer.beta_2
         return np.array(
             [
-                *slot_scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
-                *slot_scalar_pair(beta_2, self.dtype),
+                *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+                *scalar_pair(beta_2, self.dtype),
                 hyper.rate / (1.0 - hyper.momentum**step), self.optimizer.epsilon,
             ],
             dtype=self.dtype,
@@ -136,12 +136,12 @@ class CrossingMaximum(Recurrence):
         w, m, u = rows
         m_hi, m_lo, u_hi, u_lo, total, _ = (like(c[:, i, None], u) for i in range(6))
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
-        end = by_pair(xp, u, u_hi, u_lo)
+        end = slot_by(xp, u, u_hi, u_lo)
         movement = total / xp.maximum(u, epsilon)
         crossed = xp.maximum(end, epsilon) != end
         if crossed.any():
             movement = xp.where(crossed, like(self._crossed(on_host(u), on_host(c[:, 5, None])), movement), movement)
-        return w - m * movement, by_pair(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
+        return w - m * movement, slot_by(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
 
     def _crossed(self, u: Array, t: Array) -> Array:
         """head[J]/u + tail[J]/eps in float64, for the elements that reach epsilon on the way."""
@@ -159,6 +159,6 @@ class CrossingMaximum(Recurrence):
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         m_hi, m_lo, m_g, u_hi, u_lo, alpha, epsilon = s
         w, m, u = rows
-        m = by_pair(xp, m, m_hi, m_lo) + g * m_g
-        u = xp.maximum(by_pair(xp, u, u_hi, u_lo), xp.abs(g) + epsilon)
+        m = slot_by(xp, m, m_hi, m_lo, g * m_g)
+        u = xp.maximum(slot_by(xp, u, u_hi, u_lo), xp.abs(g) + epsilon)
         return w - (m * alpha) / u, m, u

@@ -25,10 +25,10 @@ from unhot.rules.base import (
     Hyper,
     Optimizer,
     Recurrence,
-    by_pair,
     real,
-    slot_scalar_pair,
-    weight_scalar_pair,
+    scalar_pair,
+    slot_by,
+    weight_by,
 )
 
 Matrix = tuple[float, float, float, float]
@@ -315,8 +315,8 @@ class Linear(Recurrence):
         inside = optimizer.convention == "keras" or self.divisor is Divisor.DELTA
         return np.array(
             [
-                *weight_scalar_pair(m00, self.dtype), m01, m10, *slot_scalar_pair(m11, self.dtype), gw, gb,
-                *slot_scalar_pair(rho, self.dtype), 1.0 - rho,
+                *scalar_pair(m00, self.dtype), m01, m10, *scalar_pair(m11, self.dtype), gw, gb,
+                *scalar_pair(rho, self.dtype), 1.0 - rho,
                 epsilon if inside else 0.0, 0.0 if inside else epsilon,
             ],
             dtype=self.dtype,
@@ -325,14 +325,14 @@ class Linear(Recurrence):
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w_hi, w_lo, w_b, b_w, b_hi, b_lo, v_hi, v_lo = (c[:, i, None] for i in range(8))
         w, rest = rows[0], list(rows[1:])
-        new_w = by_pair(xp, w, w_hi, w_lo)
+        new_w = weight_by(xp, w, w_hi, w_lo)
         new = []
         if self.with_momentum:
             b = rest.pop(0)
             new_w = new_w + b * w_b
-            new_b = by_pair(xp, b, b_hi, b_lo)
+            new_b = slot_by(xp, b, b_hi, b_lo)
             new.append(xp.where(b_w != 0, new_b + w * b_w, new_b))
-        new += [by_pair(xp, v, v_hi, v_lo) if self._decays else v for v in rest]
+        new += [slot_by(xp, v, v_hi, v_lo) if self._decays else v for v in rest]
         return (new_w, *new)
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
@@ -340,12 +340,12 @@ class Linear(Recurrence):
         w, rest = rows[0], list(rows[1:])
         b = rest.pop(0) if self.with_momentum else None
         q, averages = self._divided(xp, rest, g, s)
-        new_w = by_pair(xp, w, w_hi, w_lo)
+        new_w = weight_by(xp, w, w_hi, w_lo)
         if b is None:
             return (new_w + q * g_w, *averages)
         new_w = (new_w + b * w_b) + q * g_w
-        new_b = by_pair(xp, b, b_hi, b_lo)
-        new_b = xp.where(b_w != 0, new_b + w * b_w, new_b) + q * g_b
+        more = xp.where(b_w != 0, w * b_w + q * g_b, q * g_b)
+        new_b = slot_by(xp, b, b_hi, b_lo, more)
         return (new_w, new_b, *averages)
 
     def _divided(self, xp: Any, averages: list[Any], g: Any, s: Any) -> tuple[Any, list[Any]]:
@@ -355,15 +355,15 @@ class Linear(Recurrence):
         if self.divisor is Divisor.SUM:
             v = averages[0] + g * g
             return g / (xp.sqrt(v + inside) + outside), [v]
-        v = by_pair(xp, averages[0], v_hi, v_lo) + (g * g) * share
+        v = slot_by(xp, averages[0], v_hi, v_lo, (g * share) * g)
         if self.divisor is Divisor.MEAN:
             return g / (xp.sqrt(v + inside) + outside), [v]
         other = averages[1]
         if self.divisor is Divisor.CENTERED:
-            other = by_pair(xp, other, v_hi, v_lo) + g * share
+            other = slot_by(xp, other, v_hi, v_lo, g * share)
             return g / (xp.sqrt((v - other * other) + inside) + outside), [v, other]
         q = (g * xp.sqrt(other + inside)) / xp.sqrt(v + inside)
-        return q, [v, by_pair(xp, other, v_hi, v_lo) + (q * q) * share]
+        return q, [v, slot_by(xp, other, v_hi, v_lo, (q * share) * q)]
 
 
 class Descent(Linear):

@@ -21,10 +21,10 @@ from unhot.rules.base import (
     Hyper,
     Optimizer,
     Recurrence,
-    by_pair,
     real,
-    slot_scalar_pair,
-    weight_scalar_pair,
+    scalar_pair,
+    slot_by,
+    weight_by,
 )
 from unhot.rules.crossing import CrossingMaximum
 from unhot.step_measure import MeasureHistory, Shape
@@ -308,9 +308,9 @@ class StepMeasure(Recurrence):
         beta_2 = self.optimizer.beta_2
         return np.array(
             [
-                *weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
-                *slot_scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
-                *slot_scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
+                *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+                *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
                 0.0, 0.0, 0.0, self.optimizer.epsilon,
             ],
             dtype=self.dtype,
@@ -333,9 +333,9 @@ class StepMeasure(Recurrence):
         if self.root is not Root.NORM:
             x = xp.sqrt(x)
         return (
-            by_pair(xp, w, w_hi, w_lo) - m * self._movement(xp, x, c[:, 7:]),
-            by_pair(xp, m, m_hi, m_lo),
-            by_pair(xp, v, v_hi, v_lo),
+            weight_by(xp, w, w_hi, w_lo) - m * self._movement(xp, x, c[:, 7:]),
+            slot_by(xp, m, m_hi, m_lo),
+            slot_by(xp, v, v_hi, v_lo),
             *rows[3:],
         )
 
@@ -356,20 +356,19 @@ class StepMeasure(Recurrence):
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w_hi, w_lo, m_hi, m_lo, m_g, v_hi, v_lo, v_g, alpha, gamma, c, epsilon = s
         w, m, v = rows[:3]
-        m = by_pair(xp, m, m_hi, m_lo) + g * m_g
-        v = by_pair(xp, v, v_hi, v_lo)
+        m = slot_by(xp, m, m_hi, m_lo, g * m_g)
         rest: tuple[Any, ...] = ()
         if self.root is Root.NORM:
-            v = xp.maximum(v, xp.abs(g))
+            v = xp.maximum(slot_by(xp, v, v_hi, v_lo), xp.abs(g))
             x = v
         else:
-            v = v + (g * g) * v_g
+            v = slot_by(xp, v, v_hi, v_lo, (g * v_g) * g)
             x = xp.sqrt(v)
             if self.root is Root.LARGEST_SECOND_MOMENT:
                 largest = xp.maximum(rows[3], v)
                 rest, x = (largest,), xp.sqrt(largest)
         numerator = m * alpha if not gamma else m * alpha + g * gamma
-        return (by_pair(xp, w, w_hi, w_lo) - numerator / (x * c + epsilon), m, v, *rest)
+        return (weight_by(xp, w, w_hi, w_lo) - numerator / (x * c + epsilon), m, v, *rest)
 
 
 class NormMeasure(StepMeasure):

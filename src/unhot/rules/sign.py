@@ -18,10 +18,10 @@ from unhot.rules.base import (
     Hyper,
     Optimizer,
     Recurrence,
-    by_pair,
     real,
-    slot_scalar_pair,
-    weight_scalar_pair,
+    scalar_pair,
+    slot_by,
+    weight_by,
 )
 
 FLOOR = {"float32": 1e-30, "float64": 1e-290}
@@ -95,8 +95,8 @@ class Sign(Recurrence):
         beta_2 = self.optimizer.beta_2
         return np.array(
             [
-                *weight_scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), -hyper.rate,
-                hyper.momentum, 1.0 - hyper.momentum, *slot_scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), -hyper.rate,
+                hyper.momentum, 1.0 - hyper.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
             ],
             dtype=self.dtype,
         )  # fmt: skip
@@ -108,11 +108,11 @@ class Sign(Recurrence):
         w, m = rows
         w_hi, w_lo, rates, _, _, _, m_hi, m_lo = (c[:, i, None] for i in range(8))
         sign = xp.sign(m)
-        size = xp.maximum(by_pair(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
-        return by_pair(xp, w, w_hi, w_lo) + sign * rates, sign * size
+        size = xp.maximum(slot_by(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
+        return weight_by(xp, w, w_hi, w_lo) + sign * rates, sign * size
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w, m = rows
         w_hi, w_lo, rate, beta_1, share, m_hi, m_lo, m_g = s
         direction = xp.sign(m * beta_1 + g * share)
-        return by_pair(xp, w, w_hi, w_lo) + direction * rate, by_pair(xp, m, m_hi, m_lo) + g * m_g
+        return weight_by(xp, w, w_hi, w_lo) + direction * rate, slot_by(xp, m, m_hi, m_lo, g * m_g)
