@@ -56,7 +56,7 @@ int64_t outside(const int64_t* ids, int64_t count, int64_t rows) {
         bool bad = false;  // no branch in the loop, so that the compiler makes vectors of it
         for (int64_t i = start; i < stop; ++i) bad |= static_cast<uint64_t>(ids[i]) >= limit;
         if (!bad) continue;
-        for (int64_t i = start;; ++i)
+        for (int64_t i = start; i < stop; ++i)
             if (static_cast<uint64_t>(ids[i]) >= limit) return i;
     }
     return -1;

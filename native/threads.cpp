@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -28,7 +29,11 @@ int processors() {
 class Team {
    public:
     void run(int count, int64_t items, int64_t range, const std::function<void(int64_t, int64_t)>& body) {
-        while (static_cast<int>(workers_.size()) < count - 1) workers_.emplace_back([this] { work(); });
+        try {
+            while (static_cast<int>(workers_.size()) < count - 1) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+            // The system has no more threads to give; those there are do the work, or the caller alone.
+        }
         {
             std::lock_guard lock(mutex_);
             body_ = &body;

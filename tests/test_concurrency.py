@@ -254,6 +254,14 @@ def go_on(table):
     table.step(ids[:5000] + 3, grads[:5000])
     return table.lookup(ids).tobytes() + table.array.tobytes()
 
+def go_on_or_refuse(table):
+    # a table that another thread was stepping when the child was forked may be in the midst of it
+    try:
+        return go_on(table)
+    except RuntimeError as error:
+        assert "interrupted" in str(error), error
+        return b"refused"
+
 def in_child(work):
     read, write = os.pipe()
     child = os.fork()
@@ -323,7 +331,7 @@ if hasattr(os, "fork"):
             expected = go_on(pickle.loads(pickle.dumps(table)))
             for _ in range(6):
                 assert in_child(lambda: go_on(table)) == expected
-                assert len(in_child(lambda: go_on(other))) > 0
+                assert len(in_child(lambda: go_on_or_refuse(other))) > 0
             stop.set()
             for thread in threads:
                 thread.join(20)

@@ -131,7 +131,10 @@ def test_coupled_decay_is_refused(rule: type[Optimizer]) -> None:
     later.weight_decay = 0.01
     table = unhot.Table(3, 2, optimizer=rule(convention="torch"), seed=0)
     before = table.array
-    table.optimizer = later
+    with pytest.raises(ValueError, match="coupled"):
+        table.optimizer = later
+    assert table.optimizer is not None
+    table.optimizer.weight_decay = 0.01
     with pytest.raises(ValueError, match="coupled"):
         table.step([1], [[1.0, 2.0]])
     np.testing.assert_array_equal(table.array, before)

@@ -315,3 +315,16 @@ def test_a_copy_of_a_structure_that_holds_a_table_twice() -> None:
     for both in (copy.deepcopy([table, table]), pickle.loads(pickle.dumps([table, table]))):
         assert both[0] is both[1]
         assert both[0] is not table
+
+
+def test_unpickled_from_read_only_buffers() -> None:
+    """As from shared memory: the table has arrays of its own, that begin at a cache line."""
+    table = unhot.Table(50, 3, optimizer=unhot.Adam(0.1), seed=0)
+    table.step([1, 2], np.ones((2, 3)))
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(table, protocol=5, buffer_callback=buffers.append)
+    other = pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    for each in (table, other, copy.deepcopy(table)):
+        each.step([2, 3], np.ones((2, 3)))
+        assert all(array.ctypes.data % 64 == 0 for array in each._engine.state)
+    assert np.array_equal(other.array, table.array)

@@ -45,7 +45,7 @@ def _starts(ids: Array, offsets: Array) -> Array:
             raise ValueError(f"`offsets` is empty, so no bag holds the {len(ids)} ids. Begin with the offset 0.")
         return np.zeros(1, np.int64)
     starts = np.append(widened(offsets), len(ids))
-    if starts[0] != 0 or (np.diff(starts) < 0).any():
+    if starts[0] != 0 or (starts[1:] < starts[:-1]).any():  # differences could overflow
         raise ValueError(
             f"`offsets` must begin with 0, never fall, and end at or before the number of ids, {len(ids)}. Received: {offsets}."
         )
@@ -69,7 +69,7 @@ def _csr(x: Any) -> tuple[Array, Array, Array]:
     """The arrays of a SciPy CSR matrix, whose indices SciPy has not checked."""
     starts, columns, values = for_kernels(x.indptr, np.int64), for_kernels(x.indices, np.int64), for_kernels(x.data, np.float64)
     count = min(len(columns), len(values))
-    if len(starts) != x.shape[0] + 1 or starts[0] != 0 or (np.diff(starts) < 0).any() or starts[-1] > count:
+    if len(starts) != x.shape[0] + 1 or starts[0] != 0 or (starts[1:] < starts[:-1]).any() or starts[-1] > count:
         raise ValueError(f"`x` is not a CSR matrix: its indptr must rise from 0 to at most {count}. Received: {starts}.")
     columns, values = columns[: starts[-1]], values[: starts[-1]]
     bad = (columns < 0) | (columns >= x.shape[1])

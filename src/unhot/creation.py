@@ -42,6 +42,7 @@ def as_rule(optimizer: Any) -> Optimizer:
             "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
             f" {optimizer!r} (of type {type(optimizer).__name__})."
         )
+    optimizer.check()
     return optimizer
 
 

@@ -46,6 +46,10 @@ class History:
         self.origin = 0
         self.first_open = 0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():  # whose arrays may be read-only where they were unpickled from shared buffers
+            self.__dict__[name] = value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
+
     @property
     def period(self) -> int:
         """The number of steps within which every row must have been settled."""

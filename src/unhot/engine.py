@@ -56,8 +56,9 @@ class Engine:
         self.last: Array | None = None
         self.behind = False
         self._writes = 0
+        self._interrupted = False
         self._looked_up: Lateness | None = None
-        self._followed: tuple[type[Optimizer], dict[str, Any], Hyper] | None = None
+        self._followed: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
         if optimizer is not None:
             self._snapshot, self.rule = recurrence(optimizer, weights.dtype, len(weights))
             self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
@@ -73,6 +74,7 @@ class Engine:
         """Become a settled table with this state, trained by these hyperparameters and their `rule`."""
         self.weights, self.slots, self.clock = weights, slots, clock
         self._followed = None
+        self._interrupted = False
         if optimizer is not None:
             self._snapshot, self.rule = optimizer, rule
         self._all_settled()
@@ -87,8 +89,17 @@ class Engine:
 
     # ------------------------------------------------------------------ reading
 
+    def _refuse_interrupted(self) -> None:
+        """Rows and clock belong together, but for a table that was left in the midst of changing both."""
+        if self._interrupted:
+            raise RuntimeError(
+                "the table was interrupted (by a signal, say) in the midst of a step, and its rows and clock no longer belong"
+                " together. Load a saved state with `load_state_dict`, or make the table anew."
+            )
+
     def read(self, ids: Array, out: Array) -> None:
         """out[i] = the weights that row ids[i] holds once its deferred steps are applied."""
+        self._refuse_interrupted()
         if not self.behind:
             self.kernels.gather(self.weights, ids, out)
             return
@@ -98,6 +109,7 @@ class Engine:
 
     def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
         """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]]."""
+        self._refuse_interrupted()
         values = self.weights
         if self.behind:
             assert self.rule is not None
@@ -130,24 +142,23 @@ class Engine:
 
         Errors: those of a hyperparameter that is not usable, or that this table cannot go on with.
         """
+        self._refuse_interrupted()
         values = vars(optimizer)
-        if self._followed is not None and self._followed[0] is type(optimizer) and self._followed[1] == values:
+        types = (type(optimizer), *map(type, values.values()))  # since True == 1, and an array equals in parts
+        if self._followed is not None and self._followed[0] == types and self._followed[1] == values:
             return self._followed[2]
+        if self.clock + 1 >= 1 << 32:
+            raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {self.clock:,}.")
         hyper = optimizer.read(self.clock + 1)
         self._take_up(optimizer, hyper)
-        same = all(type(value) in UNCHANGING for value in values.values())
-        self._followed = (type(optimizer), dict(values), hyper) if same else None
+        self._followed = (types, dict(values), hyper) if all(kind in UNCHANGING for kind in types[1:]) else None
         return hyper
 
     def _take_up(self, optimizer: Optimizer, hyper: Hyper) -> None:
         assert self.rule is not None
         if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
             snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights), self.rule.slots)
-            if not optimizer.follows(self._snapshot) or list(rule.slots) != list(self.rule.slots):
-                raise ValueError(
-                    f"the table was trained with {self._snapshot!r}, whose slots are {list(self.rule.slots)}, and cannot go on"
-                    f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
-                )
+            self.require_follower(optimizer, rule.slots)
             rule.load_state(self.rule.state())
             rule.restart(self.clock, hyper.momentum)
             self.settle_all()
@@ -155,6 +166,15 @@ class Engine:
         if not self.rule.accepts(hyper):
             self.settle_all()
             self.rule.restart(self.clock, hyper.momentum)
+
+    def require_follower(self, optimizer: Optimizer, slots: Collection[str] | None = None) -> None:
+        """Raise ValueError if the table cannot go on with `optimizer`, whose slots are the given ones."""
+        assert self.rule is not None
+        if not optimizer.follows(self._snapshot) or (slots is not None and list(slots) != list(self.rule.slots)):
+            raise ValueError(
+                f"the table was trained with {self._snapshot!r}, whose slots are {list(self.rule.slots)}, and cannot go on"
+                f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
+            )
 
     def step(self, ids: Array, gradients: Array, hyper: Hyper) -> None:
         """Make the step whose flat ids, (n, dim) gradients and hyperparameters are known to be good."""
@@ -164,17 +184,40 @@ class Engine:
             self.last = self.kernels.clocks(len(self.weights), self.clock)
             rule.restart(self.clock, hyper.momentum)
         scalars = rule.scalars(now, hyper)
+        which: Array | None = None
         if self.last is None:
-            self.kernels.step(rule, self.state, None, self.kernels.group(ids), None, scalars[:0], scalars, gradients, now)
+            plan, coefficients = self.kernels.group(ids), scalars[:0]
         else:
-            late = self._lateness(ids)
-            self.kernels.step(rule, self.state, self.last, late.plan, late.which, late.coefficients, scalars, gradients, now)
-            rule.advance(now, hyper)
-            self.behind = True
-        self.clock = now
+            _, _, plan, which, coefficients = self._lateness(ids)
+        # From here to the end of `_record` rows and clock change, one after the other.
         self._writes += 1
+        self._interrupted = True
+        try:
+            self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
+        except BaseException as error:
+            # What a signal's handler raises comes right after the kernel, whose work is then done.
+            if self._has_made(now, plan.rows, error):
+                self._record(now, hyper)
+            self._interrupted = False
+            raise
+        self._record(now, hyper)
+        self._interrupted = False
         if self.last is not None:
             self._sweep(rule.period)
+
+    def _has_made(self, now: int, rows: Array, error: BaseException) -> bool:
+        """Whether the kernel that ended with `error` has made the step."""
+        if self.last is None:
+            return not isinstance(error, Exception)
+        return bool(len(rows)) and int(self.last[rows[0]]) == now
+
+    def _record(self, now: int, hyper: Hyper) -> None:
+        """Write the step that was made into the history and the clock."""
+        assert self.rule is not None
+        if self.last is not None:
+            self.rule.advance(now, hyper)
+            self.behind = True
+        self.clock = now
 
     def _sweep(self, period: int) -> None:
         """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
@@ -188,17 +231,19 @@ class Engine:
 
     def settle(self, rows: Array) -> None:
         """Apply the deferred steps of the distinct `rows`."""
+        self._refuse_interrupted()
         if not self.behind:
             return
         assert self.rule is not None
         assert self.last is not None
         steps, which = self.kernels.last_steps(self.last, rows, self.clock)
         if len(steps):
+            self._writes += 1  # before: what was looked up no longer holds once the kernel has begun
             self.kernels.settle(self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock)
-            self._writes += 1
 
     def settle_all(self) -> None:
         """Apply all deferred steps, and begin a new history."""
+        self._refuse_interrupted()
         if self.behind:
             for start in range(0, len(self.weights), SETTLE_CHUNK):
                 self.settle(self.kernels.span(start, min(start + SETTLE_CHUNK, len(self.weights))))
@@ -206,6 +251,13 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_looked_up": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # What was unpickled may be read-only, and lies anywhere.
+        self.weights = arrays.copied(self.weights, self.weights.dtype)
+        self.slots = [arrays.copied(slot, slot.dtype) for slot in self.slots]
+        self.last = None if self.last is None else self.last.copy()
 
 
 def recurrence(

@@ -126,7 +126,8 @@ class Table:
     def optimizer(self, optimizer: Optimizer) -> None:
         if self._optimizer is None:
             raise RuntimeError(NO_OPTIMIZER)
-        self._optimizer = as_rule(optimizer)
+        self._engine.require_follower(as_rule(optimizer))
+        self._optimizer = optimizer
 
     @property
     def out_of_range(self) -> OutOfRange:
@@ -295,8 +296,12 @@ class Table:
             gradients = np.concatenate([b[1] for b in batches]) if flat is not None else None
             if flat is None or gradients is None:
                 flat, gradients = batches[0] if batches else (np.empty(0, np.int64), np.empty((0, self.dim), self.dtype))
-            self._engine.step(flat, gradients, self._engine.follow(optimizer))
-            self._pending.clear()
+            hyper, before = self._engine.follow(optimizer), self._engine.clock
+            try:
+                self._engine.step(flat, gradients, hyper)
+            finally:
+                if self._engine.clock != before:
+                    self._pending.clear()
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:

@@ -110,3 +110,22 @@ def sizes(copy: UnhotCopy) -> dict[str, int]:
     """The bytes of the arrays of the table's history."""
     history = copy.table._engine.rule.history
     return {name: value.nbytes for name, value in vars(history).items() if isinstance(value, np.ndarray)}
+
+
+AVERAGED = [line for line in RULES if line.name not in ("SGD", "Adagrad", "Ftrl", "Lion") and "weight_decay" not in line.hyper]
+"""The rules with running averages, one line for each of their forms."""
+
+
+@pytest.mark.parametrize("rule", AVERAGED, ids=lambda rule: rule.id)
+def test_rows_touched_at_every_step(rule: Rule) -> None:
+    """4,000 steps without a rest, with gradients of one sign: an average that is rounded to one side at each step drifts."""
+    rng = generator("often", rule.id)
+    rows, dim = 2, 64
+    sizes = rounded(rng.uniform(0.1, 3.0, size=(1, dim)))
+    steps = [Step(np.array([0]), rounded(sizes * rng.uniform(0.9, 1.1, size=(1, dim)))) for _ in range(4000)]
+    for step in steps:
+        step.hyper["learning_rate"] = rounded(rule.rate)
+    given = Stream(np.zeros((rows, dim)), np.zeros((rows, dim)), steps)
+    reference = dense_copy(rule, versions(given.weights), "float64")
+    copies = [dense_copy(rule, given.weights, "float32"), unhot_copy(rule, given.weights, "float32")]
+    train(given, reference, copies, agree, marks=[400, 1500, 4000], look=LOOK)

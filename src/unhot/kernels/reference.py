@@ -6,6 +6,7 @@ as the native kernels' but where a rule takes a logarithm, an exponential or a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,9 +91,7 @@ def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Arra
 
 def settle(rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int) -> None:
     """Settle the distinct `rows` in place and mark them as touched at `now`."""
-    for array, part in zip(state, _settled(rule, state, rows, which, coefficients), strict=True):
-        array[rows] = part
-    last[rows] = now
+    _store(state, last, rows, _settled(rule, state, rows, which, coefficients), now)
 
 
 def step(
@@ -111,10 +110,23 @@ def step(
     state_rows = [array[rows] for array in state] if which is None else _settled(rule, state, rows, which, coefficients)
     with np.errstate(all="ignore"):
         new = rule.update(np, tuple(state_rows), sum_by_row(plan, gradients), scalars)
-    for array, part in zip(state, new, strict=True):
-        array[rows] = part
-    if last is not None:
-        last[rows] = now
+    _store(state, last, rows, new, now)
+
+
+def _store(state: list[Array], last: Array | None, rows: Array, new: Sequence[Array], now: int) -> None:
+    """Write the new state of the rows, all of it even if a signal's handler raises an error meanwhile."""
+
+    def write() -> None:
+        for array, part in zip(state, new, strict=True):
+            array[rows] = part
+        if last is not None:
+            last[rows] = now
+
+    try:
+        write()
+    except BaseException:
+        write()
+        raise
 
 
 def sum_by_row(plan: Plan, gradients: Array) -> Array:

@@ -63,6 +63,8 @@ class Optimizer:
         if name not in self.__dataclass_fields__:
             names = ", ".join(self.__dataclass_fields__)
             raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}. It has: {names}.")
+        if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 and name not in self.SCHEDULED:
+            value = value.item()  # so that it can be compared and kept; schedulers may go on changing an array of theirs
         super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
@@ -121,6 +123,14 @@ class Optimizer:
                 " it does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows"
                 f" touched. Received: weight_decay={self.weight_decay!r}. {remedy}"
             )
+
+
+def stored(state: Mapping[str, float], name: str, least: float = 0.0, below: float = math.inf) -> float:
+    """The number `name` of a saved state, if it lies in [least, below)."""
+    number = float(state[name])
+    if not least <= number < below:
+        raise ValueError(f"the state's 'state.{name}' must lie in [{least:g}, {below:g}). Received: {number!r}.")
+    return number
 
 
 class Recurrence:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import Array, History
-from unhot.rules.base import Hyper, Optimizer, Recurrence, real, scalar_pair, weight_by
+from unhot.rules.base import Hyper, Optimizer, Recurrence, real, scalar_pair, stored, weight_by
 
 TERMS = 16
 """Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
@@ -90,6 +90,12 @@ class Ftrl(Optimizer):
                 f" + beta = {self.least:g}. Received: rate={rate:g}. Lower the rate or the strengths, or raise beta."
             )
         return rate
+
+    def follows(self, other: Optimizer) -> bool:
+        # With shrinkage the series hold for accumulators of the initial value and above, which those of the table are of.
+        shrinks = self.l2_shrinkage_regularization_strength > 0
+        least = getattr(other, "initial_accumulator_value", np.inf)
+        return super().follows(other) and not (shrinks and self.initial_accumulator_value > least)
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return ClosedForm(self, dtype, rows)
@@ -219,4 +225,4 @@ class ClosedForm(Recurrence):
         return {"rate": self.rate}
 
     def load_state(self, state: Any) -> None:
-        self.rate = float(state["rate"])
+        self.rate = stored(state, "rate", least=np.nextafter(0.0, 1.0))

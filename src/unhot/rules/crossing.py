@@ -22,6 +22,8 @@ from unhot.kernels.reference_history import pair
 from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by
 
 WINDOW_TAIL = 1e-13
+MOST_FALL = 690.0
+"""The logarithm of the largest c_s^-1 that a float64 holds."""
 
 
 class CrossingHistory(History):
@@ -31,6 +33,12 @@ class CrossingHistory(History):
         self.beta, self.beta_2 = beta, beta_2
         fall = log(beta_2 / beta) if beta else np.inf
         self.base, self.largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
+        if self.largest * -log(beta_2) > MOST_FALL:
+            raise ValueError(
+                f"Adamax: with convention='torch', beta_1={beta:g} is too near to beta_2={beta_2:g}: the norm could fall by a"
+                " factor of more than 1e300 while a row still moves. Use a lower beta_1, or convention='keras', which has no"
+                " such bound."
+            )
         super().__init__(rows, 5, 2 * self.largest)
         self.slope = 1.0 / fall
         self.scale = np.ones((self.capacity, 2))
@@ -102,7 +110,10 @@ class CrossingMaximum(Recurrence):
     def restart(self, step: int, momentum: float = 0.0) -> None:
         if momentum > self.history.beta:
             beta_2 = self.optimizer.beta_2
-            self.history = CrossingHistory(self.rows, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
+            try:  # halfway to 1, so that a rising schedule asks for few new histories
+                self.history = CrossingHistory(self.rows, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
+            except ValueError:
+                self.history = CrossingHistory(self.rows, momentum, beta_2)
         self.history.restart(step)
 
     def advance(self, step: int, hyper: Hyper) -> None:

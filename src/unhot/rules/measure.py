@@ -24,6 +24,7 @@ from unhot.rules.base import (
     real,
     scalar_pair,
     slot_by,
+    stored,
     weight_by,
 )
 from unhot.rules.crossing import CrossingMaximum
@@ -320,8 +321,9 @@ class StepMeasure(Recurrence):
         return {"largest_beta": self.history.shape.beta}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        if state["largest_beta"] > self.history.shape.beta:
-            self.history = self._new_history(float(state["largest_beta"]))
+        largest = stored(state, "largest_beta", below=1.0)
+        if largest > self.history.shape.beta:
+            self.history = self._new_history(largest)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.optimizer.epsilon, float(len(self.history.panels.centres)), float(self.history.terms))
@@ -413,4 +415,4 @@ class NesterovMeasure(StepMeasure):
     def load_state(self, state: Mapping[str, float]) -> None:
         super().load_state(state)
         self._corrected = (0, *self._corrected[1:])
-        self.product = float(state["momentum_product"])
+        self.product = stored(state, "momentum_product", below=float(np.nextafter(1.0, 2.0)))
