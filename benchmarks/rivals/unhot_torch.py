@@ -74,44 +74,85 @@ class Tables:
         self.optimizer.zero_grad()
 
     def core(self, ids: list[Any], gradients: Any) -> None:
+        found = [table.lookup(i.numpy()) for table, i in zip(self.tables, ids, strict=True)]
         for table, i in zip(self.tables, ids, strict=True):
-            table.lookup(i)
-        for table, i in zip(self.tables, ids, strict=True):
-            table.step(i, gradients)
+            table.step(i.numpy(), gradients.numpy())
+        del found  # kept until here, as a model keeps them
+
+
+class Empty:
+    """Torch's loop with as little in it as can be: a function that looks up in `own`, and an optimizer that steps it."""
+
+    def __init__(self, own: unhot_.Trained) -> None:
+        import torch
+
+        class Lookup(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, weight: Any, ids: Any) -> Any:
+                return torch.from_numpy(own.table.lookup(ids.numpy()))
+
+            @staticmethod
+            def backward(ctx: Any, gradient: Any) -> Any:
+                return None, None
+
+        class Layer(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(1))
+
+            def forward(self, ids: Any) -> Any:
+                return Lookup.apply(self.weight, ids)
+
+        class Optimizer(torch.optim.Optimizer):
+            def step(self, ids: Any, gradients: Any) -> None:  # type: ignore[override]
+                own.table.step(ids.numpy(), gradients.numpy())
+
+        self.layer = Layer()
+        self.optimizer = Optimizer(self.layer.parameters(), {})
+
+    def step(self, ids: Any, gradients: Any) -> None:
+        self.layer(ids).backward(gradients)
+        self.optimizer.step(ids, gradients)
+        self.optimizer.zero_grad()
 
 
 def overhead(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
     """The time of torch's loop less that of the same lookups and steps without torch, in microseconds; taken in turns."""
     workload = Workload(case, round_)
     gradients = workload.gradients()[0]
-    if case.task == "tables":
-        model = Tables(case)
-        loop, core = model.loop, model.core
-        batches = [[workload.timed() for _ in range(TABLES)] for _ in range(60)]
-    else:
-        trained, own = Trained(case), unhot_.Trained(Case("unhot", "adam_torch", rows=case.rows, dim=case.dim))
-        loop, core = (lambda ids, g: trained.step(ids[0], g)), (lambda ids, g: own.step(ids[0], g))
-        batches = [[workload.timed()] for _ in range(200)]
     import torch
 
+    tables, runs = 1, {}
+    if case.task == "tables":
+        model, tables = Tables(case), TABLES
+        runs = {"loop": model.loop, "core": model.core}
+    else:
+        trained, own = Trained(case), unhot_.Trained(Case("unhot", "adam_torch", rows=case.rows, dim=case.dim))
+        empty = Empty(own)
+        runs["loop"] = lambda ids, given: trained.step(ids[0], given)
+        runs["core"] = lambda ids, given: own.step(ids[0].numpy(), given.numpy())
+        runs["empty"] = lambda ids, given: empty.step(ids[0], given)
     given = torch.from_numpy(gradients)
-    warm = measure.warm_steps(case) if case.task == "overhead" else 3 * case.rows // case.ids
-    for _ in range(warm):
-        ids = [workload.warm() for _ in range(TABLES if case.task == "tables" else 1)]
-        loop([torch.from_numpy(i) for i in ids], given)
-        core(ids, gradients)
-    times: dict[str, list[float]] = {"loop": [], "core": []}
-    for ids in batches:
-        tensors = [torch.from_numpy(i) for i in ids]
-        for name, run, what, grads in (("loop", loop, tensors, given), ("core", core, ids, gradients)):
+    for _ in range(measure.warm_steps(case) if case.task == "overhead" else 3 * case.rows // case.ids):
+        ids = [torch.from_numpy(workload.warm()) for _ in range(tables)]
+        runs["loop"](ids, given)
+        runs["core"](ids, given)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(200 if tables == 1 else 60):
+        for i in range(len(names)):  # in turns, since the first finds the gradients in memory, the others in the cache
+            name = names[(i + turn) % len(names)]
+            ids = [torch.from_numpy(workload.timed()) for _ in range(tables)]
             before = time.perf_counter()
-            run(what, grads)
+            runs[name](ids, given)
             times[name].append(time.perf_counter() - before)
-    difference = np.array(times["loop"]) - np.array(times["core"])
+    core = float(np.median(times["core"]))
+    over = {name: float(np.median(times[name])) - core for name in names}
     return {
         **measure.summary(times["loop"]),
-        "core_seconds": float(np.median(times["core"])),
-        "overhead": float(np.median(difference)),
+        "core_seconds": core,
+        "overhead": over["loop"],
+        **({"empty": over["empty"]} if "empty" in over else {}),
         "others_busy": 0.0,
     }
 

@@ -65,4 +65,5 @@ def summed(gradient: Tensor) -> Tensor:
     plan = kernels.group(gradient._indices()[0].numpy())
     out = torch.empty((len(plan.rows), *values.shape[1:]), dtype=gradient.dtype)
     kernels.pool(values, plan.order, plan.starts, None, "sum", out.numpy())
-    return row_sparse(torch.from_numpy(plan.rows.copy()), out, gradient.shape)
+    found: Tensor = row_sparse(out, torch.from_numpy(plan.rows.copy()), gradient.size(0), -1, False)
+    return found

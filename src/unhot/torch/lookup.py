@@ -111,21 +111,19 @@ class RowLookup(torch.autograd.Function):
     def forward(ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
         rows: Tensor
         ctx.ids, rows = training.read(ids)
-        ctx.size, ctx.padding_idx, ctx.scaled = weight.shape, padding_idx, scale_grad_by_freq
+        ctx.rows, ctx.padding_idx, ctx.scaled = len(weight), padding_idx, scale_grad_by_freq
         return rows
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        ids, values = ctx.ids, grad.reshape(-1, ctx.size[1])
+        ids = ctx.ids
+        if grad.dim() != 2:
+            grad = grad.reshape(len(ids), grad.size(-1))
         if ctx.scaled:
             _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-            values = values / counts[inverse].unsqueeze(1)
-        if ctx.padding_idx >= 0:
-            kept = ids != ctx.padding_idx
-            ids, values = ids[kept], values[kept]
-        return row_sparse(ids, values, ctx.size), None, None, None, None
+            grad = grad / counts[inverse].unsqueeze(1)
+        return row_sparse(grad, ids, ctx.rows, ctx.padding_idx, False), None, None, None, None
 
 
-def row_sparse(ids: Tensor, values: Tensor, size: Any) -> Tensor:
-    """The sparse tensor whose rows `ids` are `values`; nothing is copied, sorted or checked."""
-    return torch.sparse_coo_tensor(ids.unsqueeze(0), values, size, check_invariants=False, is_coalesced=False)
+row_sparse: Any = torch.ops.aten.embedding_sparse_backward.default
+"""(grad, ids, rows, padding_idx, False): a sparse tensor that shares both; those of `padding_idx` are left out."""

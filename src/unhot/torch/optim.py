@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
+from torch.optim import optimizer as torch_optimizer
 
 import unhot
 from unhot.rules import Optimizer
@@ -51,6 +52,15 @@ class RowSparse(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> Any:
         """One step; as torch's, with `closure` called with gradients enabled."""
+        if closure is None and not _observed(self):
+            return self._step_with(None)
+        return _step_observed(self, closure)
+
+    # Torch wraps every `step` that does not say so into one that runs hooks and informs profilers, which costs as much as
+    # a step of few rows even where there are none.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step_with(self, closure: Any) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -133,6 +143,17 @@ def training_of(parameter: TableParameter) -> RowTraining:
     """What trains the rows of an owned table."""
     assert parameter.training is not None
     return parameter.training
+
+
+_step_observed = torch.optim.Optimizer.profile_hook_step(RowSparse._step_with)
+
+
+def _observed(optimizer: RowSparse) -> bool:
+    """Whether a hook or a profiler wants to know of steps."""
+    everywhere = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    profiled: bool = torch._C._autograd._profiler_enabled()
+    return profiled or any(own) or any(everywhere)
 
 
 def _torch_step(optimizer: RowSparse) -> None:

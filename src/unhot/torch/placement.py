@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +29,11 @@ class Placement(Protocol):
     def take_over(self, tensor: Tensor) -> Any:
         """`view` of memory that was allocated elsewhere, and is to be read row by row from now on."""
 
-    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
-        """Flat int64 ids as the kernels take them, found to lie in [0, rows); else an IndexError, for ids of that shape."""
+    def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
+        """The ids as a flat int64 copy, and `view` of it."""
+
+    def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
+        """Raise IndexError if one of the flat ids lies outside [0, rows); its message tells where, in ids of that shape."""
 
 
 class Host:
@@ -48,11 +52,13 @@ class Host:
         arrays.into_large_pages(array)
         return array
 
-    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
-        flat = ids.numpy()
+    def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
+        flat = np.array(ids.numpy(), np.int64, order="C").reshape(-1)
+        return torch.from_numpy(flat), flat
+
+    def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
         if self.kernels.outside(flat, rows) >= 0:
             in_range(flat.reshape(shape), rows, "raise")  # says which
-        return flat
 
 
 class Device:
@@ -69,10 +75,13 @@ class Device:
 
     take_over = view
 
-    def flat(self, ids: Tensor, rows: int, shape: torch.Size) -> Any:
-        if self.kernels.outside(ids, rows) >= 0:
-            in_range(ids.cpu().numpy().reshape(shape), rows, "raise")  # says which
-        return ids
+    def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
+        flat = ids.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format).view(-1)
+        return flat, flat
+
+    def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
+        if self.kernels.outside(flat, rows) >= 0:
+            in_range(flat.cpu().numpy().reshape(shape), rows, "raise")  # says which
 
 
 KERNELS = "UNHOT_TORCH_KERNELS"

@@ -83,8 +83,9 @@ class RowTraining:
         engine = self._current()
         place, weights = self._place, self._weights
         rows, dim = weights.shape
-        own = as_indices(ids)
-        flat = place.flat(own, rows, ids.shape)
+        require_indices(ids)
+        own, flat = place.copied(ids)
+        place.require_rows(flat, rows, ids.shape)
         out = weights.new_empty((len(flat), dim))
         if engine is None:
             place.kernels.gather(place.view(weights), flat, place.view(out))
@@ -102,7 +103,9 @@ class RowTraining:
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
         if self._current() is not None and self.engine is not None:
-            flat = self._place.flat(as_indices(ids), len(self.engine.weights), ids.shape)
+            require_indices(ids)
+            _, flat = self._place.copied(ids)
+            self._place.require_rows(flat, len(self.engine.weights), ids.shape)
             self.engine.settle(self.engine.kernels.group(flat).rows)
 
     def release(self) -> None:
@@ -149,9 +152,9 @@ class RowTraining:
         engine, place, parameter = self.engine, self._place, self._parameter()
         assert engine is not None
         assert parameter is not None
-        indices = gradient._indices()[0]
-        ids = place.flat(indices, len(engine.weights), indices.shape)
-        values = gradient._values().detach()
+        indices, values = gradient._indices().view(-1), gradient._values().detach()
+        ids = place.view(indices)
+        place.require_rows(ids, len(engine.weights), indices.shape)
         engine.step(ids, place.view((-values if maximize else values).contiguous()), self._hyper)
         torch.autograd.graph.increment_version(parameter)
 
@@ -178,14 +181,13 @@ class RowTraining:
         return engine
 
 
-def as_indices(ids: Tensor) -> Tensor:
-    """A flat int64 copy of the ids; the error is torch's for a dtype that is not one of indices."""
+def require_indices(ids: Tensor) -> None:
+    """Raise torch's own error for a dtype that is not one of indices."""
     if ids.dtype not in (torch.int64, torch.int32):
         raise RuntimeError(
             "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
             f" {ids.dtype} instead."
         )
-    return ids.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format).view(-1)
 
 
 @functools.cache
