@@ -100,10 +100,11 @@ void py_matrix_extend(Out<double, 2> entries, In<double, 1> matrix, double avera
 }
 
 void py_measure_extend(
-    int64_t block, Out<double, 2> scale, Out<double, 2> suffix, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start,
-    int64_t step, int64_t window, int64_t oldest, int64_t open, In<double, 1> powers, In<int64_t, 1> panel_of, double height,
+    Out<double, 2> scale, Out<double, 2> suffix, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start, int64_t step,
+    int64_t window, int64_t oldest, int64_t open, In<double, 1> powers, In<int64_t, 1> panel_of, double height,
     In<double, 2> to_powers, std::array<double, 3> factors, double rate, const std::vector<double>& centres) {
     const auto ring = static_cast<int64_t>(scale.shape(0));
+    const auto block = suffix.shape(0) ? ring / static_cast<int64_t>(suffix.shape(0)) : 1;
     const auto terms = static_cast<int64_t>(to_powers.shape(0));
     check(scale.shape(1) == 3 && polynomial.shape(0) == scale.shape(0) && used.shape(0) == scale.shape(0) &&
               suffix.shape(1) == 3 && static_cast<int64_t>(suffix.shape(0)) * block == ring &&
@@ -289,7 +290,7 @@ NB_MODULE(_native, module) {
     module.def("outside", &py_outside, same, nb::arg());
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
-    module.def("measure_extend", &py_measure_extend, nb::arg(), same, same, same, same, nb::arg(), nb::arg(), nb::arg(),
+    module.def("measure_extend", &py_measure_extend, same, same, same, same, nb::arg(), nb::arg(), nb::arg(),
                nb::arg(), nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
     define<float>(module);
     define<double>(module);

@@ -98,7 +98,8 @@ void measure_coefficients(
         if (k + kAhead < count) {
             const int64_t ahead = steps[k + kAhead] & ring.mask;
             __builtin_prefetch(scale + 3 * ahead);
-            __builtin_prefetch(polynomial + panels * width * ahead);
+            const double* first = polynomial + panels * width * ahead;
+            for (int64_t i = 0; i < panels * width; i += 8) __builtin_prefetch(first + i);
         }
         const int64_t position = steps[k] & ring.mask;
         const double* s = scale + 3 * position;

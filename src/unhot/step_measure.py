@@ -266,10 +266,12 @@ class MeasureHistory(History):
         step = self.now + 1
         window = self._window.width(step, rate) if self.panels.largest else 0
         oldest = max(self.origin, step - window)
-        self._open(oldest // BLOCK)
+        first = oldest // BLOCK
+        if first != self.first_open:
+            self._open(first)
         kernels.measure_extend(
-            self.scale, self.suffix, self.polynomial, self.used, max(self.origin, self.first_open * BLOCK), step, window,
-            (self.oldest_block(), self.first_open), self._powers, self._panel_of, self.shape.height_at(step),
+            self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
+            self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
             _to_powers(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
         )  # fmt: skip
         self.now = step

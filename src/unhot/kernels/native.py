@@ -28,8 +28,7 @@ threads, set_threads = _native.threads, _native.set_threads
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 
-
-outside = _native.outside
+outside, measure_extend = _native.outside, _native.measure_extend
 
 
 def group(ids: Array) -> Plan:
@@ -52,29 +51,6 @@ def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dty
     out = np.empty((len(steps), 8), dtype)
     _native.matrix_coefficients(BLOCK, entry, suffix, steps, out)
     return out
-
-
-def measure_extend(
-    scale: Array,
-    suffix: Array,
-    polynomial: Array,
-    used: Array,
-    start: int,
-    step: int,
-    window: int,
-    closed: tuple[int, int],
-    powers: Array,
-    panel_of: Array,
-    height: float,
-    to_powers: Array,
-    factors: tuple[float, float, float],
-    rate: float,
-    centres: list[float],
-) -> None:
-    _native.measure_extend(
-        BLOCK, scale, suffix, polynomial, used, start, step, window, *closed, powers, panel_of, height, to_powers, factors,
-        rate, centres,
-    )  # fmt: skip
 
 
 def measure_coefficients(

@@ -60,7 +60,8 @@ def measure_extend(
     start: int,
     step: int,
     window: int,
-    closed: tuple[int, int],
+    oldest: int,
+    open_: int,
     powers: Array,
     panel_of: Array,
     height: float,
@@ -70,7 +71,7 @@ def measure_extend(
     centres: list[float],
 ) -> None:
     """Extend the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`,
-    and the suffixes of the `closed` blocks from the one to the other; then begin the entry of `step` itself.
+    and the suffixes of the closed blocks from `oldest` to `open_` (excluded); then begin the entry of `step` itself.
 
     c_s is powers[step - t] height, panel_of[step - t] its panel, and `factors` are those of weight, momentum and moment.
     `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted; `centres` are those of the
@@ -91,7 +92,7 @@ def measure_extend(
         used[position] = np.maximum(used[position], terms)
         weighted = (rate * scale[position, 1])[:, None] * series(root, to_powers)
         polynomial[position, panel, 1 : 1 + terms] += weighted
-    suffix[np.arange(*closed) % len(suffix)] *= factors
+    suffix[np.arange(oldest, open_) % len(suffix)] *= factors
     now = step & (len(scale) - 1)
     scale[now], used[now] = 1.0, 1
     polynomial[now] = 0.0
