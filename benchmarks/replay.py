@@ -38,12 +38,16 @@ class Log:
     sample: npt.NDArray[np.int64]
     dim: int
     steps: int = 0
-    events: dict[int, tuple[Array, Array, Array]] = field(default_factory=dict)
-    """By step: the sampled rows touched, the sums of their gradients, and the sums of their gradients' squares."""
+    events: dict[int, tuple[Array, int]] = field(default_factory=dict)
+    """By step: the sampled rows touched, and where their sums begin."""
 
     def __post_init__(self) -> None:
         self._place = np.full(self.rows, -1, np.int32)
         self._place[self.sample] = np.arange(len(self.sample), dtype=np.int32)
+        # The sums of the gradients, and of their squares, in one large array: small ones kept from each step would lie
+        # between the rival's own, and make its heap grow.
+        self._sums = np.empty((2, 4096, self.dim))
+        self._used = 0
 
     def add(self, ids: npt.NDArray[np.int64], gradients: Array) -> None:
         """One more step."""
@@ -56,15 +60,20 @@ class Log:
             np.add.at(sums, place[hits], given)
             np.add.at(squares, place[hits], given * given)
             touched = np.unique(place[hits])
-            self.events[self.steps] = touched, sums[touched], squares[touched]
+            self.events[self.steps] = touched, self._used
+            stop = self._used + len(touched)
+            if stop > self._sums.shape[1]:
+                self._sums = np.concatenate([self._sums, np.empty_like(self._sums)], axis=1)
+            self._sums[:, self._used : stop] = sums[touched], squares[touched]
+            self._used = stop
 
     def replay(self, rule: str, start: Array, dtype: Any) -> Array:
         """The sampled rows after all steps."""
         weights = start.astype(dtype)
         slots = [np.zeros_like(weights), np.zeros_like(weights)]
-        none = np.zeros(0, np.int64), np.zeros((0, self.dim)), np.zeros((0, self.dim))
         for step in range(1, self.steps + 1):
-            touched, sums, squares = self.events.get(step, none)
+            touched, begin = self.events.get(step, (np.zeros(0, np.int64), 0))
+            sums, squares = self._sums[:, begin : begin + len(touched)]
             g = sums.astype(dtype)
             square = squares.astype(dtype) if rule == "adam_keras_tensorflow" else g * g
             if rule.startswith("adam"):
