@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unhot.torch
 
@@ -294,3 +295,28 @@ def test_closures_and_hooks_run_once() -> None:
         loss = optimizer.step(closure)
     assert loss is not None
     assert calls == {"pre": 1, "post": 1, "closure": 1}
+    closure()
+    optimizer.step()
+    assert calls == {"pre": 2, "post": 2, "closure": 2}
+
+
+def test_hooks_of_all_optimizers_and_profilers_are_told() -> None:
+    (_, _), (ours, optimizer) = pair()
+    calls = []
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append(1))
+    train(ours, optimizer)
+    told = len(calls)
+    handle.remove()
+    train(ours, optimizer)
+    assert len(calls) == told > 0
+    with torch.profiler.profile() as profile:
+        train(ours, optimizer)
+    assert f"Optimizer.step#{type(optimizer).__name__}.step" in [event.key for event in profile.key_averages()]
+
+
+def test_differentiable_steps_are_refused() -> None:
+    layer = unhot.torch.Embedding(5, 2)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1, differentiable=True)
+    layer(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="differentiable=True"):
+        optimizer.step()

@@ -189,7 +189,7 @@ class SGD(RowSparse, torch.optim.SGD):
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "learning_rate": float(group["lr"]), "momentum": group["momentum"], "nesterov": group["nesterov"],
-            "dampening": group["dampening"], "weight_decay": group["weight_decay"], "convention": "torch",
+            "dampening": group["dampening"], "weight_decay": float(group["weight_decay"]), "convention": "torch",
         }  # fmt: skip
 
 
@@ -217,7 +217,7 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "learning_rate": float(group["lr"]), "lr_decay": group["lr_decay"], "epsilon": group["eps"],
-            "weight_decay": group["weight_decay"], "convention": "torch",
+            "weight_decay": float(group["weight_decay"]), "convention": "torch",
         }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "learning_rate": float(group["lr"]), "rho": group["alpha"], "epsilon": group["eps"],
-            "momentum": group["momentum"], "centered": group["centered"], "weight_decay": group["weight_decay"],
+            "momentum": group["momentum"], "centered": group["centered"], "weight_decay": float(group["weight_decay"]),
             "convention": "torch",
         }  # fmt: skip
 
@@ -274,7 +274,7 @@ class Adadelta(RowSparse, torch.optim.Adadelta):
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "learning_rate": float(group["lr"]), "rho": group["rho"], "epsilon": group["eps"],
-            "weight_decay": group["weight_decay"], "convention": "torch",
+            "weight_decay": float(group["weight_decay"]), "convention": "torch",
         }  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def _moments(group: Mapping[str, Any]) -> dict[str, Any]:
     beta_1, beta_2 = group["betas"]
     return {
         "learning_rate": float(group["lr"]), "beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"],
-        "weight_decay": group["weight_decay"], "convention": "torch",
+        "weight_decay": float(group["weight_decay"]), "convention": "torch",
     }  # fmt: skip
 
 

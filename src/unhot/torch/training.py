@@ -134,6 +134,11 @@ class RowTraining:
         """Get ready for a step with the hyperparameters of the group; what can go wrong goes wrong here."""
         owner = self.owner
         assert owner is not None
+        if group.get("differentiable"):
+            raise ValueError(
+                "a row-sparse step cannot be differentiated. Received: differentiable=True and a row-sparse gradient. Make"
+                " the layer with sparse=False, or leave `differentiable` out."
+            )
         given = owner.hyperparameters(group)
         if self._rule is None:
             self._rule = owner.rule(**given)
