@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-PAGES = {Path(__file__).with_name("api.md"): "unhot", Path(__file__).with_name("api-torch.md"): "unhot.torch"}
+MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-jax.md": "unhot.jax"}
+PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
 
-WITH_MEMBERS = ("Table", "Embedding", "EmbeddingBag")
+WITH_MEMBERS = ("Table", "Embedding", "EmbeddingBag", "TableState")
 OF_TORCH = ("forward", "extra_repr")
 """Methods that every module of torch has."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import unhot
+import unhot.jax
 import unhot.torch
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -31,6 +32,8 @@ def members() -> Iterator[tuple[str, Any]]:
         yield name, getattr(unhot, name)
     for name in unhot.torch.__all__:
         yield f"torch.{name}", getattr(unhot.torch, name)
+    for name in unhot.jax.__all__:
+        yield f"jax.{name}", getattr(unhot.jax, name)
     for owner in (unhot.Table, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
         of = "" if owner is unhot.Table else "torch."
         for name, member in vars(owner).items():
@@ -111,4 +114,4 @@ def test_there_are_examples_to_run() -> None:
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():
         if not isinstance(thing, (ModuleType, property)):
-            assert f"{thing.__module__}.{name.removeprefix('torch.')}" in found
+            assert f"{thing.__module__}.{name.removeprefix('torch.').removeprefix('jax.')}" in found

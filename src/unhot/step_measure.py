@@ -194,7 +194,7 @@ def _widest_panel(points: Points, start: int, largest: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=32)
-def _to_powers(terms: int) -> Array:
+def to_powers_of(terms: int) -> Array:
     """Rows: the Chebyshev polynomial T_i in powers of u."""
     table = np.zeros((terms, terms))
     table[0, 0] = 1.0
@@ -272,7 +272,7 @@ class MeasureHistory(History):
         kernels.measure_extend(
             self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
             self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
-            _to_powers(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
+            to_powers_of(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
         )  # fmt: skip
         self.now = step
 

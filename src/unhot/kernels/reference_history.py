@@ -101,7 +101,7 @@ def measure_extend(
         suffix[now // BLOCK] = 1.0
 
 
-def series(root_ratio: Array, to_powers: Array) -> Array:
+def series(root_ratio: Any, to_powers: Any) -> Any:
     """The coefficients, in powers of u, of (c0 x + eps)/(c x + eps) for c/c0 = root_ratio**2: (len, terms)."""
     q = (1.0 - root_ratio) / (1.0 + root_ratio)
     chebyshev = 1.0 / root_ratio
@@ -109,8 +109,8 @@ def series(root_ratio: Array, to_powers: Array) -> Array:
     chebyshev = chebyshev * 2.0
     for row in to_powers[1:]:
         chebyshev = chebyshev * q
-        out += chebyshev[:, None] * row
-    return np.asarray(out)
+        out = out + chebyshev[:, None] * row
+    return out
 
 
 def _spans(start: int, stop: int, mask: int) -> list[tuple[int, int]]:

@@ -172,25 +172,29 @@ class ClosedForm(Recurrence):
             return np.zeros((len(steps), 1), dtype=self.dtype)
         return self.history.compose(steps).astype(self.dtype)
 
-    def constants(self) -> Array:
+    def constants(self) -> tuple[Any, ...]:
         """What the closed form needs beside the slots, at the current rate."""
         o = self.optimizer
-        return np.array(
-            [
-                1.0 / self.rate, 2.0 * o.l2_regularization_strength, o.l1_regularization_strength, o.beta,
-                -o.learning_rate_power, o.least,
-            ],
-            dtype=self.dtype,
-        )  # fmt: skip
+        return (
+            1.0 / self.rate,
+            2.0 * o.l2_regularization_strength,
+            o.l1_regularization_strength,
+            o.beta,
+            -o.learning_rate_power,
+            o.least,
+        )
 
     def parameters(self) -> tuple[float, ...]:
-        return tuple(float(x) for x in self.constants())
+        return tuple(float(x) for x in np.array(self.constants(), self.dtype))
+
+    def numbers(self, decay: tuple[Any, Any], rate: Any) -> tuple[Any, ...]:
+        """The scalars of a step, from the two floats of its decay and its rate."""
+        twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength
+        return *decay, 1.0 / rate, twice, *self.constants()[1:]
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         pair = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
-        twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength
-        now = self.constants()
-        return np.array([*pair, 1.0 / hyper.rate, twice, *now[1:]], dtype=self.dtype)
+        return np.array(self.numbers(pair, hyper.rate), dtype=self.dtype)
 
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, n, z = rows

@@ -306,18 +306,22 @@ class Linear(Recurrence):
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)
 
-    def scalars(self, step: int, hyper: Hyper) -> Array:
-        (m00, m01, m10, m11), (gw, gb) = self.matrix(step, hyper)
-        optimizer, rho = self.optimizer, getattr(self.optimizer, "rho", 0.0)
+    def numbers(self, step: Any, hyper: Hyper) -> tuple[Matrix, tuple[Any, Any], float, float, float]:
+        """M of `step`, what multiplies q, rho, and epsilon inside and outside of the root; as `matrix`, also for arrays."""
+        matrix, (gw, gb) = self.matrix(step, hyper)
+        optimizer = self.optimizer
         if self.divisor is Divisor.SUM and optimizer.convention == "torch":
-            gw /= 1.0 + (step - 1) * optimizer.lr_decay
+            gw = gw / (1.0 + (step - 1) * optimizer.lr_decay)
         epsilon = getattr(optimizer, "epsilon", 0.0)
         inside = optimizer.convention == "keras" or self.divisor is Divisor.DELTA
+        return matrix, (gw, gb), getattr(optimizer, "rho", 0.0), epsilon if inside else 0.0, 0.0 if inside else epsilon
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        (m00, m01, m10, m11), (gw, gb), rho, inside, outside = self.numbers(step, hyper)
         return np.array(
             [
                 *scalar_pair(m00, self.dtype), m01, m10, *scalar_pair(m11, self.dtype), gw, gb,
-                *scalar_pair(rho, self.dtype), 1.0 - rho,
-                epsilon if inside else 0.0, 0.0 if inside else epsilon,
+                *scalar_pair(rho, self.dtype), 1.0 - rho, inside, outside,
             ],
             dtype=self.dtype,
         )  # fmt: skip

@@ -6,6 +6,7 @@ w = (1 - rate decay) w - (alpha m + gamma g) / (c x + epsilon), and a row withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
@@ -232,6 +233,11 @@ class Adamax(_Moments):
         return NormMeasure(self, dtype, rows)
 
 
+def rest(beta: float, step: Any, xp: Any = math) -> Any:
+    """1 - beta**step, to the last digits also where beta is near 1."""
+    return -xp.expm1(step * math.log(beta)) if beta else 1.0
+
+
 class StepMeasure(Recurrence):
     """The family of the step measure; the row state is (w, momentum, second moment or norm, [largest second moment])."""
 
@@ -278,10 +284,13 @@ class StepMeasure(Recurrence):
                 self.history = self._new_history(momentum)
         self.history.restart(step)
 
-    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
-        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root."""
-        root = sqrt(1.0 - self.optimizer.beta_2**step)
-        alpha = hyper.rate / (1.0 - hyper.momentum**step)
+    def corrections(self, step: Any, hyper: Hyper, xp: Any = math) -> tuple[Any, Any, Any]:
+        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root.
+
+        With another `xp` than `math`, `step` and the rate may be arrays of it.
+        """
+        root = xp.sqrt(rest(self.optimizer.beta_2, step, xp))
+        alpha = hyper.rate / rest(hyper.momentum, step, xp)
         return (alpha, 0.0, 1.0 / root) if self.optimizer.convention == "torch" else (alpha * root, 0.0, 1.0)
 
     def _corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
@@ -369,8 +378,10 @@ class StepMeasure(Recurrence):
             if self.root is Root.LARGEST_SECOND_MOMENT:
                 largest = xp.maximum(rows[3], v)
                 rest, x = (largest,), xp.sqrt(largest)
-        numerator = m * alpha if not gamma else m * alpha + g * gamma
-        return (weight_by(xp, w, w_hi, w_lo) - numerator / (x * c + epsilon), m, v, *rest)
+        return (weight_by(xp, w, w_hi, w_lo) - self._numerator(xp, m, g, alpha, gamma) / (x * c + epsilon), m, v, *rest)
+
+    def _numerator(self, xp: Any, m: Any, g: Any, alpha: Any, gamma: Any) -> Any:
+        return m * alpha
 
 
 class NormMeasure(StepMeasure):
@@ -384,30 +395,35 @@ class NormMeasure(StepMeasure):
     def shape(self, beta: float) -> Shape:
         return Shape(beta, self.optimizer.beta_2, 0.0)
 
-    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
-        return hyper.rate / (1.0 - hyper.momentum**step), 0.0, 1.0
+    def corrections(self, step: Any, hyper: Hyper, xp: Any = math) -> tuple[Any, Any, Any]:
+        return hyper.rate / rest(hyper.momentum, step, xp), 0.0, 1.0
 
 
 class NesterovMeasure(StepMeasure):
     """NAdam, whose corrections hold the running product of its momenta."""
 
-    product = 1.0
+    product: Any = 1.0
+    """That of the momenta up to the last step."""
+
+    def _numerator(self, xp: Any, m: Any, g: Any, alpha: Any, gamma: Any) -> Any:
+        return xp.where(gamma != 0, m * alpha + g * gamma, m * alpha)
 
     def shape(self, beta: float) -> Shape:
         return Shape(beta, sqrt(self.optimizer.beta_2), self.optimizer.beta_2)
 
-    def _momentum(self, step: int, hyper: Hyper) -> float:
-        return hyper.momentum * (1.0 - 0.5 * float(0.96 ** (step * self.optimizer.momentum_decay)))
+    def momentum(self, step: Any, hyper: Hyper, xp: Any = math) -> Any:
+        """mu of `step`."""
+        return hyper.momentum * (1.0 - 0.5 * xp.exp(step * self.optimizer.momentum_decay * math.log(0.96)))
 
-    def corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
-        now, after = self._momentum(step, hyper), self._momentum(step + 1, hyper)
+    def corrections(self, step: Any, hyper: Hyper, xp: Any = math) -> tuple[Any, Any, Any]:
+        now, after = self.momentum(step, hyper, xp), self.momentum(step + 1, hyper, xp)
         product = self.product * now
-        root = sqrt(1.0 - self.optimizer.beta_2**step)
+        root = xp.sqrt(rest(self.optimizer.beta_2, step, xp))
         return hyper.rate * after / (1.0 - product * after), hyper.rate * (1.0 - now) / (1.0 - product), 1.0 / root
 
     def advance(self, step: int, hyper: Hyper) -> None:
         super().advance(step, hyper)
-        self.product *= self._momentum(step, hyper)
+        self.product *= self.momentum(step, hyper)
 
     def state(self) -> dict[str, float]:
         return {**super().state(), "momentum_product": self.product}

@@ -1,0 +1,89 @@
+"""The operations of `unhot.traced` in JAX, and rows in JAX's immutable arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+class Operations:
+    """What the mathematics calls, for arrays of one dtype."""
+
+    sqrt = staticmethod(jnp.sqrt)
+    abs = staticmethod(jnp.abs)
+    sign = staticmethod(jnp.sign)
+    where = staticmethod(jnp.where)
+    maximum = staticmethod(jnp.maximum)
+    minimum = staticmethod(jnp.minimum)
+    exp = staticmethod(jnp.exp)
+    expm1 = staticmethod(jnp.expm1)
+    log1p = staticmethod(jnp.log1p)
+    stack = staticmethod(jnp.stack)
+    argsort = staticmethod(jnp.argsort)
+    cumsum = staticmethod(jnp.cumsum)
+    zeros_like = staticmethod(jnp.zeros_like)
+    ones_like = staticmethod(jnp.ones_like)
+    full_like = staticmethod(jnp.full_like)
+    reshape = staticmethod(jnp.reshape)
+    constant = staticmethod(jnp.asarray)
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+
+    def concat(self, parts: Any, axis: int = 0) -> Any:
+        return jnp.concatenate(parts, axis)
+
+    def sum(self, x: Any, axis: int) -> Any:
+        return jnp.sum(x, axis)
+
+    def flat(self, x: Any) -> Any:
+        """The lines of a three-dimensional array."""
+        return jnp.reshape(x, (x.shape[0], -1))
+
+    def real(self, x: Any) -> Any:
+        return jnp.asarray(x, self.dtype)
+
+    def integer(self, x: Any) -> Any:
+        return jnp.asarray(x, jnp.int32)
+
+    def zeros(self, shape: Any, like: Any) -> Any:
+        return jnp.zeros(shape, like.dtype)
+
+    def arange(self, count: int) -> Any:
+        return jnp.arange(count, dtype=jnp.int32)
+
+    def arange_like(self, x: Any) -> Any:
+        return jnp.arange(len(x), dtype=x.dtype)
+
+    def take(self, x: Any, i: Any) -> Any:
+        return x.at[i].get(mode="clip")
+
+    def put(self, x: Any, i: Any, lines: Any) -> Any:
+        return x.at[i].set(jnp.asarray(lines, x.dtype), mode="drop")
+
+    def after(self, x: Any, alike: Any, lines: Any) -> Any:
+        """x, but not before the lines are there; `alike` equals x, which the compiler must not know.
+
+        An array that is written with what does not depend on what is read from it is copied, lest it be read too late.
+        """
+        return jnp.where(lines[:, 0] == lines[:, 0], x, alike)
+
+    def sum_by(self, lines: Any, group: Any) -> Any:
+        """For each line, the sum of the lines of the group of that number; groups come in order."""
+        return jax.ops.segment_sum(lines, group, len(group), indices_are_sorted=True)
+
+
+class ArrayRows:
+    """`unhot.traced.engine.Rows` in immutable arrays: writing replaces the array, which a donated buffer makes free."""
+
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        self.arrays = dict(arrays)
+
+    def take(self, name: str, ids: Any) -> Any:
+        return self.arrays[name].at[ids].get(mode="clip")
+
+    def put(self, name: str, ids: Any, lines: Any) -> None:
+        array = self.arrays[name]
+        self.arrays[name] = array.at[ids].set(jnp.asarray(lines, array.dtype), mode="drop", unique_indices=True)

@@ -1,0 +1,224 @@
+"""Tables for JAX: an immutable state, and functions of it that compile."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhot.jax.operations import ArrayRows, Operations
+from unhot.rules import Optimizer
+from unhot.traced.engine import Traced, distinct
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("rows", "history", "clock"),
+    meta_fields=("trained",),
+)
+@dataclass(frozen=True)
+class TableState:
+    """A table and its training: a pytree, to be passed to jitted functions and donated to those that return its successor.
+
+    Made by `from_array`.  Rows may have deferred steps: look them up with `lookup`, or settle all of them.
+
+    Args:
+        rows: arrays with one line for each row: "weights" and the rule's slots, (rows, dim) of the table's dtype, and "last",
+            (rows,) int32, the step of the last touch.
+        history: what the steps made have left, a few MB.
+        clock: the number of steps made, int32.
+        trained: the rule; not an array, and compiled into what is jitted.
+
+    Errors: none of its own.
+
+    Example:
+        >>> import jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.zeros((5, 2)), optimizer=unhot.Adam(0.01))
+        >>> sorted(state.rows), state.shape
+        (['last', 'momentum', 'velocity', 'weights'], (5, 2))
+    """
+
+    rows: dict[str, jax.Array]
+    history: dict[str, jax.Array]
+    clock: jax.Array
+    trained: Traced
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        rows, dim = self.rows["weights"].shape
+        return rows, dim
+
+
+def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
+    """A table with these weights, which no step has trained yet.
+
+    Args:
+        array: (rows, dim), float32 or float64 (which JAX has with `jax_enable_x64` only); copied.
+        optimizer: a rule of `unhot`.  Its learning rate may be a callable of the step (the first is 1), which is then traced.
+
+    Errors: TypeError or ValueError for an array that is no such table; ValueError for a rule that has no form inside a graph
+        (PyTorch's Adamax, and PyTorch's SGD with weight decay or dampening).
+
+    Example:
+        >>> import jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.zeros((5, 2)), optimizer=unhot.Adam(0.01))
+        >>> unhot.jax.lookup(state, jnp.array([3, 1])).shape
+        (2, 2)
+    """
+    weights = jnp.array(array)
+    if weights.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"a table must be float32 or float64. Received: dtype {weights.dtype}. Convert it first.")
+    if weights.ndim != 2 or 0 in weights.shape:
+        raise ValueError(f"a table must have the shape (rows, dim), both at least 1. Received: shape {weights.shape}.")
+    trained = Traced(copy.copy(optimizer), weights.dtype.name, len(weights))
+    rows = {"weights": weights}
+    for name, start in trained.slots.items():
+        rows[name] = jnp.full_like(weights, start)
+    if trained.defers:
+        rows["last"] = jnp.zeros(len(weights), jnp.int32)
+    history = {name: jnp.asarray(value) for name, value in trained.family.arrays().items()} if trained.defers else {}
+    return TableState(rows, history, jnp.zeros((), jnp.int32), trained)
+
+
+def lookup(state: TableState, ids: Any) -> jax.Array:
+    """The vectors of `ids`, with all steps made: ids.shape + (dim,).
+
+    Differentiate a loss with respect to these vectors, and give the gradient to `update`: no array of the table's size is
+    made.  An attempt to differentiate with respect to the table itself is an error.
+
+    Args:
+        state: the table.
+        ids: integers of any shape.
+
+    Errors: IndexError for an id outside [0, rows); in a compiled function, which cannot raise it, its vector is NaN.
+        TypeError for ids that are not integers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.01))
+        >>> ids = jnp.array([3, 1, 3])
+        >>> loss = lambda vectors: (vectors**2).sum()
+        >>> gradients = jax.grad(loss)(unhot.jax.lookup(state, ids))
+        >>> state = unhot.jax.update(state, ids, gradients)
+    """
+    flat = _flat(state, ids)
+    weights = _looked_up(state, flat)
+    known = (flat >= 0) & (flat < state.shape[0])
+    return jnp.where(known[:, None], weights, jnp.nan).reshape((*jnp.shape(ids), state.shape[1]))
+
+
+@jax.custom_jvp
+def _looked_up(state: TableState, flat: jax.Array) -> jax.Array:
+    found: jax.Array = state.trained.lookup(_operations(state), state.history, ArrayRows(state.rows), flat, state.clock)
+    return found
+
+
+@_looked_up.defjvp
+def _refuse_differentiation(primals: Any, tangents: Any) -> Any:
+    raise TypeError(
+        "a table is not differentiated as a whole: that would make a gradient of its size. Differentiate with respect to the"
+        " vectors that `unhot.jax.lookup` gives, outside of the function that is differentiated, and hand the gradient to"
+        " `unhot.jax.update`."
+    )
+
+
+def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = None) -> TableState:
+    """The table after one step of its optimizer.
+
+    Args:
+        state: the table.
+        ids: integers of any shape; ids that repeat are summed, those outside [0, rows) take no part.
+        gradients: ids.shape + (dim,).
+        learning_rate: of this step, instead of the optimizer's; may be traced.
+
+    Errors: IndexError as for `lookup`; TypeError or ValueError for gradients that do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.SGD(0.5))
+        >>> step = jax.jit(unhot.jax.update, donate_argnums=0)
+        >>> state = step(state, jnp.array([3, 3]), jnp.ones((2, 2)))
+        >>> unhot.jax.weights(state)[3]
+        Array([0., 0.], dtype=float32)
+    """
+    flat = _flat(state, ids)
+    rows, dim = state.shape
+    wanted = (*jnp.shape(ids), dim)
+    if jnp.shape(gradients) != wanted:
+        raise ValueError(f"`gradients` must have the shape ids.shape + (dim,) = {wanted}. Received: {jnp.shape(gradients)}.")
+    ops = _operations(state)
+    given = jnp.asarray(gradients, ops.dtype).reshape((-1, dim))
+    known = (flat >= 0) & (flat < rows)
+    unique, sums = distinct(ops, jnp.where(known, flat, rows), given, rows)
+    store = ArrayRows(state.rows)
+    rate: Any = learning_rate
+    if rate is None:
+        rate = state.trained.optimizer.learning_rate
+        rate = rate(state.clock + 1) if callable(rate) else rate
+    history = state.trained.step(ops, state.history, store, unique, sums, state.clock, jnp.asarray(rate, ops.dtype))
+    return replace(state, rows=store.arrays, history=history, clock=state.clock + 1)
+
+
+def settle(state: TableState) -> TableState:
+    """The same table with all deferred steps applied: `rows` then holds what dense training would.
+
+    Args:
+        state: the table.
+
+    Errors: none of its own.
+
+    Example:
+        >>> import jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
+        >>> unhot.jax.settle(state).rows["momentum"].shape
+        (5, 2)
+    """
+    if not state.trained.defers:
+        return state
+    store = ArrayRows(state.rows)
+    state.trained.settle(_operations(state), state.history, store, jnp.arange(state.shape[0], dtype=jnp.int32), state.clock)
+    return replace(state, rows=store.arrays)
+
+
+def weights(state: TableState) -> jax.Array:
+    """All weights, settled: (rows, dim).
+
+    Args:
+        state: the table.
+
+    Errors: none of its own.
+
+    Example:
+        >>> import jax.numpy as jnp, unhot, unhot.jax
+        >>> unhot.jax.weights(unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))).shape
+        (5, 2)
+    """
+    return settle(state).rows["weights"]
+
+
+def _operations(state: TableState) -> Operations:
+    return Operations(state.rows["weights"].dtype)
+
+
+def _flat(state: TableState, ids: Any) -> jax.Array:
+    """The ids as flat integers; checked where they are known."""
+    known = not isinstance(ids, jax.core.Tracer)
+    array = np.asarray(ids) if known else ids
+    if not jnp.issubdtype(array.dtype, jnp.integer) and array.size:
+        raise TypeError(f"`ids` must be integers. Received: dtype {array.dtype}, shape {array.shape}.")
+    if known and array.size:
+        rows = state.shape[0]
+        bad = (array < 0) | (array >= rows)
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise IndexError(
+                f"id {int(array[first])} at position {first} is out of range: the table has rows 0 to"
+                f" {rows - 1}. Use a larger table."
+            )
+    return jnp.asarray(array.reshape(-1))

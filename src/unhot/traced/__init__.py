@@ -1,0 +1,1 @@
+"""The engine inside a graph: for JAX and TensorFlow, whose compilers own the arrays."""

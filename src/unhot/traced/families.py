@@ -1,0 +1,333 @@
+"""The rules inside a graph: their histories as arrays; `settle` and `update` are those of `unhot.rules`.
+
+A family gives the coefficients of the rows last touched at each of `last` in the layout that its recurrence takes, and the
+scalars of a step, from a rate that the graph computes.  Momenta, decays and all else are numbers known when it is compiled.
+"""
+
+from __future__ import annotations
+
+import copy
+from math import log
+from typing import Any, Protocol
+
+import numpy as np
+
+from unhot.kernels.reference_history import series
+from unhot.rules import Hyper, Optimizer
+from unhot.rules.base import Recurrence, scalar_pair
+from unhot.rules.closed_form import NODES, TERMS, TO_CHEBYSHEV, ClosedForm
+from unhot.rules.linear import Descent, Linear
+from unhot.rules.measure import NesterovMeasure, StepMeasure
+from unhot.rules.sign import Sign
+from unhot.step_measure import to_powers_of
+from unhot.traced.history import Arrays, Decays, Window, pair_of_log, power, ring_of
+
+REACH = 42.0
+"""A momentum's terms are summed until they have fallen to exp(-42), as the step measure's are."""
+
+
+class Family(Protocol):
+    """One rule at work on a table inside a graph."""
+
+    rule: Recurrence
+    capacity: int
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The history of a table that has made no step."""
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        """The arrays that `step` changes."""
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        """What carries the rows last touched at `last` to `now`: (len(last), width)."""
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        """The scalars of `step`, as `Recurrence.update` takes them."""
+
+    def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        """The row states carried over their deferred steps."""
+
+
+class _Base:
+    def __init__(self, rule: Any, dtype: str, rows: int, window: int, width: int) -> None:
+        self.rule = rule
+        self.dtype = np.dtype(dtype)
+        optimizer = rule.optimizer
+        self.decay = float(optimizer.weight_decay or 0.0)
+        self.momentum = float(getattr(optimizer, optimizer.momentum_name)) if optimizer.momentum_name else 0.0
+        self.capacity = ring_of(rows, window)
+        self.decays = Decays(self.decay, self.capacity)
+        self.window = Window(window, width, self.decays)
+
+    def hyper(self, rate: Any) -> Hyper:
+        return Hyper(rate, self.momentum, self.decay)
+
+    def weight_pair(self, rate: Any) -> tuple[Any, Any]:
+        """1 - rate weight_decay."""
+        return 1.0, -rate * self.decay if self.decay else 0.0
+
+    def decayed(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> tuple[Any, Any]:
+        """The weights' decay from `last` to `now`."""
+        if not self.decay:
+            return ops.ones_like(last), ops.zeros_like(last)
+        return pair_of_log(ops, self.decays.between(ops, arrays, last, now))
+
+    def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        settled: tuple[Any, ...] = self.rule.settle(ops, rows, c)
+        return settled
+
+
+class MeasureFamily(_Base):
+    """Adam, AdamW, NAdam, Keras's Adamax: lines of polynomials, a panel after the other."""
+
+    def __init__(self, rule: StepMeasure, dtype: str, rows: int) -> None:
+        self.panels = rule.history.panels
+        self.shape = rule.history.shape
+        self.terms = rule.history.terms
+        super().__init__(rule, dtype, rows, self.panels.largest, len(self.panels.centres) * self.terms)
+        distance = np.arange(1, self.panels.largest + 1)
+        floor = np.exp(self.panels.points.floor)
+        self.powers = np.maximum(self.shape.ratio ** distance.astype(np.float64), floor)
+        self.panel_of = np.searchsorted(np.array(self.panels.edges[1:]), distance, side="right")
+        self.still = [float(max(self.shape.ratio**centre, floor)) for centre in self.panels.centres]
+        self.beta_powers = self.shape.beta ** distance.astype(np.float64)
+        self.to_powers = to_powers_of(self.terms)
+        self.in_panel = np.zeros((len(distance), len(self.still), 1))
+        self.in_panel[np.arange(len(distance)), self.panel_of] = 1.0
+        if not self.shape.corrected and len(distance):
+            still = series(np.sqrt(self.powers / np.array(self.still)[self.panel_of]), self.to_powers)
+            self.lines = self._in_panels(still * self.beta_powers[:, None]).astype(self.dtype)
+
+    def _in_panels(self, lines: Any) -> Any:
+        return (lines[:, None, :] * self.in_panel.astype(self.dtype)).reshape((-1, self.window.width))
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        product = {"product": np.ones((), self.dtype)} if isinstance(self.rule, NesterovMeasure) else {}
+        return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product}
+
+    def _height(self, ops: Any, step: Any) -> Any:
+        return 1.0 / ops.sqrt(-ops.expm1(ops.real(step) * log(self.shape.corrected)))
+
+    def _centres(self, ops: Any, last: Any) -> list[Any]:
+        """Each panel's c0 for the rows last touched at `last`."""
+        if not self.shape.corrected:
+            return [ops.full_like(last, still) for still in self.still]
+        both = zip(self.still, self.panels.centres, strict=True)
+        return [still * self._height(ops, ops.real(ops.maximum(last, 0)) + centre) for still, centre in both]
+
+    def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
+        """(alpha, gamma, c): see `StepMeasure.corrections`."""
+        rule = copy.copy(self.rule)
+        if "product" in arrays:
+            rule.product = arrays["product"]
+        corrections: tuple[Any, Any, Any] = rule.corrections(ops.real(step), self.hyper(rate), ops)
+        return corrections
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        alpha, _, _ = self.corrections(ops, arrays, step, rate)
+        changed = self.decays.advance(ops, arrays, step, rate)
+        if self.window.window:
+            lines = ops.constant(self.lines) * alpha if not self.shape.corrected else self._lines(ops, step, alpha)
+        else:
+            lines = ops.zeros((0, self.window.width), arrays["lines"])
+        changed.update(self.window.advance(ops, arrays, step, rate, lines))
+        if "product" in arrays:
+            changed["product"] = arrays["product"] * self.rule.momentum(ops.real(step), self.hyper(rate), ops)
+        return changed
+
+    def _lines(self, ops: Any, step: Any, alpha: Any) -> Any:
+        """The lines that `step` adds to the steps 1, 2, ... before it, where the heights of the points differ."""
+        touched = step - np.arange(1, self.window.window + 1)
+        centre = ops.stack(self._centres(ops, touched))
+        own = ops.sum(centre * ops.constant(self.in_panel[:, :, 0].T.astype(self.dtype)), 0)
+        root = ops.sqrt(ops.constant(self.powers.astype(self.dtype)) * self._height(ops, step) / own)
+        lines = series(root, self.to_powers.astype(self.dtype))
+        return (
+            ops.flat(lines[:, None, :] * ops.constant((self.in_panel * self.beta_powers[:, None, None]).astype(self.dtype)))
+            * alpha
+        )
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        gap = ops.real(now - last)
+        pairs = (
+            *self.decayed(ops, arrays, now, gap if not self.decay else last),
+            *power(ops, self.momentum, gap), *power(ops, self.rule.optimizer.beta_2, gap),
+        )  # fmt: skip
+        lines = self.window.lines(ops, arrays, now, last)
+        columns = [ops.stack([*pairs, ops.zeros_like(gap)], axis=1)]
+        for panel, centre in enumerate(self._centres(ops, last if self.shape.corrected else gap)):
+            columns += [centre[:, None], lines[:, panel * self.terms : (panel + 1) * self.terms]]
+        return ops.concat(columns, axis=1)
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        beta_2 = self.rule.optimizer.beta_2
+        return (
+            *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
+            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, *self.corrections(ops, arrays, step, rate),
+            self.rule.optimizer.epsilon,
+        )  # fmt: skip
+
+
+class LinearFamily(_Base):
+    """SGD, Adagrad, RMSprop, Adadelta: what the weight takes of the momentum is summed over the window."""
+
+    def __init__(self, rule: Linear, dtype: str, rows: int) -> None:
+        optimizer = rule.optimizer
+        if optimizer.convention == "torch" and isinstance(rule, Descent) and (optimizer.weight_decay or optimizer.dampening):
+            raise ValueError(
+                "SGD: with convention='torch', `weight_decay` (which is coupled) and `dampening` are not supported inside a"
+                f" graph. Received: {optimizer!r}. Use convention='keras', whose decay is decoupled, or `unhot.Table`."
+            )
+        momentum = float(getattr(optimizer, "momentum", 0.0))
+        window = int(REACH / -log(momentum)) + 1 if momentum else 0
+        super().__init__(rule, dtype, rows, window, 1)
+        self.powers = (momentum ** np.arange(float(window)))[:, None].astype(self.dtype)
+        self.averages = getattr(optimizer, "rho", 1.0)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {**self.decays.arrays(self.dtype), **(self.window.arrays(self.dtype) if self.momentum else {})}
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        changed = self.decays.advance(ops, arrays, step, rate)
+        if self.momentum:
+            (_, taken, _, _), _ = self.rule.matrix(step, self.hyper(rate))
+            changed.update(self.window.advance(ops, arrays, step, rate, ops.constant(self.powers) * taken))
+        return changed
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        gap = ops.real(now - last)
+        none = ops.zeros_like(gap)
+        taken = self.window.lines(ops, arrays, now, last)[:, 0] if self.momentum else none
+        return ops.stack(
+            [
+                *self.decayed(ops, arrays, now, last), taken, none, *power(ops, self.momentum, gap),
+                *power(ops, self.averages, gap),
+            ],
+            axis=1,
+        )  # fmt: skip
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        (_, m01, m10, m11), (g_w, g_b), rho, inside, outside = self.rule.numbers(ops.real(step), self.hyper(rate))
+        return (
+            *self.weight_pair(rate), m01, m10, *scalar_pair(m11, self.dtype), g_w, g_b, *scalar_pair(rho, self.dtype),
+            1.0 - rho, inside, outside,
+        )  # fmt: skip
+
+
+class SignFamily(_Base):
+    """Lion, whose rows move at every step: the rates since each step of the ring are summed, with what rounding leaves."""
+
+    def __init__(self, rule: Sign, dtype: str, rows: int) -> None:
+        super().__init__(rule, dtype, rows, 0, 0)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {**self.decays.arrays(self.dtype), "rates": np.zeros((self.capacity, 2), self.dtype)}
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        changed = self.decays.advance(ops, arrays, step, rate)
+        high, low = arrays["rates"][:, 0], arrays["rates"][:, 1]
+        if self.decay:
+            low = low * (1.0 - rate * self.decay) - high * (rate * self.decay)
+        more = low - rate
+        total = high + more
+        new = ops.stack([total, more - (total - high)], axis=1)
+        changed["rates"] = ops.put(new, step & (self.capacity - 1), ops.zeros((2,), new))
+        return changed
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        gap = ops.real(now - last)
+        none = ops.zeros_like(gap)
+        rates = ops.take(arrays["rates"], last & (self.capacity - 1))
+        return ops.stack(
+            [
+                *self.decayed(ops, arrays, now, last), rates[:, 0] + rates[:, 1], none, none, none,
+                *power(ops, self.rule.optimizer.beta_2, gap),
+            ],
+            axis=1,
+        )  # fmt: skip
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        beta_2 = self.rule.optimizer.beta_2
+        return (
+            *self.weight_pair(rate), -rate, self.momentum, 1.0 - self.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+        )  # fmt: skip
+
+
+class ClosedFormFamily(_Base):
+    """Ftrl: the weights follow from the slots at the current rate."""
+
+    def __init__(self, rule: ClosedForm, dtype: str, rows: int) -> None:
+        self.shrinks = rule.optimizer.l2_shrinkage_regularization_strength > 0
+        super().__init__(rule, dtype, rows, 0, 0)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        rate = {"rate": np.ones((), self.dtype)}
+        if not self.shrinks:
+            return rate
+        sums = np.zeros((self.capacity, 2 * TERMS), self.dtype)
+        return {**rate, "sums": sums, "first": np.zeros((self.capacity, 1), self.dtype)}
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        changed = {"rate": rate + 0.0 * arrays["rate"]}
+        if not self.shrinks:
+            return changed
+        optimizer, mask = self.rule.optimizer, self.capacity - 1
+        twice = 2.0 * optimizer.l2_shrinkage_regularization_strength * (1.0 - rate * self.decay)
+        before = ops.where(step > 1, arrays["rate"], rate)
+        nodes = ops.constant(NODES.astype(self.dtype))
+        shrunk = ops.log1p(
+            -twice * before * nodes / (optimizer.least + 2.0 * optimizer.l2_regularization_strength * before * nodes)
+        )
+        more = ops.sum(shrunk[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
+        sums = ops.take(arrays["sums"], (step - 1) & mask)
+        high, low = sums[:TERMS], sums[TERMS:]
+        total = high + more
+        part = total - high
+        error = (high - (total - part)) + (more - part)
+        changed["sums"] = ops.put(arrays["sums"], step & mask, ops.concat([total, low + error]))
+        changed["first"] = ops.put(arrays["first"], (step - 1) & mask, ops.reshape(twice, (1,)))
+        return changed
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        if not self.shrinks:
+            return ops.zeros_like(ops.real(last))[:, None]
+        mask = self.capacity - 1
+        a = ops.take(arrays["sums"], ops.minimum(last + 1, now) & mask)
+        b = ops.take(arrays["sums"], now & mask)
+        sums = (b[:TERMS] - a[:, :TERMS]) + (b[TERMS:] - a[:, TERMS:])
+        return ops.concat([ops.take(arrays["first"], last & mask), sums], axis=1)
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        numbers: tuple[Any, ...] = self.rule.numbers(self.weight_pair(rate), rate)
+        return numbers
+
+    def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
+        rule = copy.copy(self.rule)
+        rule.rate = arrays["rate"]
+        settled: tuple[Any, ...] = rule.settle(ops, rows, c)
+        return settled
+
+
+def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
+    """The family of a rule, for a table of so many rows.
+
+    Errors: ValueError for what has no form inside a graph.
+    """
+    if callable(optimizer.learning_rate):
+        optimizer = copy.copy(optimizer)
+        optimizer.learning_rate = 0.001  # the graph is given each step's
+    rule = optimizer.recurrence(np.dtype(dtype), 1)
+    kinds: tuple[tuple[type, Any], ...] = (
+        (StepMeasure, MeasureFamily),
+        (Linear, LinearFamily),
+        (Sign, SignFamily),
+        (ClosedForm, ClosedFormFamily),
+    )
+    for kind, family in kinds:
+        if isinstance(rule, kind):
+            made: Family = family(rule, dtype, rows)
+            return made
+    raise ValueError(
+        f"{type(optimizer).__name__} with convention='torch' has no form inside a graph. Use convention='keras', or"
+        " `unhot.Table`."
+    )

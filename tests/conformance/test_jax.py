@@ -1,0 +1,190 @@
+"""The registry through `unhot.jax`: compiled lookups and updates, against dense training in NumPy.
+
+float32 tables are trained as JAX is by default, without any float64; float64 ones with `jax.enable_x64`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import unhot
+import unhot.jax
+from unhot.traced import history
+
+from . import signs
+from .dense import Array
+from .registry import RULES, Rule
+from .streams import make
+from .training import agree, dense_copy, train, versions
+
+REFUSED = ("dampening", "weight_decay")
+"""Of PyTorch's SGD."""
+
+
+def has_a_form(rule: Rule) -> bool:
+    if rule.convention == "keras":
+        return True
+    return rule.name != "Adamax" and not (rule.name == "SGD" and any(name in rule.hyper for name in REFUSED))
+
+
+FRONT_END = [rule for rule in RULES if has_a_form(rule)]
+FRONT_END += [case for rule in RULES if rule.id in ("Adam-keras", "Adam-torch") for case in rule.with_betas()]
+"""What has a form inside a graph; all betas for Adam only, since it is compiling that takes the time."""
+
+STREAMS = (("closed", "wandering"), ("mixed", "cosine"), ("tiny", "constant"), ("gaps", "constant"))
+
+SCHEDULED = {"learning_rate"}
+"""What may change from step to step in a compiled function."""
+
+
+LOOKUP, UPDATE, WEIGHTS = jax.jit(unhot.jax.lookup), jax.jit(unhot.jax.update, donate_argnums=0), jax.jit(unhot.jax.weights)
+
+
+class StateCopy:
+    """A state under `jax.jit`; every third step comes as two dimensions of ids, and every other `weights` only looks."""
+
+    def __init__(self, rule: Rule, weights: Array, dtype: str) -> None:
+        self.wide = dtype == "float64"
+        self.rate = rule.rate
+        with jax.enable_x64(self.wide):
+            self.state = unhot.jax.from_array(jnp.asarray(weights, dtype), optimizer=rule.optimizer())
+        self.looks = 0
+
+    def lookup(self, ids: Array) -> Array:
+        with jax.enable_x64(self.wide):
+            return np.asarray(LOOKUP(self.state, self._padded(ids)))[: len(ids)]
+
+    def _padded(self, ids: Array) -> Any:
+        """As many ids in every call, so that one compilation serves: those beyond the table take no part."""
+        return jnp.asarray(np.concatenate([ids, np.full(16 - len(ids) % 16, len(self.state.rows["weights"]))]).astype(np.int32))
+
+    def step(self, ids: Array, gradients: Array) -> None:
+        with jax.enable_x64(self.wide):
+            dtype = self.state.rows["weights"].dtype
+            padded = self._padded(ids)
+            given = np.zeros((len(padded), gradients.shape[1]), dtype)
+            given[: len(ids)] = gradients
+            self.state = UPDATE(self.state, padded, jnp.asarray(given), jnp.asarray(self.rate, dtype))
+            assert all(array.dtype in (dtype, jnp.int32) for array in jax.tree.leaves(self.state))
+
+    def assign(self, hyper: dict[str, Any]) -> None:
+        self.rate = hyper.get("learning_rate", self.rate)
+
+    def weights(self) -> Array:
+        self.looks += 1
+        with jax.enable_x64(self.wide):
+            if self.looks % 2:
+                return np.asarray(WEIGHTS(self.state))
+        return self.lookup(np.arange(self.state.shape[0]))
+
+
+@pytest.mark.parametrize("rule", FRONT_END, ids=lambda rule: rule.id)
+def test_as_dense_training(rule: Rule) -> None:
+    for stream, schedule in STREAMS:
+        given = make(stream, schedule, rule.rate)
+        for step in given.steps:
+            for name in set(step.hyper) - SCHEDULED:
+                del step.hyper[name]
+        states = [StateCopy(rule, given.weights, dtype) for dtype in ("float32", "float64")]
+        reference = dense_copy(rule, versions(given.weights), "float64")
+        copies = [dense_copy(rule, given.weights, "float32"), *states]
+        train(given, reference, copies, agree, guard=signs.guard(rule, given))
+
+
+LONG = [
+    unhot.SGD(0.05, momentum=0.95, weight_decay=0.01),
+    unhot.RMSprop(0.01, weight_decay=0.01),
+    unhot.Adam(0.01, amsgrad=True, weight_decay=0.01),
+    unhot.NAdam(0.01, convention="torch"),
+    unhot.Lion(0.01, weight_decay=0.01),
+    unhot.Ftrl(0.1, l2_shrinkage_regularization_strength=0.1, l1_regularization_strength=0.05),
+]
+
+
+@pytest.mark.parametrize("optimizer", LONG, ids=lambda optimizer: type(optimizer).__name__)
+def test_rests_longer_than_the_ring(optimizer: unhot.rules.Optimizer) -> None:
+    """Rows that rest through three rings of history, settled in turn on the way, in one compiled loop."""
+    rows, dim, steps = 5000, 2, 3 * history.SMALL_RING
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(rows, dim)) * 0.05
+    ids = rng.integers(0, 6, (steps, 2)).astype(np.int32)
+    ids[::1000] = rng.integers(0, rows, ids[::1000].shape)
+    gradients = rng.normal(size=(steps, 2, dim))
+    rates = optimizer.learning_rate * (0.1 + np.abs(np.sin(np.arange(steps) / 700)))
+    table = unhot.Table.from_array(start, optimizer=optimizer)
+    rate = optimizer.learning_rate
+    for i in range(steps):
+        optimizer.learning_rate = float(rates[i])
+        table.step(ids[i], gradients[i])
+    optimizer.learning_rate = rate
+    with jax.enable_x64(True):
+        state = unhot.jax.from_array(jnp.asarray(start), optimizer=optimizer)
+        assert state.trained.chunk > 1, "each step settles some rows in turn"
+
+        def step(state: Any, batch: Any) -> tuple[Any, None]:
+            return unhot.jax.update(state, *batch), None
+
+        state, _ = jax.jit(partial(jax.lax.scan, step))(state, (jnp.asarray(ids), jnp.asarray(gradients), jnp.asarray(rates)))
+        found = np.asarray(unhot.jax.weights(state))
+    np.testing.assert_allclose(found, table.array, rtol=1e-9, atol=1e-9 * np.abs(table.array).max())
+
+
+def test_ids_outside_the_table_read_and_write_nothing() -> None:
+    """Where they are known they are errors; a compiled function gives NaN for them, and leaves their gradients out."""
+    state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.SGD(1.0))
+    for bad in (5, -1, 2**31 - 1, -(2**31)):
+        ids = jnp.asarray([1, bad], jnp.int32)
+        for use in (unhot.jax.lookup, lambda state, ids: unhot.jax.update(state, ids, jnp.ones((2, 2)))):
+            with pytest.raises(IndexError, match="at position \\(1,\\) is out of range: the table has rows 0 to 4"):
+                use(state, ids)
+        assert np.isnan(LOOKUP(state, ids)).tolist() == [[False, False], [True, True]]
+        after = unhot.jax.weights(jax.jit(unhot.jax.update)(state, ids, jnp.ones((2, 2))))
+        assert after.tolist() == [[1, 1], [0, 0], [1, 1], [1, 1], [1, 1]]
+
+
+def test_bad_input_says_so() -> None:
+    state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
+    with pytest.raises(TypeError, match="`ids` must be integers"):
+        unhot.jax.lookup(state, jnp.ones(3))
+    with pytest.raises(ValueError, match="`gradients` must have the shape"):
+        unhot.jax.update(state, jnp.arange(3), jnp.ones((3, 3)))
+    with pytest.raises(TypeError, match="a table must be float32 or float64"):
+        unhot.jax.from_array(jnp.ones((5, 2), jnp.int32), optimizer=unhot.Adam(0.1))
+    with pytest.raises(ValueError, match="must have the shape"):
+        unhot.jax.from_array(jnp.ones(5), optimizer=unhot.Adam(0.1))
+    with pytest.raises(ValueError, match="has no form inside a graph"):
+        unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adamax(convention="torch"))
+    with pytest.raises(ValueError, match="not supported inside a graph"):
+        unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.SGD(0.1, weight_decay=0.1, convention="torch"))
+    with pytest.raises(TypeError, match="not differentiated as a whole"):
+        jax.grad(lambda state: unhot.jax.lookup(state, jnp.array([1])).sum(), allow_int=True)(state)
+
+
+def test_a_learning_rate_of_the_step() -> None:
+    """A callable is traced with the step, whose first is 1; a constant closed over does not disturb gradients of others."""
+    state = unhot.jax.from_array(jnp.zeros((3, 1)), optimizer=unhot.SGD(lambda step: 1.0 * step))
+    for _ in range(3):
+        state = unhot.jax.update(state, jnp.array([2]), jnp.ones((1, 1)))
+    assert unhot.jax.weights(state)[2, 0] == -6.0
+    assert jax.grad(lambda scale: (scale * unhot.jax.lookup(state, jnp.array([2]))).sum())(2.0) == -6.0
+
+
+def test_a_step_copies_no_table() -> None:
+    """Donated, a compiled step has no copy of an array of the table's size."""
+    rows = 50_000
+    state = unhot.jax.from_array(jnp.zeros((rows, 8)), optimizer=unhot.Adam(0.1))
+
+    def step(state: unhot.jax.TableState, ids: Any) -> unhot.jax.TableState:
+        gradients = jax.grad(lambda vectors: ((vectors - 1) ** 2).sum())(unhot.jax.lookup(state, ids))
+        return unhot.jax.update(state, ids, gradients)
+
+    text = jax.jit(step, donate_argnums=0).lower(state, jnp.arange(16)).compile().as_text()
+    copies = [line for line in text.splitlines() if " copy(" in line and f"[{rows}" in line.split(" copy(")[0]]
+    assert f"[{rows},8]" in text
+    assert not copies
