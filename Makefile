@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
 test: $(VENV)/tests check test-numpy
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 tests
 
 check: $(VENV)/tests
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ test-numpy: $(VENV)/tests .venv-numpy/installed
 	$(PYTHON) -m venv .venv-numpy
 	.venv-numpy/bin/python -m pip install $(PIP) --upgrade pip
 	CXX=no-compiler CC=no-compiler .venv-numpy/bin/python -m pip install $(PIP) ".[sparse]"
-	.venv-numpy/bin/python -m pip install $(PIP) pytest pytest-xdist hypothesis
+	.venv-numpy/bin/python -m pip install $(PIP) pytest pytest-timeout pytest-xdist hypothesis
 	touch $@
 
 # The native kernels under the address and undefined-behaviour sanitizers.

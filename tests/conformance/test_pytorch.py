@@ -18,7 +18,7 @@ from unhot.torch.placement import KERNELS
 from . import signs
 from .dense import Array
 from .frameworks import DECOUPLED, TorchCopy, framework_copy
-from .registry import EVERY, Rule
+from .registry import EVERY, RULES, Rule
 from .streams import make
 from .training import agree, train, versions
 
@@ -70,18 +70,23 @@ class LayerCopy:
         return held.copy()
 
 
-@pytest.mark.parametrize(
-    ("kernels", "stream", "schedule"),
-    [
-        ("native", "closed", "wandering"),
+CASES = [("native", "closed", "wandering", rule) for rule in FRONT_END]
+CASES += [
+    (*way, rule)
+    for way in (
         ("native", "mixed", "cosine"),
         ("native", "tiny", "constant"),
         ("native", "gaps", "constant"),
         ("torch", "closed", "wandering"),
-    ],
-)
-@pytest.mark.parametrize("rule", FRONT_END, ids=lambda rule: rule.id)
-def test_as_torch_trains(rule: Rule, stream: str, schedule: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    )
+    for rule in RULES
+    if rule.convention == "torch"
+]
+"""All betas once: what they do to the rules is tested in test_against_dense.py, and this is what the front end makes of it."""
+
+
+@pytest.mark.parametrize(("kernels", "stream", "schedule", "rule"), CASES, ids=lambda part: getattr(part, "id", part))
+def test_as_torch_trains(kernels: str, stream: str, schedule: str, rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer holds what torch.optim makes of a dense parameter that gets one-hot(ids).T @ gradients."""
     monkeypatch.setenv(KERNELS, kernels)
     given = make(stream, schedule, rule.rate)

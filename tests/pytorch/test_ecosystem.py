@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import unhot.torch
 
 ROWS, DIM, STEPS = 40, 4, 30
+PATIENCE = timedelta(seconds=60)
+"""For other processes; what waits longer has failed."""
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +200,7 @@ def test_data_loader_workers() -> None:
     """Worker processes are forked from one that has stepped tables, and each batch trains."""
     pair = twins()
     for model, optimizer in pair:
-        loader = DataLoader(TensorDataset(*data()), batch_size=8, num_workers=2)
+        loader = DataLoader(TensorDataset(*data()), batch_size=8, num_workers=2, timeout=PATIENCE.total_seconds())
         for _ in range(2):
             for ids, wanted in loader:
                 optimizer.zero_grad()
@@ -277,7 +280,9 @@ def distributed(rank: int, folder: str, case: str) -> None:
     """One of two processes; writes the parameters, or the error."""
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=PATIENCE
+    )
     try:
         model = twins()[1][0]
         if case == "wrapped first":
@@ -298,7 +303,9 @@ def distributed(rank: int, folder: str, case: str) -> None:
     except RuntimeError as error:
         result = str(error)
     torch.save(result, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    # The process ends here, and frees nothing. Freeing DDP's reducer holds the GIL while it waits for gloo's thread, and that
+    # thread, where it happens to be freeing the work of a sparse all-reduce, waits for the GIL: torch can lock up for good.
+    os._exit(0)
 
 
 def run_distributed(case: str, tmp_path: Path) -> list[Any]:
