@@ -7,13 +7,20 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: demo test check test-numpy test-sanitize bench bench-full docs clean
+.PHONY: demo test check test-numpy test-keras test-sanitize bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
 test: $(VENV)/tests check test-numpy
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 --ignore tests/keras3 tests
+	$(MAKE) test-keras
+
+# The Keras front end, in a process for each backend.
+test-keras: $(VENV)/tests
+	for backend in torch jax tensorflow; do \
+	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 tests/keras3 || exit 1; \
+	done
 
 check: $(VENV)/tests
 	$(BIN)/ruff check .

@@ -185,7 +185,10 @@ class ClosedForm(Recurrence):
         )
 
     def parameters(self) -> tuple[float, ...]:
-        return tuple(float(x) for x in np.array(self.constants(), self.dtype))
+        over_rate, twice_l2, l1, beta, power, least = self.constants()
+        rounded = (float(x) for x in np.array((over_rate, twice_l2, l1, beta, least), self.dtype))
+        over_rate, twice_l2, l1, beta, least = rounded
+        return over_rate, twice_l2, l1, beta, power, least
 
     def numbers(self, decay: tuple[Any, Any], rate: Any) -> tuple[Any, ...]:
         """The scalars of a step, from the two floats of its decay and its rate."""
@@ -198,8 +201,8 @@ class ClosedForm(Recurrence):
 
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w, n, z = rows
-        over_rate, twice_l2, l1, beta, power, least = self.constants()
-        x = self._power(xp, n, power) + beta
+        over_rate, twice_l2, l1, beta, _, least = self.constants()
+        x = self._narrow(xp, self._power(xp, n)) + beta
         if self._shrinks:
             z = z + w * c[:, 0, None]
             kept = xp.minimum(xp.maximum(z, -l1), l1)
@@ -212,16 +215,25 @@ class ClosedForm(Recurrence):
         kept = xp.minimum(xp.maximum(z, -l1), l1)
         return (kept - z) / (x * over_rate + twice_l2), n, z
 
-    def _power(self, xp: Any, n: Any, power: Any) -> Any:
-        return xp.sqrt(n) if power == 0.5 else n**power
+    def _power(self, xp: Any, n: Any) -> Any:
+        """n**-learning_rate_power, but for the root in float64 where there is one: what is left of differences counts."""
+        power = -self.optimizer.learning_rate_power
+        if power == 0.5:
+            return xp.sqrt(n)
+        return (n.astype(np.float64) if xp is np else n) ** power
+
+    def _narrow(self, xp: Any, x: Any) -> Any:
+        return x.astype(self.dtype) if xp is np else x
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w, n, z = rows
-        w_hi, w_lo, over_rate, twice_shrinkage, twice_l2, l1, beta, power, _ = s
+        w_hi, w_lo, over_rate, twice_shrinkage, twice_l2, l1, beta, _, _ = s
         w = weight_by(xp, w, w_hi, w_lo)
         total = n + g * g
-        risen = self._power(xp, total, power)
-        z = z + ((g + w * twice_shrinkage) - ((risen - self._power(xp, n, power)) * over_rate) * w)
+        risen = self._power(xp, total)
+        rise = self._narrow(xp, risen - self._power(xp, n))
+        risen = self._narrow(xp, risen)
+        z = z + ((g + w * twice_shrinkage) - (rise * over_rate) * w)
         kept = xp.minimum(xp.maximum(z, -l1), l1)
         return (kept - z) / ((risen + beta) * over_rate + twice_l2), total, z
 

@@ -31,6 +31,9 @@ from unhot.rules.base import (
 from unhot.rules.crossing import CrossingMaximum
 from unhot.step_measure import MeasureHistory, Shape
 
+PANELS = 4
+"""Panels that a graph may spell out one by one: with dozens, compilers take long, and much memory."""
+
 DECOUPLED = "Use unhot.AdamW, or decoupled_weight_decay=True, or convention='keras': their decay is decoupled."
 
 
@@ -354,6 +357,14 @@ class StepMeasure(Recurrence):
         """The sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel."""
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
         terms = self.history.terms
+        if xp is not np and c.shape[1] > PANELS * (1 + terms):
+            c = xp.reshape(c, (-1, c.shape[1] // (1 + terms), 1 + terms))
+            over = 1 / (c[:, :, 0, None] * x[:, None, :] + epsilon)
+            u = 1 - (epsilon + epsilon) * over
+            polynomial = c[:, :, terms, None] + u * 0
+            for i in range(terms - 1, 0, -1):
+                polynomial = polynomial * u + c[:, :, i, None]
+            return xp.sum(polynomial * over, 1)
         total: Any = None
         for panel in range(0, c.shape[1], 1 + terms):
             over = 1 / (c[:, panel, None] * x + epsilon)
