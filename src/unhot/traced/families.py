@@ -102,7 +102,7 @@ class MeasureFamily(_Base):
         return (lines[:, None, :] * self.in_panel.astype(self.dtype)).reshape((-1, self.window.width))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        product = {"product": np.ones((), self.dtype)} if isinstance(self.rule, NesterovMeasure) else {}
+        product = {"momentum_product": np.ones((), self.dtype)} if isinstance(self.rule, NesterovMeasure) else {}
         return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product}
 
     def _height(self, ops: Any, step: Any) -> Any:
@@ -118,8 +118,8 @@ class MeasureFamily(_Base):
     def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
         """(alpha, gamma, c): see `StepMeasure.corrections`."""
         rule = copy.copy(self.rule)
-        if "product" in arrays:
-            rule.product = arrays["product"]
+        if "momentum_product" in arrays:
+            rule.product = arrays["momentum_product"]
         corrections: tuple[Any, Any, Any] = rule.corrections(ops.real(step), self.hyper(rate), ops)
         return corrections
 
@@ -131,8 +131,8 @@ class MeasureFamily(_Base):
         else:
             lines = ops.zeros((0, self.window.width), arrays["lines"])
         changed.update(self.window.advance(ops, arrays, step, rate, lines))
-        if "product" in arrays:
-            changed["product"] = arrays["product"] * self.rule.momentum(ops.real(step), self.hyper(rate), ops)
+        if "momentum_product" in arrays:
+            changed["momentum_product"] = arrays["momentum_product"] * self.rule.momentum(ops.real(step), self.hyper(rate), ops)
         return changed
 
     def _lines(self, ops: Any, step: Any, alpha: Any) -> Any:

@@ -1,0 +1,6 @@
+"""Keras 3: `Embedding` and the optimizers, on the backends torch, JAX and TensorFlow; importing this imports Keras."""
+
+from unhot.keras.embedding import Embedding
+from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
+
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Embedding", "Ftrl", "Lion", "Nadam", "RMSprop"]

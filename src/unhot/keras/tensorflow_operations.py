@@ -1,0 +1,102 @@
+"""The operations of `unhot.traced` in TensorFlow; arrays that stay, such as rows and histories, are `tf.Variable`s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Operations:
+    """What the mathematics calls, for arrays of one dtype."""
+
+    sqrt = staticmethod(tf.sqrt)
+    abs = staticmethod(tf.abs)
+    sign = staticmethod(tf.sign)
+    exp = staticmethod(tf.exp)
+    expm1 = staticmethod(tf.math.expm1)
+    log1p = staticmethod(tf.math.log1p)
+    zeros_like = staticmethod(tf.zeros_like)
+    ones_like = staticmethod(tf.ones_like)
+    reshape = staticmethod(tf.reshape)
+    constant = staticmethod(tf.constant)
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = tf.as_dtype(dtype)
+
+    def _alike(self, *values: Any) -> tuple[Any, ...]:
+        """Numbers beside tensors take the tensors' dtype."""
+        dtype = next(
+            (value.dtype for value in values if hasattr(value, "dtype") and not isinstance(value, np.ndarray)), self.dtype
+        )
+        return tuple(value if tf.is_tensor(value) else tf.cast(value, dtype) for value in values)
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        return tf.where(condition, *self._alike(x, y))
+
+    def maximum(self, x: Any, y: Any) -> Any:
+        return tf.maximum(*self._alike(x, y))
+
+    def minimum(self, x: Any, y: Any) -> Any:
+        return tf.minimum(*self._alike(x, y))
+
+    def stack(self, parts: Any, axis: int = 0) -> Any:
+        # Not `tf.stack`: Grappler cancels it with the slice `c[:, i, None]` that follows, and forgets the new axis.
+        return tf.concat([tf.expand_dims(self.real(part), axis) for part in parts], axis)
+
+    def concat(self, parts: Any, axis: int = 0) -> Any:
+        return tf.concat(parts, axis)
+
+    def sum(self, x: Any, axis: int) -> Any:
+        return tf.reduce_sum(x, axis)
+
+    def flat(self, x: Any) -> Any:
+        """The lines of a three-dimensional array."""
+        return tf.reshape(x, (-1, x.shape[1] * x.shape[2]))
+
+    def real(self, x: Any) -> Any:
+        return tf.cast(x, self.dtype)
+
+    def full_like(self, x: Any, value: Any) -> Any:
+        return tf.zeros_like(x) + tf.cast(value, x.dtype)
+
+    def zeros(self, shape: Any, like: Any) -> Any:
+        return tf.zeros(shape, like.dtype)
+
+    def arange(self, count: int) -> Any:
+        return tf.range(count, dtype=tf.int32)
+
+    def take(self, x: Any, i: Any) -> Any:
+        return tf.gather(x, i)
+
+    def put(self, x: Any, i: Any, lines: Any) -> Any:
+        """`x` with its lines `i` replaced: a variable itself, or a new tensor."""
+        lines = tf.cast(lines, x.dtype)
+        single = len(i.shape) == 0
+        i, lines = (tf.reshape(i, (1,)), lines[None]) if single else (i, lines)
+        if isinstance(x, tf.Variable):
+            x.scatter_update(tf.IndexedSlices(lines, i))
+            return x
+        return tf.tensor_scatter_nd_update(x, i[:, None], lines)
+
+    def after(self, x: Any, alike: Any, lines: Any) -> Any:
+        """x: TensorFlow keeps the order of what reads and writes a variable."""
+        return x
+
+
+class VariableRows:
+    """`unhot.traced.engine.Rows` in variables, which are written in place."""
+
+    def __init__(self, variables: dict[str, Any], rows: int) -> None:
+        self.variables, self.rows = variables, rows
+
+    def take(self, name: str, ids: Any) -> Any:
+        return tf.gather(self.variables[name], self._within(ids))
+
+    def put(self, name: str, ids: Any, lines: Any) -> None:
+        # Ids beyond the table come from settling in turn only. The last row's line is then written again as it is.
+        self.variables[name].scatter_update(tf.IndexedSlices(lines, self._within(ids)))
+
+    def _within(self, ids: Any) -> Any:
+        return tf.minimum(ids, tf.cast(self.rows - 1, ids.dtype))

@@ -1,0 +1,247 @@
+"""Tables on Keras's TensorFlow backend: the engine of `unhot.traced` on the memory of Keras's variables."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from unhot.keras.gradients import RowGradient
+from unhot.keras.settled import Settled, become
+from unhot.keras.tensorflow_operations import Operations, VariableRows
+from unhot.rules import Optimizer
+from unhot.traced.engine import Traced
+
+DTYPES = ("float32", "float64")
+
+# ---------------------------------------------------------------- tables and lookups
+
+
+def make_table(variable: Any) -> None:
+    """Let the new variable's rows be trained apart."""
+    variable.is_table = variable.dtype in DTYPES and not tf.distribute.has_strategy()
+
+
+def state_variables(variables: list[Any]) -> list[Any]:
+    """The variables of a layer as a trainer sees them."""
+    return variables
+
+
+def is_table(variable: Any) -> bool:
+    """Whether `make_table` has made this variable one."""
+    return getattr(variable, "is_table", False)
+
+
+def training_of(variable: Any) -> Training | None:
+    """What trains the rows of this variable, if an optimizer owns them."""
+    training: Training | None = getattr(variable, "training", None)
+    if training is not None and training.optimizer is None and tf.executing_eagerly():
+        training.release()
+        variable.training = training = None
+    return training
+
+
+def owned(variable: Any) -> bool:
+    """Whether lookups must go through `lookup`."""
+    return training_of(variable) is not None and not in_stateless_scope()
+
+
+def lookup(variable: Any, ids: Any) -> Any:
+    """The settled vectors of an owned table, with a row-sparse gradient; the ids are in range."""
+    training = training_of(variable)
+    assert training is not None
+    flat = tf.reshape(ids, (-1,))
+    found = _as_settled(tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat)))
+    return tf.reshape(found, tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _as_settled(held: Any, settled: Any) -> Any:
+    """The settled rows, with the gradient of those that were gathered."""
+    return tf.identity(settled), lambda gradient: (gradient, None)
+
+
+def concrete(ids: Any) -> Any:
+    """The ids as an array, if they are known now."""
+    return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
+
+
+# ---------------------------------------------------------------- training
+
+
+def stock_variables(variables: list[Any]) -> list[Any]:
+    """The variables that a trainer hands to an optimizer, as Keras's own optimizer would be given them."""
+    return variables
+
+
+def unread(variable: Any) -> Any:
+    """What stands for the variable, and can be asked who it is without a look at its value."""
+    return variable._value if hasattr(variable, "training") else variable
+
+
+def built(optimizer: Any, variables: Any, tables: Iterable[Training]) -> None:
+    """The optimizer owns these tables from now on."""
+
+
+def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
+    """The variables of the optimizer that a trainer has to carry."""
+    return variables[:]
+
+
+def outside_graph(function: Any) -> Any:
+    """The function as it is: rows are settled and stepped within the graph."""
+    return function
+
+
+def check_rule(rule: Optimizer, variable: Any) -> None:
+    """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
+    Traced(rule, variable.dtype, variable.shape[0])
+
+
+def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The gradients, those of owned tables by rows where they are row-sparse; and the variables."""
+    found = []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if isinstance(gradient, tf.IndexedSlices):
+            if optimizer.table(variable) is not None:
+                gradient = RowGradient(gradient.indices, gradient.values)
+            elif is_table(variable):
+                gradient = tf.convert_to_tensor(gradient)  # Keras's optimizers would take the ids that repeat one by one
+        found.append(gradient)
+    return found, variables
+
+
+class Training:
+    """A table and the optimizer that owns it.
+
+    Every row stands at the step `last`.  The clock follows the optimizer's `iterations`, which others may write.
+    """
+
+    def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
+        previous = training_of(variable)
+        if previous is not None:
+            previous.release()
+        self._optimizer = weakref.ref(optimizer)
+        self.variable = variable
+        self.ops = Operations(variable.dtype)
+        self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
+        self.traced: Traced
+        self.history: dict[str, Any] = {}
+        self.clock: Any = None
+        self._follow(optimizer, {})
+        self._rate: Any = None
+        for settled in (variable, *slots.values()):
+            become(settled, Settled, self)
+
+    def _follow(self, optimizer: Any, state: Mapping[str, Any]) -> None:
+        """Take up the optimizer's rule, and the numbers that it keeps; all rows are settled."""
+        self.traced = Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
+        self.store = VariableRows({name: self.held[name] for name in self.traced.names}, self.traced.rows)
+        if self.traced.defers:
+            with tf.init_scope():
+                last = tf.zeros((self.traced.rows,), tf.int32)
+                self.store.variables["last"] = tf.Variable(last, trainable=False, name="last")
+                self.clock = tf.Variable(0, trainable=False, name="clock")
+                self.history = {
+                    name: tf.Variable(start, trainable=False, name=name) for name, start in self.traced.family.arrays().items()
+                }
+                self._go_on(optimizer, state)
+
+    @property
+    def optimizer(self) -> Any:
+        """The owner, or None once it is gone."""
+        return self._optimizer()
+
+    @property
+    def current(self) -> bool:
+        """Whether no other optimizer has taken the table over."""
+        return self.variable.training is self
+
+    def _now(self) -> Any:
+        return self.clock.read_value() if self.traced.defers else tf.constant(0, tf.int32)
+
+    # ------------------------------------------------------------------ reading
+
+    def lookup(self, ids: Any) -> Any:
+        """The settled weights of the flat `ids`."""
+        return self.traced.lookup(self.ops, self.history, self.store, ids, self._now())
+
+    def settle(self) -> None:
+        """Apply all deferred steps."""
+        if not self.traced.defers:
+            return
+        if tf.executing_eagerly() and not bool(tf.reduce_any(self.store.variables["last"] < self._now())):
+            return
+        rows = tf.range(self.store.rows, dtype=tf.int32)
+        self.traced.settle(self.ops, self.history, self.store, rows, self._now())
+
+    release = settle
+
+    # ------------------------------------------------------------------ training
+
+    def distinct(self, gradient: RowGradient) -> RowGradient:
+        """The same gradient with each id once."""
+        if gradient.distinct:
+            return gradient
+        ids, group = tf.unique(gradient.ids)
+        return RowGradient(ids, tf.math.unsorted_segment_sum(gradient.values, group, tf.size(ids)), True)
+
+    def restart(self, optimizer: Any) -> None:
+        """Go on from what has been written into Keras's variables, once released."""
+        if self.traced.defers:
+            self._go_on(optimizer, optimizer.row_state())
+
+    def _go_on(self, optimizer: Any, state: Mapping[str, Any]) -> None:
+        now = tf.cast(optimizer._iterations._value, tf.int32)
+        self.clock.assign(now)
+        self.store.variables["last"].assign(tf.fill((self.traced.rows,), now))
+        for name, start in self.traced.family.arrays().items():
+            self.history[name].assign(tf.cast(state.get(name, start), self.history[name].dtype))
+
+    def _follow_iterations(self, optimizer: Any) -> None:
+        def meet() -> None:
+            self.settle()
+            self.restart(optimizer)
+
+        if self.traced.defers:
+            tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
+
+    @contextmanager
+    def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+        """Around a step that Keras makes, of the whole table or without it."""
+        self._follow_iterations(optimizer)
+        self.settle()
+        yield
+        if self.traced.defers:
+            step = self._now() + 1
+            self._keep(self.traced.family.advance(self.ops, self.history, step, self.ops.real(rate)))
+            self.store.variables["last"].assign(tf.fill((self.traced.rows,), step))
+            self.clock.assign(step)
+
+    def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
+        """Get ready for a step; what can go wrong goes wrong here."""
+        traced = Traced(optimizer.row_rule(variable, 0.001), self.traced.dtype, self.traced.rows)
+        if traced != self.traced:
+            if not tf.executing_eagerly():
+                optimizer.refuse_change(variable)
+            self.settle()
+            self._follow(optimizer, optimizer.row_state())
+        self._follow_iterations(optimizer)
+        self._rate = self.ops.real(rate)
+
+    def make_step(self, gradient: RowGradient) -> None:
+        """Make the step that was prepared."""
+        gradient = self.distinct(gradient)
+        now = self._now()
+        self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, self._rate))
+        if self.traced.defers:
+            self.clock.assign(now + 1)
+
+    def _keep(self, history: Mapping[str, Any]) -> None:
+        for name, value in history.items():
+            if value is not self.history[name]:
+                self.history[name].assign(value)

@@ -1,0 +1,192 @@
+"""Tables on Keras's PyTorch backend: the parameter and the engine of `unhot.torch`, on the memory of Keras's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from keras.src.backend.torch.core import get_device
+from torch import Tensor
+from torch._C import DisableTorchFunctionSubclass
+
+from unhot.engine import Engine, recurrence
+from unhot.keras.gradients import RowGradient
+from unhot.keras.settled import Owned, Settled, become
+from unhot.rules import Optimizer
+from unhot.torch.lookup import DTYPES, owner_of
+from unhot.torch.lookup import lookup as torch_lookup
+from unhot.torch.parameter import TableParameter
+from unhot.torch.training import RowTraining
+
+# ---------------------------------------------------------------- tables and lookups
+
+
+def make_table(variable: Any) -> None:
+    """Let the new variable's rows be trained apart."""
+    value = variable._value
+    if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
+        variable._value = TableParameter(value.detach(), value.requires_grad)
+
+
+def state_variables(variables: list[Any]) -> list[Any]:
+    """The variables of a layer as a trainer sees them."""
+    return variables
+
+
+def is_table(variable: Any) -> bool:
+    """Whether `make_table` has made this variable one."""
+    return isinstance(getattr(variable, "_value", None), TableParameter)
+
+
+def owned(variable: Any) -> bool:
+    """Whether lookups must go through `lookup`."""
+    return is_table(variable) and get_device() != "meta" and owner_of(variable._value, None) is not None
+
+
+def lookup(variable: Any, ids: Any) -> Any:
+    """The settled vectors of an owned table, with a row-sparse gradient; the ids are in range."""
+    with DisableTorchFunctionSubclass():
+        return torch_lookup(ids, variable._value)
+
+
+def concrete(ids: Any) -> Any:
+    """The ids as an array, if they are known now."""
+    if torch.compiler.is_compiling() or ids.device.type == "meta" or isinstance(ids, torch._subclasses.FakeTensor):
+        return None
+    return ids.detach().cpu().numpy()
+
+
+# ---------------------------------------------------------------- training
+
+
+def stock_variables(variables: list[Any]) -> list[Any]:
+    """The variables that a trainer hands to an optimizer, as Keras's own optimizer would be given them."""
+    return variables
+
+
+def unread(variable: Any) -> Any:
+    """What stands for the variable, and can be asked who it is without a look at its value."""
+    return variable
+
+
+def built(optimizer: Any, variables: Any, tables: Iterable[Training]) -> None:
+    """The optimizer owns these tables from now on."""
+
+
+def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
+    """The variables of the optimizer that a trainer has to carry."""
+    return variables[:]
+
+
+def outside_graph(function: Any) -> Any:
+    """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
+    disable: Any = torch.compiler.disable
+    return disable(function, reason="unhot settles and steps rows outside graphs")
+
+
+def check_rule(rule: Optimizer, variable: Any) -> None:
+    """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
+    recurrence(rule, _dtype(variable._value), variable.shape[0])
+
+
+def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The gradients, those of owned tables by rows where they are row-sparse, and all others dense; and the variables."""
+    found = []
+    for gradient, variable in zip(gradients, variables, strict=True):
+        if isinstance(gradient, Tensor) and gradient.is_sparse:
+            if optimizer.table(variable) is None:
+                gradient = gradient.to_dense()
+            else:
+                gradient = RowGradient(gradient._indices().view(-1), gradient._values().detach())
+        found.append(gradient)
+    return found, variables
+
+
+class _Slots:
+    """What `RowTraining` asks of an optimizer: the state of a parameter, which here lies in Keras's variables."""
+
+    def __init__(self) -> None:
+        self.state: dict[Any, Any] = {}
+
+
+class Training(RowTraining):
+    """A table and the optimizer that owns it."""
+
+    def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
+        parameter = variable._value
+        if parameter.training is not None:
+            parameter.training.release()
+        self._slots = slots
+        source: Any = _Slots()
+        vars(optimizer).setdefault("_sources", []).append(source)  # held by the optimizer alone, with which the table is free
+        super().__init__(parameter, source)
+        parameter.training = self
+        become(variable, Owned, self)
+        for slot in slots.values():
+            become(slot, Settled, self)
+
+    @property
+    def optimizer(self) -> Any:
+        """What owns the table, or None once it is gone."""
+        return self.owner
+
+    @property
+    def current(self) -> bool:
+        """Whether no other optimizer has taken the table over."""
+        parameter = self._parameter()
+        return parameter is not None and parameter.training is self
+
+    def distinct(self, gradient: RowGradient) -> RowGradient:
+        """The same gradient with each id once."""
+        ids, inverse = torch.unique(gradient.ids, return_inverse=True)
+        wide = torch.zeros((len(ids), gradient.values.size(1)), dtype=torch.float64, device=ids.device)
+        sums = wide.index_add_(0, inverse, gradient.values.to(torch.float64)).to(gradient.values.dtype)
+        return RowGradient(ids, sums)
+
+    @contextmanager
+    def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+        """Around a step that Keras makes, of the whole table or without it; the next step by rows starts from its variables."""
+        self.release()
+        yield
+
+    def restart(self, optimizer: Any) -> None:
+        """Go on from what has been written into Keras's variables, once released."""
+
+    def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
+        """Get ready for a step; what can go wrong goes wrong here."""
+        with DisableTorchFunctionSubclass():
+            rule, clock = optimizer.row_rule(variable, float(rate)), int(optimizer.iterations)
+            engine = self._current()
+            if engine is not None and engine.clock != clock:
+                self.release()
+                engine = None
+            if engine is None:
+                self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
+            self._hyper = engine.follow(rule)
+
+    def make_step(self, gradient: RowGradient) -> None:
+        """Make the step that was prepared."""
+        engine, place, parameter = self.engine, self._place, self._parameter()
+        assert engine is not None
+        assert parameter is not None
+        with DisableTorchFunctionSubclass():
+            ids = place.view(gradient.ids)
+            engine.step(ids, place.view(gradient.values.to(self._weights.dtype).contiguous()), self._hyper)
+            torch.autograd.graph.increment_version(parameter)
+
+    def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Any]) -> Engine:
+        """An engine on the memory of Keras's variables."""
+        snapshot, followed = recurrence(rule, _dtype(self._weights), len(self._weights), set(self._slots))
+        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
+        followed.load_state(begun | {name: float(value) for name, value in state.items()})
+        slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]
+        engine = Engine(self._place.take_over(self._weights), None, self._place.kernels)
+        engine.adopt(engine.weights, slots, clock, snapshot, followed)
+        return engine
+
+
+def _dtype(tensor: Tensor) -> np.dtype[Any]:
+    return np.dtype(str(tensor.dtype).removeprefix("torch."))

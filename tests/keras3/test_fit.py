@@ -1,0 +1,48 @@
+"""An unmodified `model.fit` with a table learns what it learns with one-hot vectors and Keras's own optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import unhot.keras
+
+from .models import assert_same, data, pair
+
+OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"learning_rate": 0.1}),
+    ("SGD", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("Adagrad", {"learning_rate": 0.1}),
+    ("RMSprop", {"learning_rate": 0.01, "centered": True, "momentum": 0.5}),
+    ("Adadelta", {"learning_rate": 1.0}),
+    ("Adam", {"learning_rate": 0.01}),
+    ("Adam", {"learning_rate": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    ("AdamW", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    ("Adamax", {"learning_rate": 0.01}),
+    ("Nadam", {"learning_rate": 0.01}),
+    ("Lion", {"learning_rate": 0.003}),
+    ("Ftrl", {"learning_rate": 0.1, "l1_regularization_strength": 0.01}),
+]
+WAYS: list[dict[str, Any]] = [{"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}]
+"""All that `compile` knows. On JAX the second compiles the step all the same; on torch the third is the second."""
+
+
+def both(name: str, **options: Any) -> tuple[Any, Any]:
+    """unhot's optimizer and Keras's."""
+    return getattr(unhot.keras, name)(**options), getattr(keras.optimizers, name)(**options)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(f"{k}={v}" for k, v in way.items())))
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=lambda part: part if isinstance(part, str) else "")
+def test_fit(name: str, options: dict[str, Any], way: dict[str, Any]) -> None:
+    if way.get("jit_compile") and keras.backend.backend() == "torch" and (name, len(options)) not in (("SGD", 1), ("Adam", 1)):
+        pytest.skip("unhot's part lies outside the graph for all optimizers")
+    ours, theirs = pair(*both(name, **options), **way)
+    ids, targets = data()
+    losses = [m.fit(ids, targets, batch_size=12, epochs=5, shuffle=False, verbose=0).history["loss"] for m in (ours, theirs)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert ours.optimizer.table(ours.get_layer("table")._embeddings) is not None
+    assert_same(ours, theirs)
