@@ -69,5 +69,6 @@ def assert_same(ours: keras.Model, theirs: keras.Model, allowed: float = 300 * E
         np.testing.assert_allclose(mine, other, rtol=allowed, atol=allowed, err_msg=name)
     state = [[np.asarray(ops.convert_to_numpy(v.value)) for v in m.optimizer._variables] for m in (ours, theirs)]
     for variable, mine, other in zip(theirs.optimizer._variables, *state, strict=True):
-        scale = np.abs(other).max(initial=0.0)
-        np.testing.assert_allclose(mine, other, rtol=allowed, atol=allowed * max(scale, 1e-3), err_msg=variable.path)
+        # Averages of gradients cancel: what they are rounded to is the gradients' size, of the order of 1 here.
+        scale = max(np.abs(other).max(initial=0.0), 0.1 if "momentum" in variable.path else 1e-3)
+        np.testing.assert_allclose(mine, other, rtol=allowed, atol=allowed * scale, err_msg=variable.path)

@@ -2,5 +2,6 @@
 
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
+from unhot.keras.release import release
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Embedding", "Ftrl", "Lion", "Nadam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Embedding", "Ftrl", "Lion", "Nadam", "RMSprop", "release"]

@@ -87,7 +87,7 @@ class RowSparse:
     def row_rule(self, variable: Any, rate: Any) -> Optimizer:
         """The rule for a table, with the hyperparameters as they stand."""
         this: Any = self
-        decay = this.weight_decay if this.weight_decay and this._use_weight_decay(variable) else 0.0
+        decay = this.weight_decay if this.weight_decay and this._use_weight_decay(port.unread(variable)) else 0.0
         given = {name: getattr(this, name) for name in self.hyperparameters}
         return self.rule(rate, weight_decay=decay, **given)
 

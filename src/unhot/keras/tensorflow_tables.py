@@ -40,8 +40,8 @@ def training_of(variable: Any) -> Training | None:
     """What trains the rows of this variable, if an optimizer owns them."""
     training: Training | None = getattr(variable, "training", None)
     if training is not None and training.optimizer is None and tf.executing_eagerly():
-        training.release()
-        variable.training = training = None
+        training.give_back()
+        training = None
     return training
 
 
@@ -80,7 +80,7 @@ def stock_variables(variables: list[Any]) -> list[Any]:
 
 def unread(variable: Any) -> Any:
     """What stands for the variable, and can be asked who it is without a look at its value."""
-    return variable._value if hasattr(variable, "training") else variable
+    return variable._value if is_table(variable) else variable
 
 
 def built(optimizer: Any, variables: Any, tables: Iterable[Training]) -> None:
@@ -160,6 +160,11 @@ class Training:
     def current(self) -> bool:
         """Whether no other optimizer has taken the table over."""
         return self.variable.training is self
+
+    def give_back(self) -> None:
+        """The table is nobody's any more."""
+        self.release()
+        self.variable.training = None
 
     def _now(self) -> Any:
         return self.clock.read_value() if self.traced.defers else tf.constant(0, tf.int32)

@@ -15,6 +15,7 @@ from torch._C import DisableTorchFunctionSubclass
 from unhot.engine import Engine, recurrence
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Owned, Settled, become
+from unhot.keras.torch_parameter import KerasParameter, RowSparse
 from unhot.rules import Optimizer
 from unhot.torch.lookup import DTYPES, owner_of
 from unhot.torch.lookup import lookup as torch_lookup
@@ -28,7 +29,7 @@ def make_table(variable: Any) -> None:
     """Let the new variable's rows be trained apart."""
     value = variable._value
     if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
-        variable._value = TableParameter(value.detach(), value.requires_grad)
+        variable._value = KerasParameter(value.detach(), value.requires_grad)
 
 
 def state_variables(variables: list[Any]) -> list[Any]:
@@ -96,6 +97,8 @@ def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple
     """The gradients, those of owned tables by rows where they are row-sparse, and all others dense; and the variables."""
     found = []
     for gradient, variable in zip(gradients, variables, strict=True):
+        if isinstance(gradient, RowSparse):
+            gradient = gradient.held
         if isinstance(gradient, Tensor) and gradient.is_sparse:
             if optimizer.table(variable) is None:
                 gradient = gradient.to_dense()
@@ -119,7 +122,7 @@ class Training(RowTraining):
         parameter = variable._value
         if parameter.training is not None:
             parameter.training.release()
-        self._slots = slots
+        self.variable, self._slots = variable, slots
         source: Any = _Slots()
         vars(optimizer).setdefault("_sources", []).append(source)  # held by the optimizer alone, with which the table is free
         super().__init__(parameter, source)
@@ -138,6 +141,14 @@ class Training(RowTraining):
         """Whether no other optimizer has taken the table over."""
         parameter = self._parameter()
         return parameter is not None and parameter.training is self
+
+    def give_back(self) -> None:
+        """The table is nobody's any more."""
+        self.release()
+        parameter = self._parameter()
+        if parameter is not None:
+            parameter.training = None
+        self.variable.training = None
 
     def distinct(self, gradient: RowGradient) -> RowGradient:
         """The same gradient with each id once."""

@@ -1,0 +1,249 @@
+"""What Keras's optimizers and `compile` offer beside the rule: exact with tables too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from .models import DIM, LENGTH, ROWS, assert_same, data, model_with, one_hot, pair, table
+from .test_fit import both
+
+BACKEND = keras.backend.backend()
+
+
+def fit_both(ours: keras.Model, theirs: keras.Model, **options: Any) -> None:
+    ids, targets = data()
+    options = {"batch_size": 12, "epochs": 4, "shuffle": False, "verbose": 0, **options}
+    for model in (ours, theirs):
+        model.fit(ids, targets, **options)
+    owned = ours.optimizer if hasattr(ours.optimizer, "table") else ours.optimizer.inner_optimizer
+    assert owned.table(ours.get_layer("table")._embeddings) is not None
+
+
+CLIPPING: list[dict[str, Any]] = [{"clipnorm": 0.05}, {"global_clipnorm": 0.05}, {"clipvalue": 0.01}]
+
+
+@pytest.mark.parametrize("options", CLIPPING, ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_clipping(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = pair(*both(name, learning_rate=0.03, **options))
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+def test_schedule_of_the_learning_rate() -> None:
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 20, warmup_target=0.1, warmup_steps=5)
+    ours, theirs = pair(*both("Adam", learning_rate=schedule))
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+def test_callbacks_that_set_the_learning_rate() -> None:
+    ours, theirs = pair(*both("SGD", learning_rate=0.1, momentum=0.9))
+    rates = (0.1, 0.3, 0.02, 0.2)
+    fit_both(ours, theirs, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])])
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("excluded", ["hidden", "table"])
+def test_weight_decay_with_exclusions(excluded: str) -> None:
+    optimizers = both("AdamW", learning_rate=0.03, weight_decay=0.3)
+    for optimizer in optimizers:
+        optimizer.exclude_from_weight_decay(var_names=[excluded])
+    ours, theirs = pair(*optimizers)
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras has it on the other backends only")
+def test_steps_per_execution() -> None:
+    ours, theirs = pair(*both("Adam", learning_rate=0.03), steps_per_execution=2)
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+WHOLE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("gradient_accumulation_steps", {"gradient_accumulation_steps": 2}, {}),
+    ("use_ema", {"use_ema": True, "ema_overwrite_frequency": 3}, {}),
+    ("regularizer", {}, {"embeddings_regularizer": "l2"}),
+    ("constraint", {}, {"embeddings_constraint": "unit_norm"}),
+]
+
+
+@pytest.mark.parametrize(("what", "options", "layer_options"), WHOLE, ids=[what for what, _, _ in WHOLE])
+def test_what_takes_all_rows_is_trained_whole(what: str, options: dict[str, Any], layer_options: dict[str, Any]) -> None:
+    """Exact too, at the cost of all rows: a warning says why."""
+    stock = keras.layers.Embedding(ROWS, DIM, name="table", **layer_options)
+    ours, theirs = model_with(table(**layer_options)), model_with(stock if layer_options else one_hot())
+    theirs.set_weights(ours.get_weights())
+    for model, optimizer in zip((ours, theirs), both("SGD", learning_rate=0.1, momentum=0.9, **options), strict=True):
+        model.compile(optimizer=optimizer, loss="mse")
+    ids, targets = data()
+    ids = np.argsort(np.random.default_rng(0).random((len(ids), ROWS)))[:, :LENGTH].astype("int32")  # no repeats in a sample
+    with pytest.warns(UserWarning, match=f"trained as a whole, at the cost of all its rows: .*{what}"):
+        ours.fit(ids, targets, batch_size=12, epochs=3, shuffle=False, verbose=0)
+    theirs.fit(ids, targets, batch_size=12, epochs=3, shuffle=False, verbose=0)
+    assert ours.optimizer.table(ours.get_layer("table")._embeddings) is None
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy: str) -> None:
+    """The table stays float32, and a loss scale that overflows at first skips those steps, as with any variable."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        ours, theirs = pair(*both("Adam", learning_rate=0.01))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
+    start = ours.get_weights()
+    fit_both(ours, theirs, epochs=8)
+    moved = max(np.abs(a - b).max() for a, b in zip(start, ours.get_weights(), strict=True))
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        # The dense gradient is summed in half precision: what is compared is that both made the same steps, in size.
+        np.testing.assert_allclose(mine, other, atol=0.1 * moved, rtol=0)
+    if policy == "mixed_float16":
+        steps = [int(m.optimizer.iterations.value) for m in (ours, theirs)]
+        assert steps[0] == steps[1] > 0
+
+
+def test_loss_scaling_in_float32() -> None:
+    """A loss-scale optimizer skips the steps that overflow, and its scales, powers of two, leave no trace in the others."""
+    scaled = [keras.optimizers.LossScaleOptimizer(o, initial_scale=2.0**127) for o in both("Adam", learning_rate=0.03)]
+    ours, theirs = pair(*scaled)
+    ids, targets = data()
+    for model in (ours, theirs):
+        model.fit(ids, 64 * targets, batch_size=12, epochs=6, shuffle=False, verbose=0)
+    steps = [int(m.optimizer.iterations.value) for m in (ours, theirs)]
+    assert 0 < steps[0] == steps[1] < 24, "some steps must overflow, and be skipped by both"
+    assert_same(ours, theirs)
+
+
+BUILDS: dict[str, Callable[[Any], keras.Model]] = {}
+
+
+def model(build: Callable[[Any], keras.Model]) -> Callable[[Any], keras.Model]:
+    BUILDS[build.__name__] = build
+    return build
+
+
+@model
+def shared_by_two_inputs(layer: Any) -> keras.Model:
+    ids = keras.Input((LENGTH,), dtype="int32")
+    vectors = keras.ops.concatenate([layer(ids[:, :2]), layer(ids[:, 1:])], axis=1)
+    return keras.Model(ids, keras.layers.Dense(1, name="out")(keras.layers.Flatten()(vectors)))
+
+
+@model
+def frozen(layer: Any) -> keras.Model:
+    other = type(layer).from_config({**layer.get_config(), "name": "frozen"})
+    other.trainable = False
+    ids = keras.Input((LENGTH,), dtype="int32")
+    vectors = keras.ops.concatenate([layer(ids), other(ids)], axis=1)
+    return keras.Model(ids, keras.layers.Dense(1, name="out")(keras.layers.Flatten()(vectors)))
+
+
+@model
+def two_tables_and_an_unused_row(layer: Any) -> keras.Model:
+    other = type(layer).from_config({**layer.get_config(), "name": "other"})
+    ids = keras.Input((LENGTH,), dtype="int32")
+    vectors = keras.ops.concatenate([layer(ids), other(ids // 2)], axis=1)
+    return keras.Model(ids, keras.layers.Dense(1, name="out")(keras.layers.Flatten()(vectors)))
+
+
+@model
+def table_alone(layer: Any) -> keras.Model:
+    ids = keras.Input((LENGTH,), dtype="int32")
+    return keras.Model(ids, keras.ops.sum(layer(ids), axis=(1, 2), keepdims=False)[:, None])
+
+
+@model
+def read_as_a_whole_too(layer: Any) -> keras.Model:
+    """A loss that takes all rows of the table: its gradient is dense in every step."""
+
+    class Tied(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+            self.out = keras.layers.Dense(1, name="out")
+
+        def build(self, shape: Any) -> None:
+            if not self.layer.built:
+                self.layer.build(shape)
+            self.out.build((None, DIM))
+            self.built = True
+
+        def call(self, ids: Any) -> Any:
+            vectors = keras.ops.mean(self.layer(ids), axis=1)
+            return self.out(vectors) + keras.ops.mean(keras.ops.convert_to_tensor(self.layer.embeddings) ** 2)
+
+        def get_layer(self, name: str) -> Any:
+            return self.layer
+
+    made = Tied()
+    made.build((None, LENGTH))
+    return made
+
+
+@pytest.mark.parametrize("name", ["Adam", "Nadam", "SGD"])
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+def test_models(build: Callable[[Any], keras.Model], name: str) -> None:
+    options = {"learning_rate": 0.03} | ({"momentum": 0.9} if name == "SGD" else {})
+    ours, theirs = pair(*both(name, **options), build)
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+def test_a_table_that_gets_a_dense_gradient_now_and_then() -> None:
+    """Steps by rows, of the whole table and without it, in turn: two models share the layer and the optimizer."""
+    finals = []
+    for optimizer, layer in zip(both("Nadam", learning_rate=0.03), (table(), one_hot()), strict=True):
+        keras.utils.set_random_seed(3)
+        layer.build((None, LENGTH))
+        model = read_as_a_whole_too(layer)
+        finals.append(_alternating(model, layer, optimizer))
+    np.testing.assert_allclose(*finals, rtol=3e-5, atol=3e-5)
+
+
+def _alternating(model: Any, layer: Any, optimizer: Any) -> Any:
+    ids, targets = data()
+    layer.embeddings.assign(np.sin(np.arange(ROWS * DIM)).reshape(ROWS, DIM))
+    model.out.kernel.assign(np.ones((DIM, 1)))
+    optimizer.build(model.trainable_variables)
+
+    def loss(batch: Any, wanted: Any, whole: bool) -> Any:
+        found = model(batch) if whole else model.out(keras.ops.mean(layer(batch), axis=1))
+        return keras.ops.mean((found - keras.ops.convert_to_tensor(wanted)) ** 2)
+
+    for step in range(12):
+        batch = slice(4 * step, 4 * step + 4)
+        apply(model, optimizer, lambda b=batch, s=step: loss(ids[b], targets[b], s % 3 == 1))
+    return np.asarray(keras.ops.convert_to_numpy(layer.embeddings.value))
+
+
+def apply(model: Any, optimizer: Any, loss: Callable[[], Any]) -> None:
+    """One eager step of a custom loop, in the backend's own way."""
+    variables = model.trainable_variables
+    if BACKEND == "torch":
+        model.zero_grad()
+        loss().backward()
+        optimizer.apply([v.value.grad for v in variables], variables)
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss()
+        optimizer.apply(tape.gradient(value, [v.value for v in variables]), variables)
+    else:
+        import jax
+
+        def stateless(values: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return loss()
+
+        gradients = jax.grad(stateless)([v.value for v in variables])
+        optimizer.apply(gradients, variables)
