@@ -19,8 +19,9 @@ THREADS = 2
 class Case:
     """One measurement.
 
-    `task` is "step" (lookup and update), "lookup" (of settled rows), "coefficients" (their share of a step), "overhead" (of
-    torch's loop over the same without torch) or "tables" (the same, of a model with many tables).
+    `task` is "step" (lookup and update), "lookup" (of settled rows), "fit" (a step of Keras's `fit`), "coefficients" (their
+    share of a step), "overhead" (of torch's loop over the same without torch) or "tables" (the same, of a model with many
+    tables).
     """
 
     rival: str
@@ -35,7 +36,7 @@ class Case:
     @property
     def workload(self) -> tuple[str, int, int, int, str]:
         """Cases that agree in this are compared with each other."""
-        return self.task if self.task in ("lookup", "tables") else "step", self.rows, self.dim, self.ids, self.distribution
+        return self.task if self.task in ("lookup", "tables", "fit") else "step", self.rows, self.dim, self.ids, self.distribution
 
     @property
     def label(self) -> str:
@@ -85,6 +86,15 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("keras", "torch"): Kind("Keras Adam on torch", "adam_keras", 7, dense=True),
     ("keras", "jax"): Kind("Keras Adam on JAX", "adam_keras", 6, dense=True),
     ("keras", "tensorflow"): Kind("Keras Adam on TensorFlow", "adam_keras_tensorflow", 6, dense=True),
+    ("unhot_keras", "torch"): Kind("fit on torch, unhot.keras", "adam_keras", 4),
+    ("unhot_keras", "jax"): Kind("fit on JAX, unhot.keras", "adam_keras", 4),
+    ("unhot_keras", "tensorflow"): Kind("fit on TensorFlow, unhot.keras", "adam_keras", 4),
+    ("keras_fit", "torch"): Kind("fit on torch, Keras's Embedding", "adam_keras", 7, dense=True),
+    ("keras_fit", "jax"): Kind("fit on JAX, Keras's Embedding", "adam_keras", 6, dense=True),
+    ("keras_fit", "tensorflow"): Kind("fit on TensorFlow, Keras's Embedding", "adam_keras_tensorflow", 6, dense=True),
+    ("keras_empty", "torch"): Kind("fit on torch, one weight", "none", 0, dense=True),
+    ("keras_empty", "jax"): Kind("fit on JAX, one weight", "none", 0, dense=True),
+    ("keras_empty", "tensorflow"): Kind("fit on TensorFlow, one weight", "none", 0, dense=True),
     ("numpy", "fresh"): Kind("numpy.take", "take", 1),
     ("numpy", "out"): Kind("numpy.take, out=", "take", 1),
     ("floor", "adam"): Kind("memory floor, Adam", "none", 0),

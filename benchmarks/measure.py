@@ -19,7 +19,7 @@ from workloads import Workload
 WARM_DENSE = 2
 WARM_SPARSE = 30
 LEAST_TIMED = 4
-EXACT = ("unhot", "unhot_torch")
+EXACT = ("unhot", "unhot_torch", "unhot_keras")
 """The rivals that defer steps, and keep the promise of exactness."""
 
 
@@ -59,9 +59,10 @@ def warm_steps(case: Case) -> int:
     touched before, many of them long ago.  A dense step costs the same in every state, and so does a sparse one once its
     state is in memory.
     """
-    if KINDS[case.rival, case.variant].dense:
+    kind = KINDS[case.rival, case.variant]
+    if kind.dense:
         return WARM_DENSE
-    deferring = case.rival in EXACT and case.variant.startswith("adam")
+    deferring = case.rival in EXACT and kind.rule.startswith("adam")
     return max(WARM_SPARSE, ceil(3 * case.rows / case.ids)) if deferring else WARM_SPARSE
 
 

@@ -66,7 +66,11 @@ def read(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
 
 def _forward(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
     entry, number = ledger.new(state["weights"], ids is None)
-    return rows_of(state, ids), (_Static((entry, number)), ids, jax.tree.map(jnp.shape, _Static(state)))
+    found = rows_of(state, ids)
+    if ids is not None:
+        # A step that did not wait for what was read, as with a loss that is linear in it, would be given a copy of the table.
+        ids = jnp.where(found[:, 0] == found[:, 0], ids, jnp.maximum(ids, 0))
+    return found, (_Static((entry, number)), ids, jax.tree.map(jnp.shape, _Static(state)))
 
 
 def _backward(ledger: Ledger, rows_of: Any, residuals: Any, gradient: Any) -> Any:

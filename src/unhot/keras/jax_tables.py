@@ -269,13 +269,13 @@ class Training:
         """The arrays as they are now: in a compiled step, those of its trace."""
         return {name: carrier.value for name, carrier in self.carriers.items()}
 
-    def _parts(self, state: dict[str, Any]) -> tuple[ArrayRows, dict[str, Any], Any]:
+    def _parts(self, state: dict[str, Any]) -> tuple[CarriedRows, dict[str, Any], Any]:
         rows = {name: state[name] for name in self.traced.names}
         if not self.traced.defers:
-            return ArrayRows(rows), {}, jnp.int32(0)
-        rows["last"] = _integers(state["last"])
+            return CarriedRows(rows), {}, jnp.int32(0)
+        rows["last"] = state["last"]
         history = {name: state[name] for name in state.keys() - rows.keys() - {"clock", "probe"}}
-        return ArrayRows(rows), history, _integers(state["clock"])
+        return CarriedRows(rows), history, _integers(state["clock"])
 
     def rows(self, state: dict[str, Any], ids: Any) -> Any:
         """The settled weights of the flat `ids`, or all of them."""
@@ -290,7 +290,7 @@ class Training:
             return state
         store, history, now = self._parts(state)
         self.traced.settle(self.ops, history, store, jnp.arange(self.traced.rows, dtype=jnp.int32), now)
-        return {**state, **store.arrays, "last": _carried(store.arrays["last"])}
+        return {**state, **store.arrays}
 
     def shown(self, facing: Any) -> Any:
         """What a facing variable shows."""
@@ -407,8 +407,19 @@ class Training:
         history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, self._rate)
         made = {**state, **store.arrays, **history}
         if self.traced.defers:
-            made |= {"last": _carried(store.arrays["last"]), "clock": _carried(now + 1)}
+            made["clock"] = _carried(now + 1)
         self._keep(made)
+
+
+class CarriedRows(ArrayRows):
+    """Rows whose last touches are carried as floats."""
+
+    def take(self, name: str, ids: Any) -> Any:
+        lines = super().take(name, ids)
+        return _integers(lines) if name == "last" else lines
+
+    def put(self, name: str, ids: Any, lines: Any) -> None:
+        super().put(name, ids, _carried(lines) if name == "last" else lines)
 
 
 def _carried(integers: Any) -> Any:

@@ -183,8 +183,21 @@ class RowSparse:
             store[str(i)] = variable.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """As Keras's."""
-        self._write_state(super().load_own_variables, store)  # type: ignore[misc]
+        """As Keras's, whose own would pass over the slots that a trainer carries with the layers' variables."""
+        this: Any = self
+        if len(store.keys()) != len(this._variables):
+            warnings.warn(
+                f"Skipping variable loading for optimizer '{this.name}', because it has {len(this._variables)} variables"
+                f" whereas the saved optimizer has {len(store.keys())} variables.",
+                stacklevel=2,
+            )
+            return
+        self._write_state(self._assign_all, [store[str(i)] for i in range(len(this._variables))])
+
+    def _assign_all(self, values: Any) -> None:
+        this: Any = self
+        for variable, value in zip(this._variables, values, strict=True):
+            variable.assign(value)
 
     def set_weights(self, weights: Any) -> None:
         """As Keras's."""

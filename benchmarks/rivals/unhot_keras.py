@@ -1,0 +1,185 @@
+"""`unhot.keras` in an unmodified `model.fit`; Keras's own Embedding and Adam in the same; and a fit that trains one weight.
+
+The driver sets KERAS_BACKEND to the variant.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import measure
+import numpy as np
+import numpy.typing as npt
+import replay
+from cases import KINDS, Case
+from workloads import Workload
+
+from rivals import keras_
+
+STEPS, LEAST_STEPS = 100, 4
+"""Of one timed fit, at most and at least."""
+
+SECONDS = 0.25
+"""What a fit is to take, if so many steps do."""
+
+FITS = 12
+
+Vector = npt.NDArray[np.float32]
+
+
+class Fitted:
+    """ids -> vectors, with a loss whose gradient in a vector is the id's target times `direction`."""
+
+    def __init__(self, case: Case, direction: Vector) -> None:
+        import keras
+
+        _hold_to(case.threads)
+        keras.utils.set_random_seed(0)
+        self.case, self.keras = case, keras
+        self.layer, optimizer = _layer_and_optimizer(case)
+        ids = keras.Input((), dtype="int32")
+        self.model = keras.Model(ids, self.layer(ids))
+        self.model.compile(optimizer=optimizer, loss=_loss(direction))
+        self.clock = _clock()
+
+    def preload(self) -> None:
+        """Called after the first fit: bring every page of the state into memory, as a long training would have."""
+        if self.case.rival == "unhot_keras" and self.case.variant == "torch":
+            for slots in (self.model.optimizer._momentums, self.model.optimizer._velocities):
+                slots[0]._value.detach().add_(0)
+
+    def fit(self, ids: Any, targets: Any) -> float:
+        """One epoch; the seconds of each step but the first, which waits for the data to begin."""
+        self.model.fit(ids, targets, batch_size=self.case.ids, shuffle=False, verbose=0, callbacks=[self.clock])
+        return (time.perf_counter() - self.clock.begun) / max(1, len(ids) // self.case.ids - 1)
+
+    def steps(self) -> int:
+        return int(self.keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def weights(self, rows: Any) -> Any:
+        return np.array(self.keras.ops.convert_to_numpy(self.layer(rows.astype(np.int32))))
+
+
+def _hold_to(threads: int) -> None:
+    import keras
+
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _layer_and_optimizer(case: Case) -> tuple[Any, Any]:
+    import keras
+
+    settings: dict[str, Any] = {"learning_rate": replay.ADAM_RATE, "epsilon": replay.EPSILON["adam_keras"]}
+    if case.rival == "keras_empty":
+        return _one_weight(case.dim), keras.optimizers.Adam(**settings)
+    if case.rival == "keras_fit":
+        return keras.layers.Embedding(case.rows, case.dim), keras.optimizers.Adam(**settings)
+    import unhot
+    import unhot.keras
+
+    unhot.set_num_threads(case.threads)
+    return unhot.keras.Embedding(case.rows, case.dim), unhot.keras.Adam(**settings)
+
+
+def _one_weight(dim: int) -> Any:
+    """A layer that makes vectors of ids with one weight."""
+    import keras
+
+    class OneWeight(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.weight = self.add_weight(shape=(1,), initializer="ones")
+
+        def call(self, ids: Any) -> Any:
+            numbers = keras.ops.cast(ids, "float32")[:, None]
+            return keras.ops.repeat(numbers, dim, axis=1) * self.weight
+
+    return OneWeight()
+
+
+def _loss(direction: Vector) -> Any:
+    import keras
+
+    class Given(keras.losses.Loss):  # type: ignore[misc]
+        def call(self, targets: Any, vectors: Any) -> Any:
+            return targets * keras.ops.matmul(vectors, keras.ops.convert_to_tensor(direction))
+
+    return Given(reduction="sum")
+
+
+def _clock() -> Any:
+    import keras
+
+    class Clock(keras.callbacks.Callback):  # type: ignore[misc]
+        """Begins when the first step has ended."""
+
+        begun = 0.0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 0:
+                float(logs["loss"])  # JAX returns before it has computed
+                self.begun = time.perf_counter()
+
+    return Clock()
+
+
+def fit_times(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
+    """Time fits and divide by their steps; check the result."""
+    workload = Workload(case, round_)
+    batches = [workload.timed() for _ in range(STEPS * FITS)]
+    sample = workload.sample(batches[:LEAST_STEPS])
+    log = replay.Log(case.rows, sample, case.dim)
+    several = workload.gradients()
+    direction = several[0][0] * np.float32(100)
+    targets = [np.ascontiguousarray(gradients[:, 1]) for gradients in several]
+    gradients = [np.outer(target, direction) for target in targets]
+
+    rival = make(case, direction)
+    empty = case.rival == "keras_empty"
+    start = None if empty else rival.weights(sample)
+
+    def fit(steps: list[Any]) -> float:
+        turns = [(log.steps + i) % len(targets) for i in range(len(steps))]
+        given = np.concatenate(steps).astype(np.int32), np.concatenate([targets[turn] for turn in turns])
+        taken: float = rival.fit(*given)
+        for ids, turn in zip(steps, turns, strict=True):
+            log.add(ids, gradients[turn])
+        return taken
+
+    def warm(steps: int) -> float:
+        return fit([workload.warm() for _ in range(steps)])
+
+    warm(measure.WARM_DENSE)
+    rival.preload()
+    while log.steps < measure.warm_steps(case):
+        warm(min(STEPS, measure.warm_steps(case) - log.steps))
+    length = int(np.clip(SECONDS / warm(LEAST_STEPS), LEAST_STEPS, STEPS))
+    warmed, times = log.steps, []
+    _, busy = measure.timed(
+        lambda i: times.append(fit(batches[i * length : (i + 1) * length])), FITS, seconds
+    )
+    if rival.steps() != log.steps:
+        raise AssertionError(f"the optimizer counts {rival.steps()} steps, not {log.steps}.")
+    result = {**measure.summary(times), "others_busy": busy, "warm_steps": warmed, "steps_of_a_fit": length}
+    if not empty:
+        kind, exact = KINDS[case.rival, case.variant], case.rival in measure.EXACT
+        result["check"] = replay.check(log, kind.rule, start, rival.weights(sample), exact=exact, dense=kind.dense)
+    return result
+
+
+def versions() -> dict[str, str]:
+    import unhot
+
+    return {**keras_.versions(), "unhot": unhot.__version__, "kernels": unhot.kernels.name}
+
+
+if __name__ == "__main__":
+    measure.main(Fitted, versions, {"fit": fit_times})
