@@ -19,7 +19,7 @@ from cases import KINDS, Case, bytes_needed, full, quick
 HERE = Path(__file__).resolve().parent
 MODULES = {
     "unhot": "unhot_", "unhot_masked": "unhot_masked", "unhot_torch": "unhot_torch", "torch": "torch_", "fbgemm": "fbgemm_",
-    "keras": "keras_",
+    "keras": "keras_", "unhot_keras": "unhot_keras", "keras_fit": "unhot_keras", "keras_empty": "unhot_keras",
     "numpy": "numpy_", "floor": "floor",
 }  # fmt: skip
 
@@ -139,7 +139,7 @@ def _run(case: Case, round_: int, arguments: argparse.Namespace) -> dict[str, An
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         environment[name] = str(case.threads)
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    environment["KERAS_BACKEND"] = case.variant if case.rival == "keras" else ""
+    environment["KERAS_BACKEND"] = case.variant if "keras" in case.rival else ""
     request = json.dumps({"case": case.to_dict(), "round": round_, "seconds": arguments.seconds})
     command = [str(Path(python).absolute()), "-m", f"rivals.{MODULES[case.rival]}", request]
     try:

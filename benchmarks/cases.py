@@ -36,7 +36,13 @@ class Case:
     @property
     def workload(self) -> tuple[str, int, int, int, str]:
         """Cases that agree in this are compared with each other."""
-        return self.task if self.task in ("lookup", "tables", "fit") else "step", self.rows, self.dim, self.ids, self.distribution
+        return (
+            self.task if self.task in ("lookup", "tables", "fit") else "step",
+            self.rows,
+            self.dim,
+            self.ids,
+            self.distribution,
+        )
 
     @property
     def label(self) -> str:
@@ -133,6 +139,8 @@ LOOKUPS = [
 ALONE = [("unhot", "adam"), ("unhot", "adagrad"), ("unhot", "sgd"), ("fbgemm", "sgd"), ("fbgemm", "adagrad")]
 
 
+FITS = [(rival, backend) for backend in ("torch", "jax", "tensorflow") for rival in ("unhot_keras", "keras_fit", "keras_empty")]
+
 # The speed of a machine that others share comes and goes in spells of seconds, so what is close to its target is measured
 # in more rounds, and what no target is about in fewer.
 OFTEN = {("unhot_torch", "adam"), ("unhot", "adam"), ("unhot", "adam_torch"), ("unhot_masked", "adam")}
@@ -163,6 +171,7 @@ def quick() -> Iterator[tuple[Case, int]]:
     yield replace(in_torch, task="tables", rows=100_000), 3
     for rival in ("unhot_torch", "torch"):
         yield replace(in_torch, rival=rival, rows=10_000), 5
+    yield from fits(main)
     for distribution in DISTRIBUTIONS:
         lookup = replace(main, task="lookup", ids=LOOKUP_IDS, distribution=distribution)
         for rival, variant in LOOKUPS:
@@ -174,6 +183,18 @@ def quick() -> Iterator[tuple[Case, int]]:
         for rival, variant in AGAINST_ROWS:
             if rival != "keras" or rows <= MAIN_ROWS:
                 yield replace(case, rival=rival, variant=variant), 1
+
+
+def fits(main: Case) -> Iterator[tuple[Case, int]]:
+    """Keras's `fit`: at the main size, where a table is small, and ours against rows."""
+    for rival, backend in FITS:
+        case = replace(main, rival=rival, variant=backend, task="fit")
+        yield case, 3
+        if rival == "unhot_keras":
+            yield replace(case, rows=100_000), 3
+            yield replace(case, rows=10_000_000), 1
+        if rival != "keras_empty":
+            yield replace(case, rows=10_000), 3
 
 
 def full() -> Iterator[tuple[Case, int]]:

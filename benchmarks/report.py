@@ -62,6 +62,8 @@ def disturbed(results: Results) -> tuple[int, int]:
 
 def counterpart(case: Case) -> Case:
     """What of unhot a case is compared with: the same rule, in the same form."""
+    if case.task == "fit":
+        return replace(case, rival="unhot_keras")
     rule = KINDS[case.rival, case.variant].rule
     if case.task == "lookup":
         variant = "fresh" if case.variant == "fresh" else "out"
@@ -85,7 +87,7 @@ def groups(results: Results) -> dict[Any, list[Case]]:
 
 def heading(workload: Any) -> str:
     task, rows, dim, ids, distribution = workload
-    what = "lookup + step" if task == "step" else "lookup of settled rows"
+    what = {"lookup": "lookup of settled rows", "fit": "a step of Keras's fit"}.get(task, "lookup + step")
     return f"{what}: {rows:,} rows, dim {dim}, {ids:,} {distribution} ids"
 
 

@@ -24,6 +24,14 @@ def _either(rival: str, variant: str) -> tuple[Case, ...]:
     return _step(rival, variant), _step(rival, variant, threads=1)
 
 
+def _fit(rival: str, backend: str, rows: int = STEP.rows) -> tuple[Case, ...]:
+    return (replace(STEP, rival=rival, variant=backend, task="fit", rows=rows),)
+
+
+BACKENDS = {"torch": ("torch", 300), "JAX": ("jax", 30), "TensorFlow": ("tensorflow", 30)}
+"""Keras's backends, and how many times faster than the stock layer `fit` is to be on them."""
+
+
 def _lookup(rival: str, variant: str, distribution: str) -> tuple[Case, ...]:
     return (replace(LOOKUP, rival=rival, variant=variant, distribution=distribution),)
 
@@ -128,5 +136,20 @@ TARGETS = (
     Target(
         "the same, 26 tables of 10^5 rows in one model",
         (replace(IN_TORCH, task="tables", rows=100_000),), (), 26 * 150e-6, at_least=False, unit="us",
+    ),
+    *(
+        Target(f"Keras's fit on {name}: stock layer over unhot.keras", _fit("keras_fit", backend), _fit("unhot_keras", backend),
+               limit, at_least=True)
+        for name, (backend, limit) in BACKENDS.items()
+    ),
+    *(
+        Target(f"the same on {name}, 10^4 rows", _fit("keras_fit", backend, 10_000), _fit("unhot_keras", backend, 10_000),
+               1, at_least=True)
+        for name, (backend, _) in BACKENDS.items()
+    ),
+    *(
+        Target(f"fit on {name} with unhot.keras: 10^7 rows over 10^5", _fit("unhot_keras", backend, 10_000_000),
+               _fit("unhot_keras", backend, 100_000), 2, at_least=False)
+        for name, (backend, _) in BACKENDS.items()
     ),
 )  # fmt: skip

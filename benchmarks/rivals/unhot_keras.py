@@ -163,9 +163,7 @@ def fit_times(case: Case, round_: int, seconds: float, make: Any) -> dict[str, A
         warm(min(STEPS, measure.warm_steps(case) - log.steps))
     length = int(np.clip(SECONDS / warm(LEAST_STEPS), LEAST_STEPS, STEPS))
     warmed, times = log.steps, []
-    _, busy = measure.timed(
-        lambda i: times.append(fit(batches[i * length : (i + 1) * length])), FITS, seconds
-    )
+    _, busy = measure.timed(lambda i: times.append(fit(batches[i * length : (i + 1) * length])), FITS, seconds)
     if rival.steps() != log.steps:
         raise AssertionError(f"the optimizer counts {rival.steps()} steps, not {log.steps}.")
     result = {**measure.summary(times), "others_busy": busy, "warm_steps": warmed, "steps_of_a_fit": length}
