@@ -334,10 +334,13 @@ def test_tables_that_cannot_be(name: str) -> None:
         make()
 
 
-def test_wrong_shape_from_init() -> None:
-    """The error says which shape was wanted and which came."""
+def test_wrong_arrays_from_init() -> None:
+    """The error says which shape or dtype was wanted and which came."""
     with pytest.raises(ValueError, match=r"`init` must return an array of shape \(3, 2\)\. Received: shape \(2, 3\)"):
         unhot.Table(3, 2, init=lambda shape: np.ones(shape[::-1]))
+    for dtype in ("complex64", "U1", "O"):
+        with pytest.raises(TypeError, match=r"`init` must return real numbers\. Received: dtype"):
+            unhot.Table(3, 2, init=lambda shape, dtype=dtype: np.zeros(shape, dtype))
 
 
 # ---------------------------------------------------------------------- memory
@@ -593,6 +596,9 @@ def test_hyperparameters_are_checked_when_a_table_is_made() -> None:
     optimizer.beta_2 = 1.5
     with pytest.raises(ValueError, match="beta_2"):
         unhot.Table(4, 2, optimizer=optimizer)
+    optimizer.beta_2, optimizer.convention = 0.999, "jax"
+    with pytest.raises(ValueError, match="`convention` must be"):
+        unhot.Table(4, 2, optimizer=optimizer)
 
 
 def test_ftrl_with_shrinkage_cannot_start_from_more_later() -> None:
@@ -627,3 +633,29 @@ def test_the_last_step_that_a_clock_counts() -> None:
     table.load_state_dict({**table.state_dict(), "clock": 2**32 - 1})
     with pytest.raises(OverflowError, match="2\\*\\*32"):
         table.step([1], [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("count", [True, np.True_, 2.0, "2", None, np.array([2])])
+def test_a_number_of_threads_is_an_integer(count: Any) -> None:
+    before = unhot.get_num_threads()
+    with pytest.raises(TypeError, match=r"the number of threads must be an integer\. Received: "):
+        unhot.set_num_threads(count)
+    assert unhot.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [0, -1, np.int64(0), 2**31, 2**40, np.uint64(2**63), 10**30])
+def test_a_number_of_threads_lies_in_a_range(count: Any) -> None:
+    before = unhot.get_num_threads()
+    with pytest.raises(ValueError, match=r"the number of threads must lie in \[1, 2147483647\]\. Received: "):
+        unhot.set_num_threads(count)
+    assert unhot.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [3, np.int64(3), np.uint8(3), 2**31 - 1])
+def test_a_number_of_threads_may_be_of_numpy(count: Any) -> None:
+    before = unhot.get_num_threads()
+    try:
+        unhot.set_num_threads(count)
+        assert unhot.get_num_threads() == (1 if unhot.kernels.name == "numpy" else int(count))
+    finally:
+        unhot.set_num_threads(before)

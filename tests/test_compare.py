@@ -251,6 +251,20 @@ def test_files(tmp_path: Path, ending: str, name: str, ids: list[int]) -> None:
     assert (found.values, found.vocabulary, found.missing) == (4, 3, 1)
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_integers_of_64_bits_are_not_rounded(tmp_path: Path, ending: str) -> None:
+    """As floats, the two large ones would be one id."""
+    path = tmp_path / f"data{ending}"
+    column = pa.array([1, 2**63 + 1, None, 2**63 + 2, 2**63 + 1], pa.uint64())
+    if ending == ".csv":
+        path.write_text("x\n1\n9223372036854775809\nNA\n9223372036854775810\n9223372036854775809\n")
+    else:
+        pyarrow.parquet.write_table(pa.table({"x": column}), path)
+    found, ids = read_ids(path, "x")
+    assert ids.tolist() == [0, 1, 3, 2, 1]
+    assert (found.vocabulary, found.missing) == (4, 1)
+
+
 def test_values_and_frames() -> None:
     import pandas
 
@@ -266,10 +280,11 @@ def test_values_and_frames() -> None:
         ("nowhere.csv", "x", FileNotFoundError, "there is no file 'nowhere.csv'"),
         ("data.csv", "nam", ValueError, r"Did you mean 'name'\? Its columns: name, number, size, when\."),
         ("data.csv", None, ValueError, "name the column of .*data.csv to compare on. Its columns: name, number"),
-        ("data.csv", "size", ValueError, "column 'size' of .*data.csv holds double, which are no ids"),
+        ("data.csv", "size", ValueError, "column 'size' of .*data.csv holds double, which are no ids. Take a column"),
         ("empty.csv", "x", ValueError, "empty.csv cannot be read"),
         ("header.csv", "x", ValueError, "column 'x' of .*header.csv has no values"),
         ("broken.zip", "x", ValueError, "broken.zip cannot be read"),
+        ("latin.csv", "x", ValueError, "column 'x' of latin.csv holds binary that is not UTF-8 text"),
         ([1.5], None, ValueError, "must be strings or integers. Received: dtype float64"),
         ([[1]], None, ValueError, r"Received: shape \(1, 1\)"),
         ([], None, ValueError, "has no values"),
@@ -284,6 +299,7 @@ def test_columns_that_cannot_be_used(
     written(tmp_path, ".csv")
     for file, content in (("empty.csv", ""), ("header.csv", "x\n"), ("broken.zip", "no archive")):
         (tmp_path / file).write_text(content)
+    (tmp_path / "latin.csv").write_text("x\nZürich\n", encoding="latin-1")
     with pytest.raises(error, match=text):
         read_ids(source, name)
 

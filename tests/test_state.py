@@ -202,6 +202,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "huge clock": ({"clock": 2**40}, r"'clock' must be .* Received: 1099511627776"),
     "epsilon 0": ({"hyper.epsilon": 0.0}, "`epsilon` must lie in"),
     "rate NaN": ({"hyper.learning_rate": np.nan}, "`learning_rate` must lie in"),
+    "no convention": ({"hyper.convention": "jax"}, "`convention` must be 'keras' or 'torch'. Received: 'jax'"),
     "coupled decay": ({"hyper.convention": "torch"}, "`weight_decay` is coupled"),
     "no state at all": (dict.fromkeys(trained("nadam").state_dict()), "the state has no 'format'"),
 }

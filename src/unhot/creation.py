@@ -46,6 +46,14 @@ def as_rule(optimizer: Any) -> Optimizer:
     return optimizer
 
 
+def check_init(init: Any) -> None:
+    """Raise an error if `init` is none of those that a table takes."""
+    if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):
+        raise ValueError(
+            f"`init` must be 'uniform', 'normal', 'zeros' or a callable; `from_array` takes an array. Received: {init!r}."
+        )
+
+
 def initial_weights(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], seed: int | None) -> Array:
     """The weights that `init` asks for; see `Table`."""
     generator = np.random.default_rng(seed)
@@ -53,6 +61,8 @@ def initial_weights(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], se
         given = np.asarray(init(shape))
         if given.shape != shape:
             raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {given.shape}.")
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"`init` must return real numbers. Received: dtype {given.dtype}.")
         return arrays.copied(given, dtype)
     if init == "zeros":
         return arrays.zeros(shape, dtype)

@@ -151,19 +151,21 @@ class Engine:
             raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {self.clock:,}.")
         hyper = optimizer.read(self.clock + 1)
         self._take_up(optimizer, hyper)
-        self._followed = (types, dict(values), hyper) if all(kind in UNCHANGING for kind in types[1:]) else None
+        assert self.rule is not None
+        alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.grows(hyper)
+        self._followed = (types, dict(values), hyper) if alike else None
         return hyper
 
     def _take_up(self, optimizer: Optimizer, hyper: Hyper) -> None:
         assert self.rule is not None
         if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
-            snapshot, rule = recurrence(optimizer, self.weights.dtype, len(self.weights), self.rule.slots)
+            snapshot, rule = recurrence(optimizer, self.rule.dtype, len(self.weights), self.rule.slots)
             self.require_follower(optimizer, rule.slots)
             rule.load_state(self.rule.state())
             rule.restart(self.clock, hyper.momentum)
             self.settle_all()
             self._snapshot, self.rule = snapshot, rule
-        if not self.rule.accepts(hyper):
+        if not self.rule.accepts(hyper) or self.rule.grows(hyper):
             self.settle_all()
             self.rule.restart(self.clock, hyper.momentum)
 

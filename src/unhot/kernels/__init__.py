@@ -10,6 +10,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+import numpy as np
+
+MOST_THREADS = 2**31 - 1
+"""What the native kernels can hold."""
+
 
 def _choose() -> ModuleType:
     asked = os.environ.get("UNHOT_KERNELS", "")
@@ -30,7 +35,7 @@ def set_num_threads(count: int) -> None:
     """Use at most `count` threads in the kernels; results do not depend on it.  The NumPy kernels always use one.
 
     Args:
-        count: at least 1.
+        count: an integer from 1 to 2**31 - 1.
 
     Errors: TypeError or ValueError for anything else.
 
@@ -40,11 +45,11 @@ def set_num_threads(count: int) -> None:
         >>> unhot.get_num_threads()
         1
     """
-    if isinstance(count, bool) or not isinstance(count, int):
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
         raise TypeError(f"the number of threads must be an integer. Received: {count!r} (of type {type(count).__name__}).")
-    if count < 1:
-        raise ValueError(f"the number of threads must be at least 1. Received: {count!r}.")
-    active.set_threads(count)
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"the number of threads must lie in [1, {MOST_THREADS}]. Received: {count!r}.")
+    active.set_threads(int(count))
 
 
 def get_num_threads() -> int:

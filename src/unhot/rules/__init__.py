@@ -1,9 +1,9 @@
-"""The rules: each optimizer's hyperparameters, slots and recurrence, one module for each family."""
+"""The rules: each optimizer's hyperparameters, slots and recurrence."""
 
 from unhot.rules.base import Hyper, Optimizer, Recurrence
 from unhot.rules.closed_form import Ftrl
-from unhot.rules.linear import SGD, Adadelta, Adagrad, RMSprop
-from unhot.rules.measure import Adam, Adamax, AdamW, NAdam
+from unhot.rules.descent import SGD, Adadelta, Adagrad, RMSprop
+from unhot.rules.moments import Adam, Adamax, AdamW, NAdam
 from unhot.rules.sign import Lion
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

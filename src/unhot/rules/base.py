@@ -33,7 +33,10 @@ def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: flo
         raise TypeError(
             f"{type(owner).__name__}: `{name}` must be a real number. Received: {value!r} (of type {type(value).__name__})."
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of an integer
+        number = math.inf if value > 0 else -math.inf
     if not (number > least if open_ else number >= least) or not number < below:
         bracket = "(" if open_ else "["
         raise ValueError(f"{type(owner).__name__}: `{name}` must lie in {bracket}{least:g}, {below:g}). Received: {value!r}.")
@@ -68,10 +71,7 @@ class Optimizer:
         super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
-        convention = getattr(self, "convention", "keras")
-        if convention not in ("keras", "torch"):
-            raise ValueError(f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}.")
-        for name, value in self.DEFAULTS.get(convention, {}).items():
+        for name, value in self.DEFAULTS.get(self._convention(), {}).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         if self.weight_decay is None:
@@ -80,9 +80,16 @@ class Optimizer:
 
     def check(self) -> None:
         """Raise TypeError or ValueError if a hyperparameter is not usable; subclasses add their own."""
+        self._convention()
         if not callable(self.learning_rate):
             self._rate(self.learning_rate)
         real(self, "weight_decay", 0.0 if self.weight_decay is None else self.weight_decay)
+
+    def _convention(self) -> Convention:
+        convention: Any = getattr(self, "convention", "keras")
+        if convention not in ("keras", "torch"):
+            raise ValueError(f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}.")
+        return "keras" if convention == "keras" else "torch"
 
     def _rate(self, value: Any) -> float:
         return real(self, "learning_rate", value)
@@ -168,6 +175,14 @@ class Recurrence:
     def accepts(self, hyper: Hyper) -> bool:
         """Whether the history can go on with these hyperparameters; if not, the table settles all rows and restarts it."""
         return True
+
+    def grows(self, hyper: Hyper) -> bool:
+        """Whether a step with these hyperparameters multiplies a resting weight by more than 1 in magnitude.
+
+        The product of many such factors would overflow where the weight, 0 or tiny, does not: the table settles all rows
+        before each.  (Training by them diverges, so this costs nobody anything.)
+        """
+        return hyper.rate * hyper.decay > 2.0
 
     def advance(self, step: int, hyper: Hyper) -> None:
         """Record `step`."""

@@ -72,7 +72,7 @@ class Ftrl(Optimizer):
         names = ("initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength")
         for name in (*names, "l2_shrinkage_regularization_strength", "beta"):
             real(self, name, getattr(self, name))
-        if real(self, "learning_rate_power", self.learning_rate_power, least=-np.inf) > 0:
+        if real(self, "learning_rate_power", self.learning_rate_power, least=-np.inf, open_=True) > 0:
             raise ValueError(f"Ftrl: `learning_rate_power` must be at most 0. Received: {self.learning_rate_power!r}.")
         if self.least + self.l2_regularization_strength == 0:
             raise ValueError(
