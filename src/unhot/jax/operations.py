@@ -21,8 +21,6 @@ class Operations:
     expm1 = staticmethod(jnp.expm1)
     log1p = staticmethod(jnp.log1p)
     stack = staticmethod(jnp.stack)
-    argsort = staticmethod(jnp.argsort)
-    cumsum = staticmethod(jnp.cumsum)
     zeros_like = staticmethod(jnp.zeros_like)
     ones_like = staticmethod(jnp.ones_like)
     full_like = staticmethod(jnp.full_like)
@@ -31,6 +29,14 @@ class Operations:
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
+
+    def fused(self, function: Any) -> Any:
+        """The function, compiled as one if that is not done by what runs it."""
+        return function
+
+    def padded(self, ids: Any) -> Any:
+        """The ids, of which some may be repeated at the end so that fewer lengths have to be compiled."""
+        return ids
 
     def concat(self, parts: Any, axis: int = 0) -> Any:
         return jnp.concatenate(parts, axis)
@@ -45,17 +51,14 @@ class Operations:
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)
 
-    def integer(self, x: Any) -> Any:
-        return jnp.asarray(x, jnp.int32)
-
     def zeros(self, shape: Any, like: Any) -> Any:
         return jnp.zeros(shape, like.dtype)
 
     def arange(self, count: int) -> Any:
         return jnp.arange(count, dtype=jnp.int32)
 
-    def arange_like(self, x: Any) -> Any:
-        return jnp.arange(len(x), dtype=x.dtype)
+    def places(self, x: Any) -> Any:
+        return jnp.arange(len(x), dtype=jnp.int32)
 
     def take(self, x: Any, i: Any) -> Any:
         return x.at[i].get(mode="clip")
@@ -71,8 +74,8 @@ class Operations:
         return jnp.where(lines[:, 0] == lines[:, 0], x, alike)
 
     def sum_by(self, lines: Any, group: Any) -> Any:
-        """For each line, the sum of the lines of the group of that number; groups come in order."""
-        return jax.ops.segment_sum(lines, group, len(group), indices_are_sorted=True)
+        """As many lines, each the sum of the lines of the group of that number."""
+        return jax.ops.segment_sum(lines, group, len(group))
 
 
 class ArrayRows:
@@ -86,4 +89,4 @@ class ArrayRows:
 
     def put(self, name: str, ids: Any, lines: Any) -> None:
         array = self.arrays[name]
-        self.arrays[name] = array.at[ids].set(jnp.asarray(lines, array.dtype), mode="drop", unique_indices=True)
+        self.arrays[name] = array.at[ids].set(jnp.asarray(lines, array.dtype), mode="drop")

@@ -13,7 +13,7 @@ import numpy as np
 
 from unhot.jax.operations import ArrayRows, Operations
 from unhot.rules import Optimizer
-from unhot.traced.engine import Traced, distinct
+from unhot.traced.engine import Traced
 
 
 @partial(
@@ -80,6 +80,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
     rows = {"weights": weights}
     for name, start in trained.slots.items():
         rows[name] = jnp.full_like(weights, start)
+    rows["place"] = jnp.zeros(len(weights), jnp.int32)
     if trained.defers:
         rows["last"] = jnp.zeros(len(weights), jnp.int32)
     history = {name: jnp.asarray(value) for name, value in trained.family.arrays().items()} if trained.defers else {}
@@ -155,13 +156,15 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
     ops = _operations(state)
     given = jnp.asarray(gradients, ops.dtype).reshape((-1, dim))
     known = (flat >= 0) & (flat < rows)
-    unique, sums = distinct(ops, jnp.where(known, flat, rows), given, rows)
+    given = jnp.where(known[:, None], given, 0)
     store = ArrayRows(state.rows)
     rate: Any = learning_rate
     if rate is None:
         rate = state.trained.optimizer.learning_rate
         rate = rate(state.clock + 1) if callable(rate) else rate
-    history = state.trained.step(ops, state.history, store, unique, sums, state.clock, jnp.asarray(rate, ops.dtype))
+    history = state.trained.step(
+        ops, state.history, store, jnp.where(known, flat, rows), given, state.clock, jnp.asarray(rate, ops.dtype)
+    )
     return replace(state, rows=store.arrays, history=history, clock=state.clock + 1)
 
 

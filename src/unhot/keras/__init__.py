@@ -1,7 +1,12 @@
 """Keras 3: `Embedding` and the optimizers, on the backends torch, JAX and TensorFlow; importing this imports Keras."""
 
+from unhot.keras.conversion import Conversion, convert
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
 from unhot.keras.release import release
+from unhot.keras.reversible_embedding import ReversibleEmbedding
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Embedding", "Ftrl", "Lion", "Nadam", "RMSprop", "release"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "Ftrl", "Lion", "Nadam",
+    "RMSprop", "ReversibleEmbedding", "convert", "release",
+]  # fmt: skip

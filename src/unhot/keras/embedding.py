@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,9 +10,8 @@ from keras import ops
 
 from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import port
-from unhot.keras.input_ids import checked, representable, require_exact
-
-COMBINERS = ("sum", "mean", "max", "sqrtn")
+from unhot.keras.combiners import COMBINERS, combined
+from unhot.keras.input_ids import checked, is_dense, representable, require_exact
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -24,18 +24,24 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         activation: applied to the result.
         combiner: how the vectors of the last axis of the ids become one: "sum" (what Dense makes of a multi-hot vector),
             "mean", "max" or "sqrtn" (the sum over the root of the sum of the squared weights); None keeps them apart.  With
-            `mask_zero`, ids 0 take no part.
-        out_of_range: what an id outside [0, input_dim) is: "raise" (an IndexError; in a compiled graph, which cannot raise it,
-            its vector is NaN), "zero" (a zero vector without a gradient) or the number of the row that stands for all unknown
-            ids.
+            `mask_zero`, ids 0 take no part.  A bag in which nothing takes part, or all weights are 0, is 0.
+        out_of_range: what an id outside [0, input_dim) is, also a fraction: "raise" (an IndexError; in a compiled graph, which
+            cannot raise it, the result for that id or bag is NaN, and no row has a gradient from it), "zero" (a zero vector
+            without a gradient, which counts in a mean or maximum) or the number of the row that stands for all unknown ids.
 
     Call: `layer(ids, weights=None)`; ids of any shape (..., n), integers, or floats where all rows have exact numbers in
-    their dtype; `weights` of the same shape go with a combiner other than "max".
+    their dtype (float32: 2**24 rows); `weights` of the same shape, trainable, go with a combiner other than "max".  Ragged and
+    sparse ids are those of `keras.layers.Embedding`, without a combiner.
 
     Returns: ids.shape + (output_dim,), without the ids' last axis if there is a combiner.
 
     Errors: those of `keras.layers.Embedding`; ValueError for what does not go together; IndexError for an id out of range;
         TypeError for booleans, and for floats that cannot hold every row's number.
+
+    Called eagerly, the layer sees ids before they are converted, and takes none for another.  `fit`, `evaluate` and `predict`
+    convert arrays before any layer sees them: floats become `keras.config.floatx()`, which rounds fractions such as 3 + 1e-9;
+    on JAX without x64, int64 and uint64 keep their last 32 bits, so that 2**32 + 5 becomes 5; and `keras.Input` casts to its
+    dtype, float32 by default.  Check such ids before, or make them int32.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -68,15 +74,34 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         super().__init__(input_dim, output_dim, *args, **kwargs)
         self.out_of_range = check_policy(out_of_range, input_dim)
 
+    # ------------------------------------------------------------------ variables
+
     def build(self, input_shape: Any = None) -> None:
         """As Keras's, with the bias."""
         if self.built:
             return
         super().build(input_shape)
+        self._tracker.unlock()  # LoRA has locked it, as Keras does by itself after `build`
         if self.quantization_mode is None:
-            port.make_table(self._embeddings)
+            self._make_table(self._embeddings)
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.output_dim,), initializer=self.bias_initializer, name="bias")
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """As Keras's; the matrix with a row for each id is a table too."""
+        super().enable_lora(*args, **kwargs)
+        self._make_table(self.lora_embeddings_a)
+
+    def _make_table(self, variable: Any) -> None:
+        self._post_untrack_variable(variable)  # on PyTorch the layer lists parameters, and this becomes another
+        port.make_table(variable)
+        self._post_track_variable(variable)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        """As Keras's, which is not for subclasses: neither those of Keras's layer, but for this one, nor those of this."""
+        if type_check and type(self) is not Embedding:
+            raise self._not_implemented_error(self.quantize)
+        super().quantize(mode, type_check=False, config=config)
 
     @property
     def variables(self) -> Any:
@@ -91,45 +116,63 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """The vectors of the ids; see the class."""
-        require_exact(inputs, self)
-        if weights is not None and self.combiner in (None, "max"):
-            raise ValueError(f"`weights` go with combiner 'sum', 'mean' or 'sqrtn'. Received: combiner={self.combiner!r}.")
-        ids, bad = checked(inputs, self.input_dim, self.out_of_range, port.concrete)
-        found = self._rows(ids)
-        if bad is not None:
-            instead = float("nan") if self.out_of_range == "raise" else 0.0
-            found = ops.where(ops.expand_dims(bad, -1), ops.cast(instead, found.dtype), found)
-        if self.combiner is not None:
-            found = self._combined(found, inputs, weights)
-        found = ops.cast(found, dtype=self.compute_dtype)
-        if self.bias is not None:
-            found = ops.add(found, ops.cast(self.bias, self.compute_dtype))
-        return found if self.activation is None else self.activation(found)
+        return self._vectors(self._rows, inputs, weights)
+
+    def _int8_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
+        return self._vectors(super()._int8_call, inputs, weights)
+
+    def _int4_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
+        return self._vectors(super()._int4_call, inputs, weights)
 
     def _rows(self, ids: Any) -> Any:
         """The vectors of ids within the table."""
-        if self.lora_enabled or self.quantization_mode is not None or not port.owned(self._embeddings):
-            return super().call(ids)
-        return port.lookup(self._embeddings, ids)
+        if self.lora_enabled and port.owned(self.lora_embeddings_a):
+            low_rank = ops.matmul(port.lookup(self.lora_embeddings_a, ids), self.lora_embeddings_b)
+            return ops.add(self._base_rows(ids), (self.lora_alpha / self.lora_rank) * low_rank)
+        return super().call(ids) if self.lora_enabled else self._base_rows(ids)
 
-    def _combined(self, vectors: Any, inputs: Any, weights: Any) -> Any:
-        kept = ops.not_equal(inputs, 0) if self.mask_zero else None
-        if self.combiner == "max":
-            if kept is None:
-                return ops.max(vectors, axis=-2)
-            kept = ops.expand_dims(kept, -1)
-            largest = ops.max(ops.where(kept, vectors, ops.cast(float("-inf"), vectors.dtype)), axis=-2)
-            return ops.where(ops.any(kept, axis=-2), largest, ops.zeros_like(largest))
-        factors = ops.ones_like(inputs, dtype=vectors.dtype) if weights is None else ops.cast(weights, vectors.dtype)
-        if kept is not None:
-            factors = ops.where(kept, factors, ops.zeros_like(factors))
-            vectors = ops.where(ops.expand_dims(kept, -1), vectors, ops.zeros_like(vectors))
-        total = ops.sum(vectors * ops.expand_dims(factors, -1), axis=-2)
-        if self.combiner == "sum":
-            return total
-        size = ops.sum(factors, axis=-1) if self.combiner == "mean" else ops.sqrt(ops.sum(factors * factors, axis=-1))
-        size = ops.expand_dims(size, -1)
-        return ops.where(size == 0, ops.zeros_like(total), total / ops.where(size == 0, ops.ones_like(size), size))
+    def _base_rows(self, ids: Any) -> Any:
+        if port.owned(self._embeddings):
+            return port.lookup(self._embeddings, ids)
+        return ops.take(self._embeddings, ids, axis=0)
+
+    def _vectors(self, rows_of: Callable[[Any], Any], inputs: Any, weights: Any) -> Any:
+        """What the layer gives for ids, where `rows_of` gives the vectors of those within the table."""
+        weights = None if weights is None else ops.convert_to_tensor(weights)
+        self._check_call(inputs, weights)
+        if hasattr(inputs, "with_flat_values"):  # ragged
+            return inputs.with_flat_values(self._vectors(rows_of, inputs.flat_values, None))
+        inputs = ops.convert_to_tensor(inputs, sparse=False)
+        ids, bad = checked(inputs, self.input_dim, self.out_of_range, port.concrete)
+        found = rows_of(ids)
+        if bad is not None and self.out_of_range == "zero":
+            found = _where(bad, 0.0, found)
+        if self.combiner is not None:
+            found = combined(self.combiner, found, weights, ops.not_equal(inputs, 0) if self.mask_zero else None)
+        found = ops.cast(found, dtype=self.compute_dtype)
+        if self.bias is not None:
+            found = ops.add(found, ops.cast(self.bias, self.compute_dtype))
+        if self.activation is not None:
+            found = self.activation(found)
+        if bad is not None and self.out_of_range == "raise":  # last, since a maximum need not pass on a NaN
+            found = _where(bad if self.combiner is None else ops.any(bad, axis=-1), float("nan"), found)
+        return found
+
+    def _check_call(self, inputs: Any, weights: Any) -> None:
+        require_exact(inputs, self)
+        if self.combiner in (None, "max") and weights is not None:
+            raise ValueError(f"`weights` go with combiner 'sum', 'mean' or 'sqrtn'. Received: combiner={self.combiner!r}.")
+        if self.combiner is None:
+            return
+        if not len(inputs.shape) or not is_dense(inputs):
+            raise ValueError(
+                f"combiner={self.combiner!r} takes a dense array of ids and combines along its last axis. Received: {inputs}."
+                " Fill bags up with ids 0 and mask_zero=True, or with `weights` of 0."
+            )
+        if weights is not None and not _alike(tuple(inputs.shape), tuple(weights.shape)):
+            raise ValueError(
+                f"`weights` must have the shape of the ids. Received: shapes {tuple(weights.shape)} and {tuple(inputs.shape)}."
+            )
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """As Keras's; a combiner leaves nothing to mask."""
@@ -139,10 +182,10 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         """As Keras's, without the last axis of the ids if there is a combiner."""
         return super().compute_output_shape(input_shape[:-1] if self.combiner is not None else input_shape)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Any, weights: Any = None) -> Any:
         """As Keras's."""
-        require_exact(inputs, self)
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
+        self._check_call(inputs, weights)
+        return super().compute_output_spec(inputs)
 
     # ------------------------------------------------------------------ saving
 
@@ -159,20 +202,18 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             config["out_of_range"] = self.out_of_range
         return config
 
-    def save_own_variables(self, store: Any) -> None:
-        """As Keras's, and the bias."""
-        super().save_own_variables(store)
-        if self.bias is not None:
-            store["bias"] = self.bias
+    @property
+    def variable_serialization_spec(self) -> dict[Any, list[str]]:
+        """As Keras's; the bias comes last."""
+        spec = super().variable_serialization_spec
+        return {mode: [*names, "bias"] for mode, names in spec.items()} if self.use_bias else spec
 
-    def load_own_variables(self, store: Any) -> None:
-        """As Keras's, and the bias."""
-        if self.bias is None:
-            super().load_own_variables(store)
-            return
-        if "bias" not in store:
-            raise ValueError(
-                f"Layer '{self.name}' has a bias, and the file has none. Make it with use_bias=False, or save it anew."
-            )
-        super().load_own_variables({name: store[name] for name in list(store.keys()) if name != "bias"})
-        self.bias.assign(store["bias"])
+
+def _where(bad: Any, value: float, vectors: Any) -> Any:
+    """The vectors, with `value` in all elements of those that are bad, and no gradient."""
+    return ops.where(ops.expand_dims(bad, -1), ops.cast(value, vectors.dtype), vectors)
+
+
+def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    """Whether these can be the same shape."""
+    return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in zip(shape, other, strict=True))

@@ -12,8 +12,6 @@ class RowGradient:
 
     ids: Any
     values: Any
-    distinct: bool = False
-    """Whether no id occurs twice."""
 
     def __truediv__(self, scale: Any) -> RowGradient:
         """As optimizers divide a gradient by a loss's scale."""
@@ -21,4 +19,4 @@ class RowGradient:
 
     def with_values(self, values: Any) -> RowGradient:
         """The same rows with other gradients."""
-        return RowGradient(self.ids, values, self.distinct)
+        return RowGradient(self.ids, values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 from keras import ops
 
-from unhot.ids import OutOfRange, in_range
+from unhot.ids import OutOfRange, as_ids, as_plain, in_range, widened
 
 EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
 """Up to here, a float dtype holds every integer."""
@@ -17,48 +17,66 @@ EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
 
 def require_exact(ids: Any, layer: Any) -> None:
     """Refuse dtypes that are no ids, and floats that cannot hold the number of every row."""
+    if not hasattr(ids, "dtype"):
+        raise TypeError(f"the ids of layer '{layer.name}' must be one array or tensor. Received: {type(ids).__name__}.")
     dtype = keras.backend.standardize_dtype(ids.dtype)
-    if dtype == "bool" or dtype == "string":
+    if dtype not in EXACT and not keras.backend.is_int_dtype(dtype):
         raise TypeError(f"the ids of layer '{layer.name}' must be integers. Received: dtype {dtype}. Convert them first.")
     if layer.input_dim > EXACT.get(dtype, layer.input_dim):
         raise TypeError(
             f"the ids of layer '{layer.name}' come as {dtype}, which holds every integer up to {EXACT[dtype]:,} only."
-            f" Received: input_dim={layer.input_dim:,}. Let them come as integers: keras.Input(..., dtype='int32'), or"
-            " an InputLayer with that dtype as the first of a Sequential."
+            f" Received: input_dim={layer.input_dim:,}. Let them come as integers: keras.Input(..., dtype='int32'), also as the"
+            " first of a Sequential, which else makes an input of the dtype that its first layer computes in."
         )
+
+
+def is_dense(ids: Any) -> bool:
+    """Whether these are no sparse or ragged ids."""
+    if isinstance(ids, keras.KerasTensor):
+        return not (ids.sparse or ids.ragged)
+    return not any(hasattr(ids, name) for name in ("todense", "dense_shape", "with_flat_values"))
 
 
 def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
     """Ids that Keras is about to convert, which on some backends keeps the last 32 bits: those beyond become out of range."""
-    if isinstance(ids, (list, tuple, int, float, np.generic)) and not _holds_tensors(ids):
-        ids = np.asarray(ids)
-    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iuf" or not ids.size:
+    if _holds_tensors(ids) or not (isinstance(ids, (list, tuple, int, float)) or hasattr(ids, "__array__")):
         return ids
-    if ids.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            bad = ~((ids >= 0) & (ids < rows) & (ids == np.floor(ids)))
-        return _without(ids, bad, policy, rows) if bad.any() else ids
-    if ids.dtype.itemsize <= 2 or (ids.dtype.itemsize == 4 and ids.dtype.kind == "i"):
+    array = as_plain(ids, "ids")  # also of what is neither NumPy's nor the backend's, such as a column of a data frame
+    if not array.size and (array.dtype.kind in "iu" or not isinstance(ids, np.ndarray)):  # NumPy makes floats of []
+        return array.astype(np.int32)
+    if not array.size or array.dtype.kind == "V":  # V: bfloat16, which no backend shortens
+        return array
+    ids = array if array.dtype.kind in "iuf" else as_ids(array)  # Python's integers, or an error
+    if (ids.dtype.kind in "iu" and ids.dtype.itemsize <= 2) or ids.dtype == np.int32:
         return ids
-    bad = (ids < 0) | (ids >= rows)
-    return _without(ids, bad, policy, rows) if bad.any() else ids
-
-
-def _holds_tensors(ids: Any) -> bool:
-    return isinstance(ids, (list, tuple)) and any(_holds_tensors(i) or hasattr(i, "dtype") for i in ids)
-
-
-def _without(ids: Any, bad: Any, policy: OutOfRange, rows: int) -> Any:
+    bad = _not_rows(widened(ids.reshape(-1)).reshape(ids.shape) if ids.dtype == object else ids, rows)
+    if not bad.any():
+        return ids.astype(np.int64) if ids.dtype.kind in "uO" else ids  # PyTorch has no uint64
     if policy == "raise":
         _refuse(ids, bad, rows)
     return np.where(bad, -1, ids).astype(np.int64 if rows > 2**31 else np.int32)
 
 
-def _refuse(ids: Any, bad: Any, rows: int) -> None:
+def _holds_tensors(ids: Any) -> bool:
+    if isinstance(ids, (list, tuple)):
+        return any(_holds_tensors(i) for i in ids)
+    return ops.is_tensor(ids) or isinstance(ids, (keras.Variable, keras.KerasTensor))
+
+
+def _not_rows(ids: Any, rows: int) -> Any:
+    with np.errstate(invalid="ignore"):
+        bad = ~((ids >= 0) & (ids < rows))
+        return bad | (ids != np.floor(ids)) if ids.dtype.kind == "f" else bad
+
+
+def _refuse(ids: Any, bad: Any, rows: int) -> NoReturn:
     first = tuple(int(i) for i in np.argwhere(bad)[0])
-    if ids.dtype.kind == "f" and ids[first] != np.floor(ids[first]):
-        raise IndexError(f"id {ids[first]} at position {first} is not an integer, and no row's number.")
-    in_range(np.where(np.abs(ids) < 2**62, ids, -1).astype(np.int64) if ids.dtype.kind == "f" else ids, rows, "raise")
+    if ids.dtype.kind == "f":
+        where = first[0] if len(first) == 1 else first
+        what = "is out of range" if ids[first] == np.floor(ids[first]) else "is not an integer, and no row's number"
+        raise IndexError(f"id {ids[first]} at position {where} {what}: the table has rows 0 to {rows - 1}.")
+    in_range(ids, rows, "raise")
+    raise AssertionError("an id is out of range")
 
 
 def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -66,24 +84,32 @@ def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], A
 
     Errors: IndexError for an id out of range that is known now, where the policy is to raise it.
     """
+    dtype = keras.backend.standardize_dtype(ids.dtype)
+    if dtype in ("float16", "bfloat16"):
+        dtype, ids = "float32", ops.cast(ids, "float32")
     known = concrete(ids)
     if known is not None:
-        with np.errstate(invalid="ignore"):
-            bad = ~((known >= 0) & (known < rows))
-            if known.dtype.kind == "f":
-                bad |= known != np.floor(known)
+        bad = _not_rows(known, rows)
         if not bad.any():
-            return _integers(ids), None
+            return _integers(ids, rows), None
         if policy == "raise":
             _refuse(known, bad, rows)
-    outside = ops.logical_not(ops.logical_and(ids >= 0, ids < rows))
-    if keras.backend.is_float_dtype(keras.backend.standardize_dtype(ids.dtype)):
-        outside = ops.logical_or(outside, ops.not_equal(ids, ops.floor(ids)))
+    if dtype in EXACT:
+        whole, last = ops.equal(ids, ops.floor(ids)), rows - 1
+        within = ops.logical_and(whole, ops.logical_and(ids >= 0, ids <= last))
+    else:
+        ids = _integers(ids, rows)  # first: a comparison would take the number of rows for one of a small dtype
+        last = min(rows, 2**31) - 1 if keras.backend.standardize_dtype(ids.dtype) == "int32" else rows - 1
+        within = ops.logical_and(ids >= 0, ids <= last)
     instead = policy if isinstance(policy, int) else 0
-    within = ops.where(outside, ops.cast(instead, ids.dtype), ids)
-    return _integers(within), None if isinstance(policy, int) else outside
+    ids = _integers(ops.where(within, ids, ops.cast(instead, ids.dtype)), rows)
+    return ids, None if isinstance(policy, int) else ops.logical_not(within)
 
 
-def _integers(ids: Any) -> Any:
+def _integers(ids: Any, rows: int) -> Any:
+    """As int32 or int64; what those cannot hold becomes negative."""
     dtype = keras.backend.standardize_dtype(ids.dtype)
-    return ids if dtype in ("int32", "int64") else ops.cast(ids, "int64" if dtype in ("uint32", "uint64") else "int32")
+    if dtype in ("int32", "int64"):
+        return ids
+    wide = dtype == "uint64" or (rows > 2**31 and dtype in ("uint32", "float64"))
+    return ops.cast(ids, "int64" if wide else "int32")

@@ -27,6 +27,9 @@ class Entry:
     """A lookup whose backward pass has run: its ids, and the gradients of the vectors; or a read of the whole table."""
 
     ids: Any = None
+    read_ids: Any = None
+    """The same, not known to be so, and not there before the vectors have been read."""
+
     gradients: Any = None
     whole: bool = False
     filled: bool = False
@@ -67,15 +70,13 @@ def read(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
 def _forward(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
     entry, number = ledger.new(state["weights"], ids is None)
     found = rows_of(state, ids)
-    if ids is not None:
-        # A step that did not wait for what was read, as with a loss that is linear in it, would be given a copy of the table.
-        ids = jnp.where(found[:, 0] == found[:, 0], ids, jnp.maximum(ids, 0))
-    return found, (_Static((entry, number)), ids, jax.tree.map(jnp.shape, _Static(state)))
+    read_ids = None if ids is None else jnp.where(found[:, 0] == found[:, 0], ids, jnp.maximum(ids, 0))
+    return found, (_Static((entry, number)), (ids, read_ids), jax.tree.map(jnp.shape, _Static(state)))
 
 
 def _backward(ledger: Ledger, rows_of: Any, residuals: Any, gradient: Any) -> Any:
-    (entry, number), ids = residuals[0].value, residuals[1]
-    entry.ids, entry.gradients, entry.filled = ids, gradient, True
+    (entry, number), (entry.ids, entry.read_ids) = residuals[0].value, residuals[1]
+    entry.gradients, entry.filled = gradient, True
     finite = jnp.isfinite(gradient).all()
     probe = jnp.zeros(PROBES, gradient.dtype).at[min(number, PROBES - 1)].set(jnp.where(finite, 1.0, jnp.nan))
     given: dict[str, Any] = dict.fromkeys(residuals[2].value)

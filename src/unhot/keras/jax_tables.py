@@ -19,16 +19,18 @@ import numpy as np
 from keras.src.backend import Variable
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
-from unhot.jax.operations import ArrayRows, Operations
+from unhot.jax.operations import Operations
 from unhot.keras.gradients import RowGradient
 from unhot.keras.jax_ledger import PROBES, Ledger, read
-from unhot.keras.settled import Owned, become
+from unhot.keras.jax_variables import CarriedRows, Carrier, Counter, Facing, carried, integers
+from unhot.keras.settled import become
 from unhot.rules import Optimizer
-from unhot.traced.engine import Traced, distinct
+from unhot.traced.engine import Traced
 
 DTYPES = ("float32", "float64")
-MASK = np.int32(0x40000000)
-"""Integers are carried as the floats whose bits they are, those of small numbers turned away from denormals."""
+
+FEWEST_ROWS = 1 << 14
+"""Tables of fewer rows are trained as a whole: that is as exact, and with these rows takes less time."""
 
 # ---------------------------------------------------------------- tables and lookups
 
@@ -69,72 +71,7 @@ def concrete(ids: Any) -> Any:
     return None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
 
 
-# ---------------------------------------------------------------- variables
-
-
-class Carrier(Owned, Variable):  # type: ignore[misc]
-    """An array of an owned table, as a trainable variable of the table's layer."""
-
-    def __init__(self, training: Training, name: str, array: Any) -> None:
-        facing = training.variable
-        with jax.ensure_compile_time_eval():
-            super().__init__(array, dtype=array.dtype.name, autocast=False, name=f"{facing.name}_{name}")
-        self._path = f"{facing.path}_{name}"
-        self.training = training
-
-    @property
-    def trainable(self) -> bool:
-        trainable: bool = self.training.variable.trainable
-        return trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        """That of the layer's variable counts."""
-
-
-class Facing(Owned):
-    """A variable without a value of its own, that shows what its carrier holds."""
-
-    carrier: Any
-
-    @property
-    def _value(self) -> Any:
-        return self.carrier._value
-
-    @_value.setter
-    def _value(self, value: Any) -> None:
-        self.carrier._value = value
-
-    @property
-    def value(self) -> Any:
-        this: Any = self
-        return this._maybe_autocast(self.training.shown(self))
-
-    def assign(self, value: Any) -> Any:
-        this: Any = self
-        value = this._convert_to_tensor(value, dtype=this._dtype)
-        if value.shape != this.shape:
-            return super().assign(value)  # type: ignore[misc]  # raises
-        self.settle()
-        return self.carrier.assign(value)
-
-    def __repr__(self) -> str:
-        this: Any = self
-        return f"<Variable path={this.path}, shape={this.shape}, dtype={this.dtype}, value={this.numpy()}>"
-
-
-class Counter(Owned):
-    """The optimizer's `iterations`, which the clocks of its tables follow if someone else writes it."""
-
-    owner: Any
-
-    def assign(self, value: Any) -> Any:
-        result = super().assign(value)  # type: ignore[misc]
-        optimizer = self.owner()
-        if optimizer is not None and not in_stateless_scope():
-            for table in optimizer._tables.values():
-                table.follow_iterations(optimizer)
-        return result
+# ---------------------------------------------------------------- training
 
 
 def state_variables(variables: list[Any]) -> list[Any]:
@@ -155,9 +92,6 @@ def stock_variables(variables: list[Any]) -> list[Any]:
         elif variable is variable.training.carriers["weights"]:
             found.append(variable.training.variable)
     return found
-
-
-# ---------------------------------------------------------------- training
 
 
 def unread(variable: Any) -> Any:
@@ -230,6 +164,7 @@ class Training:
         clock = int(optimizer._iterations.value)
         if self.traced.defers:
             arrays |= self._at(jnp.int32(clock)) | self._begun(optimizer)
+        arrays["place"] = carried(jnp.zeros(rows, jnp.int32))
         arrays["probe"] = jnp.zeros(PROBES, dtype)
         self.carriers = {name: Carrier(self, name, array) for name, array in arrays.items()}
         for name, facing in {"weights": variable, **self.slots}.items():
@@ -270,12 +205,12 @@ class Training:
         return {name: carrier.value for name, carrier in self.carriers.items()}
 
     def _parts(self, state: dict[str, Any]) -> tuple[CarriedRows, dict[str, Any], Any]:
-        rows = {name: state[name] for name in self.traced.names}
+        rows = {name: state[name] for name in (*self.traced.names, "place")}
         if not self.traced.defers:
             return CarriedRows(rows), {}, jnp.int32(0)
         rows["last"] = state["last"]
         history = {name: state[name] for name in state.keys() - rows.keys() - {"clock", "probe"}}
-        return CarriedRows(rows), history, _integers(state["clock"])
+        return CarriedRows(rows), history, integers(state["clock"])
 
     def rows(self, state: dict[str, Any], ids: Any) -> Any:
         """The settled weights of the flat `ids`, or all of them."""
@@ -332,11 +267,14 @@ class Training:
         dim = gradient.shape[1]
         ids, values = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, dim), gradient.dtype)]
         lost = jnp.ones(PROBES, bool)
+        single = len(entries) == 1
         for number, entry in enumerate(entries):
             lost = lost.at[number].set(not entry.filled)
             if entry.filled and not entry.whole:
                 factor = probe[number]
-                ids.append(entry.ids)
+                # A single lookup's work serves the step. Of several, one's gradient may not wait for what another has read, as
+                # where the loss is linear in it, and the compiler would copy the table.
+                ids.append(entry.ids if single else entry.read_ids)
                 values.append(jnp.where(factor == 0, 0, entry.gradients * factor))
         unknown = (lost & (probe != 0)).any()
         rows = RowGradient(jnp.concatenate(ids), jnp.concatenate(values))
@@ -353,18 +291,18 @@ class Training:
                 " within one compiled function, or both outside of any."
             )
 
-    def distinct(self, gradient: RowGradient) -> RowGradient:
-        """The same gradient with each id once, filled up with ids beyond the table."""
-        if gradient.distinct or not len(gradient.ids):
-            return gradient
-        ids, sums = distinct(self.ops, gradient.ids.astype(jnp.int32), gradient.values, self.traced.rows)
-        return RowGradient(ids, sums, True)
+    def summed(self, gradient: RowGradient) -> RowGradient:
+        """The same gradient with the sum of an id's in one of its places, and zeros in the others."""
+        store, _, _ = self._parts(self.state())
+        sums = self.traced.summed(self.ops, store, gradient.ids, gradient.values)
+        self.carriers["place"].assign(store.arrays["place"])
+        return gradient.with_values(sums)
 
     def follow_iterations(self, optimizer: Any) -> None:
         """Go on from the optimizer's `iterations`, if someone has written it."""
         if not self.current or not self.traced.defers or self.carriers["clock"]._value is None:
             return
-        if int(_integers(self.carriers["clock"].value)) != int(optimizer._iterations.value):
+        if int(integers(self.carriers["clock"].value)) != int(optimizer._iterations.value):
             self.settle()
             self.restart(optimizer)
 
@@ -376,7 +314,7 @@ class Training:
 
     def _at(self, now: Any) -> dict[str, Any]:
         """Clock and last touches of a table that is settled at `now`."""
-        return {"last": _carried(jnp.full((self.traced.rows,), now, jnp.int32)), "clock": _carried(now)}
+        return {"last": carried(jnp.full((self.traced.rows,), now, jnp.int32)), "clock": carried(now)}
 
     @contextmanager
     def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
@@ -401,30 +339,10 @@ class Training:
 
     def make_step(self, gradient: RowGradient) -> None:
         """Make the step that was prepared."""
-        gradient = self.distinct(gradient)
         state = self.state()
         store, history, now = self._parts(state)
         history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, self._rate)
         made = {**state, **store.arrays, **history}
         if self.traced.defers:
-            made["clock"] = _carried(now + 1)
+            made["clock"] = carried(now + 1)
         self._keep(made)
-
-
-class CarriedRows(ArrayRows):
-    """Rows whose last touches are carried as floats."""
-
-    def take(self, name: str, ids: Any) -> Any:
-        lines = super().take(name, ids)
-        return _integers(lines) if name == "last" else lines
-
-    def put(self, name: str, ids: Any, lines: Any) -> None:
-        super().put(name, ids, _carried(lines) if name == "last" else lines)
-
-
-def _carried(integers: Any) -> Any:
-    return jax.lax.bitcast_convert_type(jnp.asarray(integers, jnp.int32) ^ MASK, jnp.float32)
-
-
-def _integers(carried: Any) -> Any:
-    return jax.lax.bitcast_convert_type(carried, jnp.int32) ^ MASK

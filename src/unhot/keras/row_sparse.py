@@ -23,7 +23,8 @@ def stock(name: str) -> Any:
 class RowSparse:
     """A mixin before one of Keras's optimizers: dense gradients take Keras's own path, those of tables go by rows.
 
-    A table is owned from `build` on.  Its slots are Keras's variables, so that a checkpoint is Keras's own.
+    A table is owned from `build` on.  Its slots are Keras's variables, so that a checkpoint is Keras's own.  Small ones are
+    left to Keras where its step of all their rows takes less time.
     """
 
     rule: ClassVar[Callable[..., Optimizer]]
@@ -48,7 +49,7 @@ class RowSparse:
         # Not `self._tables = ...`: Keras and TensorFlow would track what is assigned, to save it.
         vars(self)["_tables"] = {}
         for variable in this._trainable_variables:
-            if port.is_table(variable):
+            if port.is_table(variable) and variable.shape[0] >= port.FEWEST_ROWS:
                 obstacle = self._obstacle(variable)
                 if obstacle:
                     warnings.warn(
@@ -131,7 +132,7 @@ class RowSparse:
         rows, others = [], []
         for gradient, variable, table in zip(grads, trainable_variables, tables, strict=True):
             if isinstance(gradient, RowGradient):
-                rows.append((table.distinct(gradient) if self._clips else gradient, variable, table))
+                rows.append((table.summed(gradient) if self._clips else gradient, variable, table))
             else:
                 others.append((gradient, variable))
         stepped = {id(table) for _, _, table in rows}

@@ -30,7 +30,7 @@ class Operations:
         dtype = next(
             (value.dtype for value in values if hasattr(value, "dtype") and not isinstance(value, np.ndarray)), self.dtype
         )
-        return tuple(value if tf.is_tensor(value) else tf.cast(value, dtype) for value in values)
+        return tuple(value if tf.is_tensor(value) else _as(dtype, value) for value in values)
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
         return tf.where(condition, *self._alike(x, y))
@@ -45,6 +45,14 @@ class Operations:
         # Not `tf.stack`: Grappler cancels it with the slice `c[:, i, None]` that follows, and forgets the new axis.
         return tf.concat([tf.expand_dims(self.real(part), axis) for part in parts], axis)
 
+    def fused(self, function: Any) -> Any:
+        """The function, compiled as one if that pays."""
+        return function
+
+    def padded(self, ids: Any) -> Any:
+        """The ids, of which the last may be repeated so that fewer lengths have to be compiled."""
+        return ids
+
     def concat(self, parts: Any, axis: int = 0) -> Any:
         return tf.concat(parts, axis)
 
@@ -56,16 +64,23 @@ class Operations:
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2]))
 
     def real(self, x: Any) -> Any:
-        return tf.cast(x, self.dtype)
+        return _as(self.dtype, x)
 
     def full_like(self, x: Any, value: Any) -> Any:
-        return tf.zeros_like(x) + tf.cast(value, x.dtype)
+        return tf.zeros_like(x) + _as(x.dtype, value)
 
     def zeros(self, shape: Any, like: Any) -> Any:
         return tf.zeros(shape, like.dtype)
 
     def arange(self, count: int) -> Any:
         return tf.range(count, dtype=tf.int32)
+
+    def places(self, x: Any) -> Any:
+        return tf.range(tf.size(x), dtype=tf.int32)
+
+    def sum_by(self, lines: Any, group: Any) -> Any:
+        """As many lines, each the sum of the lines of the group of that number."""
+        return tf.math.unsorted_segment_sum(lines, group, tf.size(group))
 
     def take(self, x: Any, i: Any) -> Any:
         return tf.gather(x, i)
@@ -81,8 +96,29 @@ class Operations:
         return tf.tensor_scatter_nd_update(x, i[:, None], lines)
 
     def after(self, x: Any, alike: Any, lines: Any) -> Any:
-        """x: TensorFlow keeps the order of what reads and writes a variable."""
-        return x
+        """x, but not before the lines are there; `alike` equals x, which XLA must not know, or it copies the variable."""
+        return tf.where(lines[:, 0] == lines[:, 0], x, alike)
+
+
+class Fused(Operations):
+    """The same in a graph that is no export's: what is done to rows is compiled as one, and passes over them once."""
+
+    def fused(self, function: Any) -> Any:
+        return tf.function(function, jit_compile=True, autograph=False)
+
+    def padded(self, ids: Any) -> Any:
+        """Eight lengths from n to 2 n."""
+        if ids.shape[0] is not None:
+            return ids
+        size = tf.size(ids)
+        octave = tf.floor(tf.math.log(tf.cast(tf.maximum(size, 1), tf.float64)) / np.log(2.0))
+        unit = tf.cast(2.0 ** tf.maximum(octave - 3.0, 0.0), tf.int32)
+        return tf.gather(ids, tf.minimum(tf.range((size + unit - 1) // unit * unit), size - 1))
+
+
+def _as(dtype: Any, value: Any) -> Any:
+    """A tensor, or a number as it is: `tf.cast` would make float32 of it first."""
+    return tf.cast(value, dtype) if hasattr(value, "dtype") else tf.constant(value, dtype)
 
 
 class VariableRows:
@@ -92,7 +128,8 @@ class VariableRows:
         self.variables, self.rows = variables, rows
 
     def take(self, name: str, ids: Any) -> Any:
-        return tf.gather(self.variables[name], self._within(ids))
+        # Nothing is differentiated here; a tape that watches the weights would have compiled functions give what it may need.
+        return tf.stop_gradient(tf.gather(self.variables[name], self._within(ids)))
 
     def put(self, name: str, ids: Any, lines: Any) -> None:
         # Ids beyond the table come from settling in turn only. The last row's line is then written again as it is.

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Settled, become
-from unhot.keras.tensorflow_operations import Operations, VariableRows
+from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 
 DTYPES = ("float32", "float64")
+
+FEWEST_ROWS = 1 << 14
+"""Tables of fewer rows are trained as a whole: that is as exact, and with these rows takes less time."""
 
 # ---------------------------------------------------------------- tables and lookups
 
@@ -57,6 +61,12 @@ def lookup(variable: Any, ids: Any) -> Any:
     flat = tf.reshape(ids, (-1,))
     found = _as_settled(tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat)))
     return tf.reshape(found, tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
+
+
+def _in_training() -> bool:
+    """Whether a layer is called with training=True."""
+    context = get_global_attribute("current_call_ctx")
+    return bool(context is not None and context.get_value("training"))
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -127,7 +137,7 @@ class Training:
             previous.release()
         self._optimizer = weakref.ref(optimizer)
         self.variable = variable
-        self.ops = Operations(variable.dtype)
+        self._ops = Operations(variable.dtype), Fused(variable.dtype)
         self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
         self.traced: Traced
         self.history: dict[str, Any] = {}
@@ -141,10 +151,12 @@ class Training:
         """Take up the optimizer's rule, and the numbers that it keeps; all rows are settled."""
         self.traced = Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
         self.store = VariableRows({name: self.held[name] for name in self.traced.names}, self.traced.rows)
+        with tf.init_scope():
+            nothing = tf.zeros((self.traced.rows,), tf.int32)
+            self.store.variables["place"] = tf.Variable(nothing, trainable=False, name="place")
         if self.traced.defers:
             with tf.init_scope():
-                last = tf.zeros((self.traced.rows,), tf.int32)
-                self.store.variables["last"] = tf.Variable(last, trainable=False, name="last")
+                self.store.variables["last"] = tf.Variable(nothing, trainable=False, name="last")
                 self.clock = tf.Variable(0, trainable=False, name="clock")
                 self.history = {
                     name: tf.Variable(start, trainable=False, name=name) for name, start in self.traced.family.arrays().items()
@@ -166,6 +178,11 @@ class Training:
         self.release()
         self.variable.training = None
 
+    @property
+    def ops(self) -> Any:
+        """Those for what runs now."""
+        return self._ops[not tf.executing_eagerly()]
+
     def _now(self) -> Any:
         return self.clock.read_value() if self.traced.defers else tf.constant(0, tf.int32)
 
@@ -173,7 +190,10 @@ class Training:
 
     def lookup(self, ids: Any) -> Any:
         """The settled weights of the flat `ids`."""
-        return self.traced.lookup(self.ops, self.history, self.store, ids, self._now())
+        if tf.executing_eagerly() or not _in_training():  # the graphs of others, who may not compile, are kept plain
+            return self.traced.lookup(self._ops[0], self.history, self.store, ids, self._now())
+        found = self.traced.lookup(self.ops, self.history, self.store, self.ops.padded(ids), self._now())
+        return found[: tf.size(ids)]
 
     def settle(self) -> None:
         """Apply all deferred steps."""
@@ -188,12 +208,9 @@ class Training:
 
     # ------------------------------------------------------------------ training
 
-    def distinct(self, gradient: RowGradient) -> RowGradient:
-        """The same gradient with each id once."""
-        if gradient.distinct:
-            return gradient
-        ids, group = tf.unique(gradient.ids)
-        return RowGradient(ids, tf.math.unsorted_segment_sum(gradient.values, group, tf.size(ids)), True)
+    def summed(self, gradient: RowGradient) -> RowGradient:
+        """The same gradient with the sum of an id's in one of its places, and zeros in the others."""
+        return gradient.with_values(self.traced.summed(self.ops, self.store, gradient.ids, gradient.values))
 
     def restart(self, optimizer: Any) -> None:
         """Go on from what has been written into Keras's variables, once released."""
@@ -240,7 +257,6 @@ class Training:
 
     def make_step(self, gradient: RowGradient) -> None:
         """Make the step that was prepared."""
-        gradient = self.distinct(gradient)
         now = self._now()
         self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, self._rate))
         if self.traced.defers:

@@ -22,6 +22,9 @@ from unhot.torch.lookup import lookup as torch_lookup
 from unhot.torch.parameter import TableParameter
 from unhot.torch.training import RowTraining
 
+FEWEST_ROWS = 0
+"""Tables of fewer rows are trained as a whole: on this backend, none."""
+
 # ---------------------------------------------------------------- tables and lookups
 
 
@@ -150,8 +153,8 @@ class Training(RowTraining):
             parameter.training = None
         self.variable.training = None
 
-    def distinct(self, gradient: RowGradient) -> RowGradient:
-        """The same gradient with each id once."""
+    def summed(self, gradient: RowGradient) -> RowGradient:
+        """The same gradient with the sum of an id's in one place."""
         ids, inverse = torch.unique(gradient.ids, return_inverse=True)
         wide = torch.zeros((len(ids), gradient.values.size(1)), dtype=torch.float64, device=ids.device)
         sums = wide.index_add_(0, inverse, gradient.values.to(torch.float64)).to(gradient.values.dtype)

@@ -1,6 +1,7 @@
 """A table inside a graph: what `unhot.engine` does, on arrays that the graph's framework owns.
 
-Weights and slots are (rows, dim), `last` the steps of the rows' last touches; the history is that of `unhot.traced.families`.
+Weights and slots are (rows, dim), `last` the steps of the rows' last touches, `place` where in a step's ids a row stands, which
+counts within the step only; the history is that of `unhot.traced.families`.
 Framework by framework, `Operations` names what the mathematics calls, and `Rows` is where arrays of one line per row are
 read and written.
 """
@@ -22,7 +23,8 @@ class Rows(Protocol):
         """The lines `ids`; any line for an id that is not one of the table."""
 
     def put(self, name: str, ids: Any, lines: Any) -> None:
-        """Write the lines of the distinct `ids`, leaving out those that are not of the table."""
+        """Write the lines of the `ids`, leaving out those that are not of the table; an id that repeats has equal lines, or any
+        one of them may stay."""
 
 
 class Traced:
@@ -46,18 +48,20 @@ class Traced:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _settled(self, ops: Any, history: Arrays, store: Rows, ids: Any, now: Any) -> tuple[tuple[Any, ...], Any]:
-        """The states of the rows `ids`, carried to the step `now`; and the steps of their last touches."""
-        rows = tuple(store.take(name, ids) for name in self.names)
+    def _read(self, store: Rows, ids: Any) -> tuple[tuple[Any, ...], Any]:
+        """The states of the rows `ids` as they stand; and the steps of their last touches."""
+        return tuple(store.take(name, ids) for name in self.names), store.take("last", ids) if self.defers else None
+
+    def _carry(self, ops: Any, history: Arrays, rows: tuple[Any, ...], last: Any, now: Any) -> tuple[Any, ...]:
+        """The states of rows last touched at `last`, carried to the step `now`."""
         if not self.defers:
-            return rows, None
-        last = store.take("last", ids)
+            return rows
         settled = self.family.settle(ops, history, rows, self.family.coefficients(ops, history, now, last))
         late = (last < now)[:, None]
-        return tuple(ops.where(late, new, old) for new, old in zip(settled, rows, strict=True)), last
+        return tuple(ops.where(late, new, old) for new, old in zip(settled, rows, strict=True))
 
     def _put(self, ops: Any, store: Rows, ids: Any, rows: tuple[Any, ...], last: Any, now: Any) -> None:
-        """Write the states of the distinct rows `ids`, which were last touched at `last`, and now are at `now`."""
+        """Write the states of the rows `ids`, which were last touched at `last`, and now are at `now`."""
         for name, new in zip(self.names, rows, strict=True):
             store.put(name, ids, new)
         if self.defers:
@@ -66,14 +70,31 @@ class Traced:
 
     def lookup(self, ops: Any, history: Arrays, store: Rows, ids: Any, now: Any) -> Any:
         """The settled weights of the flat `ids`."""
-        return self._settled(ops, history, store, ids, now)[0][0] if self.defers else store.take("weights", ids)
+        if not self.defers:
+            return store.take("weights", ids)
+        rows, last = self._read(store, ids)
+        return ops.fused(lambda rows, last, now: self._carry(ops, history, rows, last, now)[0])(rows, last, now)
 
     def step(self, ops: Any, history: Arrays, store: Rows, ids: Any, gradients: Any, now: Any, rate: Any) -> Arrays:
-        """Make the step now + 1 with the gradients of the distinct `ids`; the history afterwards."""
-        step = now + 1
-        rows, last = self._settled(ops, history, store, ids, now)
-        scalars = self.family.scalars(ops, history, step, rate)
-        self._put(ops, store, ids, self.family.rule.update(ops, rows, gradients, scalars), last, step)
+        """Make the step now + 1 with the gradients of the `ids`, which are summed where one repeats; the history afterwards.
+
+        Nothing is sorted, and no id left out: a row that repeats is computed in all of its places, each with the whole sum, and
+        written as often.  The places of one lookup in the same step are the same, so that its work is not done again.
+        """
+        sums = self.summed(ops, store, ids, gradients)
+        ids = ops.padded(ids)
+        sums = ops.take(sums, store.take("place", ids))
+
+        def updated(rows: tuple[Any, ...], last: Any, sums: Any, now: Any, rate: Any) -> tuple[Any, ...]:
+            scalars = self.family.scalars(ops, history, now + 1, rate)
+            return self.family.rule.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
+
+        rows, last = self._read(store, ids)
+        self._put(ops, store, ids, ops.fused(updated)(rows, last, sums, now, rate), last, now + 1)
+        return self._record(ops, history, store, now + 1, rate)
+
+    def _record(self, ops: Any, history: Arrays, store: Rows, step: Any, rate: Any) -> Arrays:
+        """The history after `step`, and a part of the table settled, lest a row rest for longer than the history reaches."""
         if not self.defers:
             return history
         history = {**history, **self.family.advance(ops, history, step, rate)}
@@ -81,17 +102,13 @@ class Traced:
         self.settle(ops, history, store, turn + ops.arange(self.chunk), step)
         return history
 
+    def summed(self, ops: Any, store: Rows, ids: Any, gradients: Any) -> Any:
+        """The sum of an id's gradients in one of its places, and zeros in the others."""
+        store.put("place", ids, ops.places(ids))
+        return ops.sum_by(gradients, store.take("place", ids))
+
     def settle(self, ops: Any, history: Arrays, store: Rows, ids: Any, now: Any) -> None:
-        """Apply the deferred steps of the distinct rows `ids`."""
-        rows, last = self._settled(ops, history, store, ids, now)
-        self._put(ops, store, ids, rows, last, now)
-
-
-def distinct(ops: Any, ids: Any, gradients: Any, rows: int) -> tuple[Any, Any]:
-    """The distinct ids in order, and the sum of the gradients of each; filled up with ids beyond the table."""
-    order = ops.argsort(ids)
-    in_order = ops.take(ids, order)
-    first = ops.concat([ops.ones_like(in_order[:1]), ops.integer(in_order[1:] != in_order[:-1])])
-    group = ops.cumsum(first) - 1
-    unique = ops.put(rows + ops.arange_like(ids), group, in_order)
-    return unique, ops.sum_by(ops.take(gradients, order), group)
+        """Apply the deferred steps of the rows `ids`."""
+        rows, last = self._read(store, ids)
+        settled = ops.fused(lambda rows, last, now: self._carry(ops, history, rows, last, now))(rows, last, now)
+        self._put(ops, store, ids, settled, last, now)
