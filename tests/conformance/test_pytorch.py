@@ -71,6 +71,7 @@ class LayerCopy:
 
 
 CASES = [("native", "closed", "wandering", rule) for rule in FRONT_END]
+CASES += [("torch", "tiny", "constant", rule) for rule in FRONT_END if rule not in RULES]
 CASES += [
     (*way, rule)
     for way in (
@@ -82,7 +83,8 @@ CASES += [
     for rule in RULES
     if rule.convention == "torch"
 ]
-"""All betas once: what they do to the rules is tested in test_against_dense.py, and this is what the front end makes of it."""
+"""All betas once for each way: what they do to the rules is tested in test_against_dense.py, and this is what the front end
+makes of it."""
 
 
 @pytest.mark.parametrize(("kernels", "stream", "schedule", "rule"), CASES, ids=lambda part: getattr(part, "id", part))

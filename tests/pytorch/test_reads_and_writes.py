@@ -19,45 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import unhot.torch
 
-ROWS, DIM = 30, 3
-LR = 0.05
-
-
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def batches(seed: int, steps: int) -> list[Tensor]:
-    """Most of the rows rest for long, some of them for ever."""
-    rng = np.random.default_rng(seed)
-    return [torch.from_numpy(rng.integers(ROWS - 3 if i % 20 == 0 else 5, size=6)) for i in range(steps)]
-
-
-def train(layer: Any, optimizer: torch.optim.Optimizer, seed: int = 0, steps: int = 45) -> None:
-    for i, ids in enumerate(batches(seed, steps)):
-        optimizer.zero_grad()
-        (layer(ids) - torch.sin(ids.double() + i).unsqueeze(-1)).pow(2).sum().backward()
-        optimizer.step()
-
-
-def pair(**options: Any) -> list[tuple[nn.Embedding, torch.optim.Optimizer]]:
-    """The dense twin and the table, each with its AdamW: momentum and decay move every row at every step."""
-    torch.manual_seed(0)
-    theirs = nn.Embedding(ROWS, DIM, **options)
-    ours = unhot.torch.Embedding(ROWS, DIM, **options)
-    ours.load_state_dict(theirs.state_dict())
-    return [
-        (theirs, torch.optim.AdamW(theirs.parameters(), lr=LR)),
-        (ours, unhot.torch.AdamW(ours.parameters(), lr=LR)),
-    ]
-
-
-def close(ours: Any, theirs: Any) -> None:
-    a, b = (x.detach().numpy() if isinstance(x, Tensor) else x for x in (ours, theirs))
-    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+from .twins import DIM, LR, ROWS, _double, batches, close, pair, train  # noqa: F401
 
 
 def saved(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from unhot.torch.layer import Embedding, EmbeddingBag
-from unhot.torch.parameter import TableParameter
+from unhot.torch.parameter import become_table
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Conversion:
 def convert(model: nn.Module) -> Conversion:
     """Turn every `nn.Embedding` and `nn.EmbeddingBag` of `model` into unhot's, in place.
 
-    Weights stay where they are, tied ones stay tied, and hooks and names are kept.  Make the optimizer afterwards: one made
-    before holds the old parameters.
+    Weights stay the parameters they are, tied ones stay tied, and hooks and names are kept.  Make the optimizer afterwards: one
+    of unhot's that was made before does not own the tables.
 
     Args:
         model: any module; it may be an embedding layer itself.
@@ -54,27 +54,23 @@ def convert(model: nn.Module) -> Conversion:
         >>> unhot.torch.convert(model)
         swapped: 0
     """
-    done, tables = Conversion(), dict[int, TableParameter]()
+    done = Conversion()
     for name, module in model.named_modules():
-        if type(module) in (nn.Embedding, nn.EmbeddingBag):
-            _swap(module, tables)
-            done.swapped.append(name or type(module).__name__)
-        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and not isinstance(module, (Embedding, EmbeddingBag)):
-            done.left[name] = f"{type(module).__name__} is a subclass of torch's layer and may use its weight otherwise"
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in tables:
-                module._parameters[name] = tables[id(parameter)]
+        kind = type(module)
+        if isinstance(module, (Embedding, EmbeddingBag)) or not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            continue
+        if kind not in (nn.Embedding, nn.EmbeddingBag):
+            done.left[name] = f"{kind.__name__} is a subclass of torch's layer and may use its weight otherwise"
+        elif not become_table(module._parameters.get("weight")):
+            done.left[name] = f"its weight is no plain parameter but {type(module.weight).__name__}"
+        else:
+            _swap(module)
+            done.swapped.append(name or kind.__name__)
     return done
 
 
-def _swap(module: nn.Module, tables: dict[int, TableParameter]) -> None:
-    """Make `module` one of unhot's; its weight is replaced later, wherever it is used."""
-    weight = module._parameters["weight"]
-    assert weight is not None
-    if not isinstance(weight, TableParameter) and id(weight) not in tables:
-        tables[id(weight)] = TableParameter(weight.detach(), weight.requires_grad)
-        tables[id(weight)].grad = weight.grad
+def _swap(module: nn.Module) -> None:
+    """Make `module`, whose weight is a table already, one of unhot's."""
     given: Any = module.__dict__.pop("sparse") or None
     module._given_sparse = given
     if isinstance(module, nn.EmbeddingBag):

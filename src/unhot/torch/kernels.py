@@ -26,6 +26,7 @@ class Namespace:
     """What the rules call, for tensors and numbers."""
 
     sqrt, abs, sign, where = torch.sqrt, torch.abs, torch.sign, torch.where
+    reshape, sum = torch.reshape, torch.sum
 
     @staticmethod
     def maximum(a: Tensor, b: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch._C import DisableTorchFunctionSubclass
 from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
 from unhot.torch.lookup import DTYPES, lookup, owner_of
-from unhot.torch.parameter import TableParameter
+from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -35,6 +35,20 @@ class _DecidedLater:
     @sparse.setter
     def sparse(self, given: bool | None) -> None:
         self._given_sparse = given
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As torch's; a plain parameter that is put in the weight's place becomes a table, and stays the object it is."""
+        module: Any = super()
+        module.register_parameter(name, param)
+        if name == "weight":
+            become_table(param)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """As torch's, which makes a plain parameter of one that was on the "meta" device."""
+        module: Any = super()
+        made: Any = module._apply(fn, recurse)
+        become_table(made._parameters.get("weight"))
+        return made
 
     def _asked(self) -> bool:
         """What a lookup is told: None leaves it to the table parameter, unless a plain one was put in its place."""
@@ -89,7 +103,6 @@ class Embedding(_DecidedLater, nn.Embedding):
         )  # fmt: skip
         if room is not None:
             self.reset_parameters()
-        self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self._given_sparse = sparse
         self.bias = nn.Parameter(torch.zeros_like(self.weight[0])) if bias else None
         self.activation = activation
@@ -112,6 +125,7 @@ class Embedding(_DecidedLater, nn.Embedding):
     def _rows(self, ids: Tensor) -> Tensor:
         weight = self.weight
         if not isinstance(weight, TableParameter):
+            settle_beneath(weight)
             return super().forward(ids)
         with DisableTorchFunctionSubclass():  # `nn.functional.embedding` would come to the same, by a longer way
             return lookup(
@@ -236,11 +250,12 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         )  # fmt: skip
         if room is not None:
             self.reset_parameters()
-        self.weight = TableParameter(self.weight.detach(), self.weight.requires_grad)
         self._given_sparse = sparse
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: (bags, embedding_dim)."""
+        if not isinstance(self.weight, TableParameter):
+            settle_beneath(self.weight)
         return nn.functional.embedding_bag(
             input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, self._asked(),
             per_sample_weights, self.include_last_offset, self.padding_idx,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.torch import distributed
 
@@ -28,6 +29,7 @@ def lookup(
     """
     training = owner_of(weight, sparse)
     if training is None:
+        weight = known_to_tracers(weight)
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
@@ -37,17 +39,50 @@ def lookup(
 
 
 def owner_of(weight: Any, sparse: bool | None) -> Any:
-    """What settles and trains the rows, or None where torch's own code is to run; the weight is settled for it."""
+    """What settles and trains the rows, or None where torch's own code is to run; the weight is settled for it.
+
+    That is so, too, where what torch does is traced, or transformed by `torch.func`: none of that knows `RowLookup`.
+    """
     training = getattr(weight, "training", None)
     if training is not None and training.owner is None:
         training.release()
         training = weight.training = None
-    if training is not None and (sparse is False or weight.dtype not in DTYPES):
+    if training is not None and (sparse is False or weight.dtype not in DTYPES or _transformed()):
         training.release()
         return None
     if training is not None and not weight.announced and distributed.active():
         distributed.refuse_unannounced()
     return training
+
+
+PROXY, FAKE, FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
+
+
+def traced_by(*tracers: Any) -> bool:
+    """Whether one of these modes looks at the operations that run now."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if torch._C._len_torch_dispatch_stack() and any(torch._C._get_dispatch_mode(tracer) is not None for tracer in tracers):
+        return True
+    before = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)  # where torch.export traces
+    return before and PROXY in tracers
+
+
+def _transformed() -> bool:
+    """Whether torch.jit, `torch.func`, `make_fx` or fake tensors look at what runs now."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if traced_by(PROXY, FAKE, FUNCTIONAL):
+        return True
+    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+
+
+def known_to_tracers(value: Any) -> Any:
+    """The numbers of a parameter, where `make_fx` traces: it takes none of a class that it does not know."""
+    if not isinstance(value, nn.Parameter) or not traced_by(PROXY):
+        return value
+    with _disable_current_modes():
+        return value.detach()
 
 
 def _counted(padding_idx: int, weight: Any) -> int:
@@ -73,35 +108,28 @@ def bag_lookup(
     """`torch.nn.functional.embedding_bag` of a table parameter: torch's own pooling of the rows that `lookup` gives."""
     bag = nn.functional.embedding_bag
     if owner_of(weight, sparse) is None:
+        weight = known_to_tracers(weight)
         return bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
     if scale_grad_by_freq and mode == "max":
         raise ValueError("max mode does not support scaling the gradient by the frequency")
+    if isinstance(offsets, Tensor):  # torch takes other integers here, which the offsets' dtype widens
+        input = input.to(torch.promote_types(input.dtype, offsets.dtype))
+    rows = lookup(input.reshape(-1), weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    places = torch.arange(input.numel(), device=input.device).reshape(input.shape)
     if padding_idx is not None:
-        padding_idx = _counted(padding_idx, weight)
-        input, offsets, per_sample_weights = _without(padding_idx, input, offsets, per_sample_weights, include_last_offset)
-    rows = lookup(input.reshape(-1), weight, None, max_norm, norm_type, scale_grad_by_freq, sparse)
-    own = torch.arange(input.numel(), device=input.device).reshape(input.shape)
-    return bag(own, rows, offsets, mode=mode, per_sample_weights=per_sample_weights, include_last_offset=include_last_offset)
-
-
-def _without(
-    padding_idx: int, input: Tensor, offsets: Tensor | None, factors: Tensor | None, include_last_offset: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Flat ids, offsets and factors of the same bags without the ids that are padding."""
-    if input.dim() == 2 and offsets is None:
-        length = input.size(1)
-        offsets = torch.arange(len(input) + include_last_offset, device=input.device) * length
-        input, factors = input.reshape(-1), None if factors is None else factors.reshape(-1)
-    if input.dim() != 1 or offsets is None:
-        return input, offsets, factors  # torch's own error says what is wrong
-    kept = input != padding_idx
-    before = torch.cat([kept.new_zeros(1, dtype=offsets.dtype), kept.cumsum(0).to(offsets.dtype)])
-    if include_last_offset:  # whose last offset torch takes for the number of ids
-        offsets = torch.cat([offsets[:-1], offsets.new_tensor([len(input)])])
-    return input[kept], before[offsets], None if factors is None else factors[kept]
+        padding = input == _counted(padding_idx, weight)
+        padding_idx = int(padding.byte().argmax()) if bool(padding.any()) else None
+        if padding_idx is not None:  # the first place of padding stands for all of them
+            places = places.masked_fill(padding, padding_idx)
+        elif include_last_offset and isinstance(offsets, Tensor):  # where there is padding, torch does not look at the last one
+            offsets = torch.cat([offsets[:-1], offsets[-1:].clamp(min=input.numel())])
+    return bag(
+        places, rows, offsets, mode=mode, per_sample_weights=per_sample_weights, include_last_offset=include_last_offset,
+        padding_idx=padding_idx,
+    )  # fmt: skip
 
 
 class RowLookup(torch.autograd.Function):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch._C import DisableTorchFunctionSubclass
+from torch.utils._pytree import tree_map
 
 from unhot.torch import distributed
-from unhot.torch.lookup import bag_lookup, lookup
+from unhot.torch.lookup import PROXY, bag_lookup, known_to_tracers, lookup, traced_by
 
 if TYPE_CHECKING:
     from unhot.torch.training import RowTraining
@@ -19,13 +20,15 @@ PROPERTIES = (
     "shape", "dtype", "device", "layout", "ndim", "grad", "grad_fn", "requires_grad", "is_leaf", "retains_grad", "names",
     "name", "output_nr", "_version", "_backward_hooks", "_post_accumulate_grad_hooks", "is_sparse", "is_sparse_csr",
     "is_quantized", "is_meta", "is_cpu", "is_cuda", "is_mps", "is_xpu", "is_xla", "is_ipu", "is_mkldnn", "is_vulkan",
-    "is_nested", "itemsize", "nbytes",
+    "is_nested", "itemsize", "nbytes", "is_maia", "is_mtia", "grad_dtype",
 )  # fmt: skip
 METHODS = (
     "size", "dim", "numel", "nelement", "element_size", "stride", "storage_offset", "is_floating_point", "is_complex",
     "is_signed", "is_contiguous", "requires_grad_", "register_hook", "register_post_accumulate_grad_hook", "get_device",
-    "has_names", "retain_grad", "__len__", "__hash__",
+    "has_names", "retain_grad", "__len__", "__hash__", "ndimension", "is_shared", "is_pinned", "is_inference", "is_conj",
+    "is_neg", "new_empty", "new_zeros", "new_ones", "new_full",
 )  # fmt: skip
+LIKE = (torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like)
 
 
 def _metadata() -> frozenset[Callable[..., Any]]:
@@ -36,7 +39,7 @@ def _metadata() -> frozenset[Callable[..., Any]]:
         for access in ("__get__", "__set__", "__delete__"):
             if hasattr(described, access):
                 found.add(getattr(described, access))
-    return frozenset(found | {torch.numel, torch.is_floating_point, torch.is_complex})
+    return frozenset(found | {torch.numel, torch.is_floating_point, torch.is_complex, *LIKE})
 
 
 METADATA = _metadata()
@@ -59,11 +62,14 @@ class TableParameter(nn.Parameter):
                 return lookup(*args, **kwargs)
             if func is nn.functional.embedding_bag:
                 return bag_lookup(*args, **kwargs)
-            owned = [parameter for parameter in tables_among((args, kwargs)) if parameter.training is not None]
-            for parameter in owned:
-                assert parameter.training is not None
-                parameter.training.settle()
+            owned = [training for table in tables_among((args, kwargs)) if (training := table.training) is not None]
+            for training in owned:
+                training.settle()
+            if traced_by(PROXY):
+                args, kwargs = tree_map(known_to_tracers, (args, kwargs))
             result = func(*args, **kwargs)
+            for training in owned:
+                training.follow_memory()
             if owned and distributed.active():
                 distributed.refuse_dense(result)
             return result
@@ -79,6 +85,23 @@ class TableParameter(nn.Parameter):
 def rebuilt(data: torch.Tensor, requires_grad: bool) -> TableParameter:
     """A parameter read back from a file or a copy."""
     return TableParameter(data, requires_grad)
+
+
+def become_table(parameter: nn.Parameter | None) -> bool:
+    """Make a table of a plain parameter, which stays the object that others hold; whether it is a table now."""
+    if type(parameter) is nn.Parameter:
+        parameter.__class__ = TableParameter
+    return isinstance(parameter, TableParameter)
+
+
+def settle_beneath(tensor: Any) -> None:
+    """Settle the table that `torch.func` has wrapped into `tensor`, which it does without telling the table."""
+    if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
+        return
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    if isinstance(tensor, TableParameter) and tensor.training is not None:
+        tensor.training.settle()
 
 
 def tables_among(value: Any) -> Iterator[TableParameter]:

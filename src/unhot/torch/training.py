@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._C import DisableTorchFunctionSubclass
+from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
@@ -18,8 +22,44 @@ from unhot.torch.lookup import RowLookup
 from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
-    from unhot.torch.optim import RowSparse
     from unhot.torch.parameter import TableParameter
+    from unhot.torch.stepping import RowSparse
+
+REMEDY = (
+    "(These are the rule's own names for what this optimizer was given; `convention` is always 'torch' here. A layer made with"
+    " sparse=False takes torch's dense path, which has no such bound.)"
+)
+
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def new_lock() -> Any:
+    """A lock that its own thread may take again, and that a forked child finds open."""
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def _open_all() -> None:
+    for lock in _locks:
+        lock._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_all)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Where no tracer notes what settling writes, and no transform of `torch.func` forbids it."""
+    internals: Any = torch._C
+    tracing = internals._get_tracing_state()
+    internals._set_tracing_state(None)
+    try:
+        with internals._DisableFuncTorch(), _disable_current_modes():
+            yield
+    finally:
+        internals._set_tracing_state(tracing)
 
 
 class RowTraining:
@@ -30,9 +70,11 @@ class RowTraining:
     """
 
     def __init__(self, parameter: TableParameter, owner: RowSparse) -> None:
-        _hide_from_compiler()
+        hide_from_compiler(RowTraining, "lookup_outside_graph", "settle", "settle_rows", "release")
         self._parameter = weakref.ref(parameter)
         self._owner = weakref.ref(owner)
+        self.lock: Any = getattr(owner, "lock", None) or new_lock()
+        """Held by whatever reads, settles or steps the rows."""
         self.engine: Engine | None = None
         self._pointer = -1  # no tensor's, also not that of one without elements
         self._place: Placement
@@ -55,9 +97,23 @@ class RowTraining:
         assert parameter is not None
         if parameter.data_ptr() != self._pointer:
             self.release()
+            if not parameter.is_contiguous():
+                with torch.inference_mode(False):
+                    parameter.data = parameter.detach().contiguous()
             self._pointer, self._weights = parameter.data_ptr(), parameter.detach()
             self._place = placement(parameter)
         return self.engine
+
+    def follow_memory(self) -> None:
+        """Begin anew if the parameter has got another shape or other strides, be it in the same memory."""
+        parameter = self._parameter()
+        assert parameter is not None
+        with self.lock:
+            if self._pointer == -1:
+                return
+            if (parameter.shape, parameter.stride()) != (self._weights.shape, self._weights.stride()):
+                self.release()
+                self._pointer = -1
 
     # ------------------------------------------------------------------ reading
 
@@ -66,8 +122,8 @@ class RowTraining:
     ) -> Tensor:
         """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient."""
         if max_norm is not None:
-            self.settle_rows(ids)
-            with torch.no_grad():
+            with self.lock, torch.no_grad():
+                self.settle_rows(ids)
                 torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
         apply: Any = RowLookup.apply
         found: Tensor = apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
@@ -80,53 +136,63 @@ class RowTraining:
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The ids as a flat copy, whatever becomes of the given ones, and their settled rows: ids.shape + (dim,)."""
-        engine = self._current()
-        place, weights = self._place, self._weights
-        rows, dim = weights.shape
         require_indices(ids)
-        own, flat = place.copied(ids)
-        place.require_rows(flat, rows, ids.shape)
-        out = weights.new_empty((len(flat), dim))
-        if engine is None:
-            place.kernels.gather(place.view(weights), flat, place.view(out))
-        else:
-            engine.read(flat, place.view(out))
+        with self.lock:
+            engine = self._current()
+            place, weights = self._place, self._weights
+            rows, dim = weights.shape
+            own, flat = place.copied(ids)
+            place.require_rows(flat, rows, ids.shape)
+            out = weights.new_empty((len(flat), dim))
+            if engine is None:
+                place.kernels.gather(place.view(weights), flat, place.view(out))
+            else:
+                engine.read(flat, place.view(out))
         return own, (out if ids.dim() == 1 else out.view(*ids.shape, dim))
 
     # ------------------------------------------------------------------ settling
 
     def settle(self) -> None:
         """Apply all deferred steps."""
-        if self.engine is not None:
-            self.engine.settle_all()
+        with self.lock:
+            if self.engine is not None:
+                with unseen():
+                    self.engine.settle_all()
 
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
-        if self._current() is not None and self.engine is not None:
-            require_indices(ids)
-            _, flat = self._place.copied(ids)
-            self._place.require_rows(flat, len(self.engine.weights), ids.shape)
-            self.engine.settle(self.engine.kernels.group(flat).rows)
+        require_indices(ids)
+        with self.lock:
+            engine = self._current()
+            if engine is not None:
+                _, flat = self._place.copied(ids)
+                self._place.require_rows(flat, len(engine.weights), ids.shape)
+                engine.settle(engine.kernels.group(flat).rows)
 
     def release(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
         parameter, owner = self._parameter(), self.owner
-        if parameter is None or owner is None:
-            self.settle()
-        else:
-            with DisableTorchFunctionSubclass():
+        with self.lock, DisableTorchFunctionSubclass(), unseen():
+            if parameter is None or owner is None:
+                self.settle()
+            else:
                 self.export(owner.state.get(parameter, {}))
-        self.engine = None
+            self.engine = None
 
-    def export(self, state: Mapping[str, Any]) -> None:
+    def export(self, state: dict[str, Any]) -> None:
         """Settle, and bring the numbers of `state` that are no slots up to date."""
-        self.settle()
-        if self.engine is None or self.engine.rule is None:
-            return
-        if "step" in state:
-            state["step"].fill_(self.engine.clock)
-        if "mu_product" in state:
-            state["mu_product"].fill_(self.engine.rule.state()["momentum_product"])
+        with self.lock:
+            self.settle()
+            if self.engine is None or self.engine.rule is None:
+                return
+            if "step" in state:
+                state["step"].fill_(self.engine.clock)
+            numbers = self.engine.rule.state()
+            if "mu_product" in state:
+                state["mu_product"].fill_(numbers["momentum_product"])
+            if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
+                state.pop("momentum_buffer", None)
+                self.engine = None
 
     # ------------------------------------------------------------------ training
 
@@ -140,17 +206,23 @@ class RowTraining:
                 " the layer with sparse=False, or leave `differentiable` out."
             )
         given = owner.hyperparameters(group)
-        if self._rule is None:
-            self._rule = owner.rule(**given)
-        elif given != self._given:
-            for name, value in given.items():
-                setattr(self._rule, name, value)
-            self._rule.check()
-        self._given = given
-        if self._current() is None:
-            self.engine = self._bound(self._weights, owner, state)
-        assert self.engine is not None
-        self._hyper = self.engine.follow(self._rule)
+        try:
+            if self._rule is None:
+                self._rule = owner.rule(**given)
+            elif given != self._given:
+                if given.get("momentum") and not self._given.get("momentum"):
+                    self.release()  # the engine has no slot for it
+                self._given = {}  # which no refused ones equal
+                for name, value in given.items():
+                    setattr(self._rule, name, value)
+                self._rule.check()
+            self._given = given
+            if self._current() is None:
+                self.engine = self._bound(self._weights, owner, state)
+            assert self.engine is not None
+            self._hyper = self.engine.follow(self._rule)
+        except ValueError as error:
+            raise ValueError(f"{error} {REMEDY}") from None
 
     def step(self, gradient: Tensor, maximize: bool) -> None:
         """Make the step that was prepared, whose gradient is row-sparse."""
@@ -186,22 +258,25 @@ class RowTraining:
         return engine
 
 
-def require_indices(ids: Tensor) -> None:
-    """Raise torch's own error for a dtype that is not one of indices."""
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise RuntimeError(
-            "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
-            f" {ids.dtype} instead."
-        )
+def require_indices(ids: Any) -> None:
+    """Raise torch's own error for what is no tensor of indices."""
+    if getattr(ids, "dtype", None) in (torch.int64, torch.int32):
+        return
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"embedding(): argument 'indices' (position 2) must be Tensor, not {type(ids).__name__}")
+    raise RuntimeError(
+        "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got"
+        f" {ids.type()} instead (while checking arguments for embedding)"
+    )
 
 
 @functools.cache
-def _hide_from_compiler() -> None:
-    """Let `torch.compile` break its graph at what reads and settles rows, which it cannot trace.
+def hide_from_compiler(kind: type, *names: str) -> None:
+    """Let `torch.compile` break its graph at methods that read, settle or step rows, which it cannot trace.
 
     Not at import, since `torch.compiler.disable` imports half of the compiler; an optimizer, which comes first, has done so.
     """
     disable: Any = torch.compiler.disable
-    for name in ("lookup_outside_graph", "settle", "settle_rows", "release"):
-        hidden: Any = disable(getattr(RowTraining, name), reason="unhot reads and settles rows outside graphs")
-        setattr(RowTraining, name, hidden)
+    for name in names:
+        hidden: Any = disable(getattr(kind, name), reason="unhot reads, settles and steps rows outside graphs")
+        setattr(kind, name, hidden)

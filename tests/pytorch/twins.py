@@ -1,0 +1,64 @@
+"""A table and its dense twin, trained by the same stream: what several test modules compare with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unhot.torch
+
+ROWS, DIM = 30, 3
+LR = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    """In float64, also what optimizers keep in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def batches(seed: int, steps: int) -> list[Tensor]:
+    """Most of the rows rest for long, some of them for ever."""
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.integers(ROWS - 3 if i % 20 == 0 else 5, size=6)) for i in range(steps)]
+
+
+def train(layer: Any, optimizer: torch.optim.Optimizer, seed: int = 0, steps: int = 45) -> None:
+    for i, ids in enumerate(batches(seed, steps)):
+        optimizer.zero_grad()
+        (layer(ids) - torch.sin(ids.double() + i).unsqueeze(-1)).pow(2).sum().backward()
+        optimizer.step()
+
+
+def layers(dim: int = DIM, **options: Any) -> tuple[nn.Embedding, unhot.torch.Embedding]:
+    """The dense twin and the table, with the same weights."""
+    torch.manual_seed(0)
+    theirs, ours = nn.Embedding(ROWS, dim, **options), unhot.torch.Embedding(ROWS, dim, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return theirs, ours
+
+
+def pair(name: str = "AdamW", given: dict[str, Any] | None = None, **options: Any) -> list[tuple[Any, torch.optim.Optimizer]]:
+    """Both, each with its optimizer; AdamW's momentum and decay move every row at every step."""
+    return [
+        (layer, getattr(module, name)(layer.parameters(), **{"lr": LR, **(given or {})}))
+        for layer, module in zip(layers(**options), (torch.optim, unhot.torch), strict=True)
+    ]
+
+
+def close(ours: Any, theirs: Any) -> None:
+    a, b = (x.detach().numpy() if isinstance(x, Tensor) else x for x in (ours, theirs))
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def deferred(layer: nn.Embedding) -> bool:
+    """Whether rows of the table have steps to come."""
+    training: Any = getattr(layer.weight, "training", None)
+    return training is not None and training.engine is not None and training.engine.behind
