@@ -8,7 +8,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import pytest
 
+from unhot.keras.backends import port
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires_trainable_backend: a mark of Keras's own tests")
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(autouse=True)
+def _small_tables_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as small as tests want them, and yet trained as large ones."""
+    monkeypatch.setattr(port, "FEWEST_ROWS", 0)

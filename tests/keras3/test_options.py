@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from unhot.keras.backends import port
+
 from .models import DIM, LENGTH, ROWS, assert_same, data, model_with, one_hot, pair, table
 from .test_fit import both
 
@@ -22,6 +24,17 @@ def fit_both(ours: keras.Model, theirs: keras.Model, **options: Any) -> None:
         model.fit(ids, targets, **options)
     owned = ours.optimizer if hasattr(ours.optimizer, "table") else ours.optimizer.inner_optimizer
     assert owned.table(ours.get_layer("table")._embeddings) is not None
+
+
+def test_small_tables_are_trained_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is faster, and on repeated ids too, which Keras's optimizers on TensorFlow would take one by one."""
+    monkeypatch.setattr(port, "FEWEST_ROWS", ROWS + 1)
+    ours, theirs = pair(*both("Adam", learning_rate=0.03))
+    ids, targets = data()
+    for model in (ours, theirs):
+        model.fit(ids, targets, batch_size=12, epochs=4, shuffle=False, verbose=0)
+    assert ours.optimizer.table(ours.get_layer("table")._embeddings) is None
+    assert_same(ours, theirs)
 
 
 CLIPPING: list[dict[str, Any]] = [{"clipnorm": 0.05}, {"global_clipnorm": 0.05}, {"clipvalue": 0.01}]

@@ -116,7 +116,7 @@ def test_checkpoints_move_both_ways(tmp_path: Path) -> None:
 
 
 def test_checkpoints_and_early_stopping(tmp_path: Path) -> None:
-    """ModelCheckpoint reads in the middle of training, EarlyStopping restores weights: deferred steps do not come after them."""
+    """ModelCheckpoint reads in the middle of training, EarlyStopping restores weights: deferred steps do not come after."""
     ours, theirs = pair(*both("Adam", learning_rate=0.2))
     for name, model in (("ours", ours), ("theirs", theirs)):
         callbacks = [
@@ -227,7 +227,7 @@ def test_a_stock_optimizer_is_told_off() -> None:
     ours, theirs = fitted()
     old = ours.optimizer
     ours.compile(optimizer=keras.optimizers.Adam(**ADAM), loss="mse")
-    with pytest.raises(ValueError, match="Call `unhot.keras.release"):
+    with pytest.raises(ValueError, match=r"Call `unhot\.keras\.release"):
         ours.fit(*data(), **FIT)
     assert old.table(ours.get_layer("table")._embeddings) is not None
     np.testing.assert_allclose(ours.get_weights()[0], theirs.get_weights()[0], rtol=1e-4, atol=1e-4)

