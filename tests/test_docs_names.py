@@ -32,6 +32,8 @@ def members() -> Iterator[tuple[str, Any]]:
         yield f"torch.{name}", getattr(unhot.torch, name)
     for name in unhot.jax.__all__:
         yield f"jax.{name}", getattr(unhot.jax, name)
+    for name in unhot.keras.__all__:
+        yield f"keras.{name}", getattr(unhot.keras, name)
     for owner in (unhot.Table, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
         of = "" if owner is unhot.Table else "torch."
         for name, member in vars(owner).items():

@@ -222,6 +222,11 @@ def test_release_for_a_stock_optimizer() -> None:
     assert_same(ours, theirs)
 
 
+def test_release_of_something_else() -> None:
+    with pytest.raises(TypeError, match="takes a Keras model or layer"):
+        unhot.keras.release(unhot.keras.Adam())
+
+
 def test_a_stock_optimizer_is_told_off() -> None:
     """While the owner is there, another cannot know of its deferred steps."""
     ours, theirs = fitted()
