@@ -1,0 +1,70 @@
+"""Layers called eagerly and in graphs, and what is found out about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+from keras import ops
+
+from unhot.keras.backends import port
+
+BACKEND = keras.backend.backend()
+IDS = np.array([[3, 0, 7, 3], [39, 1, 0, 0]], dtype="int32")
+FIT: dict[str, Any] = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+
+
+def numbers(tensor: Any) -> Any:
+    return np.array(ops.convert_to_numpy(tensor))
+
+
+def in_graph(layer: Any, jit_compile: bool = True) -> Callable[[Any], Any]:
+    """The layer inside a graph, which knows no ids when it is made; on TensorFlow, with or without XLA.
+
+    `torch.compile` takes seconds for each graph: `test_torch_compile` goes through it, here its ids are hidden.
+    """
+    if BACKEND == "torch":
+        import torch
+
+        def call(ids: Any) -> Any:
+            with mock.patch.object(port, "concrete", return_value=None):
+                return layer(torch.as_tensor(ids))
+
+        return call
+    if BACKEND == "jax":
+        import jax
+
+        return jax.jit(lambda ids: layer(ids))
+    import tensorflow as tf
+
+    return tf.function(lambda ids: layer(ids), jit_compile=jit_compile)
+
+
+def by_rows() -> Any:
+    """While this holds, no step may take a table as a whole."""
+    return mock.patch.object(port.Training, "whole_step", side_effect=AssertionError("a step of all rows"))
+
+
+def gradients(loss: Callable[[], Any], variables: list[Any]) -> list[Any]:
+    """The gradients of a loss, in the backend's own way."""
+    if BACKEND == "torch":
+        for variable in variables:
+            variable.value.grad = None
+        loss().backward()
+        return [numbers(variable.value.grad) for variable in variables]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            value = loss()
+        return [numbers(tf.convert_to_tensor(g)) for g in tape.gradient(value, [v.value for v in variables])]
+    import jax
+
+    def stateless(values: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return loss()
+
+    return [numbers(g) for g in jax.grad(stateless)([v.value for v in variables])]

@@ -1,0 +1,89 @@
+"""Keras's own tests of the embedding layers, which are part of its package, with ours in their place.
+
+One thing is changed in them: on TensorFlow, a test of an exported model draws its ids from a normal distribution.  Keras's
+layer cuts off fractions and counts negative ids from the end; ours refuses both, so the draws are made row numbers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import keras
+import pytest
+from keras.src import layers, optimizers
+
+import unhot.keras
+from unhot.keras.backends import port
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LAYERS = ("Embedding", "ReversibleEmbedding")
+
+
+def keras_tests(name: str) -> Any:
+    """Keras's tests of the layer."""
+    where = {"Embedding": "embedding_test", "ReversibleEmbedding": "reversible_embedding_test"}[name]
+    return getattr(importlib.import_module(f"keras.src.layers.core.{where}"), f"{name}Test")
+
+
+class TestEmbedding(keras_tests("Embedding")):  # type: ignore[misc]
+    owned = False
+
+
+class TestReversibleEmbedding(keras_tests("ReversibleEmbedding")):  # type: ignore[misc]
+    owned = False
+
+
+def unquantized(tests: Any) -> Any:
+    """Those in which there is a table: numbers of 8 and 4 bits are trained by nobody."""
+    quantized = [
+        name for name in dir(tests) if name.startswith("test") and ("quantize" in name or "int4" in name or "int8" in name)
+    ]
+    return type(tests.__name__, (tests,), dict.fromkeys(quantized))
+
+
+class TestOwnedEmbedding(unquantized(keras_tests("Embedding"))):  # type: ignore[misc]
+    """Each table belongs to an optimizer from the start: lookups, reads and writes take the way of a table in training."""
+
+    owned = True
+
+    def test_tables_are_owned(self) -> None:
+        assert type(optimizers.get("sgd")) is unhot.keras.SGD
+        for name in LAYERS:
+            layer = getattr(layers, name)(4, 3)
+            layer.build()
+            assert port.owned(layer._embeddings)
+
+
+class TestOwnedReversibleEmbedding(unquantized(keras_tests("ReversibleEmbedding"))):  # type: ignore[misc]
+    owned = True
+
+
+@pytest.fixture(autouse=True)
+def _ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in LAYERS:
+        monkeypatch.setattr(layers, name, getattr(unhot.keras, name))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        monkeypatch.setattr(tf.random, "normal", lambda shape: tf.floor(tf.random.uniform(shape, 0, 3)))
+    if request.cls.owned:
+        monkeypatch.setitem(optimizers.ALL_OBJECTS_DICT, "sgd", unhot.keras.SGD)
+        for name in LAYERS:
+            layer = getattr(unhot.keras, name)
+            monkeypatch.setattr(layer, "build", _then_owned(layer.build))
+    yield
+    keras.config.enable_traceback_filtering()  # which Keras's tests disable
+
+
+def _then_owned(build: Any) -> Any:
+    def built(self: Any, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        build(self, input_shape)
+        if self.quantization_mode is None and self.trainable_variables:
+            self.owner = unhot.keras.SGD(0.1, momentum=0.9)
+            self.owner.build(self.trainable_variables)
+
+    return built
