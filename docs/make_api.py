@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import unhot
+
 MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-keras.md": "unhot.keras", "api-jax.md": "unhot.jax"}
 PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
@@ -22,7 +24,7 @@ OF_FRAMEWORKS = (
 )  # fmt: skip
 """Methods that every module of torch, or every layer of Keras, has."""
 
-os.environ["KERAS_BACKEND"] = "torch"
+os.environ["KERAS_BACKEND"] = "torch"  # Keras takes it when it is imported
 
 
 def entry(name: str, thing: object, level: int = 2) -> str:
@@ -47,8 +49,15 @@ def api(module: str) -> str:
     """The whole page of a module's public names."""
     head = f"# Public names of `{module}`\n\n"
     head += "Generated from the docstrings by `make docs`; every example in it is run by the tests.\n\n"
+    page = head + _entries(module)
+    return page + f"\n# What `unhot.compare` returns\n\n{_entries('unhot.comparison')}" if module == "unhot" else page
+
+
+def _entries(module: str) -> str:
+    """Those of a module's public names, but for what stands on the page already."""
     found = importlib.import_module(module)
-    return head + "\n".join(entry(f"{module}.{name}", getattr(found, name)) for name in found.__all__)
+    names = [name for name in found.__all__ if module == "unhot" or getattr(unhot, name, None) is not getattr(found, name)]
+    return "\n".join(entry(f"{module}.{name}", getattr(found, name)) for name in names)
 
 
 if __name__ == "__main__":
