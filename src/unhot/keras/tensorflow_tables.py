@@ -134,7 +134,8 @@ class Training:
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
         previous = training_of(variable)
         if previous is not None:
-            previous.release()
+            with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
+                previous.release()
         self._optimizer = weakref.ref(optimizer)
         self.variable = variable
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
@@ -199,6 +200,8 @@ class Training:
         """Apply all deferred steps."""
         if not self.traced.defers:
             return
+        if not (tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function):
+            return  # that graph is a saved model's, which copies variables as they are
         if tf.executing_eagerly() and not bool(tf.reduce_any(self.store.variables["last"] < self._now())):
             return
         rows = tf.range(self.store.rows, dtype=tf.int32)
