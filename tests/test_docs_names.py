@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,7 @@ def members() -> Iterator[tuple[str, Any]]:
 
 
 PUBLIC = dict(members())
+FRONT_END = re.compile(r"^(torch|keras|jax)\.")
 
 
 def section(documentation: str, name: str) -> str | None:
@@ -114,4 +116,4 @@ def test_there_are_examples_to_run() -> None:
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():
         if not isinstance(thing, (ModuleType, property)):
-            assert f"{thing.__module__}.{name.removeprefix('torch.').removeprefix('jax.')}" in found
+            assert f"{thing.__module__}.{FRONT_END.sub('', name)}" in found
