@@ -11,49 +11,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pytest
 from snapshots import RULES, assert_held, held
+from threaded import LIMIT, together
 
 import unhot
 from unhot.locks import ReadWriteLock
-
-LIMIT = 60.0
-"""Seconds until a test counts as hanging."""
-
-
-def together(*works: Callable[[], Any]) -> None:
-    """Run the works in a thread each, started at one moment; raise what the first failing one raised."""
-    barrier, errors = threading.Barrier(len(works)), []
-
-    def run(work: Callable[[], Any]) -> None:
-        barrier.wait(LIMIT)
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "the threads wait for each other"
-    if errors:
-        raise errors[0]
-
-
-@pytest.fixture(autouse=True)
-def often() -> Iterator[None]:
-    """Threads take turns every 10 microseconds."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("rule", RULES)

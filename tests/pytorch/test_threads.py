@@ -7,50 +7,18 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from threaded import LIMIT, together
 from torch import Tensor, nn
 
 import unhot.torch
 from unhot.torch.placement import KERNELS
 
-LIMIT = 60.0
-"""Seconds until a test counts as hanging."""
-
 ROWS, DIM = 600, 4
-
-
-@pytest.fixture(autouse=True)
-def _often() -> Iterator[None]:
-    """Threads take turns every 10 microseconds."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def together(*works: Callable[[], Any]) -> None:
-    """Run the works in a thread each; raise what the first failing one raised."""
-    barrier, errors = threading.Barrier(len(works)), []
-
-    def run(work: Callable[[], Any]) -> None:
-        barrier.wait(LIMIT)
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "the threads wait for each other"
-    if errors:
-        raise errors[0]
 
 
 def made() -> tuple[unhot.torch.Embedding, torch.optim.Optimizer]:

@@ -122,7 +122,7 @@ class Optimizer:
         """
         raise NotImplementedError
 
-    def refuse_coupled(self, remedy: str) -> None:
+    def refuse_coupled(self, remedy: str = "Use weight_decay=0, or convention='keras', whose decay is decoupled.") -> None:
         """Refuse PyTorch's coupled decay, g + weight_decay w, where it is no recurrence of one row."""
         if self.weight_decay:
             raise ValueError(

@@ -105,7 +105,7 @@ class Adagrad(Optimizer):
         real(self, "initial_accumulator_value", self.initial_accumulator_value)
         real(self, "lr_decay", self.lr_decay)
         if self.convention == "torch":
-            self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
+            self.refuse_coupled()
         elif self.lr_decay:
             raise ValueError(f"Adagrad: `lr_decay` needs convention='torch'. Received: lr_decay={self.lr_decay!r}.")
 
@@ -162,7 +162,7 @@ class RMSprop(Optimizer):
         real(self, "rho", self.rho, below=1.0)
         real(self, "momentum", self.momentum, below=1.0)
         if self.convention == "torch":
-            self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
+            self.refuse_coupled()
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         divisor = Divisor.CENTERED if self.centered else Divisor.MEAN
@@ -209,7 +209,7 @@ class Adadelta(Optimizer):
         real(self, "epsilon", self.epsilon, open_=True)
         real(self, "rho", self.rho, below=1.0)
         if self.convention == "torch":
-            self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
+            self.refuse_coupled()
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         return Linear(self, dtype, rows, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})

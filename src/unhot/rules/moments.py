@@ -193,7 +193,7 @@ class Adamax(_Moments):
     def check(self) -> None:
         super().check()
         if self.convention == "torch":
-            self.refuse_coupled("Use weight_decay=0, or convention='keras', whose decay is decoupled.")
+            self.refuse_coupled()
             if self.beta_1 > 0.99 * self.beta_2:
                 raise ValueError(
                     "Adamax: with convention='torch', beta_1 must be at most 0.99 beta_2, or the deferred steps of a row have"
