@@ -230,7 +230,7 @@ def ids(rule: Rule) -> str:
 @pytest.mark.parametrize("rule", KERAS if BACKEND == "torch" else COMPILED, ids=ids)
 def test_as_dense_training(rule: Rule) -> None:
     """Under rates that change at every step; the second stream begins anew in the same compiled model."""
-    usual = rule.name not in MOMENTS or (rule.hyper["beta_1"], rule.hyper["beta_2"]) == BETAS[0]
+    usual = rule.name not in MOMENTS or (rule.defaults["beta_1"], rule.defaults["beta_2"]) == BETAS[0]
     copies = copies_of(rule, DTYPES if usual else ("float32",), any_size=BACKEND == "torch")
     check(rule, copies, closed(rule), one_touch_and_rest(rule))
     assert all(copy.by_rows for copy in copies)
@@ -271,8 +271,8 @@ def test_as_keras_trains(rule: Rule) -> None:
     given = {name: rule.defaults[name] for name in names}
     exact = Rule(rule.name, "keras", rule.rate, {k: rounded(v) if type(v) is float else v for k, v in given.items()})
     dense, wide = copies_of(exact, stock=True)
-    rounds = BACKEND == "torch" or (BACKEND == "tensorflow" and rule.name == "NAdam")
-    check(exact, [*([] if rounds else [wide]), *copies_of(exact)], closed(exact), dense=dense)
+    left_out = BACKEND == "torch" or (BACKEND == "tensorflow" and rule.name == "NAdam")
+    check(exact, [*([] if left_out else [wide]), *copies_of(exact)], closed(exact), dense=dense)
 
 
 # ---------------------------------------------------------------- long rests
