@@ -40,8 +40,10 @@ inline void touch(const void* row, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += kLine) (void)p[at];
 }
 
-// The rows that a block of so many bytes for each holds.
-inline int64_t block_rows(int64_t bytes) { return bytes < kBlockBytes ? kBlockBytes / bytes : 1; }
+// The rows that a block of so many bytes for each holds; rows may be empty.
+inline int64_t block_rows(int64_t bytes) {
+    return bytes <= 0 ? kBlockBytes : bytes < kBlockBytes ? kBlockBytes / bytes : 1;
+}
 
 // Calls f(k) for the rows [begin, end) of a job, after the arrays in `looked` (bits) and, if not null, `last` have been touched.
 template <typename T, typename F>

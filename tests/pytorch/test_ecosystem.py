@@ -157,6 +157,29 @@ def test_graph_breaks_of_a_compiled_model() -> None:
     assert counts == [1, 4]
 
 
+def test_graphs_of_a_compiled_bag_with_padding() -> None:
+    """Wherever the padding is: one up to the lookup, and the rest."""
+    rng = np.random.default_rng(0)
+
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag, self.head = unhot.torch.EmbeddingBag(ROWS, DIM, padding_idx=0), nn.Linear(DIM, 1)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.bag(ids + 0))
+
+    torch._dynamo.reset()
+    model = Bags()
+    optimizer = unhot.torch.AdamW(model.parameters())
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for most in (3, ROWS, 2, ROWS, 4):
+        compiled(torch.from_numpy(rng.integers(most, size=(4, 3)))).sum().backward()
+        optimizer.step()
+        assert counter.frame_count == 2
+
+
 def test_export_is_a_plain_embedding() -> None:
     """A trained model, exported for evaluation, holds settled weights and torch's own operations."""
     (_, _), (model, optimizer) = twins()
@@ -288,6 +311,7 @@ def distributed(rank: int, folder: str, case: str) -> None:
         if case == "wrapped first":
             wrapped = nn.parallel.DistributedDataParallel(model)
             optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
+            assert "Embedding" in str(model)  # which asks for `sparse` as DistributedDataParallel does
         else:
             optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
             wrapped = nn.parallel.DistributedDataParallel(model)

@@ -29,6 +29,17 @@ def test_momentum_begun_late(given: dict[str, Any], between: int) -> None:
     close(*(optimizer.state_dict()["state"][0]["momentum_buffer"] for _, optimizer in reversed(twins)))
 
 
+def test_amsgrad_for_a_while() -> None:
+    """The largest second moment waits where it is."""
+    twins = pair("Adam", {"amsgrad": True})
+    for layer, optimizer in twins:
+        for amsgrad in (True, False, True):
+            optimizer.param_groups[0]["amsgrad"] = amsgrad
+            train(layer, optimizer, seed=int(amsgrad))
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
 def two_tables(momentum: float = 0.9) -> Any:
     """An optimizer of two tables in two groups, of which the second can be refused."""
     torch.manual_seed(0)

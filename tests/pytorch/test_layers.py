@@ -138,6 +138,73 @@ def test_out_of_range_policies() -> None:
         unhot.torch.Embedding(ROWS, DIM, out_of_range=ROWS)
 
 
+@pytest.mark.parametrize("options", [{}, {"scale_grad_by_freq": True}, {"max_norm": 0.5}], ids=str)
+@pytest.mark.parametrize("own", [False, True])
+def test_zero_looks_no_other_row_up(own: bool, options: dict[str, Any]) -> None:
+    """Ids out of range are neither counted nor renormed, and those within are as torch has them."""
+    theirs, ours = pair("Embedding", **options)
+    ours.out_of_range = "zero"
+    optimizer = owned(ours) if own else None
+    often = 2 if "max_norm" in options else 0  # the row that a bad id must not renorm, or count for
+    good, ids = torch.tensor([often, 1, often, 5]), torch.tensor([[often, -5, 1], [99, often, 5]])
+    found, wanted = ours(ids), theirs(good)
+    torch.testing.assert_close(found[torch.tensor([[True, False, True], [False, True, True]])], wanted)
+    assert not found[0, 1].any()
+    (found.sum() + 0 * ours(torch.tensor([-1, ROWS])).sum()).backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(ours.weight.grad.to_dense(), theirs.weight.grad)
+    torch.testing.assert_close(ours.weight.detach(), theirs.weight.detach())
+    del optimizer
+
+
+def test_rows_without_elements() -> None:
+    layer = unhot.torch.Embedding(ROWS, 0)
+    for optimizer in (unhot.torch.AdamW, unhot.torch.Adamax, unhot.torch.SGD):
+        training = optimizer(layer.parameters(), lr=0.1)
+        layer(torch.tensor([1, 1, 3])).sum().backward()
+        training.step()
+        assert layer.weight.shape == (ROWS, 0)
+        del training
+
+
+def test_parameters_made_of_a_tables() -> None:
+    """They share its memory, as torch's do, and are as free as any new parameter."""
+    layer = unhot.torch.Embedding(ROWS, DIM)
+    optimizer = owned(layer)
+    layer(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    made = [
+        nn.Parameter(layer.weight),
+        nn.Embedding.from_pretrained(layer.weight, freeze=False).weight,
+        unhot.torch.Embedding.from_pretrained(layer.weight).weight,
+        unhot.torch.EmbeddingBag.from_pretrained(layer.weight).weight,
+    ]
+    for parameter, wanted in zip(made, (True, True, False, False), strict=True):
+        assert isinstance(parameter, nn.Parameter)
+        assert (parameter.is_leaf, parameter.requires_grad) == (True, wanted)
+        assert torch.equal(parameter, layer.weight)
+        assert parameter.data_ptr() == layer.weight.data_ptr()
+        assert getattr(parameter, "training", None) is None
+    assert type(layer.weight.detach()) is Tensor
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag"])
+def test_parametrized_weights_are_worked_out_once(kind: str) -> None:
+    calls = 0
+
+    class Count(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return weight
+
+    layer = getattr(unhot.torch, kind)(ROWS, DIM)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Count())
+    calls = 0
+    layer(torch.tensor([[1, 2]]))
+    assert calls == 1
+
+
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])
 @pytest.mark.parametrize("max_norm", [0.1, 100.0])
 def test_clipping_takes_the_dense_norm(norm_type: float, max_norm: float) -> None:

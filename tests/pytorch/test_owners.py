@@ -124,6 +124,32 @@ def test_convert_keeps_the_parameters_that_others_hold() -> None:
         close(other.weight, theirs.weight)
 
 
+def test_an_older_optimizer_does_not_step_the_rows_of_another() -> None:
+    layer = layers()[0]
+    older = unhot.torch.Adam(layer.parameters(), lr=LR)
+    unhot.torch.convert(layer)
+    owner = unhot.torch.Adamax(layer.parameters(), lr=LR)
+    train(layer, owner)
+    before = layer.weight.detach().clone()
+    layer(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=r"a step of a Adam; the table is a Adamax's"):
+        older.step()
+    assert torch.equal(layer.weight, before)
+    assert not older.state
+
+
+def test_groups_made_anew() -> None:
+    """The same optimizer may own the table in another group; its state goes on."""
+    twins = pair("Adam")
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        optimizer.param_groups.clear()
+        optimizer.add_param_group({"params": [layer.weight], "lr": LR / 2})
+        train(layer, optimizer, seed=1)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
 def test_convert_leaves_parameters_of_other_kinds() -> None:
     class Special(nn.Parameter):
         pass

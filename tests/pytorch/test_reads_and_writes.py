@@ -262,6 +262,27 @@ def test_closures_and_hooks_run_once() -> None:
     assert calls == {"pre": 2, "post": 2, "closure": 2}
 
 
+def test_hooks_are_told_what_step_was_given() -> None:
+    told = []
+    for layer, optimizer in pair():
+        seen: list[Any] = []
+        optimizer.register_step_pre_hook(lambda _, args, kwargs, seen=seen: seen.append((len(args), kwargs)))
+        layer(torch.tensor([1])).sum().backward()
+        optimizer.step()
+        optimizer.step(lambda: None)
+        told.append(seen)
+    assert told[1] == told[0]
+
+
+def test_a_parameter_keeps_its_users_attributes() -> None:
+    _, (layer, optimizer) = pair()
+    train(layer, optimizer)
+    layer.weight.tag = "items"
+    again = pickle.loads(pickle.dumps(layer)).weight
+    assert again.tag == "items"
+    assert again.training is None
+
+
 def test_hooks_of_all_optimizers_and_profilers_are_told() -> None:
     (_, _), (ours, optimizer) = pair()
     calls = []

@@ -50,11 +50,6 @@ class _DecidedLater:
         become_table(made._parameters.get("weight"))
         return made
 
-    def _asked(self) -> bool:
-        """What a lookup is told: None leaves it to the table parameter, unless a plain one was put in its place."""
-        given: Any = self._given_sparse if isinstance(self.weight, TableParameter) else bool(self._given_sparse)
-        return cast(bool, given)
-
 
 class Embedding(_DecidedLater, nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
@@ -114,19 +109,30 @@ class Embedding(_DecidedLater, nn.Embedding):
             found = self._rows(input)
         else:
             bad = (input < 0) | (input >= self.num_embeddings)
-            zero = self.out_of_range == "zero"
-            found = self._rows(input.masked_fill(bad, 0 if zero else int(self.out_of_range)))
-            if zero:
-                found = found.masked_fill(bad.unsqueeze(-1), 0)
+            found = (
+                self._rows_or_zeros(input, bad)
+                if self.out_of_range == "zero"
+                else self._rows(input.masked_fill(bad, int(self.out_of_range)))
+            )
         if self.bias is not None:
             found = found + self.bias
         return found if self.activation is None else self.activation(found)
 
+    def _rows_or_zeros(self, ids: Tensor, bad: Tensor) -> Tensor:
+        """The vectors of the ids, zeros for those that are bad."""
+        bad = bad.unsqueeze(-1)
+        if self.max_norm is None and not self.scale_grad_by_freq:
+            return self._rows(ids.masked_fill(bad.squeeze(-1), 0)).masked_fill(bad, 0)  # no gradient comes to row 0
+        rows = self._rows(ids[~bad.squeeze(-1)])  # those that are renormed and counted
+        return rows.new_zeros((*ids.shape, rows.size(-1))).masked_scatter(~bad, rows)
+
     def _rows(self, ids: Tensor) -> Tensor:
-        weight = self.weight
+        weight = self.weight  # read once: a parametrization works it out anew each time
         if not isinstance(weight, TableParameter):
             settle_beneath(weight)
-            return super().forward(ids)
+            return nn.functional.embedding(
+                ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, bool(self._given_sparse)
+            )  # fmt: skip
         with DisableTorchFunctionSubclass():  # `nn.functional.embedding` would come to the same, by a longer way
             return lookup(
                 ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
@@ -203,7 +209,11 @@ class Embedding(_DecidedLater, nn.Embedding):
         return linear
 
     def extra_repr(self) -> str:
+        weight = self.weight
+        announced = getattr(weight, "announced", False)
         text = super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self._given_sparse else "")
+        if isinstance(weight, TableParameter):
+            weight.announced = announced  # torch's has asked for `sparse`, but is no DistributedDataParallel
         if self.bias is not None:
             text += ", bias=True"
         if self.activation is not None:
@@ -254,10 +264,12 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: (bags, embedding_dim)."""
-        if not isinstance(self.weight, TableParameter):
-            settle_beneath(self.weight)
+        weight, sparse = self.weight, cast(bool, self._given_sparse)  # None leaves it to the table parameter
+        if not isinstance(weight, TableParameter):
+            settle_beneath(weight)
+            sparse = bool(sparse)
         return nn.functional.embedding_bag(
-            input, self.weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, self._asked(),
+            input, weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, sparse,
             per_sample_weights, self.include_last_offset, self.padding_idx,
         )  # fmt: skip
 

@@ -33,8 +33,9 @@ def lookup(
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    rows_of = training.lookup_outside_graph if torch.compiler.is_compiling() else training.lookup
-    found: Tensor = rows_of(input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    given = input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq
+    compiling = torch.compiler.is_compiling()
+    found: Tensor = training.outside_graph(training.lookup, *given) if compiling else training.lookup(*given)
     return found
 
 
@@ -107,12 +108,19 @@ def bag_lookup(
 ) -> Tensor:
     """`torch.nn.functional.embedding_bag` of a table parameter: torch's own pooling of the rows that `lookup` gives."""
     bag = nn.functional.embedding_bag
-    if owner_of(weight, sparse) is None:
+    training = owner_of(weight, sparse)
+    if training is None:
         weight = known_to_tracers(weight)
         return bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
+    if padding_idx is not None and torch.compiler.is_compiling():  # a graph would be for ids padded in the same place
+        outside: Tensor = training.outside_graph(
+            bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip
+        return outside
     if scale_grad_by_freq and mode == "max":
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if isinstance(offsets, Tensor):  # torch takes other integers here, which the offsets' dtype widens
@@ -137,20 +145,35 @@ class RowLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
-        rows: Tensor
-        ctx.ids, rows = training.read(ids)
+        own, rows = training.read(ids)
+        ctx.save_for_backward(own)
         ctx.rows, ctx.padding_idx, ctx.scaled = len(weight), padding_idx, scale_grad_by_freq
-        return rows
+        found: Tensor = rows
+        return found
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        ids = ctx.ids
+        (ids,) = ctx.saved_tensors
+        if not _alone(grad):
+            grad = grad.clone(memory_format=torch.contiguous_format)
         if grad.dim() != 2:
             grad = grad.reshape(len(ids), grad.size(-1))
         if ctx.scaled:
             _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
             grad = grad / counts[inverse].unsqueeze(1)
         return row_sparse(grad, ids, ctx.rows, ctx.padding_idx, False), None, None, None, None
+
+
+def _alone(grad: Tensor) -> bool:
+    """Whether nothing else uses the memory of a gradient, so that the table's own gradient can be made of it.
+
+    The sum of two tables passes one gradient to both, and what unscales or clips gradients in place would do so twice.
+    """
+    memory = grad.untyped_storage()
+    internals: Any = torch._C
+    counted: Any = grad
+    shared = counted._use_count() > 1 or internals._storage_Use_Count(memory._cdata) > 2  # `grad` and `memory`
+    return grad.is_contiguous() and not shared
 
 
 row_sparse: Any = torch.ops.aten.embedding_sparse_backward.default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ def _metadata() -> frozenset[Callable[..., Any]]:
 
 METADATA = _metadata()
 
+CONSTRUCTOR = nn.Parameter.__new__.__code__
+"""What makes a parameter of a table's, as torch's own layers and parametrizations do, requires that `detach` give a table."""
+
 
 class TableParameter(nn.Parameter):
     """An `nn.Parameter` whose rows an unhot optimizer may leave behind; until one owns it, it is as any other."""
@@ -68,6 +72,8 @@ class TableParameter(nn.Parameter):
             if traced_by(PROXY):
                 args, kwargs = tree_map(known_to_tracers, (args, kwargs))
             result = func(*args, **kwargs)
+            if func is torch.Tensor.detach and sys._getframe(1).f_code is CONSTRUCTOR:
+                result = result.as_subclass(cls)
             for training in owned:
                 training.follow_memory()
             if owned and distributed.active():
@@ -79,12 +85,15 @@ class TableParameter(nn.Parameter):
         return f"Parameter containing:\n{shown!r}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return rebuilt, (self.detach(), self.requires_grad)
+        own = {name: value for name, value in self.__dict__.items() if name not in ("training", "announced", "_is_param")}
+        return rebuilt, (self.detach(), self.requires_grad, own)
 
 
-def rebuilt(data: torch.Tensor, requires_grad: bool) -> TableParameter:
-    """A parameter read back from a file or a copy."""
-    return TableParameter(data, requires_grad)
+def rebuilt(data: torch.Tensor, requires_grad: bool, attributes: dict[str, Any] | None = None) -> TableParameter:
+    """A parameter read back from a file or a copy, with the attributes that its user had given it."""
+    parameter = TableParameter(data, requires_grad)
+    parameter.__dict__.update(attributes or {})
+    return parameter
 
 
 def become_table(parameter: nn.Parameter | None) -> bool:

@@ -68,7 +68,7 @@ class Device:
         self.kernels = TorchKernels(device)
 
     def view(self, tensor: Tensor) -> Any:
-        return tensor
+        return tensor.data  # whose versions are its own: what the kernels write is no write of the user's
 
     def full(self, like: Tensor, value: float) -> Tensor:
         return torch.full_like(like, value)

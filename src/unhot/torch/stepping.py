@@ -29,6 +29,8 @@ class RowSparse(torch.optim.Optimizer):
     counters: ClassVar[tuple[str, ...]] = ("step",)
     """What torch's state holds beside the slots."""
 
+    _unscales = False
+
     lock: Any = nullcontext()
     """Held by steps, and by whatever reads or settles a table, if there are tables: other threads may read while one trains."""
 
@@ -36,10 +38,19 @@ class RowSparse(torch.optim.Optimizer):
         """Those of the rule, from a parameter group."""
         raise NotImplementedError
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `GradScaler` leaves it to the step to unscale gradients, as torch's fused steps do: not those of tables."""
+        return self._unscales and not self._tables()
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, given: bool) -> None:
+        self._unscales = given
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         tables = tables_of(self.param_groups[-1])
-        if any(table.training is not None and table.training.owner is not None for table in tables):
+        if any(table.training is not None and table.training.owner not in (None, self) for table in tables):
             del self.param_groups[-1]
             raise ValueError(
                 "this table is trained by another optimizer already, which may have deferred steps of its rows. Train it with"
@@ -55,7 +66,7 @@ class RowSparse(torch.optim.Optimizer):
             self.lock = new_lock()
             hide_from_compiler(RowSparse, "_step_outside_graph", "_zero_grad_outside_graph")
         if table.training is not None:
-            table.training.settle()
+            table.training.release()
         table.training = RowTraining(table, self)
 
     def step(self, closure: Any = None) -> Any:
@@ -63,17 +74,17 @@ class RowSparse(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             return self._step_outside_graph(closure)
         if closure is None and not _observed(self):
-            return self._step_with(None)
-        return _step_observed(self, closure)
+            return self._step_with()
+        return _observed_step(self, closure)
 
     def _step_outside_graph(self, closure: Any) -> Any:
-        return _step_observed(self, closure)
+        return _observed_step(self, closure)
 
     # Torch wraps every `step` that does not say so into one that runs hooks and informs profilers, which costs as much as
     # a step of few rows even where there are none.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step_with(self, closure: Any) -> Any:
+    def _step_with(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -111,6 +122,7 @@ class RowSparse(torch.optim.Optimizer):
                     continue
                 owned = isinstance(parameter, TableParameter) and parameter.training is not None
                 if owned and gradient.is_sparse and gradient.sparse_dim() == 1:
+                    _require_owner(self, parameter)
                     rows.append((group, parameter, gradient))
                 else:
                     dense.append(parameter)
@@ -177,7 +189,23 @@ def training_of(parameter: TableParameter) -> RowTraining:
     return parameter.training
 
 
+def _require_owner(optimizer: RowSparse, table: TableParameter) -> None:
+    """Refuse a row-sparse gradient of a table that became one, and another optimizer's, after this one was made."""
+    owner = training_of(table).owner
+    if owner is not optimizer:
+        raise ValueError(
+            "this table is trained by another optimizer, which may have deferred steps of its rows. Make optimizers after"
+            f" `unhot.torch.convert`, and one for each table. Received: a step of a {type(optimizer).__name__}; the table is"
+            f" a {type(owner).__name__}'s."
+        )
+
+
 _step_observed = torch.optim.Optimizer.profile_hook_step(RowSparse._step_with)
+
+
+def _observed_step(optimizer: RowSparse, closure: Any) -> Any:
+    """A step with what watches it: hooks are told what `step` was given."""
+    return _step_observed(optimizer) if closure is None else _step_observed(optimizer, closure)
 
 
 def _observed(optimizer: RowSparse) -> bool:

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ from unhot.torch.placement import Placement, placement
 if TYPE_CHECKING:
     from unhot.torch.parameter import TableParameter
     from unhot.torch.stepping import RowSparse
+
+STRUCTURE = ("momentum", "amsgrad", "centered")
+"""Hyperparameters by which a rule has one slot more."""
 
 REMEDY = (
     "(These are the rule's own names for what this optimizer was given; `convention` is always 'torch' here. A layer made with"
@@ -70,7 +73,7 @@ class RowTraining:
     """
 
     def __init__(self, parameter: TableParameter, owner: RowSparse) -> None:
-        hide_from_compiler(RowTraining, "lookup_outside_graph", "settle", "settle_rows", "release")
+        hide_from_compiler(RowTraining, "outside_graph", "settle", "settle_rows", "release")
         self._parameter = weakref.ref(parameter)
         self._owner = weakref.ref(owner)
         self.lock: Any = getattr(owner, "lock", None) or new_lock()
@@ -82,6 +85,10 @@ class RowTraining:
         self._rule: Optimizer | None = None
         self._given: dict[str, Any] = {}
         self._hyper: Hyper
+        self._kept: dict[str, tuple[Tensor, int]] = {}
+        """What the engine keeps in the optimizer's state, and the versions of those tensors."""
+        self._exported = -1
+        """The engine's clock when the state was last brought up to date."""
 
     @property
     def owner(self) -> RowSparse | None:
@@ -129,10 +136,10 @@ class RowTraining:
         found: Tensor = apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
         return found
 
-    def lookup_outside_graph(self, *arguments: Any) -> Tensor:
-        """`lookup`, where `torch.compile` traces."""
+    def outside_graph(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`function(*arguments)`, where `torch.compile` traces."""
         with DisableTorchFunctionSubclass():
-            return self.lookup(*arguments)
+            return function(*arguments)
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The ids as a flat copy, whatever becomes of the given ones, and their settled rows: ids.shape + (dim,)."""
@@ -143,12 +150,13 @@ class RowTraining:
             rows, dim = weights.shape
             own, flat = place.copied(ids)
             place.require_rows(flat, rows, ids.shape)
-            out = weights.new_empty((len(flat), dim))
+            out = weights.new_empty((*ids.shape, dim))  # no view of it, which in-place operations could not follow
+            rows_out = place.view(out).reshape(len(flat), dim)
             if engine is None:
-                place.kernels.gather(place.view(weights), flat, place.view(out))
+                place.kernels.gather(place.view(weights), flat, rows_out)
             else:
-                engine.read(flat, place.view(out))
-        return own, (out if ids.dim() == 1 else out.view(*ids.shape, dim))
+                engine.read(flat, rows_out)
+        return own, out
 
     # ------------------------------------------------------------------ settling
 
@@ -164,9 +172,9 @@ class RowTraining:
         require_indices(ids)
         with self.lock:
             engine = self._current()
+            _, flat = self._place.copied(ids)
+            self._place.require_rows(flat, len(self._weights), ids.shape)
             if engine is not None:
-                _, flat = self._place.copied(ids)
-                self._place.require_rows(flat, len(engine.weights), ids.shape)
                 engine.settle(engine.kernels.group(flat).rows)
 
     def release(self) -> None:
@@ -185,11 +193,12 @@ class RowTraining:
             self.settle()
             if self.engine is None or self.engine.rule is None:
                 return
-            if "step" in state:
-                state["step"].fill_(self.engine.clock)
             numbers = self.engine.rule.state()
-            if "mu_product" in state:
-                state["mu_product"].fill_(numbers["momentum_product"])
+            for name, number in (("step", self.engine.clock), ("mu_product", numbers.get("momentum_product"))):
+                if name in self._kept and state.get(name) is self._kept[name][0]:
+                    state[name].fill_(number)
+            self._note()
+            self._exported = self.engine.clock
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
                 state.pop("momentum_buffer", None)
                 self.engine = None
@@ -210,13 +219,16 @@ class RowTraining:
             if self._rule is None:
                 self._rule = owner.rule(**given)
             elif given != self._given:
-                if given.get("momentum") and not self._given.get("momentum"):
-                    self.release()  # the engine has no slot for it
+                before = self._given
+                if not before or any(bool(given.get(name)) != bool(before.get(name)) for name in STRUCTURE):
+                    self.release()  # the engine has other slots
                 self._given = {}  # which no refused ones equal
                 for name, value in given.items():
                     setattr(self._rule, name, value)
                 self._rule.check()
             self._given = given
+            if self.engine is not None:
+                self._follow_state(state)
             if self._current() is None:
                 self.engine = self._bound(self._weights, owner, state)
             assert self.engine is not None
@@ -251,11 +263,37 @@ class RowTraining:
             else:
                 state[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self._place.take_over(state[theirs]))
+        if "largest_velocity" in held and "largest_velocity" in rule.slots:  # torch's next step finds the larger, at rest too
+            largest, velocity = (state[owner.slots[name]] for name in ("largest_velocity", "velocity"))
+            torch.maximum(largest, self._given["beta_2"] * velocity, out=largest)
         for name in owner.counters:
             state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
         engine = Engine(self._place.take_over(weights), None, self._place.kernels)
         engine.adopt(engine.weights, slots, int(state.get("step", 0)), snapshot, rule)
+        self._kept = {name: (state[name], 0) for name in (*(owner.slots[slot] for slot in rule.slots), *owner.counters)}
+        self._note()
         return engine
+
+    def _note(self) -> None:
+        """Note how the engine has left the optimizer's state."""
+        self._kept = {name: (tensor, tensor._version) for name, (tensor, _) in self._kept.items()}
+
+    def _follow_state(self, state: Mapping[str, Any]) -> None:
+        """Begin anew if the user has written the optimizer's state: replaced its tensors, or changed what they hold.
+
+        Errors: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
+        """
+        assert self.engine is not None
+        if any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items()):
+            self.release()
+        elif any(tensor._version != version for tensor, version in self._kept.values()):
+            if self._exported != self.engine.clock:
+                raise RuntimeError(
+                    "`optimizer.state` of a table was written in place while its rows had deferred steps, which needed what"
+                    " was there. Call `optimizer.state_dict()` first, which settles them, or load a state by"
+                    " `optimizer.load_state_dict()`."
+                )
+            self.engine = None
 
 
 def require_indices(ids: Any) -> None:

@@ -1,0 +1,76 @@
+"""What is done to `optimizer.state` from outside, with a table and its dense twin."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from .twins import _double, close, deferred, pair, train  # noqa: F401
+
+
+def state_of(optimizer: Any) -> dict[str, Any]:
+    (state,) = optimizer.state.values()
+    return state
+
+
+def cleared(optimizer: Any) -> None:
+    optimizer.state.clear()
+
+
+def anew(optimizer: Any) -> None:
+    optimizer.state = defaultdict(dict)
+
+
+def replaced(optimizer: Any) -> None:
+    for name, tensor in state_of(optimizer).items():
+        state_of(optimizer)[name] = torch.full_like(tensor, 0.5 if name == "mu_product" else 3.0)
+
+
+REPLACED: dict[str, Callable[[Any], None]] = {"clear": cleared, "another": anew, "tensors": replaced}
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam", "NAdam", "Adagrad", "SGD"])
+@pytest.mark.parametrize("way", REPLACED)
+def test_a_state_that_was_replaced_is_begun_anew(way: str, name: str) -> None:
+    twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        REPLACED[way](optimizer)
+        train(layer, optimizer, seed=1)
+    assert deferred(twins[1][0]) or name == "Adagrad"
+    close(twins[1][0].weight, twins[0][0].weight)
+    states = [optimizer.state_dict()["state"][0] for _, optimizer in twins]
+    assert states[1].keys() == states[0].keys()
+    for key, value in states[0].items():
+        close(states[1][key], value)
+
+
+SLOTS = {"AdamW": "exp_avg", "NAdam": "mu_product", "Adam": "step", "SGD": "momentum_buffer"}
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS.items())
+def test_a_settled_state_may_be_written_in_place(name: str, slot: str) -> None:
+    twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        optimizer.state_dict()
+        state_of(optimizer)[slot].mul_(0.5).round_()
+        train(layer, optimizer, seed=1)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS.items())
+def test_a_state_written_while_steps_are_deferred_is_refused(name: str, slot: str) -> None:
+    _, (layer, optimizer) = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    train(layer, optimizer)
+    state_of(optimizer)[slot].zero_()
+    layer(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"written in place while its rows had deferred steps.*state_dict"):
+        optimizer.step()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
+    train(layer, optimizer)
