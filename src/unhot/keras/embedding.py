@@ -112,7 +112,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; ids are looked at before Keras makes them shorter."""
-        return super().__call__(representable(inputs, self.input_dim, self.out_of_range), *args, **kwargs)
+        result = super().__call__(representable(inputs, self.input_dim, self.out_of_range), *args, **kwargs)
+        self._seen()
+        return result
+
+    def _seen(self) -> None:
+        """The tables have been read."""
+        for variable in (self._embeddings, getattr(self, "lora_embeddings_a", None)):
+            port.seen(variable)
 
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """The vectors of the ids; see the class."""

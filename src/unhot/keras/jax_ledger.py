@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import take_current_trace
 
 PROBES = 256
 """Lookups of one table that one step can take."""
@@ -36,9 +37,10 @@ class Entry:
 
 
 class Ledger:
-    """The entries by the table's value at the time: those of one step have the same."""
+    """The entries of a table by its value at the time: those of one step have the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._pages: dict[int, tuple[Any, list[Entry]]] = {}
 
     def new(self, weights: Any, whole: bool) -> tuple[Entry, int]:
@@ -61,25 +63,45 @@ class Ledger:
         return entries
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def read(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
     """rows_of(state, ids), or for ids None rows_of(state, None), the whole table; the gradient goes into the ledger."""
+    return _read(ledger, rows_of, _traced_apart(state["weights"]), state, ids)
+
+
+def _traced_apart(weights: Any) -> bool:
+    """Whether JAX is tracing a part of the step on its own: what runs backward there is not seen by the rest."""
+    if not isinstance(weights, jax.core.Tracer):
+        return False
+    with take_current_trace() as now:
+        return weights._trace is not now
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _read(ledger: Ledger, rows_of: Any, apart: bool, state: dict[str, Any], ids: Any) -> Any:
     return rows_of(state, ids)
 
 
-def _forward(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
+def _forward(ledger: Ledger, rows_of: Any, apart: bool, state: dict[str, Any], ids: Any) -> Any:
+    if apart:
+        raise ValueError(
+            f"{ledger.path} is read inside a part of the model that JAX traces on its own (scan, cond, a loop, vmap, checkpoint"
+            " or RematScope), from where its gradient does not reach the optimizer. Look the ids up before, and hand the"
+            " vectors in; or train with one of Keras's own optimizers, after `unhot.keras.release(model)`."
+        )
     entry, number = ledger.new(state["weights"], ids is None)
     found = rows_of(state, ids)
     read_ids = None if ids is None else jnp.where(found[:, 0] == found[:, 0], ids, jnp.maximum(ids, 0))
-    return found, (_Static((entry, number)), (ids, read_ids), jax.tree.map(jnp.shape, _Static(state)))
+    shapes = {name: jnp.shape(array) for name, array in state.items()}
+    return found, (_Static((entry, number)), (ids, read_ids), _Static(shapes))
 
 
-def _backward(ledger: Ledger, rows_of: Any, residuals: Any, gradient: Any) -> Any:
+def _backward(ledger: Ledger, rows_of: Any, apart: bool, residuals: Any, gradient: Any) -> Any:
     (entry, number), (entry.ids, entry.read_ids) = residuals[0].value, residuals[1]
     entry.gradients, entry.filled = gradient, True
     finite = jnp.isfinite(gradient).all()
-    probe = jnp.zeros(PROBES, gradient.dtype).at[min(number, PROBES - 1)].set(jnp.where(finite, 1.0, jnp.nan))
-    given: dict[str, Any] = dict.fromkeys(residuals[2].value)
+    shapes = residuals[2].value
+    probe = jnp.zeros(shapes["probe"], gradient.dtype).at[min(number, PROBES - 1)].set(jnp.where(finite, 1.0, jnp.nan))
+    given: dict[str, Any] = dict.fromkeys(shapes)
     given["probe"] = probe
     if entry.whole:
         given["weights"] = gradient
@@ -94,4 +116,4 @@ class _Static:
         self.value = value
 
 
-read.defvjp(_forward, _backward)
+_read.defvjp(_forward, _backward)

@@ -45,6 +45,15 @@ def is_table(variable: Any) -> bool:
     return getattr(variable, "is_table", False)
 
 
+def seen(variable: Any) -> None:
+    """The variable has been read."""
+
+
+def obstacle(variable: Any) -> str | None:
+    """Why the rows of the table cannot be trained apart here, if so."""
+    return None
+
+
 def training_of(variable: Any) -> Training | None:
     """What trains the rows of this variable, if an optimizer owns them."""
     training: Training | None = getattr(variable, "training", None)
@@ -154,7 +163,7 @@ class Training:
             previous.settle()
             previous.over = True
         self._optimizer = weakref.ref(optimizer)
-        self.variable, self.ledger = variable, Ledger()
+        self.variable, self.ledger = variable, Ledger(variable.path)
         self.over = False
         dtype, rows = variable.dtype, variable.shape[0]
         self.traced = Traced(optimizer.row_rule(variable, 0.001), dtype, rows)
@@ -165,7 +174,10 @@ class Training:
         if self.traced.defers:
             arrays |= self._at(jnp.int32(clock)) | self._begun(optimizer)
         arrays["place"] = carried(jnp.zeros(rows, jnp.int32))
-        arrays["probe"] = jnp.zeros(PROBES, dtype)
+        # Another owner's has another length, and what was compiled under one is compiled anew under the other.
+        variable.owners = getattr(variable, "owners", -1) + 1
+        self.probes = PROBES + variable.owners
+        arrays["probe"] = jnp.zeros(self.probes, dtype)
         self.carriers = {name: Carrier(self, name, array) for name, array in arrays.items()}
         for name, facing in {"weights": variable, **self.slots}.items():
             if not isinstance(facing, Facing):
@@ -215,9 +227,10 @@ class Training:
     def rows(self, state: dict[str, Any], ids: Any) -> Any:
         """The settled weights of the flat `ids`, or all of them."""
         store, history, now = self._parts(state)
-        if ids is not None:
-            return self.traced.lookup(self.ops, history, store, ids, now)
-        return self._settled(state)["weights"]
+        if ids is None:
+            return self._settled(state)["weights"]
+        found = self.traced.lookup(self.ops, history, store, ids, now)
+        return found if self.traced.defers else jnp.where(jnp.isnan(state["probe"][0]), jnp.nan, found)
 
     def _settled(self, state: dict[str, Any]) -> dict[str, Any]:
         """The same state with all deferred steps applied."""
@@ -263,10 +276,10 @@ class Training:
         """The gradient of the table: by rows, or all of it if the table was also read as a whole."""
         state = self.state()
         entries = self.ledger.take(state["weights"])
-        probe = jnp.zeros(PROBES, gradient.dtype) if probe is None else jnp.asarray(probe, gradient.dtype)
+        probe = jnp.zeros(self.probes, gradient.dtype) if probe is None else jnp.asarray(probe, gradient.dtype)
         dim = gradient.shape[1]
         ids, values = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, dim), gradient.dtype)]
-        lost = jnp.ones(PROBES, bool)
+        lost = jnp.ones(self.probes, bool)
         single = len(entries) == 1
         for number, entry in enumerate(entries):
             lost = lost.at[number].set(not entry.filled)
@@ -334,7 +347,8 @@ class Training:
         """Get ready for a step; what can go wrong goes wrong here."""
         if Traced(optimizer.row_rule(variable, 0.001), self.traced.dtype, self.traced.rows) != self.traced:
             optimizer.refuse_change(variable)
-        # A gradient not in the ledger, which only a compiled step can have got this far, spoils the table for all to see.
+        # A gradient not in the ledger, which only a compiled step can have got this far, spoils the table for all to see: by
+        # the rate, or where no rows may be there to show it, by the probe.
         self._rate = jnp.where(self._unknown, jnp.nan, jnp.asarray(rate, self.ops.dtype))
 
     def make_step(self, gradient: RowGradient) -> None:
@@ -345,4 +359,6 @@ class Training:
         made = {**state, **store.arrays, **history}
         if self.traced.defers:
             made["clock"] = carried(now + 1)
+        else:
+            self.carriers["probe"].assign(jnp.where(self._unknown, jnp.nan, state["probe"]))
         self._keep(made)

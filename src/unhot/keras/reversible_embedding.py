@@ -56,8 +56,11 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; ids, but not vectors, are looked at before Keras makes them shorter."""
-        call = super(Embedding, self).__call__ if kwargs.get("reverse") else super().__call__
-        return call(inputs, *args, **kwargs)
+        if not kwargs.get("reverse"):
+            return super().__call__(inputs, *args, **kwargs)
+        result = super(Embedding, self).__call__(inputs, *args, **kwargs)
+        self._seen()
+        return result
 
     def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
         """As Keras's."""

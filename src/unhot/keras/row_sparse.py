@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -73,7 +74,8 @@ class RowSparse:
             port.check_rule(self.row_rule(variable, 0.001), variable)
         except (TypeError, ValueError) as error:
             return str(error).rstrip(".")
-        return None
+        found: str | None = port.obstacle(variable)
+        return found
 
     def _own(self, variable: Any) -> None:
         this: Any = self
@@ -116,6 +118,22 @@ class RowSparse:
                 self.build(variables)
         grads, variables = port.by_rows(self, list(grads), list(variables))
         super().apply(grads, variables)  # type: ignore[misc]
+
+    def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+        """As Keras's.
+
+        Errors: ValueError if a table is no longer this optimizer's.
+        """
+        self._require_tables()
+        return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # type: ignore[misc]
+
+    def _require_tables(self) -> None:
+        lost = [table.variable.path for table in self._tables.values() if not table.current]
+        if lost:
+            raise ValueError(
+                f"{', '.join(lost)} was released, or taken over by another optimizer, and cannot be trained by this"
+                f" {type(self).__name__} any more. Compile the model again, with a new optimizer."
+            )
 
     def _var_key(self, variable: Any) -> Any:
         return super()._var_key(port.unread(variable))  # type: ignore[misc]
@@ -175,6 +193,8 @@ class RowSparse:
     def variables(self) -> Any:
         """As Keras's; on JAX without the slots of tables, which the trainer carries with the layer's variables."""
         this: Any = self
+        if sys._getframe(1).f_code.co_name == "_get_jax_state":  # a training begins, of which an error would lose the state
+            self._require_tables()
         return port.own_variables(self, this._variables)
 
     def save_own_variables(self, store: Any) -> None:

@@ -12,12 +12,13 @@ import keras
 def become(variable: Any, trait: type, training: Any) -> None:
     """Let the variable behave as `trait` says from now on, under the name of its class; once it does, know the new training."""
     if not isinstance(variable, Owned):
-        variable.__class__ = _with(trait, type(variable))  # type: ignore[arg-type]
+        variable.__class__ = trait_of(trait, type(variable))  # type: ignore[arg-type]
     variable.training = training
 
 
 @functools.cache
-def _with(trait: Any, kind: Any) -> Any:
+def trait_of(trait: Any, kind: Any) -> Any:
+    """The class of this kind of variable that behaves as `trait` says, under the kind's name."""
     return type(kind.__name__, (trait, kind), {"__qualname__": kind.__qualname__, "__module__": kind.__module__})
 
 

@@ -13,6 +13,7 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Settled, become
+from unhot.keras.tensorflow_graphs import Graphs
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
@@ -28,6 +29,7 @@ FEWEST_ROWS = 1 << 14
 def make_table(variable: Any) -> None:
     """Let the new variable's rows be trained apart."""
     variable.is_table = variable.dtype in DTYPES and not tf.distribute.has_strategy()
+    variable.graphs = Graphs()
 
 
 def state_variables(variables: list[Any]) -> list[Any]:
@@ -38,6 +40,22 @@ def state_variables(variables: list[Any]) -> list[Any]:
 def is_table(variable: Any) -> bool:
     """Whether `make_table` has made this variable one."""
     return getattr(variable, "is_table", False)
+
+
+def seen(variable: Any) -> None:
+    """The variable has been read, maybe in a graph, which will go on reading it in the same way."""
+    if is_table(variable):
+        variable.graphs.note()
+
+
+def obstacle(variable: Any) -> str | None:
+    """Why the rows of the table cannot be trained apart here, if so."""
+    if not variable.graphs.foreign():
+        return None
+    return (
+        "a tf.function that was made before this optimizer was built reads the table as it is, and would not see deferred"
+        " steps. Build the optimizer first, by optimizer.build(model.trainable_variables)"
+    )
 
 
 def training_of(variable: Any) -> Training | None:
@@ -131,11 +149,17 @@ class Training:
     Every row stands at the step `last`.  The clock follows the optimizer's `iterations`, which others may write.
     """
 
+    lost: Any
+
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
         previous = training_of(variable)
         if previous is not None:
             with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
                 previous.release()
+                previous.lost.assign(True)
+        variable.graphs.forget()
+        with tf.init_scope():
+            self.lost = tf.Variable(False, trainable=False, name="lost")  # which compiled steps look at
         self._optimizer = weakref.ref(optimizer)
         self.variable = variable
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
@@ -177,6 +201,8 @@ class Training:
     def give_back(self) -> None:
         """The table is nobody's any more."""
         self.release()
+        self.lost.assign(True)
+        self.variable.graphs.forget()
         self.variable.training = None
 
     @property
@@ -235,12 +261,22 @@ class Training:
         if self.traced.defers:
             tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
 
+    def _not_lost(self) -> Any:
+        """For a compiled step, which goes on when another optimizer has taken the table: there, an error."""
+        self.variable.graphs.guard()
+        message = (
+            f"{self.variable.path} was released, or taken over by another optimizer, since this step was compiled. Compile the"
+            " model again, with a new optimizer."
+        )
+        return tf.control_dependencies([tf.debugging.Assert(tf.logical_not(self.lost), [message])])
+
     @contextmanager
     def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it."""
-        self._follow_iterations(optimizer)
-        self.settle()
-        yield
+        with self._not_lost():
+            self._follow_iterations(optimizer)
+            self.settle()
+            yield
         if self.traced.defers:
             step = self._now() + 1
             self._keep(self.traced.family.advance(self.ops, self.history, step, self.ops.real(rate)))
@@ -255,8 +291,9 @@ class Training:
                 optimizer.refuse_change(variable)
             self.settle()
             self._follow(optimizer, optimizer.row_state())
-        self._follow_iterations(optimizer)
-        self._rate = self.ops.real(rate)
+        with self._not_lost():
+            self._follow_iterations(optimizer)
+            self._rate = tf.where(self.lost, self.ops.real(float("nan")), self.ops.real(rate))  # XLA knows no errors
 
     def make_step(self, gradient: RowGradient) -> None:
         """Make the step that was prepared."""

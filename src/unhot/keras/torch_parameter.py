@@ -48,6 +48,9 @@ class RowSparse(Tensor):
                 return func(*args, **(kwargs or {}))
             if func is torch.isfinite:
                 return torch.isfinite(args[0].held._values())
+            changed = args[0] if func.__name__.endswith("_") and args else None
+            if any(isinstance(gradient, cls) for gradient in (changed if isinstance(changed, (list, tuple)) else [changed])):
+                return _change(func, changed, args[1:], kwargs or {})
             if func in DIVISIONS and isinstance(args[0], RowSparse) and getattr(args[1], "ndim", 0) == 0:
                 return cls(args[0].held / args[1])
             return func(*tree_map(_dense, args), **tree_map(_dense, kwargs or {}))
@@ -57,6 +60,31 @@ class RowSparse(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return func(*tree_map(_dense, args), **tree_map(_dense, kwargs or {}))
+
+
+SCALINGS: dict[Any, Any] = {
+    Tensor.mul_: Tensor.mul_, Tensor.multiply_: Tensor.mul_, Tensor.__imul__: Tensor.mul_, torch._foreach_mul_: Tensor.mul_,
+    Tensor.div_: Tensor.div_, Tensor.divide_: Tensor.div_, Tensor.__itruediv__: Tensor.div_, torch._foreach_div_: Tensor.div_,
+    Tensor.zero_: Tensor.zero_,
+}  # fmt: skip
+"""What may be done in place to a row-sparse gradient, and by what to the values of its rows."""
+
+
+def _change(func: Any, changed: Any, rest: Any, kwargs: Any) -> Any:
+    """Scale gradients in place, as clipping by a norm does; refuse all else, which may concern rows that are not there."""
+    scaled = SCALINGS.get(func)
+    if func is Tensor.detach_:
+        return changed
+    single = all(getattr(other, "ndim", 0) == 0 and not isinstance(other, (list, tuple)) for other in rest)
+    if scaled is None or not single or kwargs:
+        raise RuntimeError(
+            "the row-sparse gradient of a table can only be scaled in place (mul_, div_, zero_, and clipping by a norm)."
+            f" Received: {func.__name__}. Use the optimizer's `clipvalue`, or compute a new gradient and assign it, which costs"
+            " what a dense one does: `parameter.grad = parameter.grad.clamp(-1, 1)`."
+        )
+    for gradient in changed if isinstance(changed, (list, tuple)) else [changed]:
+        scaled(gradient.held._values() if isinstance(gradient, RowSparse) else gradient, *rest)
+    return changed
 
 
 def _dense(value: Any) -> Any:

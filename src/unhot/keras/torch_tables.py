@@ -14,7 +14,7 @@ from torch._C import DisableTorchFunctionSubclass
 
 from unhot.engine import Engine, recurrence
 from unhot.keras.gradients import RowGradient
-from unhot.keras.settled import Owned, Settled, become
+from unhot.keras.settled import Owned, Settled, become, trait_of
 from unhot.keras.torch_parameter import KerasParameter, RowSparse
 from unhot.rules import Optimizer
 from unhot.torch.lookup import DTYPES, owner_of
@@ -28,9 +28,22 @@ FEWEST_ROWS = 0
 # ---------------------------------------------------------------- tables and lookups
 
 
+class Deferred:
+    """A variable without a value yet, of which a table is made once it has one."""
+
+    def _initialize(self, value: Any) -> None:
+        self.__class__ = type(self).__bases__[1]
+        this: Any = self
+        this._initialize(value)
+        make_table(this)
+
+
 def make_table(variable: Any) -> None:
     """Let the new variable's rows be trained apart."""
     value = variable._value
+    if value is None:  # where Keras builds a model symbolically, as `fit` does for one that was never called
+        kind: Any = type(variable)
+        variable.__class__ = trait_of(Deferred, kind)
     if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
         variable._value = KerasParameter(value.detach(), value.requires_grad)
 
@@ -43,6 +56,15 @@ def state_variables(variables: list[Any]) -> list[Any]:
 def is_table(variable: Any) -> bool:
     """Whether `make_table` has made this variable one."""
     return isinstance(getattr(variable, "_value", None), TableParameter)
+
+
+def seen(variable: Any) -> None:
+    """The variable has been read."""
+
+
+def obstacle(variable: Any) -> str | None:
+    """Why the rows of the table cannot be trained apart here, if so."""
+    return None
 
 
 def owned(variable: Any) -> bool:

@@ -1,0 +1,233 @@
+"""Which tables an optimizer trains by rows, and what is refused: lost tables, and gradients out of its reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import unhot.keras
+
+BACKEND = keras.backend.backend()
+ROWS, DIM, IDS = 20_000, 2, 6
+"""More rows than are left to Keras."""
+
+FIT: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+
+jax_only = pytest.mark.skipif(BACKEND != "jax", reason="elsewhere gradients are not traced apart")
+
+
+class Dense(keras.layers.Embedding):
+    """Keras's layer, whose gradient is dense on every backend."""
+
+    def call(self, ids: Any) -> Any:
+        return ops.take(self.embeddings * 1.0, ids, axis=0)
+
+
+def data() -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 50, (32, IDS)).astype("int32"), rng.normal(size=(32, 1)).astype("float32")
+
+
+def model_on(table: Any, optimizer: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((IDS,), dtype="int32")
+    model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(table(ids))))
+    model.compile(optimizer, "mse")
+    return model
+
+
+def test_optimizers_that_take_turns() -> None:
+    """The first one trains the table whole then, which on JAX the carriers of the second one do not allow."""
+    found = []
+    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+        keras.utils.set_random_seed(1)
+        table = kind(ROWS, DIM)
+        first, second = (model_on(table, module.Adam(0.01)) for _ in range(2))
+        first.fit(*data(), **FIT)
+        second.fit(*data(), **FIT)
+        if kind is unhot.keras.Embedding and BACKEND == "jax":
+            before = table.get_weights()[0]
+            with pytest.raises(ValueError, match="taken over by another optimizer"):
+                first.fit(*data(), **FIT)
+            np.testing.assert_array_equal(table.get_weights()[0], before)
+            second.fit(*data(), **FIT)
+        else:
+            first.fit(*data(), **FIT)
+            second.fit(*data(), **FIT)
+        found.append(table.get_weights()[0])
+    if BACKEND != "jax":
+        np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+
+
+def test_fit_after_release_without_compile() -> None:
+    model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.SGD(0.1, momentum=0.9))
+    reference = model_on(Dense(ROWS, DIM), keras.optimizers.SGD(0.1, momentum=0.9))
+    reference.set_weights(model.get_weights())
+    for trained in (reference, model):
+        trained.fit(*data(), **FIT)
+    unhot.keras.release(model)
+    if BACKEND == "jax":
+        with pytest.raises(ValueError, match="was released"):
+            model.fit(*data(), **FIT)
+    else:
+        for trained in (reference, model):
+            trained.fit(*data(), **FIT)
+    np.testing.assert_allclose(model.get_weights()[0], reference.get_weights()[0], atol=1e-5)
+
+
+class Subclassed(keras.Model):
+    """A model that is built by its first call."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table, self.head = table, keras.layers.Dense(1)
+
+    def call(self, ids: Any) -> Any:
+        return self.head(ops.mean(self.table(ids), axis=1))
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("way", ["Sequential", "subclassed"])
+def test_models_that_fit_builds_are_trained_by_rows(way: str, called: bool) -> None:
+    """Their variables have no values yet when the table is made."""
+    table = unhot.keras.Embedding(ROWS, DIM)
+    if way == "Sequential":
+        model = keras.Sequential([table, keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
+    else:
+        model = Subclassed(table)
+    if called:
+        model(data()[0])
+    model.compile(unhot.keras.Adam(0.01), "mse")
+    model.fit(*data(), **FIT)
+    assert model.optimizer.table(table._embeddings) is not None
+    names = [variable.path for variable in model.trainable_variables]
+    assert len(set(names)) == len(names)
+
+
+class Apart(keras.layers.Layer):
+    """A lookup in a part of the model that JAX traces on its own."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.table, self.way = unhot.keras.Embedding(ROWS, DIM, embeddings_initializer="ones"), way
+
+    def build(self, shape: Any) -> None:
+        self.table.build(None)
+        self.built = True
+
+    def call(self, ids: Any) -> Any:
+        return WAYS[self.way](self.table, ids)
+
+
+def scanned(table: Any, ids: Any) -> Any:
+    start = ops.zeros(ops.shape(ids)[:1])
+    return ops.expand_dims(ops.scan(lambda c, i: (c + ops.sum(table(i), -1), None), start, ops.transpose(ids))[0], -1)
+
+
+def chosen(table: Any, ids: Any) -> Any:
+    found = ops.cond(ops.sum(ids) > 3, lambda: ops.sum(table(ids), (1, 2)), lambda: ops.sum(table(ids * 0), (1, 2)))
+    return ops.expand_dims(found, -1)
+
+
+def mapped(table: Any, ids: Any) -> Any:
+    return ops.expand_dims(ops.vectorized_map(lambda i: ops.sum(table(i)), ids), -1)
+
+
+def rematerialized(table: Any, ids: Any) -> Any:
+    return keras.remat(lambda i: ops.sum(table(i), (1, 2)))(ids)[:, None]
+
+
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "scan": scanned, "cond": chosen, "vectorized_map": mapped, "remat": rematerialized,
+}  # fmt: skip
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions, of which Keras knows nothing")
+def test_a_step_of_the_users_that_has_lost_its_table() -> None:
+    import tensorflow as tf
+
+    table = unhot.keras.Embedding(ROWS, DIM)
+    first, second = (model_on(table, unhot.keras.Adam(0.01)) for _ in range(2))
+    ids, wanted = data()
+
+    @tf.function
+    def step() -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((first(ids, training=True) - wanted) ** 2)
+        gradients = tape.gradient(loss, first.trainable_variables)
+        first.optimizer.apply_gradients(zip(gradients, first.trainable_variables, strict=True))
+
+    step()
+    second.fit(ids, wanted, **FIT)
+    before = table.get_weights()[0]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="taken over by another optimizer"):
+        step()
+    np.testing.assert_array_equal(table.get_weights()[0], before)
+
+
+@jax_only
+@pytest.mark.parametrize("way", WAYS)
+def test_lookups_that_jax_traces_apart(way: str) -> None:
+    """Their gradients would be lost; without one, they are as any."""
+    ids = keras.Input((IDS,), batch_size=32, dtype="int32")
+    model = keras.Model(ids, Apart(way)(ids))
+    model.compile(unhot.keras.SGD(0.001), "mse")
+    model.optimizer.build(model.trainable_variables)
+    np.testing.assert_allclose(model.predict(data()[0], batch_size=32, verbose=0), IDS * DIM)
+    with pytest.raises(ValueError, match="traces on its own"):
+        model.fit(*data(), batch_size=32, verbose=0)
+
+
+@jax_only
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_gradients_from_another_compiled_function(name: str) -> None:
+    """No error can be raised there; the next loss shows it."""
+    import jax
+
+    table = unhot.keras.Embedding(ROWS, DIM)
+    ids = keras.Input((IDS,), dtype="int32")
+    model = keras.Model(ids, ops.sum(table(ids), axis=(1, 2)))
+    optimizer = getattr(unhot.keras, name)(0.001)
+    optimizer.build(model.trainable_variables)
+    trained, state = ([v.value for v in part.variables] for part in (model, optimizer))
+
+    def loss(trained: Any) -> Any:
+        return (model.stateless_call(trained, [], data()[0])[0] ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss))(trained)
+    trained, _ = jax.jit(optimizer.stateless_apply)(state, gradients, trained)
+    assert np.isnan(jax.jit(loss)(trained))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+def test_gradients_changed_in_place() -> None:
+    import torch
+
+    found = []
+    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+        keras.utils.set_random_seed(1)
+        model = model_on(kind(ROWS, DIM), module.SGD(1.0))
+        ids, wanted = data()
+        parameters = [variable.value for variable in model.trainable_weights]
+        for _ in range(2):
+            model.zero_grad()
+            (model(ids) - torch.from_numpy(wanted)).pow(2).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            parameters[0].grad.mul_(3.0)
+            model.optimizer.apply([parameter.grad for parameter in parameters], model.trainable_weights)
+        found.append(model.get_weights()[0])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    for change in (
+        lambda g: g.clamp_(-0.1, 0.1),
+        lambda g: g.add_(1.0),
+        lambda g: torch.nn.utils.clip_grad_value_(model.parameters(), 1),
+    ):
+        with pytest.raises(RuntimeError, match="only be scaled in place"):
+            change(parameters[0].grad)
+    parameters[0].grad.zero_()
+    assert not parameters[0].grad.any()
