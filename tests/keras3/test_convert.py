@@ -453,3 +453,13 @@ def test_dense_layers_elsewhere_are_not_mentioned() -> None:
     converted, report = unhot.keras.convert(model)
     assert repr(report) == "swapped: nothing"
     assert_equal(model, converted, IDS)
+
+
+def test_a_lambda_of_python_code_is_shared() -> None:
+    ids = keras.Input((3,), dtype="int32")
+    vectors = keras.layers.Embedding(7, 2)(ids)
+    model = keras.Model(ids, keras.layers.Lambda(lambda x: x * 2.0, output_shape=(3, 2), name="doubled")(vectors))
+    converted, report = unhot.keras.convert(model)
+    assert "cannot be copied" in report.left["doubled"]
+    given = np.array([[1, 2, 6]])
+    np.testing.assert_array_equal(np.asarray(converted(given)), np.asarray(model(given)))

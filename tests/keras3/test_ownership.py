@@ -184,6 +184,16 @@ def test_lookups_that_jax_traces_apart(way: str) -> None:
 
 
 @jax_only
+def test_more_lookups_than_a_step_can_take() -> None:
+    table = unhot.keras.Embedding(ROWS, DIM)
+    ids = keras.Input((IDS,), dtype="int32")
+    model = keras.Model(ids, ops.sum(sum(table(ids) for _ in range(257)), axis=(1, 2)))
+    model.compile(unhot.keras.SGD(0.001), "mse")
+    with pytest.raises(ValueError, match="At most 256 times"):
+        model.fit(*data(), **FIT)
+
+
+@jax_only
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_gradients_from_another_compiled_function(name: str) -> None:
     """No error can be raised there; the next loss shows it."""

@@ -132,6 +132,31 @@ def test_checkpoints_and_early_stopping(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.get_weights()[0], theirs.get_weights()[0], rtol=1e-4, atol=1e-4)
 
 
+def test_a_checkpoint_of_the_whole_model_in_the_middle(tmp_path: Path) -> None:
+    """What it loads goes on as the dense twin does from there."""
+    ours, theirs = pair(*both("Adam", learning_rate=0.02))
+    loaded = []
+    for name, model in (("ours", ours), ("theirs", theirs)):
+        file = tmp_path / f"{name}.keras"
+        model.fit(*data(), epochs=1, callbacks=[keras.callbacks.ModelCheckpoint(file, save_freq=3)], **FIT)
+        loaded.append(keras.models.load_model(file))
+    go_on(*loaded)
+    assert_same(*loaded)
+
+
+def test_frozen_for_a_while() -> None:
+    """Keras asks for `compile` after either."""
+    ours, theirs = fitted()
+    for trainable in (False, True):
+        for model in (ours, theirs):
+            model.get_layer("table").trainable = trainable
+        compile_both(ours, theirs, "Adam", learning_rate=0.01)
+        before = ours.get_weights()[0]
+        go_on(ours, theirs)
+        assert np.array_equal(ours.get_weights()[0], before) != trainable
+        assert_same(ours, theirs)
+
+
 def test_writes_win_over_deferred_steps() -> None:
     ours, theirs = fitted()
     new = np.linspace(-1, 1, ROWS * DIM, dtype="float32").reshape(ROWS, DIM)

@@ -294,10 +294,10 @@ class _Copy:
             return table
         try:
             return type(operation).from_config(operation.get_config())
-        except (NotImplementedError, TypeError):
+        except (NotImplementedError, TypeError, ValueError):  # the last for a Lambda of Python code
             if isinstance(operation, keras.Layer):
                 name = self.plan.names[operation]
-                self.plan.report.left[name] = "it has no configuration to copy it from, and is the same in both models"
+                self.plan.report.left[name] = "it cannot be copied from a configuration, and is the same in both models"
             return operation
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
