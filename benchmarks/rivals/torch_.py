@@ -33,7 +33,7 @@ class Trained:
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, self.torch.Tensor) and value.is_floating_point():
-                    value.add_(0)
+                    value.data.add_(0)  # no write that an optimizer would have to follow
 
     def tensor(self, array: Any) -> Any:
         return self.torch.from_numpy(array)
