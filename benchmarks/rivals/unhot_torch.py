@@ -37,7 +37,7 @@ class Trained:
     def preload(self) -> None:
         for state in self.optimizer.state.values():
             for value in state.values():
-                value.add_(0)
+                value.data.add_(0)  # no write that the optimizer would have to follow
 
     def tensor(self, array: Any) -> Any:
         return self.torch.from_numpy(array)
