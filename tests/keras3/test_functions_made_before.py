@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -106,19 +108,37 @@ def test_a_function_of_the_users() -> None:
     """It cannot be made anew: the table is trained whole, unless the optimizer was there first, or the function is gone."""
     import tensorflow as tf
 
-    for first in (False, True):
+    for case in ("before", "after build", "gone"):
         model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.Adam(0.05))
         run = tf.function(lambda ids, model=model: model(ids))
-        if first:
+        if case == "after build":
             model.optimizer.build(model.trainable_variables)
         run(data()[0])
-        if first:
-            fit(model)
-        else:
+        if case == "gone":
+            del run
+        if case == "before":
             with pytest.warns(UserWarning, match=r"tf.function that was made before.*optimizer\.build"):
                 fit(model)
-        assert (model.optimizer.table(model.layers[1]._embeddings) is not None) == first
-        np.testing.assert_allclose(run(data()[0]), settled(model)[0], rtol=1e-4, atol=1e-5)
+        else:
+            fit(model)
+        assert (model.optimizer.table(model.layers[1]._embeddings) is not None) == (case != "before")
+        if case != "gone":
+            np.testing.assert_allclose(run(data()[0]), settled(model)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_export_between_two_trainings(tmp_path: Path) -> None:
+    """What is exported is done with, and in nobody's way."""
+    if BACKEND == "torch":
+        pytest.skip("torch.export is tested elsewhere")
+    model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.Adam(0.05))
+    for _ in range(2):
+        fit(model)
+        model.export(tmp_path / "exported", verbose=False)
+        model.compile(unhot.keras.Adam(0.05), "mse")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*trained as a whole")
+            fit(model)
+        assert model.optimizer.table(model.layers[1]._embeddings) is not None
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -66,11 +68,19 @@ def test_a_settled_state_may_be_written_in_place(name: str, slot: str) -> None:
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS.items())
 def test_a_state_written_while_steps_are_deferred_is_refused(name: str, slot: str) -> None:
-    _, (layer, optimizer) = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    """At the next step and where it would be saved, until a state is loaded."""
+    (theirs, reference), (layer, optimizer) = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    train(layer, optimizer)
+    saved = copy.deepcopy((layer.state_dict(), optimizer.state_dict()))
     train(layer, optimizer)
     state_of(optimizer)[slot].zero_()
     layer(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match=r"written in place while its rows had deferred steps.*state_dict"):
-        optimizer.step()
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
-    train(layer, optimizer)
+    for use in (optimizer.step, optimizer.state_dict, lambda: pickle.dumps(optimizer), optimizer.step):
+        with pytest.raises(RuntimeError, match=r"written in place while its rows had deferred steps.*state_dict"):
+            use()
+    for own, other in ((theirs, reference), (layer, optimizer)):
+        own.load_state_dict(saved[0])
+        other.load_state_dict(copy.deepcopy(saved[1]))
+        train(own, other, seed=1)
+    assert deferred(layer)
+    close(layer.weight, theirs.weight)

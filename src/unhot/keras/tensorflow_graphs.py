@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 STEPS = ("train_step", "test_step", "predict_step")
 """What a model's own functions are made of; such can be made anew."""
+
+EXPORT = "keras.src.export"
+"""What makes graphs that are written to a file, with the weights as they are then."""
 
 LOOPS = ("fit", "train_on_batch")
 """What goes on with the train function that it has begun with."""
@@ -33,7 +37,10 @@ class Graphs:
         """The table is being read, maybe in a graph."""
         if tf.executing_eagerly() or in_stateless_scope():
             return
-        model = next((frame.f_locals.get("self") for frame in _frames() if frame.f_code.co_name in STEPS), None)
+        frames = list(_frames())
+        if any(str(frame.f_globals.get("__name__")).startswith(EXPORT) for frame in frames):
+            return
+        model = next((frame.f_locals.get("self") for frame in frames if frame.f_code.co_name in STEPS), None)
         known = weakref.ref(model) if isinstance(model, keras.Model) else None
         self.made = [(graph, of) for graph, of in self.made if graph() is not None]
         self.made.append((weakref.ref(tf.compat.v1.get_default_graph()), known))
@@ -44,6 +51,12 @@ class Graphs:
 
     def foreign(self) -> bool:
         """Whether functions that cannot be made anew, other than the present one, read the table as it is."""
+        if not self._foreign():
+            return False
+        gc.collect()  # graphs are full of cycles, and outlive their functions
+        return self._foreign()
+
+    def _foreign(self) -> bool:
         safe = {*self.guarded, *_present()}
         return any(of is None and graph() is not None and safe.isdisjoint(_with_outer(graph())) for graph, of in self.made)
 

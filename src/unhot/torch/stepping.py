@@ -30,6 +30,7 @@ class RowSparse(torch.optim.Optimizer):
     """What torch's state holds beside the slots."""
 
     _unscales = False
+    """What torch's constructor has said of the step that it chose."""
 
     lock: Any = nullcontext()
     """Held by steps, and by whatever reads or settles a table, if there are tables: other threads may read while one trains."""
@@ -148,6 +149,8 @@ class RowSparse(torch.optim.Optimizer):
     def _settle(self) -> None:
         """Bring weights and state of all tables to what torch's optimizer would hold."""
         with DisableTorchFunctionSubclass():
+            for parameter in self._tables():
+                training_of(parameter).require_intact()
             for parameter in self._tables():
                 training_of(parameter).export(self.state.get(parameter, {}))
 

@@ -190,6 +190,7 @@ class RowTraining:
     def export(self, state: dict[str, Any]) -> None:
         """Settle, and bring the numbers of `state` that are no slots up to date."""
         with self.lock:
+            written = self._written()
             self.settle()
             if self.engine is None or self.engine.rule is None:
                 return
@@ -197,8 +198,9 @@ class RowTraining:
             for name, number in (("step", self.engine.clock), ("mu_product", numbers.get("momentum_product"))):
                 if name in self._kept and state.get(name) is self._kept[name][0]:
                     state[name].fill_(number)
-            self._note()
-            self._exported = self.engine.clock
+            if not written:
+                self._note()
+                self._exported = self.engine.clock
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
                 state.pop("momentum_buffer", None)
                 self.engine = None
@@ -283,17 +285,24 @@ class RowTraining:
 
         Errors: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
         """
-        assert self.engine is not None
         if any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items()):
             self.release()
-        elif any(tensor._version != version for tensor, version in self._kept.values()):
-            if self._exported != self.engine.clock:
-                raise RuntimeError(
-                    "`optimizer.state` of a table was written in place while its rows had deferred steps, which needed what"
-                    " was there. Call `optimizer.state_dict()` first, which settles them, or load a state by"
-                    " `optimizer.load_state_dict()`."
-                )
+        elif self._written():
+            self.require_intact()
             self.engine = None
+
+    def _written(self) -> bool:
+        """Whether someone has changed what is in the tensors of the optimizer's state."""
+        return self.engine is not None and any(tensor._version != version for tensor, version in self._kept.values())
+
+    def require_intact(self) -> None:
+        """Raise RuntimeError for a state that was changed in place while rows had deferred steps."""
+        if self.engine is not None and self._written() and self._exported != self.engine.clock:
+            raise RuntimeError(
+                "`optimizer.state` of a table was written in place while its rows had deferred steps, which needed what was"
+                " there. Call `optimizer.state_dict()` before you write, which settles them; now, load a state by"
+                " `optimizer.load_state_dict()`."
+            )
 
 
 def require_indices(ids: Any) -> None:
