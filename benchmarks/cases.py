@@ -19,9 +19,9 @@ THREADS = 2
 class Case:
     """One measurement.
 
-    `task` is "step" (lookup and update), "lookup" (of settled rows), "fit" (a step of Keras's `fit`), "coefficients" (their
-    share of a step), "overhead" (of torch's loop over the same without torch) or "tables" (the same, of a model with many
-    tables).
+    `task` is "step" (lookup and update), "loop" (the same in torch's training loop, where a loss gives the gradients), "fit"
+    (a step of Keras's `fit`), "lookup" (of settled rows), "coefficients" (their share of a step), "overhead" (of torch's
+    loop over the same without torch) or "tables" (the same, of a model with many tables).
     """
 
     rival: str
@@ -37,7 +37,7 @@ class Case:
     def workload(self) -> tuple[str, int, int, int, str]:
         """Cases that agree in this are compared with each other."""
         return (
-            self.task if self.task in ("lookup", "tables", "fit") else "step",
+            self.task if self.task in ("loop", "lookup", "tables", "fit") else "step",
             self.rows,
             self.dim,
             self.ids,
@@ -124,12 +124,16 @@ def bytes_needed(case: Case) -> int:
 
 STEPS = [
     *(("unhot", variant) for variant in ("adam", "adam_torch", "adagrad", "sgd")),
-    *(("unhot_torch", variant) for variant in ("adam", "adagrad", "sgd")),
     ("unhot_masked", "adam"),
     *(("torch", variant) for variant in ("adam", "adam_fused", "sparse_adam", "adagrad", "sgd")),
     *(("fbgemm", variant) for variant in ("sgd", "adagrad", "rowwise_adagrad")),
     *(("keras", variant) for variant in ("torch", "jax", "tensorflow")),
     *(("floor", variant) for variant in ("adam", "adagrad", "sgd")),
+]
+LOOPS = [
+    *(("unhot_torch", variant) for variant in ("adam", "adagrad", "sgd")),
+    *(("torch", variant) for variant in ("adam", "sparse_adam", "adagrad", "sgd")),
+    *(("fbgemm", variant) for variant in ("adagrad", "sgd")),
 ]
 LOOKUPS = [
     ("unhot", "fresh"), ("unhot", "out"), ("torch", "fresh"), ("torch", "out"), ("fbgemm", "fresh"),
@@ -166,11 +170,13 @@ def quick() -> Iterator[tuple[Case, int]]:
         yield replace(main, rival=rival, variant=variant, threads=1), 3
     for variant in ("adam", "adam_torch"):
         yield replace(main, variant=variant, task="coefficients"), 5
+    for rival, variant in LOOPS:
+        yield replace(main, rival=rival, variant=variant, task="loop"), rounds((rival, variant))
     in_torch = replace(main, rival="unhot_torch")
     yield replace(in_torch, task="overhead"), 5
     yield replace(in_torch, task="tables", rows=100_000), 3
     for rival in ("unhot_torch", "torch"):
-        yield replace(in_torch, rival=rival, rows=10_000), 5
+        yield replace(in_torch, rival=rival, task="loop", rows=10_000), 5
     yield from fits(main)
     for distribution in DISTRIBUTIONS:
         lookup = replace(main, task="lookup", ids=LOOKUP_IDS, distribution=distribution)

@@ -33,7 +33,10 @@ class Stepper(Protocol):
         """Ids or gradients as the rival takes them; not timed."""
 
     def step(self, ids: Any, gradients: Any) -> None:
-        """Look the ids up, and apply an update with the gradients of what was looked up; timed."""
+        """Look the ids up, and apply an update with the gradients of what was looked up; timed.
+
+        Task "loop" calls `loop` instead, where a loss gives the gradients.
+        """
 
     def weights(self, rows: Any) -> Any:
         """These rows as a NumPy array."""
@@ -80,18 +83,19 @@ def step_times(case: Case, round_: int, seconds: float, make: Callable[[Case], S
     log = Log(case.rows, sample, case.dim)
 
     rival = make(case)
+    step = getattr(rival, "loop" if case.task == "loop" else "step")
     start = np.array(rival.weights(sample))
     given = [rival.tensor(array) for array in gradients]
     warm = warm_steps(case)
     for i in range(warm):
         ids = workload.warm()
         log.add(ids, gradients[i % len(gradients)])
-        rival.step(rival.tensor(ids), given[i % len(gradients)])
+        step(rival.tensor(ids), given[i % len(gradients)])
         if i == 0:
             rival.preload()
 
     prepared = [rival.tensor(ids) for ids in batches]
-    times, busy = timed(lambda i: rival.step(prepared[i], given[i % len(given)]), len(batches), seconds)
+    times, busy = timed(lambda i: step(prepared[i], given[i % len(given)]), len(batches), seconds)
     for i in range(len(times)):
         log.add(batches[i], gradients[i % len(gradients)])
     kind = KINDS[case.rival, case.variant]
@@ -158,7 +162,7 @@ def main(
     request = json.loads(sys.argv[1])
     case = Case(**request["case"])
     hold_to(case.threads)
-    known = {"step": step_times, "lookup": lookup_times, **(tasks or {})}
+    known = {"step": step_times, "loop": step_times, "lookup": lookup_times, **(tasks or {})}
     result = known[case.task](case, request["round"], request["seconds"], make)
     result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     result["versions"] = {"python": sys.version.split()[0], "numpy": np.__version__, **versions()}

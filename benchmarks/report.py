@@ -64,13 +64,16 @@ def counterpart(case: Case) -> Case:
     """What of unhot a case is compared with: the same rule, in the same form."""
     if case.task == "fit":
         return replace(case, rival="unhot_keras")
+    if case.task == "loop":
+        variant = "adam" if "adam" in case.variant else case.variant
+        return replace(case, rival="unhot_torch", variant=variant, threads=THREADS)
     rule = KINDS[case.rival, case.variant].rule
     if case.task == "lookup":
         variant = "fresh" if case.variant == "fresh" else "out"
     elif case.rival == "floor":
         variant = case.variant
     elif rule.startswith("adam"):
-        variant = "adam_torch" if case.rival in ("torch", "unhot_torch") else "adam"
+        variant = "adam_torch" if case.rival == "torch" else "adam"
     else:
         variant = "sgd" if rule == "sgd" else "adagrad"
     return replace(case, rival="unhot", variant=variant, threads=THREADS)
@@ -87,7 +90,11 @@ def groups(results: Results) -> dict[Any, list[Case]]:
 
 def heading(workload: Any) -> str:
     task, rows, dim, ids, distribution = workload
-    what = {"lookup": "lookup of settled rows", "fit": "a step of Keras's fit"}.get(task, "lookup + step")
+    what = {
+        "lookup": "lookup of settled rows",
+        "fit": "a step of Keras's fit",
+        "loop": "a step of torch's training loop",
+    }.get(task, "lookup + step")
     return f"{what}: {rows:,} rows, dim {dim}, {ids:,} {distribution} ids"
 
 

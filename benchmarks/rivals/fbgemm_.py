@@ -8,6 +8,8 @@ import measure
 import replay
 from cases import Case
 
+from rivals.torch_loss import loss
+
 
 class Trained:
     def __init__(self, case: Case) -> None:
@@ -51,6 +53,9 @@ class Trained:
 
     def step(self, ids: Any, gradients: Any) -> None:
         self.bags(ids, self.offsets).backward(gradients)
+
+    def loop(self, ids: Any, gradients: Any) -> None:
+        loss(self.bags(ids, self.offsets), gradients).backward()
 
     def lookup(self, ids: Any) -> Any:
         return self.bags(ids, self.offsets)

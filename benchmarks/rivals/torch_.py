@@ -8,6 +8,8 @@ import measure
 import replay
 from cases import Case
 
+from rivals.torch_loss import loss
+
 
 class Trained:
     def __init__(self, case: Case) -> None:
@@ -43,6 +45,11 @@ class Trained:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def loop(self, ids: Any, gradients: Any) -> None:
+        loss(self.embedding(ids), gradients).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
     def weights(self, rows: Any) -> Any:
         return self.embedding.weight.detach()[self.torch.from_numpy(rows)].numpy()
 
@@ -70,7 +77,7 @@ class Settled:
 
 
 def make(case: Case) -> Any:
-    return Trained(case) if case.task == "step" else Settled(case)
+    return Settled(case) if case.task == "lookup" else Trained(case)
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from cases import Case
 from workloads import Workload
 
 from rivals import unhot_
+from rivals.torch_loss import loss
 
 TABLES = 26
 
@@ -42,8 +43,8 @@ class Trained:
     def tensor(self, array: Any) -> Any:
         return self.torch.from_numpy(array)
 
-    def step(self, ids: Any, gradients: Any) -> None:
-        self.embedding(ids).backward(gradients)
+    def loop(self, ids: Any, gradients: Any) -> None:
+        loss(self.embedding(ids), gradients).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -53,46 +54,57 @@ class Trained:
 
 
 class Tables:
-    """`TABLES` tables in one model, in torch's loop and as tables of unhot's own."""
+    """Many tables in one model, in torch's training loop."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, tables: int) -> None:
         import torch
 
         import unhot.torch
 
         torch.set_num_threads(case.threads)
         unhot.set_num_threads(case.threads)
-        self.layers = torch.nn.ModuleList(unhot.torch.Embedding(case.rows, case.dim) for _ in range(TABLES))
+        self.layers = torch.nn.ModuleList(unhot.torch.Embedding(case.rows, case.dim) for _ in range(tables))
         self.optimizer = unhot.torch.Adam(self.layers.parameters(), lr=replay.ADAM_RATE)
-        rule = unhot.Adam(replay.ADAM_RATE, convention="torch")
-        self.tables = [unhot.Table(case.rows, case.dim, optimizer=rule, seed=i) for i in range(TABLES)]
-        self.torch = torch
 
     def loop(self, ids: list[Any], gradients: Any) -> None:
-        self.torch.autograd.backward([layer(i) for layer, i in zip(self.layers, ids, strict=True)], [gradients] * TABLES)
+        losses = [loss(layer(i), gradients) for layer, i in zip(self.layers, ids, strict=True)]
+        sum(losses[1:], losses[0]).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def core(self, ids: list[Any], gradients: Any) -> None:
+
+class Core:
+    """The same work without torch: unhot's own tables, and the loss in NumPy."""
+
+    def __init__(self, case: Case, tables: int) -> None:
+        import unhot
+
+        rule = unhot.Adam(replay.ADAM_RATE, convention="torch")
+        self.tables = [unhot.Table(case.rows, case.dim, optimizer=rule, seed=i) for i in range(tables)]
+
+    def loop(self, ids: list[Any], gradients: Any) -> None:
+        given, one = gradients.numpy(), np.float32(1)
         found = [table.lookup(i.numpy()) for table, i in zip(self.tables, ids, strict=True)]
-        for table, i in zip(self.tables, ids, strict=True):
-            table.step(i.numpy(), gradients.numpy())
-        del found  # kept until here, as a model keeps them
+        self.loss = sum(float(np.vdot(vectors, given)) for vectors in found)
+        found_gradients = [one * given for _ in found]
+        for table, i, gradient in zip(self.tables, ids, found_gradients, strict=True):
+            table.step(i.numpy(), gradient)
 
 
 class Empty:
     """Torch's loop with as little in it as can be: a function that looks up in `own`, and an optimizer that steps it."""
 
-    def __init__(self, own: unhot_.Trained) -> None:
+    def __init__(self, own: Any) -> None:
         import torch
 
         class Lookup(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, weight: Any, ids: Any) -> Any:
-                return torch.from_numpy(own.table.lookup(ids.numpy()))
+                return torch.from_numpy(own.lookup(ids.numpy()))
 
             @staticmethod
             def backward(ctx: Any, gradient: Any) -> Any:
+                self.gradient = gradient
                 return None, None
 
         class Layer(torch.nn.Module):
@@ -105,38 +117,32 @@ class Empty:
 
         class Optimizer(torch.optim.Optimizer):
             def step(self, ids: Any, gradients: Any) -> None:  # type: ignore[override]
-                own.table.step(ids.numpy(), gradients.numpy())
+                own.step(ids.numpy(), gradients.numpy())
 
         self.layer = Layer()
         self.optimizer = Optimizer(self.layer.parameters(), {})
 
-    def step(self, ids: Any, gradients: Any) -> None:
-        self.layer(ids).backward(gradients)
-        self.optimizer.step(ids, gradients)
+    def loop(self, ids: list[Any], gradients: Any) -> None:
+        loss(self.layer(ids[0]), gradients).backward()
+        self.optimizer.step(ids[0], self.gradient)
         self.optimizer.zero_grad()
+        self.gradient = None
 
 
 def overhead(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
-    """The time of torch's loop less that of the same lookups and steps without torch, in microseconds; taken in turns."""
-    workload = Workload(case, round_)
-    gradients = workload.gradients()[0]
+    """The time of torch's loop less that of the same work without torch, in microseconds; taken in turns."""
     import torch
 
-    tables, runs = 1, {}
-    if case.task == "tables":
-        model, tables = Tables(case), TABLES
-        runs = {"loop": model.loop, "core": model.core}
-    else:
-        trained, own = Trained(case), unhot_.Trained(Case("unhot", "adam_torch", rows=case.rows, dim=case.dim))
-        empty = Empty(own)
-        runs["loop"] = lambda ids, given: trained.step(ids[0], given)
-        runs["core"] = lambda ids, given: own.step(ids[0].numpy(), given.numpy())
-        runs["empty"] = lambda ids, given: empty.step(ids[0], given)
-    given = torch.from_numpy(gradients)
-    for _ in range(measure.warm_steps(case) if case.task == "overhead" else 3 * case.rows // case.ids):
+    workload, tables = Workload(case, round_), TABLES if case.task == "tables" else 1
+    given = torch.from_numpy(workload.gradients()[0])
+    core = Core(case, tables)
+    runs = {"loop": Tables(case, tables).loop, "core": core.loop}
+    for _ in range(3 * case.rows // case.ids):
         ids = [torch.from_numpy(workload.warm()) for _ in range(tables)]
-        runs["loop"](ids, given)
-        runs["core"](ids, given)
+        for run in runs.values():
+            run(ids, given)
+    if tables == 1:
+        runs["empty"] = Empty(core.tables[0]).loop
     times: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
     for turn in range(200 if tables == 1 else 60):
@@ -146,11 +152,11 @@ def overhead(case: Case, round_: int, seconds: float, make: Any) -> dict[str, An
             before = time.perf_counter()
             runs[name](ids, given)
             times[name].append(time.perf_counter() - before)
-    core = float(np.median(times["core"]))
-    over = {name: float(np.median(times[name])) - core for name in names}
+    middle = {name: float(np.median(times[name])) for name in names}
+    over = {name: middle[name] - middle["core"] for name in names}
     return {
         **measure.summary(times["loop"]),
-        "core_seconds": core,
+        "core_seconds": middle["core"],
         "overhead": over["loop"],
         **({"empty": over["empty"]} if "empty" in over else {}),
         "others_busy": 0.0,

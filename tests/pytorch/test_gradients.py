@@ -26,9 +26,27 @@ def two_tables(name: str = "SGD", **given: Any) -> list[tuple[Any, Any, Any]]:
     return made
 
 
+class GivenTwice(torch.autograd.Function):
+    """A sum that hands the very same gradient on, twice."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        return first + second
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return grad, grad
+
+
 COMBINED: dict[str, Callable[[Any, Any, Tensor], Tensor]] = {
     "sum": lambda first, second, ids: first(ids) + second(ids.flip(0)),
     "one table twice": lambda first, second, ids: first(ids) + first(ids.flip(0)),
+    "sum of views": lambda first, second, ids: (first(ids).view(-1) + second(ids.flip(0)).view(-1)).view(-1, DIM),
+    "views of a sum": lambda first, second, ids: (first(ids) + second(ids.flip(0))).view(-1).view(-1, DIM),
+    "stacked": lambda first, second, ids: torch.stack([first(ids), second(ids)]) * torch.ones(()).to(first.weight),
+    "in rows": lambda first, second, ids: torch.cat([first(ids), second(ids)]) * torch.ones(()).to(first.weight),
+    "in columns": lambda first, second, ids: torch.cat([first(ids), second(ids)], -1) * torch.ones(()).to(first.weight),
+    "given twice": lambda first, second, ids: GivenTwice.apply(first(ids).view(-1), second(ids.flip(0)).view(-1)),
     "skip": lambda first, second, ids: (
         first(ids) + first(ids).relu() @ torch.ones(DIM, DIM).to(first.weight.dtype) + second(ids)
     ),
@@ -50,6 +68,28 @@ def test_a_scaler_unscales_each_gradient_once(way: str, shape: tuple[int, ...]) 
             scaler.update()
     for theirs, ours in zip(made[0][:2], made[1][:2], strict=True):
         close(ours.weight, theirs.weight)
+
+
+MODELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "squares": lambda found: found.pow(2).sum(),
+    "flattened": lambda found: (found.flatten() * torch.arange(6 * DIM)).sum(),
+    "a layer on sequences": lambda found: nn.functional.linear(found, torch.ones(2, DIM).to(found)).pow(2).sum(),
+    "views of views": lambda found: nn.functional.linear(
+        found.view(2, 3, DIM).flatten(0, 1), torch.ones(2, DIM).to(found)
+    ).sum(),
+    "beside numbers": lambda found: torch.cat([found.view(-1, DIM), torch.ones(3, DIM).to(found)]).pow(2).sum(),
+}
+
+
+@pytest.mark.parametrize("way", MODELS)
+def test_a_gradient_of_its_own_is_not_copied(way: str) -> None:
+    _, ours = layers()
+    optimizer = unhot.torch.SGD(ours.parameters(), lr=LR)
+    found, memory = ours(torch.arange(6).view(3, 2)), []
+    found.register_hook(lambda grad: memory.append(grad.data_ptr()))
+    MODELS[way](found).backward()
+    assert memory == [ours.weight.grad._values().data_ptr()]
+    optimizer.step()
 
 
 def test_a_given_gradient_stays_as_it_was() -> None:

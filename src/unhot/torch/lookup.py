@@ -172,8 +172,12 @@ def _alone(grad: Tensor) -> bool:
     memory = grad.untyped_storage()
     internals: Any = torch._C
     counted: Any = grad
-    shared = counted._use_count() > 1 or internals._storage_Use_Count(memory._cdata) > 2  # `grad` and `memory`
-    return grad.is_contiguous() and not shared
+    whole: Any = grad._base  # of a view, as behind a `flatten`, which only the view may hold, and `whole` itself
+    users = 2 if whole is None else 3  # `grad`, `memory` and `whole`
+    if not grad.is_contiguous() or counted._use_count() > 1 or (whole is not None and whole._use_count() > 2):
+        return False
+    in_use: int = internals._storage_Use_Count(memory._cdata)
+    return in_use <= users
 
 
 row_sparse: Any = torch.ops.aten.embedding_sparse_backward.default
