@@ -140,6 +140,7 @@ LOOKUPS = [
     ("numpy", "fresh"), ("numpy", "out"), ("floor", "lookup"),
 ]  # fmt: skip
 # Waiting for a second thread can cost more than it brings at these sizes, so FBGEMM and unhot are also given one.
+LOOPS_ALONE = [("unhot_torch", "adagrad"), ("fbgemm", "adagrad")]
 ALONE = [("unhot", "adam"), ("unhot", "adagrad"), ("unhot", "sgd"), ("fbgemm", "sgd"), ("fbgemm", "adagrad")]
 
 
@@ -172,6 +173,8 @@ def quick() -> Iterator[tuple[Case, int]]:
         yield replace(main, variant=variant, task="coefficients"), 5
     for rival, variant in LOOPS:
         yield replace(main, rival=rival, variant=variant, task="loop"), rounds((rival, variant))
+    for rival, variant in LOOPS_ALONE:
+        yield replace(main, rival=rival, variant=variant, task="loop", threads=1), 3
     in_torch = replace(main, rival="unhot_torch")
     yield replace(in_torch, task="overhead"), 5
     yield replace(in_torch, task="tables", rows=100_000), 3
@@ -215,6 +218,7 @@ def full() -> Iterator[tuple[Case, int]]:
                 for distribution in DISTRIBUTIONS:
                     size = Case("unhot", "adam", "step", rows, dim, ids, distribution)
                     every = [replace(size, rival=rival, variant=variant) for rival, variant in STEPS]
+                    every += [replace(size, rival=rival, variant=variant, task="loop") for rival, variant in LOOPS]
                     every += [replace(size, rival=rival, variant=variant, task="lookup") for rival, variant in LOOKUPS]
                     for case in every:
                         if case not in seen:

@@ -42,11 +42,13 @@ class Trained:
 
     def step(self, ids: Any, gradients: Any) -> None:
         self.embedding(ids).backward(gradients)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._update()
 
     def loop(self, ids: Any, gradients: Any) -> None:
         loss(self.embedding(ids), gradients).backward()
+        self._update()
+
+    def _update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
 

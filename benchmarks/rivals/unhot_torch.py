@@ -83,24 +83,24 @@ class Core:
         self.tables = [unhot.Table(case.rows, case.dim, optimizer=rule, seed=i) for i in range(tables)]
 
     def loop(self, ids: list[Any], gradients: Any) -> None:
-        given, one = gradients.numpy(), np.float32(1)
+        given = gradients.numpy()
         found = [table.lookup(i.numpy()) for table, i in zip(self.tables, ids, strict=True)]
-        self.loss = sum(float(np.vdot(vectors, given)) for vectors in found)
-        found_gradients = [one * given for _ in found]
-        for table, i, gradient in zip(self.tables, ids, found_gradients, strict=True):
+        losses = [np.vdot(vectors, given) for vectors in found]
+        backward = [np.ones_like(loss) * given for loss in losses]  # an array each, as torch's backward pass makes them
+        for table, i, gradient in zip(self.tables, ids, backward, strict=True):
             table.step(i.numpy(), gradient)
 
 
 class Empty:
-    """Torch's loop with as little in it as can be: a function that looks up in `own`, and an optimizer that steps it."""
+    """Torch's loop with as little in it as can be: a function that looks up in `table`, and an optimizer that steps it."""
 
-    def __init__(self, own: Any) -> None:
+    def __init__(self, table: Any) -> None:
         import torch
 
         class Lookup(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, weight: Any, ids: Any) -> Any:
-                return torch.from_numpy(own.lookup(ids.numpy()))
+                return torch.from_numpy(table.lookup(ids.numpy()))
 
             @staticmethod
             def backward(ctx: Any, gradient: Any) -> Any:
@@ -117,7 +117,7 @@ class Empty:
 
         class Optimizer(torch.optim.Optimizer):
             def step(self, ids: Any, gradients: Any) -> None:  # type: ignore[override]
-                own.step(ids.numpy(), gradients.numpy())
+                table.step(ids.numpy(), gradients.numpy())
 
         self.layer = Layer()
         self.optimizer = Optimizer(self.layer.parameters(), {})

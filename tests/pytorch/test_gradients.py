@@ -38,10 +38,29 @@ class GivenTwice(torch.autograd.Function):
         return grad, grad
 
 
+class Detached(GivenTwice):
+    """The same in two tensors."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return grad, grad.detach()
+
+
+def beside_a_view(viewed: Any, plain: Any, ids: Tensor, *, last: bool) -> Tensor:
+    """A sum whose gradient goes to one table as it is and to the other as a view of it, which comes first or last."""
+    found = None if last else plain(ids.flip(0).view(-1))
+    view = viewed(ids).view(-1, DIM)
+    return view + (plain(ids.flip(0).view(-1)) if found is None else found)
+
+
 COMBINED: dict[str, Callable[[Any, Any, Tensor], Tensor]] = {
     "sum": lambda first, second, ids: first(ids) + second(ids.flip(0)),
     "one table twice": lambda first, second, ids: first(ids) + first(ids.flip(0)),
     "sum of views": lambda first, second, ids: (first(ids).view(-1) + second(ids.flip(0)).view(-1)).view(-1, DIM),
+    "beside a view": lambda first, second, ids: beside_a_view(first, second, ids, last=False),
+    "beside a view, reversed": lambda first, second, ids: beside_a_view(first, second, ids, last=True),
+    "detached": lambda first, second, ids: Detached.apply(first(ids), second(ids.flip(0))),
+    "pooled": lambda first, second, ids: first(ids).sum(-2),
     "views of a sum": lambda first, second, ids: (first(ids) + second(ids.flip(0))).view(-1).view(-1, DIM),
     "stacked": lambda first, second, ids: torch.stack([first(ids), second(ids)]) * torch.ones(()).to(first.weight),
     "in rows": lambda first, second, ids: torch.cat([first(ids), second(ids)]) * torch.ones(()).to(first.weight),
@@ -98,6 +117,17 @@ def test_a_given_gradient_stays_as_it_was() -> None:
         first(torch.tensor([1, 2, 1])).backward(given)
         (first.weight.grad._values() if first.weight.grad.is_sparse else first.weight.grad).mul_(5.0)
         assert torch.equal(given, torch.ones(3, DIM))
+
+
+@pytest.mark.parametrize("shape", [(3, DIM), (-1,)], ids=["as it is", "view"])
+def test_a_gradient_asked_for_beside_the_tables_stays_as_it_was(shape: tuple[int, ...]) -> None:
+    for first, _, _ in two_tables():
+        found = first(torch.tensor([1, 2, 1]))
+        found = found if found.shape == shape else found.view(shape)
+        asked, table = torch.autograd.grad(found.pow(2).sum(), [found, first.weight])
+        before = asked.clone()
+        (table._values() if table.is_sparse else table).mul_(5.0)
+        assert torch.equal(asked, before)
 
 
 @pytest.mark.parametrize("ids", [[1], [1, 2, 1]], ids=str)
