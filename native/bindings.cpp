@@ -304,4 +304,5 @@ NB_MODULE(_native, module) {
     module.def("use", &use);
     module.def("threads", &threads);
     module.def("set_threads", &set_threads);
+    module.def("join_openmp", [](uintptr_t region) { join_openmp(reinterpret_cast<Region>(region)); });
 }
