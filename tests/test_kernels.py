@@ -7,11 +7,13 @@ power than -0.5), the two may differ by the rounding of those functions; there t
 from __future__ import annotations
 
 import copy
+import ctypes
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threaded import together
 
 import unhot
 from unhot.kernels import reference
@@ -175,6 +177,34 @@ def test_threads_do_not_change_a_bit(rule: str) -> None:
     unhot.set_num_threads(before)
     for one, four in zip(*results, strict=True):
         np.testing.assert_array_equal(one, four)
+
+
+def test_an_openmp_team_does_not_change_a_bit() -> None:
+    """The same with the threads of an OpenMP library, with more and with fewer of them than are asked for."""
+    try:
+        library = ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pytest.skip("GCC's OpenMP library is not on this machine")
+    region = ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+    results, before = [], unhot.get_num_threads()
+
+    def train(team: int) -> None:  # in a thread of its own, since each has its own team
+        if team:
+            library.omp_set_num_threads(team)
+            native.join_openmp(region)
+        table = unhot.Table(3000, 32, optimizer=unhot.Adam(0.1), seed=1)
+        for ids in np.random.default_rng(3).integers(0, 3000, size=(4, 4000)):
+            table.step(ids, np.random.default_rng(4).normal(size=(4000, 32)).astype(np.float32))
+        results.append(table.lookup(np.arange(3000)).tobytes() + table.array.tobytes())
+
+    unhot.set_num_threads(2)
+    try:
+        for team in (0, 1, 2, 5):
+            together(lambda team=team: train(team))
+    finally:
+        unhot.set_num_threads(before)
+    assert len(results) == 4
+    assert len(set(results)) == 1
 
 
 def test_large_outputs_are_gathered_alike() -> None:

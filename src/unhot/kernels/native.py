@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
+    "clocks", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients", "matrix_extend",
+    "measure_coefficients", "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"
 
 FAMILIES = {"linear": 0, "measure": 1, "crossing": 2, "sign": 3, "closed_form": 4}
-threads, set_threads = _native.threads, _native.set_threads
+threads, set_threads, join_openmp = _native.threads, _native.set_threads, _native.join_openmp
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "gather", "gather_settled", "group", "last_steps", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
+    "clocks", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients", "matrix_extend",
+    "measure_coefficients", "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -34,6 +34,13 @@ def threads() -> int:
 
 def set_threads(count: int) -> None:
     """There is nothing to set."""
+
+
+def join_openmp(region: int) -> None:
+    """Let the threads of an OpenMP library do the caller's share of the work: here there is none to give.
+
+    `region` is the address of the library's GOMP_parallel; 0 ends it.
+    """
 
 
 def clocks(rows: int, now: int) -> Array:

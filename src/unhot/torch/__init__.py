@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch.serialization import add_safe_globals
 
+from unhot.torch import openmp
 from unhot.torch.clip import clip_grad_norm_
 from unhot.torch.conversion import Conversion, convert
 from unhot.torch.layer import Embedding, EmbeddingBag
@@ -18,6 +19,8 @@ __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingBag", "NAdam", "RMSprop",
     "clip_grad_norm_", "convert",
 ]  # fmt: skip
+
+openmp.join()
 
 # What a saved layer or parameter is made of: plain data, which `torch.load` may read under its default, weights_only=True.
 add_safe_globals([Embedding, EmbeddingBag, TableParameter, rebuilt])
