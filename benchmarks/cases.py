@@ -203,7 +203,7 @@ def fits(main: Case) -> Iterator[tuple[Case, int]]:
             yield replace(case, rows=100_000), 3
             yield replace(case, rows=10_000_000), 1
         if rival != "keras_empty":
-            yield replace(case, rows=10_000), 3
+            yield replace(case, rows=10_000), 7
 
 
 def full() -> Iterator[tuple[Case, int]]:
