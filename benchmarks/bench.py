@@ -112,6 +112,7 @@ def _measure(
     results.rounds.setdefault(case, []).append({"round": round_, **best})
     share = f", coefficients {100 * best['share']:.1f} %" if "share" in best else ""
     share += f", {1e6 * best['overhead']:.0f} us over the core" if "overhead" in best else ""
+    share += f", the stock layer {best['ratio']:.3f} times that" if "ratio" in best else ""
     share += f" (an empty loop of torch's: {1e6 * best['empty']:.0f} us)" if "empty" in best else ""
     print(f"{_name(case)} round {round_ + 1}: {1e3 * best['seconds']:.3f} ms{share}", flush=True)
 

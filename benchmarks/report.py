@@ -10,7 +10,7 @@ from typing import Any
 from cases import KINDS, THREADS, Case
 from targets import TARGETS
 
-QUANTITY = {"coefficients": "share", "overhead": "overhead", "tables": "overhead"}
+QUANTITY = {"coefficients": "share", "overhead": "overhead", "tables": "overhead", "beside": "ratio"}
 """What a task measures, if not "seconds"."""
 
 DISTURBED = 0.25

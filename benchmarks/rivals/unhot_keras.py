@@ -6,6 +6,7 @@ The driver sets KERAS_BACKEND to the variant.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import measure
@@ -24,6 +25,7 @@ SECONDS = 0.25
 """What a fit is to take, if so many steps do."""
 
 FITS = 12
+PAIRS = 30
 
 Vector = npt.NDArray[np.float32]
 
@@ -138,47 +140,81 @@ def _clock() -> Any:
     return Clock()
 
 
+class Training:
+    """A model, fitted to what a workload draws; with the log by which its result is checked."""
+
+    def __init__(self, case: Case, workload: Workload, batches: list[Any], make: Any) -> None:
+        self.case, self.workload = case, workload
+        self.sample = workload.sample(batches[:LEAST_STEPS])
+        self.log = replay.Log(case.rows, self.sample, case.dim)
+        several = workload.gradients()
+        direction = several[0][0] * np.float32(100)
+        self.targets = [np.ascontiguousarray(gradients[:, 1]) for gradients in several]
+        self.gradients = [np.outer(target, direction) for target in self.targets]
+        self.rival = make(case, direction)
+        self.empty = case.rival == "keras_empty"
+        self.start = None if self.empty else self.rival.weights(self.sample)
+
+    def fit(self, steps: list[Any]) -> float:
+        """One fit of these steps; the seconds of each."""
+        turns = [(self.log.steps + i) % len(self.targets) for i in range(len(steps))]
+        given = np.concatenate(steps).astype(np.int32), np.concatenate([self.targets[turn] for turn in turns])
+        taken: float = self.rival.fit(*given)
+        for ids, turn in zip(steps, turns, strict=True):
+            self.log.add(ids, self.gradients[turn])
+        return taken
+
+    def warm(self) -> int:
+        """Bring the table to its steady state; how many steps a timed fit is to have."""
+        self._warm(measure.WARM_DENSE)
+        self.rival.preload()
+        while self.log.steps < measure.warm_steps(self.case):
+            self._warm(min(STEPS, measure.warm_steps(self.case) - self.log.steps))
+        return int(np.clip(SECONDS / self._warm(LEAST_STEPS), LEAST_STEPS, STEPS))
+
+    def _warm(self, steps: int) -> float:
+        return self.fit([self.workload.warm() for _ in range(steps)])
+
+    def check(self) -> dict[str, Any]:
+        """What was compared with a replay in NumPy; AssertionError if the weights are not what they should be."""
+        if self.rival.steps() != self.log.steps:
+            raise AssertionError(f"the optimizer counts {self.rival.steps()} steps, not {self.log.steps}.")
+        if self.empty:
+            return {}
+        kind = KINDS[self.case.rival, self.case.variant]
+        got, exact = self.rival.weights(self.sample), self.rival.exact
+        return {"check": replay.check(self.log, kind.rule, self.start, got, exact=exact, dense=kind.dense or not exact)}
+
+
 def fit_times(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
     """Time fits and divide by their steps; check the result."""
     workload = Workload(case, round_)
     batches = [workload.timed() for _ in range(STEPS * FITS)]
-    sample = workload.sample(batches[:LEAST_STEPS])
-    log = replay.Log(case.rows, sample, case.dim)
-    several = workload.gradients()
-    direction = several[0][0] * np.float32(100)
-    targets = [np.ascontiguousarray(gradients[:, 1]) for gradients in several]
-    gradients = [np.outer(target, direction) for target in targets]
-
-    rival = make(case, direction)
-    empty = case.rival == "keras_empty"
-    start = None if empty else rival.weights(sample)
-
-    def fit(steps: list[Any]) -> float:
-        turns = [(log.steps + i) % len(targets) for i in range(len(steps))]
-        given = np.concatenate(steps).astype(np.int32), np.concatenate([targets[turn] for turn in turns])
-        taken: float = rival.fit(*given)
-        for ids, turn in zip(steps, turns, strict=True):
-            log.add(ids, gradients[turn])
-        return taken
-
-    def warm(steps: int) -> float:
-        return fit([workload.warm() for _ in range(steps)])
-
-    warm(measure.WARM_DENSE)
-    rival.preload()
-    while log.steps < measure.warm_steps(case):
-        warm(min(STEPS, measure.warm_steps(case) - log.steps))
-    length = int(np.clip(SECONDS / warm(LEAST_STEPS), LEAST_STEPS, STEPS))
-    warmed, times = log.steps, []
-    _, busy = measure.timed(lambda i: times.append(fit(batches[i * length : (i + 1) * length])), FITS, seconds)
-    if rival.steps() != log.steps:
-        raise AssertionError(f"the optimizer counts {rival.steps()} steps, not {log.steps}.")
+    training = Training(case, workload, batches, make)
+    length = training.warm()
+    warmed, times = training.log.steps, []
+    _, busy = measure.timed(lambda i: times.append(training.fit(batches[i * length : (i + 1) * length])), FITS, seconds)
     result = {**measure.summary(times), "others_busy": busy, "warm_steps": warmed, "steps_of_a_fit": length}
-    if not empty:
-        kind = KINDS[case.rival, case.variant]
-        got, dense = rival.weights(sample), kind.dense or not rival.exact
-        result["check"] = replay.check(log, kind.rule, start, got, exact=rival.exact, dense=dense)
-    return result
+    return {**result, **training.check()}
+
+
+def beside(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
+    """Ours and the stock layer in one process, by turns, for a difference that is smaller than the machine's own.
+
+    The ratio is the median over pairs of fits, one right after the other, on the same ids.
+    """
+    workload = Workload(case, round_)
+    batches = [workload.timed() for _ in range(STEPS)]
+    trainings = [Training(replace(case, rival=rival), workload, batches, make) for rival in ("unhot_keras", "keras_fit")]
+    length = max(training.warm() for training in trainings)
+    times: list[list[float]] = [[], []]
+    for pair in range(PAIRS):
+        for i in (0, 1) if pair % 2 else (1, 0):
+            times[i].append(trainings[i].fit(batches[:length]))
+    for training in trainings:
+        training.check()
+    ratio = float(np.median(np.divide(times[1], times[0])))
+    return {**measure.summary(times[0]), "stock_seconds": float(np.median(times[1])), "ratio": ratio, "others_busy": 0.0}
 
 
 def versions() -> dict[str, str]:
@@ -188,4 +224,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    measure.main(Fitted, versions, {"fit": fit_times})
+    measure.main(Fitted, versions, {"fit": fit_times, "beside": beside})
