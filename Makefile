@@ -65,6 +65,7 @@ test-sanitize: $(VENV)/tests
 	rm -rf $(SANITIZED)
 	mkdir -p $(SANITIZED)
 	cp -r src/unhot $(SANITIZED)/unhot
+	rm -f $(SANITIZED)/unhot/_native*
 	$(BIN)/cmake --install build/sanitize --prefix $(SANITIZED)
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
