@@ -27,14 +27,13 @@ TRAINING = """
 import os, signal, sys, threading, warnings
 import numpy as np
 import torch
-import unhot
+import unhot.torch
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forking with threads
 unhot.set_num_threads(2)
 torch.set_num_threads(2)
 
 def trained(steps=4):
-    import unhot.torch
     generator = torch.Generator().manual_seed(0)
     layer = unhot.torch.Embedding(20_000, 64, _weight=torch.ones(20_000, 64))
     optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
@@ -64,10 +63,9 @@ def test_torch_has_the_entry() -> None:
 
 
 def test_training_starts_no_thread_beside_those_of_torch() -> None:
-    """After torch's own parallel work there are as many threads as after training; in another thread they are others."""
+    """After torch's own parallel work there are as many threads as after training."""
     run(
         """
-        import unhot.torch
         torch.ones(10_000_000).mul_(2).sum()
         before = threads()
         trained()
@@ -80,7 +78,6 @@ def test_where_torch_works_alone_so_do_the_kernels() -> None:
     """`torch.set_num_threads(1)` holds for them too."""
     run(
         """
-        import unhot.torch
         torch.set_num_threads(1)
         before = threads()
         trained()
