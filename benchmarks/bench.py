@@ -23,6 +23,10 @@ MODULES = {
     "numpy": "numpy_", "floor": "floor",
 }  # fmt: skip
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
+"""glibc goes on holding what was freed.  Left to itself, it returns some of it to the system and asks for it again in the next
+step, how much is chance: from none to as much as takes a tenth of a step of many tables."""
+
 ATTEMPTS = 3
 TIMEOUT = 1800.0
 
@@ -111,7 +115,8 @@ def _measure(
     best = min(measured, key=lambda result: float(result["others_busy"]))
     results.rounds.setdefault(case, []).append({"round": round_, **best})
     share = f", coefficients {100 * best['share']:.1f} %" if "share" in best else ""
-    share += f", {1e6 * best['overhead']:.0f} us over the core" if "overhead" in best else ""
+    for name, over in (("overhead", "the core by hand"), ("over_without_torch", "the same without torch")):
+        share += f", {1e6 * best[name]:.0f} us over {over}" if name in best else ""
     share += f", the stock layer {best['ratio']:.3f} times that" if "ratio" in best else ""
     share += f" (an empty loop of torch's: {1e6 * best['empty']:.0f} us)" if "empty" in best else ""
     print(f"{_name(case)} round {round_ + 1}: {1e3 * best['seconds']:.3f} ms{share}", flush=True)
@@ -140,6 +145,8 @@ def _run(case: Case, round_: int, arguments: argparse.Namespace) -> dict[str, An
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         environment[name] = str(case.threads)
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    if case.task in ("overhead", "tables"):
+        environment |= KEEP_MEMORY
     environment["KERAS_BACKEND"] = case.variant if "keras" in case.rival else ""
     request = json.dumps({"case": case.to_dict(), "round": round_, "seconds": arguments.seconds})
     command = [str(Path(python).absolute()), "-m", f"rivals.{MODULES[case.rival]}", request]

@@ -13,6 +13,8 @@ DIMS = (16, 64, 128)
 IDS = (4_096, 65_536)
 DISTRIBUTIONS = ("zipf", "uniform")
 THREADS = 2
+TABLES = 26
+"""In one model, where many are measured."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Case:
 
     `task` is "step" (lookup and update), "loop" (the same in torch's training loop, where a loss gives the gradients), "fit"
     (a step of Keras's `fit`), "beside" (such steps and the stock layer's, by turns in one process), "lookup" (of settled
-    rows), "coefficients" (their share of a step), "overhead" (of torch's loop over the same without torch) or "tables" (the
-    same, of a model with many tables).
+    rows), "coefficients" (their share of a step), "overhead" (of unhot.torch in torch's loop over unhot's own lookup and step
+    there) or "tables" (the same, of a model with many tables).
     """
 
     rival: str
@@ -120,7 +122,8 @@ def bytes_needed(case: Case) -> int:
     if case.rival == "floor":
         return 2 * FLOOR_TABLE_BYTES + (1 << 28)
     workload = case.rows * 16 + 24 * case.ids * (case.dim * 4 + 8)
-    return int(table * KINDS[case.rival, case.variant].tables) + workload + (3 << 28)
+    models = {"overhead": 4, "tables": 3 * TABLES}.get(case.task, 1)
+    return int(table * KINDS[case.rival, case.variant].tables) * models + workload + (3 << 28)
 
 
 STEPS = [

@@ -137,7 +137,7 @@ TARGETS = (
         (_loop("torch", "adam", rows=10_000),), (replace(IN_TORCH, rows=10_000),), 1, at_least=True,
     ),
     Target(
-        "unhot.torch's loop over the same work without torch",
+        "unhot.torch's loop over the core's lookup and step by hand",
         (replace(IN_TORCH, task="overhead"),), (), 200e-6, at_least=False, unit="us",
     ),
     Target(

@@ -8,13 +8,11 @@ from typing import Any
 import measure
 import numpy as np
 import replay
-from cases import Case
+from cases import TABLES, Case
 from workloads import Workload
 
 from rivals import unhot_
 from rivals.torch_loss import loss
-
-TABLES = 26
 
 
 class Trained:
@@ -74,7 +72,7 @@ class Tables:
 
 
 class Core:
-    """The same work without torch: unhot's own tables, and the loss in NumPy."""
+    """The same without torch: unhot's own tables, and the loss in NumPy."""
 
     def __init__(self, case: Case, tables: int) -> None:
         import unhot
@@ -89,6 +87,19 @@ class Core:
         backward = [np.ones_like(loss) * given for loss in losses]  # an array each, as torch's backward pass makes them
         for table, i, gradient in zip(self.tables, ids, backward, strict=True):
             table.step(i.numpy(), gradient)
+
+
+class ByHand(Core):
+    """The core's own lookups and steps around torch's loss and its backward pass, which `unhot.torch` spares its user."""
+
+    def loop(self, ids: list[Any], gradients: Any) -> None:
+        import torch
+
+        found = [torch.from_numpy(t.lookup(i.numpy())).requires_grad_() for t, i in zip(self.tables, ids, strict=True)]
+        losses = [loss(vectors, gradients) for vectors in found]
+        sum(losses[1:], losses[0]).backward()
+        for table, i, vectors in zip(self.tables, ids, found, strict=True):
+            table.step(i.numpy(), vectors.grad.numpy())
 
 
 class Empty:
@@ -130,37 +141,48 @@ class Empty:
 
 
 def overhead(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]:
-    """The time of torch's loop less that of the same work without torch, in microseconds; taken in turns."""
+    """The time of a step of torch's loop over that of the others.
+
+    They take turns, each for some steps in a row, the first of which are not counted: the others have had the caches.
+    """
     import torch
 
     workload, tables = Workload(case, round_), TABLES if case.task == "tables" else 1
     given = torch.from_numpy(workload.gradients()[0])
-    core = Core(case, tables)
-    runs = {"loop": Tables(case, tables).loop, "core": core.loop}
+    runs = {"loop": Tables(case, tables).loop, "by_hand": ByHand(case, tables).loop, "without_torch": Core(case, tables).loop}
+    if tables == 1:
+        runs["empty"] = Empty(Core(case, 1).tables[0]).loop
     for _ in range(3 * case.rows // case.ids):
         ids = [torch.from_numpy(workload.warm()) for _ in range(tables)]
         for run in runs.values():
             run(ids, given)
-    if tables == 1:
-        runs["empty"] = Empty(core.tables[0]).loop
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
-    for turn in range(200 if tables == 1 else 60):
-        for i in range(len(names)):  # in turns, since the first finds the gradients in memory, the others in the cache
+    names, (turns, steps, unused) = list(runs), (40, 20, 5) if tables == 1 else (16, 8, 2)
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    for turn in range(turns):
+        for i in range(len(names)):
             name = names[(i + turn) % len(names)]
-            ids = [torch.from_numpy(workload.timed()) for _ in range(tables)]
-            before = time.perf_counter()
-            runs[name](ids, given)
-            times[name].append(time.perf_counter() - before)
-    middle = {name: float(np.median(times[name])) for name in names}
-    over = {name: middle[name] - middle["core"] for name in names}
+            times[name].append([_timed(runs[name], workload, tables, given) for _ in range(steps)][unused:])
+    middle = {name: np.median(of_turns, axis=1) for name, of_turns in times.items()}
+    over = {
+        name: float(np.median(middle["loop"] - middle[name])) for name in runs
+    }  # of the same turn: the machine's speed varies
+    empty = {"empty": float(np.median(middle["empty"] - middle["by_hand"]))} if "empty" in runs else {}
     return {
-        **measure.summary(times["loop"]),
-        "core_seconds": middle["core"],
-        "overhead": over["loop"],
-        **({"empty": over["empty"]} if "empty" in over else {}),
+        **measure.summary([seconds for turn in times["loop"] for seconds in turn]),
+        "overhead": over["by_hand"],
+        "over_without_torch": over["without_torch"],
+        **empty,
         "others_busy": 0.0,
     }
+
+
+def _timed(run: Any, workload: Workload, tables: int, gradients: Any) -> float:
+    import torch
+
+    ids = [torch.from_numpy(workload.timed()) for _ in range(tables)]
+    before = time.perf_counter()
+    run(ids, gradients)
+    return time.perf_counter() - before
 
 
 def versions() -> dict[str, str]:

@@ -164,6 +164,10 @@ class RowLookup(torch.autograd.Function):
         return row_sparse(grad, ids, ctx.rows, ctx.padding_idx, False), None, None, None, None
 
 
+look_up: Any = super(torch.autograd.Function, RowLookup).apply
+"""`RowLookup.apply` without torch's search for transforms of `torch.func`, which `owner_of` has made."""
+
+
 def _alone(grad: Tensor) -> bool:
     """Whether nothing else uses the memory of a gradient, so that the table's own gradient can be made of it.
 

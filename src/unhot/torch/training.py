@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
-from unhot.torch.lookup import RowLookup
+from unhot.torch.lookup import look_up
 from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class RowTraining:
         self._weights: Tensor
         self._rule: Optimizer | None = None
         self._given: dict[str, Any] = {}
+        """The hyperparameters of the last step that was prepared, or none."""
         self._hyper: Hyper
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
@@ -132,8 +133,7 @@ class RowTraining:
             with self.lock, torch.no_grad():
                 self.settle_rows(ids)
                 torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
-        apply: Any = RowLookup.apply
-        found: Tensor = apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
+        found: Tensor = look_up(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
         return found
 
     def outside_graph(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -217,6 +217,11 @@ class RowTraining:
                 " the layer with sparse=False, or leave `differentiable` out."
             )
         given = owner.hyperparameters(group)
+        if given == self._given and self._goes_on(state):
+            assert self.engine is not None
+            assert self._rule is not None
+            self._hyper = self.engine.follow(self._rule, unchanged=True)
+            return
         try:
             if self._rule is None:
                 self._rule = owner.rule(**given)
@@ -228,13 +233,13 @@ class RowTraining:
                 for name, value in given.items():
                     setattr(self._rule, name, value)
                 self._rule.check()
-            self._given = given
             if self.engine is not None:
                 self._follow_state(state)
             if self._current() is None:
-                self.engine = self._bound(self._weights, owner, state)
+                self.engine = self._bound(self._weights, owner, state, given)
             assert self.engine is not None
             self._hyper = self.engine.follow(self._rule)
+            self._given = given
         except ValueError as error:
             raise ValueError(f"{error} {REMEDY}") from None
 
@@ -243,13 +248,15 @@ class RowTraining:
         engine, place, parameter = self.engine, self._place, self._parameter()
         assert engine is not None
         assert parameter is not None
-        indices, values = gradient._indices().view(-1), gradient._values().detach()
-        ids = place.view(indices)
-        place.require_rows(ids, len(engine.weights), indices.shape)
+        values = gradient._values()
+        if values.requires_grad:  # of a backward pass that was asked for a graph
+            values = values.detach()
+        ids = place.view(gradient._indices()).reshape(-1)
+        place.require_rows(ids, len(engine.weights), ids.shape)
         engine.step(ids, place.view((-values if maximize else values).contiguous()), self._hyper)
         torch.autograd.graph.increment_version(parameter)
 
-    def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any]) -> Engine:
+    def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> Engine:
         """An engine on torch's memory, that goes on from `state`."""
         assert self._rule is not None
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
@@ -267,7 +274,7 @@ class RowTraining:
                 slots.append(self._place.take_over(state[theirs]))
         if "largest_velocity" in held and "largest_velocity" in rule.slots:  # torch's next step finds the larger, at rest too
             largest, velocity = (state[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            torch.maximum(largest, self._given["beta_2"] * velocity, out=largest)
+            torch.maximum(largest, given["beta_2"] * velocity, out=largest)
         for name in owner.counters:
             state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
         engine = Engine(self._place.take_over(weights), None, self._place.kernels)
@@ -279,6 +286,16 @@ class RowTraining:
     def _note(self) -> None:
         """Note how the engine has left the optimizer's state."""
         self._kept = {name: (tensor, tensor._version) for name, (tensor, _) in self._kept.items()}
+
+    def _goes_on(self, state: Mapping[str, Any]) -> bool:
+        """Whether weights and state are as the last step has left them, in the same memory."""
+        parameter = self._parameter()
+        if self.engine is None or parameter is None or parameter.data_ptr() != self._pointer:
+            return False
+        for name, (tensor, version) in self._kept.items():
+            if state.get(name) is not tensor or tensor._version != version:
+                return False
+        return True
 
     def _follow_state(self, state: Mapping[str, Any]) -> None:
         """Begin anew if the user has written the optimizer's state: replaced its tensors, or changed what they hold.
