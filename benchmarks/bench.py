@@ -117,7 +117,7 @@ def _measure(
     share = f", coefficients {100 * best['share']:.1f} %" if "share" in best else ""
     for name, over in (("overhead", "the core by hand"), ("over_without_torch", "the same without torch")):
         share += f", {1e6 * best[name]:.0f} us over {over}" if name in best else ""
-    share += f", the stock layer {best['ratio']:.3f} times that" if "ratio" in best else ""
+    share += f", the stock layer {best['ratio']:.3f} (+- {best['error']:.3f}) times that" if "ratio" in best else ""
     share += f" (an empty loop of torch's: {1e6 * best['empty']:.0f} us)" if "empty" in best else ""
     print(f"{_name(case)} round {round_ + 1}: {1e3 * best['seconds']:.3f} ms{share}", flush=True)
 

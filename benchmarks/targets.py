@@ -35,6 +35,10 @@ def _fit(rival: str, backend: str, rows: int = STEP.rows) -> tuple[Case, ...]:
 BACKENDS = {"torch": ("torch", 300), "JAX": ("jax", 30), "TensorFlow": ("tensorflow", 30)}
 """Keras's backends, and how many times faster than the stock layer `fit` is to be on them."""
 
+EQUAL = {"torch": 0.0, "jax": 0.02, "tensorflow": 0.02}
+"""What may be missing for a small table to be no slower than the stock layer's: where Keras's own step trains both, what comparing
+them by turns cannot tell, which is two standard errors (`error` of the rounds) of the median of three rounds."""
+
 
 def _lookup(rival: str, variant: str, distribution: str) -> tuple[Case, ...]:
     return (replace(LOOKUP, rival=rival, variant=variant, distribution=distribution),)
@@ -151,7 +155,7 @@ TARGETS = (
     ),
     *(
         Target(f"the same on {name}, 10^4 rows, by turns",
-               (replace(_fit("unhot_keras", backend, 10_000)[0], task="beside"),), (), 1, at_least=True)
+               (replace(_fit("unhot_keras", backend, 10_000)[0], task="beside"),), (), 1 - EQUAL[backend], at_least=True)
         for name, (backend, _) in BACKENDS.items()
     ),
     *(
