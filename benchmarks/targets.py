@@ -36,8 +36,8 @@ BACKENDS = {"torch": ("torch", 300), "JAX": ("jax", 30), "TensorFlow": ("tensorf
 """Keras's backends, and how many times faster than the stock layer `fit` is to be on them."""
 
 EQUAL = {"torch": 0.0, "jax": 0.02, "tensorflow": 0.02}
-"""What may be missing for a small table to be no slower than the stock layer's.  Where Keras's own step trains both, that is what
-comparing them by turns cannot tell: two standard errors of three rounds (`error` is that of one)."""
+"""What may be missing for a small table to be no slower than the stock layer's.  Where Keras's own step trains both, that is
+what comparing them by turns cannot tell: two standard errors of three rounds (`error` is that of one)."""
 
 
 def _lookup(rival: str, variant: str, distribution: str) -> tuple[Case, ...]:
