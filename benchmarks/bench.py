@@ -25,7 +25,7 @@ MODULES = {
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 """glibc goes on holding what was freed.  Left to itself, it returns some of it to the system and asks for it again in the next
-step, how much is chance: from none to as much as takes a tenth of a step of many tables."""
+step, how much is chance: from none to as much as takes a twentieth of a step of many tables."""
 
 ATTEMPTS = 3
 TIMEOUT = 1800.0

@@ -72,7 +72,7 @@ class Tables:
 
 
 class Core:
-    """The same without torch: unhot's own tables, and the loss in NumPy."""
+    """The same work without torch: unhot's own tables, and the loss in NumPy."""
 
     def __init__(self, case: Case, tables: int) -> None:
         import unhot
@@ -163,9 +163,8 @@ def overhead(case: Case, round_: int, seconds: float, make: Any) -> dict[str, An
             name = names[(i + turn) % len(names)]
             times[name].append([_timed(runs[name], workload, tables, given) for _ in range(steps)][unused:])
     middle = {name: np.median(of_turns, axis=1) for name, of_turns in times.items()}
-    over = {
-        name: float(np.median(middle["loop"] - middle[name])) for name in runs
-    }  # of the same turn: the machine's speed varies
+    # Differences within a turn, since the machine's speed varies.
+    over = {name: float(np.median(middle["loop"] - middle[name])) for name in runs}
     empty = {"empty": float(np.median(middle["empty"] - middle["by_hand"]))} if "empty" in runs else {}
     return {
         **measure.summary([seconds for turn in times["loop"] for seconds in turn]),

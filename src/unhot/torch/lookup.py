@@ -164,7 +164,7 @@ class RowLookup(torch.autograd.Function):
         return row_sparse(grad, ids, ctx.rows, ctx.padding_idx, False), None, None, None, None
 
 
-look_up: Any = super(torch.autograd.Function, RowLookup).apply
+apply_row_lookup: Any = super(torch.autograd.Function, RowLookup).apply
 """`RowLookup.apply` without torch's search for transforms of `torch.func`, which `owner_of` has made."""
 
 

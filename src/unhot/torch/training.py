@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
-from unhot.torch.lookup import look_up
+from unhot.torch.lookup import apply_row_lookup
 from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class RowTraining:
             with self.lock, torch.no_grad():
                 self.settle_rows(ids)
                 torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
-        found: Tensor = look_up(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
+        found: Tensor = apply_row_lookup(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
         return found
 
     def outside_graph(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -290,19 +290,19 @@ class RowTraining:
     def _goes_on(self, state: Mapping[str, Any]) -> bool:
         """Whether weights and state are as the last step has left them, in the same memory."""
         parameter = self._parameter()
-        if self.engine is None or parameter is None or parameter.data_ptr() != self._pointer:
-            return False
-        for name, (tensor, version) in self._kept.items():
-            if state.get(name) is not tensor or tensor._version != version:
-                return False
-        return True
+        in_place = self.engine is not None and parameter is not None and parameter.data_ptr() == self._pointer
+        return in_place and not self._replaced(state) and not self._written()
+
+    def _replaced(self, state: Mapping[str, Any]) -> bool:
+        """Whether someone has put other tensors into the optimizer's state."""
+        return any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items())
 
     def _follow_state(self, state: Mapping[str, Any]) -> None:
         """Begin anew if the user has written the optimizer's state: replaced its tensors, or changed what they hold.
 
         Errors: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
         """
-        if any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items()):
+        if self._replaced(state):
             self.release()
         elif self._written():
             self.require_intact()
