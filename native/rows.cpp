@@ -22,44 +22,37 @@ namespace {
 #include "closed_form.h"
 
 constexpr int64_t kLine = 64;
-constexpr int64_t kAhead = 16;           // rows prefetched ahead: a miss takes about as long as copying this many of dim 64
 constexpr int64_t kPrefetchLimit = 512;  // bytes of a row; beyond, the processor's own prefetcher has caught on
+
+// Rows prefetched ahead: a miss takes about as long as copying this many of dim 64.  Where rows are computed, their arrays and
+// gradients are more lines each, and the processor has room for few misses at once: asked for more, it drops them, or holds up
+// the computation (docs/performance.md).
+constexpr int64_t kAhead = 16, kAheadOfComputation = 3;
 
 inline void prefetch(const void* row, int64_t bytes) {
     const char* p = static_cast<const char*>(row);
     for (int64_t at = 0; at < (bytes < kPrefetchLimit ? bytes : kPrefetchLimit); at += kLine) __builtin_prefetch(p + at);
 }
 
-// Where there is much to compute for each row, prefetching comes out slower than this: rows are worked on in blocks, and
-// every cache line of a block is read before any of it is used.  The reads do not depend on each other, so that the
-// processor has many misses under way at once (docs/performance.md).
-constexpr int64_t kBlockBytes = 8 << 10;
-
-inline void touch(const void* row, int64_t bytes) {
-    const volatile char* p = static_cast<const char*>(row);
-    for (int64_t at = 0; at < bytes; at += kLine) (void)p[at];
-}
-
-// The rows that a block of so many bytes for each holds; rows may be empty.
-inline int64_t block_rows(int64_t bytes) {
-    return bytes <= 0 ? kBlockBytes : bytes < kBlockBytes ? kBlockBytes / bytes : 1;
-}
-
-// Calls f(k) for the rows [begin, end) of a job, after the arrays in `looked` (bits) and, if not null, `last` have been touched.
+// Calls f(k) for the rows [begin, end) of a job, ahead of which are fetched the arrays in `looked` (bits), and the steps of the
+// last touches and the gradients if the job has them.
 template <typename T, typename F>
-inline void for_rows(
-    const Job<T>& job, unsigned looked, const uint32_t* last, int64_t begin, int64_t end, F f) {
+inline void for_rows(const Job<T>& job, unsigned looked, int64_t begin, int64_t end, F f) {
     const int64_t bytes = job.dim * static_cast<int64_t>(sizeof(T));
-    const int64_t block = block_rows(bytes * __builtin_popcount(looked));
-    for (int64_t start = begin; start < end; start += block) {
-        const int64_t stop = start + block < end ? start + block : end;
-        for (int64_t k = start; k < stop; ++k) {
-            const int64_t at = job.rows[k] * job.dim;
+    for (int64_t k = begin; k < end; ++k) {
+        const int64_t next = k + kAheadOfComputation;
+        if (next < end) {
+            const int64_t at = job.rows[next] * job.dim;
             for (int a = 0; a < job.arrays; ++a)
-                if (looked >> a & 1) touch(job.state[a] + at, bytes);
-            if (last) touch(last + job.rows[k], 1);
+                if (looked >> a & 1) prefetch(job.state[a] + at, bytes);
+            if (job.last) __builtin_prefetch(job.last + job.rows[next]);
+            if (job.gradients) {
+                const int64_t first = job.starts[next], most = first + kAhead, stop = job.starts[next + 1];
+                for (int64_t i = first; i < (most < stop ? most : stop); ++i)
+                    prefetch(job.gradients + job.order[i] * job.dim, bytes);
+            }
         }
-        for (int64_t k = start; k < stop; ++k) f(k);
+        f(k);
     }
 }
 
@@ -107,7 +100,7 @@ template <typename T>
 void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
     const size_t bytes = static_cast<size_t>(job.dim) * sizeof(T);
     with_family<T>(job.rule, [&]<typename Family>() {
-        for_rows(job, Family::kLooked, nullptr, begin, end, [&](int64_t k) {
+        for_rows(job, Family::kLooked, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             T* first = job.out + job.order[job.starts[k]] * job.dim;
@@ -126,7 +119,7 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
     with_family<T>(job.rule, [&]<typename Family>() {
-        for_rows(job, kAllArrays, job.last, begin, end, [&](int64_t k) {
+        for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             if (job.which[k] >= 0)
@@ -141,11 +134,12 @@ void settle(const Job<T>& job, int64_t begin, int64_t end) {
 // The sum of row k's gradients: the gradient itself if there is one, else summed in double in the order of the ids.
 template <typename T>
 inline const T* row_gradient(const Job<T>& job, int64_t k, double* sum, T* rounded) {
-    const int64_t first = job.starts[k], stop = job.starts[k + 1];
+    const int64_t first = job.starts[k], stop = job.starts[k + 1], bytes = job.dim * static_cast<int64_t>(sizeof(T));
     const T* g = job.gradients + job.order[first] * job.dim;
     if (stop - first == 1) return g;
     for (int64_t i = 0; i < job.dim; ++i) sum[i] = static_cast<double>(g[i]);
     for (int64_t at = first + 1; at < stop; ++at) {
+        if (at + kAhead < stop) prefetch(job.gradients + job.order[at + kAhead] * job.dim, bytes);
         const T* next = job.gradients + job.order[at] * job.dim;
         for (int64_t i = 0; i < job.dim; ++i) sum[i] += static_cast<double>(next[i]);
     }
@@ -163,7 +157,7 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
     T* roundeds = rounded.data();
     with_family<T>(job.rule, [&]<typename Family>() {
         const typename Family::Update update(job.rule, job.scalars);
-        for_rows(job, kAllArrays, job.last, begin, end, [&](int64_t k) {
+        for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             const T* g = row_gradient(job, k, sums, roundeds);
