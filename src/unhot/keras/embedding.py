@@ -123,7 +123,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """The vectors of the ids; see the class."""
-        return self._vectors(self._rows, inputs, weights)
+        found = port.checked_lookup(self._embeddings, inputs) if weights is None and self._gives_rows() else None
+        return self._vectors(self._rows, inputs, weights) if found is None else found
+
+    def _gives_rows(self) -> bool:
+        """Whether the vector of an id is a row of the table as it is, and another id an error."""
+        added = self.bias is not None or self.activation is not None or self.combiner is not None or self.lora_enabled
+        return not added and self.out_of_range == "raise" and self.compute_dtype == self.variable_dtype
 
     def _int8_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
         return self._vectors(super()._int8_call, inputs, weights)
@@ -133,15 +139,15 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def _rows(self, ids: Any) -> Any:
         """The vectors of ids within the table."""
-        if self.lora_enabled and port.owned(self.lora_embeddings_a):
-            low_rank = ops.matmul(port.lookup(self.lora_embeddings_a, ids), self.lora_embeddings_b)
-            return ops.add(self._base_rows(ids), (self.lora_alpha / self.lora_rank) * low_rank)
+        low_rank = port.lookup(self.lora_embeddings_a, ids) if self.lora_enabled else None
+        if low_rank is not None:
+            more = ops.matmul(low_rank, self.lora_embeddings_b)
+            return ops.add(self._base_rows(ids), (self.lora_alpha / self.lora_rank) * more)
         return super().call(ids) if self.lora_enabled else self._base_rows(ids)
 
     def _base_rows(self, ids: Any) -> Any:
-        if port.owned(self._embeddings):
-            return port.lookup(self._embeddings, ids)
-        return ops.take(self._embeddings, ids, axis=0)
+        found = port.lookup(self._embeddings, ids)
+        return ops.take(self._embeddings, ids, axis=0) if found is None else found
 
     def _vectors(self, rows_of: Callable[[Any], Any], inputs: Any, weights: Any) -> Any:
         """What the layer gives for ids, where `rows_of` gives the vectors of those within the table."""

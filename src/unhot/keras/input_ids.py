@@ -50,7 +50,7 @@ def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
     if (ids.dtype.kind in "iu" and ids.dtype.itemsize <= 2) or ids.dtype == np.int32:
         return ids
     bad = _not_rows(widened(ids.reshape(-1)).reshape(ids.shape) if ids.dtype == object else ids, rows)
-    if not bad.any():
+    if bad is None:
         return ids.astype(np.int64) if ids.dtype.kind in "uO" else ids  # PyTorch has no uint64
     if policy == "raise":
         _refuse(ids, bad, rows)
@@ -64,9 +64,13 @@ def _holds_tensors(ids: Any) -> bool:
 
 
 def _not_rows(ids: Any, rows: int) -> Any:
+    """A mask of the ids that are no rows' numbers, or None if all are."""
+    if ids.dtype.kind in "iu":
+        bad = in_range(ids, rows, "zero")[1]  # takes a kernel, and less time than the comparisons below
+        return None if bad is None else bad.reshape(ids.shape)
     with np.errstate(invalid="ignore"):
-        bad = ~((ids >= 0) & (ids < rows))
-        return bad | (ids != np.floor(ids)) if ids.dtype.kind == "f" else bad
+        bad = ~((ids >= 0) & (ids < rows) & (ids == np.floor(ids)))
+    return bad if bad.any() else None
 
 
 def _refuse(ids: Any, bad: Any, rows: int) -> NoReturn:
@@ -90,7 +94,7 @@ def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], A
     known = concrete(ids)
     if known is not None:
         bad = _not_rows(known, rows)
-        if not bad.any():
+        if bad is None:
             return _integers(ids, rows), None
         if policy == "raise":
             _refuse(known, bad, rows)

@@ -63,16 +63,21 @@ def training_of(variable: Any) -> Training | None:
     return training
 
 
-def owned(variable: Any) -> bool:
-    """Whether lookups must go through `lookup`."""
-    return training_of(variable) is not None
-
-
 def lookup(variable: Any, ids: Any) -> Any:
-    """The settled vectors of an owned table, whose gradient reaches the optimizer by rows; the ids are in range."""
-    training = variable.training
+    """The settled vectors of an owned table, whose gradient reaches the optimizer by rows; None of another variable.
+
+    The ids are in range.
+    """
+    training = training_of(variable)
+    if training is None:
+        return None
     found = read(training.ledger, training.rows, training.state(), jnp.reshape(ids, -1))
     return jnp.reshape(found, (*ids.shape, variable.shape[1]))
+
+
+def checked_lookup(variable: Any, ids: Any) -> Any:
+    """`lookup` of ids that may be out of range, or None where they must be converted or checked by others, as always here."""
+    return None
 
 
 def concrete(ids: Any) -> Any:

@@ -87,12 +87,15 @@ class RowSparse:
                 slots[name] = held[index]
         self._tables[this._var_key(variable)] = port.Training(variable, slots, self)  # type: ignore[index]
 
-    def row_rule(self, variable: Any, rate: Any) -> Optimizer:
-        """The rule for a table, with the hyperparameters as they stand."""
+    def row_settings(self, variable: Any, rate: Any) -> dict[str, Any]:
+        """The arguments of the rule for a table, as they stand."""
         this: Any = self
         decay = this.weight_decay if this.weight_decay and this._use_weight_decay(port.unread(variable)) else 0.0
-        given = {name: getattr(this, name) for name in self.hyperparameters}
-        return self.rule(rate, weight_decay=decay, **given)
+        return {"learning_rate": rate, "weight_decay": decay, **{name: getattr(this, name) for name in self.hyperparameters}}
+
+    def row_rule(self, variable: Any, rate: Any) -> Optimizer:
+        """The rule for a table, with the hyperparameters as they stand."""
+        return self.rule(**self.row_settings(variable, rate))
 
     def refuse_change(self, variable: Any) -> None:
         """For graphs, in which the hyperparameters are constants."""

@@ -67,15 +67,11 @@ def training_of(variable: Any) -> Training | None:
     return training
 
 
-def owned(variable: Any) -> bool:
-    """Whether lookups must go through `lookup`."""
-    return training_of(variable) is not None and not in_stateless_scope()
-
-
 def lookup(variable: Any, ids: Any) -> Any:
-    """The settled vectors of an owned table, with a row-sparse gradient; the ids are in range."""
+    """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     training = training_of(variable)
-    assert training is not None
+    if training is None or in_stateless_scope():
+        return None
     flat = tf.reshape(ids, (-1,))
     found = _as_settled(tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat)))
     return tf.reshape(found, tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
@@ -91,6 +87,11 @@ def _in_training() -> bool:
 def _as_settled(held: Any, settled: Any) -> Any:
     """The settled rows, with the gradient of those that were gathered."""
     return tf.identity(settled), lambda gradient: (gradient, None)
+
+
+def checked_lookup(variable: Any, ids: Any) -> Any:
+    """`lookup` of ids that may be out of range, or None where they must be converted or checked by others, as always here."""
+    return None
 
 
 def concrete(ids: Any) -> Any:

@@ -33,7 +33,11 @@ def lookup(
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    given = input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq
+    return owned_lookup(training, input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
+
+
+def owned_lookup(training: Any, *given: Any) -> Tensor:
+    """`training.lookup`, outside the graph where `torch.compile` makes one."""
     compiling = torch.compiler.is_compiling()
     found: Tensor = training.outside_graph(training.lookup, *given) if compiling else training.lookup(*given)
     return found
