@@ -6,7 +6,7 @@ namespace unhot {
 
 namespace {
 
-constexpr int64_t kAhead = 8;
+constexpr int64_t kAhead = 16;
 
 // `pair` of src/unhot/kernels/reference_history.py.
 template <typename T>
@@ -29,11 +29,15 @@ void matrix_extend(double* entries, int64_t count, const double* matrix, double 
     }
 }
 
-void measure_extend(
-    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
-    const MeasureStep& s) {
+namespace {
+
+// The loop over the entries.  TERMS is their number where it is known to the compiler, which then unrolls what is done for
+// each, or 0.
+template <int TERMS>
+void extend_entries(
+    const Ring& ring, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s) {
+    const int64_t terms = TERMS ? TERMS : s.terms, oldest = s.step - s.window;
     const double decay = s.factors[0];
-    const int64_t oldest = s.step - s.window;
     for (int64_t t = s.start; t < s.step; ++t) {
         const int64_t position = t & ring.mask;
         double* entry = scale + 3 * position;
@@ -47,17 +51,27 @@ void measure_extend(
         double* k = panel + s.panel_of[distance] * width;
         const double root = std::sqrt(s.powers[distance] * s.height / k[0]);
         const double q = (1.0 - root) / (1.0 + root), weight = s.rate * entry[1];
-        double sum[32];  // series() of the NumPy twin; terms are at most 20
+        double sum[TERMS ? TERMS : 32];  // series() of the NumPy twin; terms are at most 20
         double chebyshev = 1.0 / root;
-        for (int64_t i = 0; i < s.terms; ++i) sum[i] = chebyshev * s.to_powers[i];
+        for (int64_t i = 0; i < terms; ++i) sum[i] = chebyshev * s.to_powers[i];
         chebyshev *= 2.0;
-        for (int64_t row = 1; row < s.terms; ++row) {
+        for (int64_t row = 1; row < terms; ++row) {
             chebyshev *= q;
-            for (int64_t i = 0; i < s.terms; ++i) sum[i] += chebyshev * s.to_powers[row * s.terms + i];
+            for (int64_t i = 0; i < terms; ++i) sum[i] += chebyshev * s.to_powers[row * terms + i];
         }
-        for (int64_t i = 0; i < s.terms; ++i) k[1 + i] += weight * sum[i];
-        if (used[position] < s.terms) used[position] = s.terms;
+        for (int64_t i = 0; i < terms; ++i) k[1 + i] += weight * sum[i];
+        if (used[position] < terms) used[position] = terms;
     }
+}
+
+}  // namespace
+
+void measure_extend(
+    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
+    const MeasureStep& s) {
+    // The lengths of float32 with the usual betas.
+    const auto extend = s.terms == 4 ? extend_entries<4> : s.terms == 5 ? extend_entries<5> : extend_entries<0>;
+    extend(ring, scale, polynomial, used, panels, width, s);
     const int64_t blocks = (ring.mask + 1) / ring.block;
     for (int64_t b = s.oldest; b < s.open; ++b)
         for (int i = 0; i < 3; ++i) suffix[3 * (b % blocks) + i] *= s.factors[i];
@@ -98,8 +112,10 @@ void measure_coefficients(
         if (k + kAhead < count) {
             const int64_t ahead = steps[k + kAhead] & ring.mask;
             __builtin_prefetch(scale + 3 * ahead);
+            __builtin_prefetch(used + ahead);
             const double* first = polynomial + panels * width * ahead;
             for (int64_t i = 0; i < panels * width; i += 8) __builtin_prefetch(first + i);
+            __builtin_prefetch(first + panels * width - 1);
         }
         const int64_t position = steps[k] & ring.mask;
         const double* s = scale + 3 * position;
