@@ -1,5 +1,6 @@
 #include "coefficients.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace unhot {
@@ -73,8 +74,12 @@ void measure_extend(
     const auto extend = s.terms == 4 ? extend_entries<4> : s.terms == 5 ? extend_entries<5> : extend_entries<0>;
     extend(ring, scale, polynomial, used, panels, width, s);
     const int64_t blocks = (ring.mask + 1) / ring.block;
-    for (int64_t b = s.oldest; b < s.open; ++b)
-        for (int i = 0; i < 3; ++i) suffix[3 * (b % blocks) + i] *= s.factors[i];
+    for (int64_t b = s.oldest; b < s.open;) {  // in the pieces that lie together
+        const int64_t at = b % blocks, count = std::min(s.open - b, blocks - at);
+        for (double* f = suffix + 3 * at; f < suffix + 3 * (at + count); f += 3)
+            for (int i = 0; i < 3; ++i) f[i] *= s.factors[i];
+        b += count;
+    }
     const int64_t now = s.step & ring.mask;
     double* panel = polynomial + panels * width * now;
     for (int64_t p = 0; p < panels; ++p, panel += width) {

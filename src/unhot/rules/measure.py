@@ -91,9 +91,11 @@ class StepMeasure(Recurrence):
 
     def _corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
         """`corrections`, kept: a step asks for its own twice."""
-        if self._corrected[:2] != (step, hyper):
-            self._corrected = (step, hyper, self.corrections(step, hyper))
-        return self._corrected[2]
+        at, of, known = self._corrected
+        if at != step or (of is not hyper and of != hyper):
+            known = self.corrections(step, hyper)
+            self._corrected = (step, hyper, known)
+        return known
 
     def advance(self, step: int, hyper: Hyper) -> None:
         alpha, _, _ = self._corrections(step, hyper)
@@ -103,10 +105,12 @@ class StepMeasure(Recurrence):
         return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
-        if self._scalars[0] != hyper:
-            self._scalars = (hyper, self._scalars_of(hyper))
-        scalars = self._scalars[1].copy()
-        scalars[8], scalars[9], scalars[10] = self._corrections(step, hyper)
+        of, scalars = self._scalars
+        if of is not hyper and of != hyper:
+            scalars = self._scalars_of(hyper)
+            self._scalars = (hyper, scalars)
+        scalars = scalars.copy()
+        scalars[8:11] = self._corrections(step, hyper)
         return scalars
 
     def _scalars_of(self, hyper: Hyper) -> Array:

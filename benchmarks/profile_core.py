@@ -1,0 +1,79 @@
+"""Where the time of the core's lookup and step goes, in the steady state.
+
+    python benchmarks/profile_core.py [--rule Adam --threads 2]
+
+Medians in microseconds of the calls that an engine makes; what is left of `lookup` and `step` is Python. The timers' own time
+is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+from cases import Case
+from measure import hold_to
+from workloads import Workload
+
+import unhot
+from unhot.kernels import active as kernels
+
+STEPS = 600
+
+
+def timed(owner: Any, name: str, times: list[float]) -> None:
+    """Note the seconds that each call of a function takes."""
+    function: Callable[..., Any] = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        begun = time.perf_counter()
+        result = function(*args, **kwargs)
+        times.append(time.perf_counter() - begun)
+        return result
+
+    setattr(owner, name, call)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rule", default="Adam")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--ids", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    case = Case("unhot", given.rule.lower(), "step", rows=given.rows, dim=given.dim, ids=given.ids, threads=given.threads)
+    hold_to(case.threads)
+    unhot.set_num_threads(case.threads)
+    workload = Workload(case, 0)
+    gradients, table = (
+        workload.gradients(),
+        unhot.Table(case.rows, case.dim, optimizer=getattr(unhot, given.rule)(0.001), seed=0),
+    )
+    for _ in range(3 * case.rows // case.ids):
+        table.step(workload.warm(), gradients[0])
+    engine = table._engine
+    watched = {
+        "lookup": (table, "lookup"), "  grouping the ids": (kernels, "group"), "  their last steps": (kernels, "last_steps"),
+        "  coefficients": (engine.rule, "coefficients"), "  rows read": (kernels, "gather_settled"),
+        "step": (table, "step"), "  scalars": (engine.rule, "scalars"), "  rows stepped": (kernels, "step"),
+        "  history": (engine.rule, "advance"),
+    }  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in watched}
+    for name, (owner, function) in watched.items():
+        timed(owner, function, times[name])
+    out = np.empty((case.ids, case.dim), np.float32)
+    for i in range(STEPS):
+        ids = workload.timed()
+        table.lookup(ids, out=out)
+        table.step(ids, gradients[i % len(gradients)])
+    for name, seconds in times.items():
+        print(f"{name:24}{1e6 * median(seconds) if seconds else 0.0:8.0f}")
+
+
+if __name__ == "__main__":
+    main()
