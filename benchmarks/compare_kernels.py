@@ -3,8 +3,8 @@
     cmake -S . -B build/other -DPython_EXECUTABLE=.venv-bench/bin/python && cmake --build build/other
     python benchmarks/compare_kernels.py build/other/_native*.so [installed.so] [--rows 1000000 --dim 64 --rule Adam]
 
-The first is the new one; the other is, without a name, the installed one. Prints the medians in microseconds, and the median
-ratio of neighbouring turns with its standard error. Both train the same table, so they must store the same state.
+The first is the new one, the second the old one: the installed one, if none is named. Prints the medians in microseconds, and
+the median ratio of neighbouring turns with its standard error. Both train the same table, so they must store the same state.
 """
 
 from __future__ import annotations

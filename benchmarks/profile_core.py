@@ -50,10 +50,8 @@ def main() -> None:
     hold_to(case.threads)
     unhot.set_num_threads(case.threads)
     workload = Workload(case, 0)
-    gradients, table = (
-        workload.gradients(),
-        unhot.Table(case.rows, case.dim, optimizer=getattr(unhot, given.rule)(0.001), seed=0),
-    )
+    gradients = workload.gradients()
+    table = unhot.Table(case.rows, case.dim, optimizer=getattr(unhot, given.rule)(0.001), seed=0)
     for _ in range(3 * case.rows // case.ids):
         table.step(workload.warm(), gradients[0])
     engine = table._engine

@@ -120,7 +120,7 @@ void measure_coefficients(
             __builtin_prefetch(used + ahead);
             const double* first = polynomial + panels * width * ahead;
             for (int64_t i = 0; i < panels * width; i += 8) __builtin_prefetch(first + i);
-            __builtin_prefetch(first + panels * width - 1);
+            __builtin_prefetch(first + panels * width - 1);  // entries do not begin at a cache line
         }
         const int64_t position = steps[k] & ring.mask;
         const double* s = scale + 3 * position;

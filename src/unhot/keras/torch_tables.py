@@ -209,7 +209,8 @@ class Training(RowTraining):
         """Get ready for a step; what can go wrong goes wrong here."""
         with DisableTorchFunctionSubclass():
             given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
-            unchanged = given == self._given
+            comparable = all(type(value) in UNCHANGING for value in given.values())
+            unchanged = comparable and given == self._given
             if not unchanged:
                 self._given = {}  # which no refused ones equal
                 self._rule = optimizer.rule(**given)
@@ -221,7 +222,7 @@ class Training(RowTraining):
             if engine is None:
                 self.engine = engine = self._on_variables(self._rule, clock, optimizer.row_state())
             self._hyper = engine.follow(self._rule, unchanged=unchanged)
-            if all(type(value) in UNCHANGING for value in given.values()):
+            if comparable:
                 self._given = given
 
     def make_step(self, gradient: RowGradient) -> None:
