@@ -18,9 +18,9 @@ from cases import KINDS, Case, bytes_needed, full, quick
 
 HERE = Path(__file__).resolve().parent
 MODULES = {
-    "unhot": "unhot_", "unhot_masked": "unhot_masked", "unhot_torch": "unhot_torch", "torch": "torch_", "fbgemm": "fbgemm_",
-    "keras": "keras_", "unhot_keras": "unhot_keras", "keras_fit": "unhot_keras", "keras_empty": "unhot_keras",
-    "numpy": "numpy_", "floor": "floor",
+    "unhot": "unhot_", "unhot_masked": "unhot_masked", "unhot_torch": "unhot_torch", "unhot_jax": "unhot_jax",
+    "torch": "torch_", "fbgemm": "fbgemm_", "keras": "keras_", "unhot_keras": "unhot_keras", "keras_fit": "unhot_keras",
+    "keras_empty": "unhot_keras", "numpy": "numpy_", "floor": "floor",
 }  # fmt: skip
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}

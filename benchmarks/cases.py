@@ -22,9 +22,9 @@ class Case:
     """One measurement.
 
     `task` is "step" (lookup and update), "loop" (the same in torch's training loop, where a loss gives the gradients), "fit"
-    (a step of Keras's `fit`), "beside" (such steps and the stock layer's, by turns in one process), "lookup" (of settled
-    rows), "coefficients" (their share of a step), "overhead" (of unhot.torch in torch's loop over unhot's own lookup and step
-    there) or "tables" (the same, of a model with many tables).
+    (a step of Keras's `fit`), "arrays" (the same on torch, of arrays in place of a dataset), "beside" (such steps and the stock
+    layer's, by turns in one process), "lookup" (of settled rows), "coefficients" (their share of a step), "overhead" (of
+    unhot.torch in torch's loop over unhot's own lookup and step there) or "tables" (the same, of a model with many tables).
     """
 
     rival: str
@@ -40,7 +40,7 @@ class Case:
     def workload(self) -> tuple[str, int, int, int, str]:
         """Cases that agree in this are compared with each other."""
         return (
-            self.task if self.task in ("loop", "lookup", "tables", "fit") else "step",
+            self.task if self.task in ("loop", "lookup", "tables", "fit", "arrays") else "step",
             self.rows,
             self.dim,
             self.ids,
@@ -80,6 +80,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("unhot_torch", "adam"): Kind("unhot.torch Adam", "adam_torch", 4),
     ("unhot_torch", "adagrad"): Kind("unhot.torch Adagrad", "adagrad", 3),
     ("unhot_torch", "sgd"): Kind("unhot.torch SGD", "sgd", 2),
+    ("unhot_jax", "adam"): Kind("unhot.jax Adam", "adam_keras", 5),
     ("unhot_masked", "adam"): Kind("masked Adam in unhot's kernels", "adam_masked", 3),
     ("torch", "adam"): Kind("torch Adam", "adam_torch", 6, dense=True),
     ("torch", "adam_fused"): Kind("torch Adam, fused=True", "adam_torch", 4, dense=True),
@@ -129,6 +130,7 @@ def bytes_needed(case: Case) -> int:
 STEPS = [
     *(("unhot", variant) for variant in ("adam", "adam_torch", "adagrad", "sgd")),
     ("unhot_masked", "adam"),
+    ("unhot_jax", "adam"),
     *(("torch", variant) for variant in ("adam", "adam_fused", "sparse_adam", "adagrad", "sgd")),
     *(("fbgemm", variant) for variant in ("sgd", "adagrad", "rowwise_adagrad")),
     *(("keras", variant) for variant in ("torch", "jax", "tensorflow")),
@@ -203,6 +205,8 @@ def fits(main: Case) -> Iterator[tuple[Case, int]]:
     for rival, backend in FITS:
         case = replace(main, rival=rival, variant=backend, task="fit")
         yield case, 3
+        if backend == "torch":
+            yield replace(case, task="arrays"), 3
         if rival == "unhot_keras":
             yield replace(case, rows=100_000), 3
             yield replace(case, rows=10_000_000), 1

@@ -19,7 +19,7 @@ from workloads import Workload
 WARM_DENSE = 2
 WARM_SPARSE = 30
 LEAST_TIMED = 4
-EXACT = ("unhot", "unhot_torch", "unhot_keras")
+EXACT = ("unhot", "unhot_torch", "unhot_jax", "unhot_keras")
 """The rivals that defer steps, and keep the promise of exactness."""
 
 

@@ -62,7 +62,7 @@ def disturbed(results: Results) -> tuple[int, int]:
 
 def counterpart(case: Case) -> Case:
     """What of unhot a case is compared with: the same rule, in the same form."""
-    if case.task == "fit":
+    if case.task in ("fit", "arrays"):
         return replace(case, rival="unhot_keras")
     if case.task == "loop":
         variant = "adam" if "adam" in case.variant else case.variant
@@ -93,6 +93,7 @@ def heading(workload: Any) -> str:
     what = {
         "lookup": "lookup of settled rows",
         "fit": "a step of Keras's fit",
+        "arrays": "a step of Keras's fit of arrays",
         "loop": "a step of torch's training loop",
     }.get(task, "lookup + step")
     return f"{what}: {rows:,} rows, dim {dim}, {ids:,} {distribution} ids"

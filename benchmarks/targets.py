@@ -28,8 +28,8 @@ def _either(case: Case) -> tuple[Case, ...]:
     return case, replace(case, threads=1)
 
 
-def _fit(rival: str, backend: str, rows: int = STEP.rows) -> tuple[Case, ...]:
-    return (replace(STEP, rival=rival, variant=backend, task="fit", rows=rows),)
+def _fit(rival: str, backend: str, rows: int = STEP.rows, task: str = "fit") -> tuple[Case, ...]:
+    return (replace(STEP, rival=rival, variant=backend, task=task, rows=rows),)
 
 
 BACKENDS = {"torch": ("torch", 300), "JAX": ("jax", 30), "TensorFlow": ("tensorflow", 30)}
@@ -148,6 +148,10 @@ TARGETS = (
         Target(f"Keras's fit on {name}: stock layer over unhot.keras", _fit("keras_fit", backend), _fit("unhot_keras", backend),
                limit, at_least=True)
         for name, (backend, limit) in BACKENDS.items()
+    ),
+    Target(
+        "the same on torch, of arrays in place of a dataset",
+        _fit("keras_fit", "torch", task="arrays"), _fit("unhot_keras", "torch", task="arrays"), 300, at_least=True,
     ),
     *(
         Target(f"the same on {name}, 10^4 rows, by turns",

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
@@ -83,6 +84,10 @@ int64_t py_group(In<int64_t, 1> ids, Out<int64_t, 1> rows, Out<int64_t, 1> order
 int64_t py_outside(In<int64_t, 1> ids, int64_t rows) {
     nb::gil_scoped_release release;
     return outside(ids.data(), static_cast<int64_t>(ids.shape(0)), rows);
+}
+
+bool py_same(In<int64_t, 1> ids, In<int64_t, 1> others) {
+    return ids.shape(0) == others.shape(0) && std::equal(ids.data(), ids.data() + ids.shape(0), others.data());
 }
 
 int64_t py_last_steps(
@@ -288,6 +293,7 @@ NB_MODULE(_native, module) {
     const auto same = nb::arg().noconvert();
     module.def("group", &py_group, same, same, same, same);
     module.def("outside", &py_outside, same, nb::arg());
+    module.def("same", &py_same, same, same);
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
     module.def("measure_extend", &py_measure_extend, same, same, same, same, nb::arg(), nb::arg(), nb::arg(),

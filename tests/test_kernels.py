@@ -127,6 +127,18 @@ def test_group(ids: list[int]) -> None:
         assert found == {row: [i for i, x in enumerate(ids) if x == row] for row in set(ids)}
 
 
+@given(ids=st.lists(st.integers(0, 3), max_size=6), others=st.lists(st.integers(0, 3), max_size=6))
+def test_same(ids: list[int], others: list[int]) -> None:
+    """Ids are the same if they are as many, and equal one by one; a copy stays as it is."""
+    for kernels in (native, reference):
+        array = np.array(ids, np.int64)
+        kept = kernels.copied(array)
+        assert kernels.same(array, kept)
+        assert kernels.same(array, np.array(others, np.int64)) == (ids == others)
+        array += 1
+        assert kept.tolist() == ids
+
+
 @given(last=st.lists(st.integers(0, 9), min_size=1, max_size=40), data=st.data())
 def test_last_steps(last: list[int], data: st.DataObject) -> None:
     """Each row finds the step of its last touch among the distinct ones; a row touched now finds -1."""

@@ -87,6 +87,21 @@ def test_lists_and_broadcast_gradients() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_a_lookup_of_other_ids_changes_no_step(rule: str) -> None:
+    """A lookup keeps what it finds for the step of the same ids: as many others, and ids written in place, are others."""
+    table, plain = (trained(rule) for _ in range(2))
+    grads, ids = np.random.default_rng(0).normal(size=(3, 3)), np.array([1, 4, 1])
+    table.lookup([0, 8, 7])
+    for each in (table, plain):
+        each.step(ids, grads)
+    table.lookup(ids)
+    ids[:] = [5, 4, 3]
+    for each in (table, plain):
+        each.step(ids, grads)
+    assert_held(table, held(plain))
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_repeated_ids_are_summed_in_float64(rule: str) -> None:
     """Many gradients of one id are one gradient, their sum: small ones beside a large one are not lost."""
     table, once = (unhot.Table(4, 1, optimizer=RULES[rule](), seed=0) for _ in range(2))

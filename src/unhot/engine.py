@@ -127,11 +127,11 @@ class Engine:
         assert self.rule is not None
         assert self.last is not None
         known = self._looked_up
-        if known is not None and known.writes == self._writes and len(known.ids) == len(ids) and bool((known.ids == ids).all()):
+        if known is not None and known.writes == self._writes and self.kernels.same(known.ids, ids):
             return known
         plan = self.kernels.group(ids)
         steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
-        late = Lateness(self._writes, copy.deepcopy(ids), plan, which, self.rule.coefficients(steps))
+        late = Lateness(self._writes, self.kernels.copied(ids), plan, which, self.rule.coefficients(steps))
         self._looked_up = late
         return late
 

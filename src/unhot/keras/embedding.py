@@ -11,7 +11,7 @@ from keras import ops
 from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import port
 from unhot.keras.combiners import COMBINERS, combined
-from unhot.keras.input_ids import checked, is_dense, representable, require_exact
+from unhot.keras.input_ids import as_tensor, checked, is_dense, representable, require_exact
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -72,6 +72,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self.combiner = combiner
         self.bias = None
         super().__init__(input_dim, output_dim, *args, **kwargs)
+        self._convert_input_args = False  # `__call__` does that, as Keras's other layers of integers do
         self.out_of_range = check_policy(out_of_range, input_dim)
 
     # ------------------------------------------------------------------ variables
@@ -111,8 +112,9 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     # ------------------------------------------------------------------ the call
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's; ids are looked at before Keras makes them shorter."""
-        result = super().__call__(representable(inputs, self.input_dim, self.out_of_range), *args, **kwargs)
+        """As Keras's; ids are looked at before they are converted, which may make them shorter."""
+        ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
+        result = super().__call__(ids, *map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()})
         self._seen()
         return result
 

@@ -37,6 +37,13 @@ def is_dense(ids: Any) -> bool:
     return not any(hasattr(ids, name) for name in ("todense", "dense_shape", "with_flat_values"))
 
 
+def as_tensor(given: Any) -> Any:
+    """An array as the backend's tensor, and anything else as it is."""
+    if not hasattr(given, "__array__") or ops.is_tensor(given) or isinstance(given, keras.KerasTensor):
+        return given
+    return ops.convert_to_tensor(given)
+
+
 def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
     """Ids that Keras is about to convert, which on some backends keeps the last 32 bits: those beyond become out of range."""
     if _holds_tensors(ids) or not (isinstance(ids, (list, tuple, int, float)) or hasattr(ids, "__array__")):

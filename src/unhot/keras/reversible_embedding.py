@@ -8,7 +8,7 @@ import keras
 
 from unhot.ids import OutOfRange
 from unhot.keras.embedding import Embedding
-from unhot.keras.input_ids import require_exact
+from unhot.keras.input_ids import as_tensor, require_exact
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -55,10 +55,10 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
             super().build(input_shape)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's; ids, but not vectors, are looked at before Keras makes them shorter."""
+        """As Keras's; ids, but not vectors, are looked at before they are converted."""
         if not kwargs.get("reverse"):
             return super().__call__(inputs, *args, **kwargs)
-        result = super(Embedding, self).__call__(inputs, *args, **kwargs)
+        result = super(Embedding, self).__call__(as_tensor(inputs), *args, **kwargs)
         self._seen()
         return result
 

@@ -19,13 +19,15 @@ class KerasParameter(TableParameter):
 
     @property
     def grad(self) -> Tensor | None:
-        gradient = super().grad
+        with DisableTorchFunctionSubclass():  # which `__torch_function__` would do too, later
+            gradient = super().grad
         return gradient if gradient is None or not gradient.is_sparse else RowSparse(gradient)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         base: Any = TableParameter
-        base.grad.__set__(self, value.held if isinstance(value, RowSparse) else value)
+        with DisableTorchFunctionSubclass():
+            base.grad.__set__(self, value.held if isinstance(value, RowSparse) else value)
 
 
 class RowSparse(Tensor):

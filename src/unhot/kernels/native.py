@@ -8,7 +8,7 @@ import numpy as np
 
 from unhot import _native
 from unhot.kernels.plan import Plan
-from unhot.kernels.reference import clocks, span
+from unhot.kernels.reference import clocks, copied, span
 from unhot.kernels.reference_history import BLOCK, HEAD
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients", "matrix_extend",
-    "measure_coefficients", "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
+    "clocks", "copied", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients",
+    "matrix_extend", "measure_coefficients", "measure_extend", "name", "outside", "pool", "same", "set_threads", "settle",
+    "span", "step", "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"
@@ -28,7 +29,7 @@ threads, set_threads, join_openmp = _native.threads, _native.set_threads, _nativ
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 
-outside, measure_extend = _native.outside, _native.measure_extend
+outside, same, measure_extend = _native.outside, _native.same, _native.measure_extend
 
 
 def group(ids: Array) -> Plan:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients", "matrix_extend",
-    "measure_coefficients", "measure_extend", "name", "outside", "pool", "set_threads", "settle", "span", "step", "threads",
+    "clocks", "copied", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients",
+    "matrix_extend", "measure_coefficients", "measure_extend", "name", "outside", "pool", "same", "set_threads", "settle",
+    "span", "step", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -51,6 +52,16 @@ def clocks(rows: int, now: int) -> Array:
 def span(start: int, stop: int) -> Array:
     """The rows from `start` to `stop` (excluded)."""
     return np.arange(start, stop)
+
+
+def copied(ids: Array) -> Array:
+    """Ids of one's own."""
+    return ids.copy()
+
+
+def same(ids: Array, others: Array) -> bool:
+    """Whether these are the same flat ids."""
+    return np.array_equal(ids, others)
 
 
 def outside(ids: Array, rows: int) -> int:

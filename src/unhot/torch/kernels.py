@@ -47,6 +47,12 @@ class TorchKernels:
     def span(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.device)
 
+    def copied(self, ids: Tensor) -> Tensor:
+        return ids.clone()
+
+    def same(self, ids: Tensor, others: Tensor) -> bool:
+        return torch.equal(ids, others)
+
     def outside(self, ids: Tensor, rows: int) -> int:
         bad = (ids < 0) | (ids >= rows)
         return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
