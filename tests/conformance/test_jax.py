@@ -175,16 +175,74 @@ def test_a_learning_rate_of_the_step() -> None:
     assert jax.grad(lambda scale: (scale * unhot.jax.lookup(state, jnp.array([2]))).sum())(2.0) == -6.0
 
 
-def test_a_step_copies_no_table() -> None:
-    """Donated, a compiled step has no copy of an array of the table's size."""
+@jax.jit
+def of_a_function(state: unhot.jax.TableState, ids: Any) -> Any:
+    return unhot.jax.lookup(state, ids).sum()
+
+
+READS: dict[str, tuple[Any, Any]] = {
+    "a loss": (lambda vectors: ((vectors - 1) ** 2).sum(), None),
+    "a linear loss": (jnp.sum, None),
+    "other ids": (lambda vectors: ((vectors - 1) ** 2).sum(), lambda state, ids: unhot.jax.lookup(state, ids[:3] + 1)),
+    "other ids, a linear loss": (jnp.sum, lambda state, ids: unhot.jax.lookup(state, ids[:3, None] + 1).sum()),
+    "no ids": (jnp.sum, lambda state, ids: unhot.jax.lookup(state, ids[:0])),
+    "a product": (jnp.sum, lambda state, ids: unhot.jax.lookup(state, ids) @ jnp.ones(8)),
+}
+"""A loss of the vectors, and what else is read in the same compiled step."""
+
+
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize(
+    "rule",
+    [unhot.Adam(0.1), unhot.SGD(0.1), unhot.SGD(0.1, momentum=0.9), unhot.Lion(0.1)],
+    ids=["Adam", "SGD", "momentum", "Lion"],
+)
+def test_a_step_copies_no_table(rule: unhot.rules.Optimizer, reads: str) -> None:
+    """Donated, a compiled step has no copy of an array of the table's size, and what it reads is of before the step."""
     rows = 50_000
-    state = unhot.jax.from_array(jnp.zeros((rows, 8)), optimizer=unhot.Adam(0.1))
+    start = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+    state = unhot.jax.from_array(start, optimizer=rule)
+    loss, more = READS[reads]
 
-    def step(state: unhot.jax.TableState, ids: Any) -> unhot.jax.TableState:
-        gradients = jax.grad(lambda vectors: ((vectors - 1) ** 2).sum())(unhot.jax.lookup(state, ids))
-        return unhot.jax.update(state, ids, gradients)
+    def step(state: unhot.jax.TableState, ids: Any) -> Any:
+        read = () if more is None else more(state, ids)
+        vectors = unhot.jax.lookup(state, ids)
+        return (vectors, read), unhot.jax.update(state, ids, jax.grad(loss)(vectors))
 
-    text = jax.jit(step, donate_argnums=0).lower(state, jnp.arange(16)).compile().as_text()
+    ids = jnp.arange(16)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, ids).compile()
+    text = compiled.as_text()
     copies = [line for line in text.splitlines() if " copy(" in line and f"[{rows}" in line.split(" copy(")[0]]
     assert f"[{rows},8]" in text
     assert not copies
+    (vectors, _), _ = compiled(state, ids)
+    np.testing.assert_array_equal(vectors, start[:16])
+
+
+def test_reads_that_jax_traces_on_their_own() -> None:
+    """A lookup inside of a loop, a branch, a batch or a function of its own leaves nothing for a step to trip over."""
+    state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
+
+    def step(state: unhot.jax.TableState, ids: Any) -> Any:
+        look = partial(unhot.jax.lookup, state)
+        loop = jax.lax.scan(lambda sums, i: (sums + look(i), None), jnp.zeros(2), ids)[0]
+        branch = jax.lax.cond(ids[0] > 0, lambda: look(ids).sum(), lambda: 0.0)
+        read = loop, branch, jax.vmap(look)(ids), jax.checkpoint(look)(ids), of_a_function(state, ids), jax.jit(look)(ids)
+        return read, unhot.jax.update(state, ids, jnp.ones((3, 2)))
+
+    ids = jnp.array([3, 1, 3])
+    with jax.checking_leaks():
+        read, after = jax.jit(step)(state, ids)
+    np.testing.assert_array_equal(read[0], [3.0, 3.0])
+    plain = unhot.jax.update(state, ids, jnp.ones((3, 2)))
+    np.testing.assert_array_equal(unhot.jax.weights(after), unhot.jax.weights(plain))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32"])
+def test_ids_of_every_integer_dtype(dtype: str) -> None:
+    """Also of those that cannot hold the number of rows."""
+    state = unhot.jax.from_array(jnp.ones((70_000, 2)), optimizer=unhot.SGD(0.5))
+    ids = jnp.array([3, 100, 3], dtype)
+    for update in (unhot.jax.update, jax.jit(unhot.jax.update)):
+        found = jax.jit(unhot.jax.lookup)(update(state, ids, jnp.ones((3, 2))), jnp.array([3, 100, 4], dtype))
+        np.testing.assert_array_equal(found[:, 0], [0.0, 0.5, 1.0])

@@ -46,3 +46,33 @@ def test_fit(name: str, options: dict[str, Any], way: dict[str, Any]) -> None:
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert ours.optimizer.table(ours.get_layer("table")._embeddings) is not None
     assert_same(ours, theirs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the other backends write in place")
+@pytest.mark.parametrize("more", ["nothing", "a lookup in the loss", "a lookup for a metric", "a lookup without a gradient"])
+def test_a_step_copies_no_table(more: str) -> None:
+    """XLA copies a table that it might read after it is written: what a loss is linear in, or what has no part in it."""
+    import jax
+
+    rows = 50_000
+    table, ids, others = unhot.keras.Embedding(rows, 8), keras.Input((3,), dtype="int32"), keras.Input((2,), dtype="int32")
+    outputs = {"sums": keras.ops.sum(table(ids), axis=(1, 2))}
+    metrics = {}
+    if more == "a lookup in the loss":
+        outputs["sums"] += keras.ops.sum(table(others), axis=(1, 2))
+    elif more == "a lookup for a metric":
+        outputs["vectors"], metrics["vectors"] = table(others), ["mae"]
+    elif more == "a lookup without a gradient":
+        outputs["sums"] += keras.ops.sum(keras.ops.stop_gradient(table(others)), axis=(1, 2))
+    model = keras.Model([ids, others], outputs)
+    model.compile(unhot.keras.Adam(0.1), loss={"sums": lambda targets, sums: targets * sums}, metrics=metrics)
+    given = [np.zeros((4, 3), np.int32), np.zeros((4, 2), np.int32)]
+    targets = {"sums": np.ones(4, np.float32)} | ({"vectors": np.ones((4, 2, 8), np.float32)} if metrics else {})
+    model.train_on_batch(given, targets)
+    assert model.optimizer.table(table._embeddings) is not None
+    kinds = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
+    state = model._get_jax_state(**dict.fromkeys(kinds, True))
+    text = jax.jit(model.train_step, donate_argnums=0).lower(state, (given, targets)).compile().as_text()
+    copies = [line for line in text.splitlines() if " copy(" in line and f"[{rows}" in line.split(" copy(")[0]]
+    assert f"[{rows},8]" in text
+    assert not copies

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import take_current_trace
+
+
+def traced_apart(array: Any) -> bool:
+    """Whether JAX is tracing something on its own, inside of what the tracer `array` belongs to."""
+    if not isinstance(array, jax.core.Tracer):
+        return False
+    with take_current_trace() as now:
+        return array._trace is not now
+
+
+def after(ids: Any, rows: int, reads: Iterable[Any]) -> Any:
+    """Ids in [0, rows], but not before all of `reads` are there.
+
+    To be written at: a loss that is linear in what was read, or what no loss is made of, would leave XLA free to write
+    before it reads, and it then copies the whole table to read it later.
+    """
+    for read in reads:
+        if read.size and isinstance(read, jax.core.Tracer) and not traced_apart(read):
+            ids = jnp.where(read.reshape(-1)[0] == 0, ids, jnp.minimum(ids, rows))
+    return ids
 
 
 class Operations:

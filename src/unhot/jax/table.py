@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhot.jax.operations import ArrayRows, Operations
+from unhot.jax.operations import ArrayRows, Operations, after, traced_apart
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 
@@ -47,6 +47,8 @@ class TableState:
     history: dict[str, jax.Array]
     clock: jax.Array
     trained: Traced
+    _read: list[jax.Array] = field(default_factory=list, init=False, repr=False, compare=False)
+    """What was looked up in this state where JAX traces: `update` must not write before it is there."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,7 +113,11 @@ def lookup(state: TableState, ids: Any) -> jax.Array:
     flat = _flat(state, ids)
     weights = _looked_up(state, flat)
     known = (flat >= 0) & (flat < state.shape[0])
-    return jnp.where(known[:, None], weights, jnp.nan).reshape((*jnp.shape(ids), state.shape[1]))
+    vectors = jnp.where(known[:, None], weights, jnp.nan).reshape((*jnp.shape(ids), state.shape[1]))
+    table = state.rows["weights"]
+    if isinstance(table, jax.core.Tracer) and not traced_apart(table):
+        state._read.append(vectors)
+    return vectors
 
 
 @jax.custom_jvp
@@ -162,8 +168,9 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
     if rate is None:
         rate = state.trained.optimizer.learning_rate
         rate = rate(state.clock + 1) if callable(rate) else rate
+    flat = jnp.where(known, flat, rows)
     history = state.trained.step(
-        ops, state.history, store, jnp.where(known, flat, rows), given, state.clock, jnp.asarray(rate, ops.dtype)
+        ops, state.history, store, flat, given, state.clock, jnp.asarray(rate, ops.dtype), after(flat, rows, state._read)
     )
     return replace(state, rows=store.arrays, history=history, clock=state.clock + 1)
 
@@ -224,4 +231,5 @@ def _flat(state: TableState, ids: Any) -> jax.Array:
                 f"id {int(array[first])} at position {first} is out of range: the table has rows 0 to"
                 f" {rows - 1}. Use a larger table."
             )
-    return jnp.asarray(array.reshape(-1))
+    flat = jnp.asarray(array.reshape(-1))
+    return flat.astype(jnp.int32) if flat.dtype.itemsize < 4 else flat  # which holds the number of rows

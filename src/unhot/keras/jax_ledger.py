@@ -14,7 +14,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import take_current_trace
+
+from unhot.jax.operations import traced_apart
 
 PROBES = 256
 """Lookups of one table that one step can take."""
@@ -27,10 +28,10 @@ KEPT = 4
 class Entry:
     """A lookup whose backward pass has run: its ids, and the gradients of the vectors; or a read of the whole table."""
 
-    ids: Any = None
-    read_ids: Any = None
-    """The same, not known to be so, and not there before the vectors have been read."""
+    read: Any = None
+    """The vectors."""
 
+    ids: Any = None
     gradients: Any = None
     whole: bool = False
     filled: bool = False
@@ -65,15 +66,7 @@ class Ledger:
 
 def read(ledger: Ledger, rows_of: Any, state: dict[str, Any], ids: Any) -> Any:
     """rows_of(state, ids), or for ids None rows_of(state, None), the whole table; the gradient goes into the ledger."""
-    return _read(ledger, rows_of, _traced_apart(state["weights"]), state, ids)
-
-
-def _traced_apart(weights: Any) -> bool:
-    """Whether JAX is tracing a part of the step on its own: what runs backward there is not seen by the rest."""
-    if not isinstance(weights, jax.core.Tracer):
-        return False
-    with take_current_trace() as now:
-        return weights._trace is not now
+    return _read(ledger, rows_of, traced_apart(state["weights"]), state, ids)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -89,15 +82,14 @@ def _forward(ledger: Ledger, rows_of: Any, apart: bool, state: dict[str, Any], i
             " vectors in; or train with one of Keras's own optimizers, after `unhot.keras.release(model)`."
         )
     entry, number = ledger.new(state["weights"], ids is None)
-    found = rows_of(state, ids)
-    read_ids = None if ids is None else jnp.where(found[:, 0] == found[:, 0], ids, jnp.maximum(ids, 0))
+    entry.read = found = rows_of(state, ids)
     shapes = {name: jnp.shape(array) for name, array in state.items()}
-    return found, (_Static((entry, number)), (ids, read_ids), _Static(shapes))
+    return found, (_Static((entry, number)), ids, _Static(shapes))
 
 
 def _backward(ledger: Ledger, rows_of: Any, apart: bool, residuals: Any, gradient: Any) -> Any:
-    (entry, number), (entry.ids, entry.read_ids) = residuals[0].value, residuals[1]
-    entry.gradients, entry.filled = gradient, True
+    entry, number = residuals[0].value
+    entry.ids, entry.gradients, entry.filled = residuals[1], gradient, True
     finite = jnp.isfinite(gradient).all()
     shapes = residuals[2].value
     probe = jnp.zeros(shapes["probe"], gradient.dtype).at[min(number, PROBES - 1)].set(jnp.where(finite, 1.0, jnp.nan))

@@ -19,7 +19,7 @@ import numpy as np
 from keras.src.backend import Variable
 from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
-from unhot.jax.operations import Operations
+from unhot.jax.operations import Operations, after
 from unhot.keras.gradients import RowGradient
 from unhot.keras.jax_ledger import PROBES, Ledger, read
 from unhot.keras.jax_variables import CarriedRows, Carrier, Counter, Facing, carried, integers
@@ -285,21 +285,18 @@ class Training:
         dim = gradient.shape[1]
         ids, values = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, dim), gradient.dtype)]
         lost = jnp.ones(self.probes, bool)
-        single = len(entries) == 1
         for number, entry in enumerate(entries):
             lost = lost.at[number].set(not entry.filled)
             if entry.filled and not entry.whole:
                 factor = probe[number]
-                # A single lookup's work serves the step. Of several, one's gradient may not wait for what another has read, as
-                # where the loss is linear in it, and the compiler would copy the table.
-                ids.append(entry.ids if single else entry.read_ids)
+                ids.append(entry.ids)
                 values.append(jnp.where(factor == 0, 0, entry.gradients * factor))
         unknown = (lost & (probe != 0)).any()
         rows = RowGradient(jnp.concatenate(ids), jnp.concatenate(values))
         self._refuse_unknown(unknown)
         if any(entry.whole and entry.filled for entry in entries):
             return jnp.where(unknown, jnp.nan, gradient.at[rows.ids].add(rows.values))
-        self._unknown = unknown
+        self._unknown, self._reads = unknown, [entry.read for entry in entries]
         return rows
 
     def _refuse_unknown(self, unknown: Any) -> None:
@@ -360,7 +357,9 @@ class Training:
         """Make the step that was prepared."""
         state = self.state()
         store, history, now = self._parts(state)
-        history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, self._rate)
+        reads, self._reads = self._reads, []
+        written = after(gradient.ids, self.traced.rows, reads)
+        history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, self._rate, written)
         made = {**state, **store.arrays, **history}
         if self.traced.defers:
             made["clock"] = carried(now + 1)

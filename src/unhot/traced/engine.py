@@ -75,11 +75,14 @@ class Traced:
         rows, last = self._read(store, ids)
         return ops.fused(lambda rows, last, now: self._carry(ops, history, rows, last, now)[0])(rows, last, now)
 
-    def step(self, ops: Any, history: Arrays, store: Rows, ids: Any, gradients: Any, now: Any, rate: Any) -> Arrays:
+    def step(
+        self, ops: Any, history: Arrays, store: Rows, ids: Any, gradients: Any, now: Any, rate: Any, written: Any = None
+    ) -> Arrays:
         """Make the step now + 1 with the gradients of the `ids`, which are summed where one repeats; the history afterwards.
 
         Nothing is sorted, and no id left out: a row that repeats is computed in all of its places, each with the whole sum, and
         written as often.  The places of one lookup in the same step are the same, so that its work is not done again.
+        `written` are the same ids, where the rows may only be written once others have read them.
         """
         sums = self.summed(ops, store, ids, gradients)
         ids = ops.padded(ids)
@@ -90,7 +93,8 @@ class Traced:
             return self.family.rule.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
 
         rows, last = self._read(store, ids)
-        self._put(ops, store, ids, ops.fused(updated)(rows, last, sums, now, rate), last, now + 1)
+        new = ops.fused(updated)(rows, last, sums, now, rate)
+        self._put(ops, store, ids if written is None else written, new, last, now + 1)
         return self._record(ops, history, store, now + 1, rate)
 
     def _record(self, ops: Any, history: Arrays, store: Rows, step: Any, rate: Any) -> Arrays:
