@@ -53,12 +53,13 @@ class Fitted:
                 slots[0]._value.detach().add_(0)
 
     def fit(self, ids: Any, targets: Any) -> float:
-        """One epoch; the seconds of each step but the first, which waits for the data to begin."""
+        """One epoch; the seconds of each step but the first, which waits for the data to begin, and of what ends the fit."""
         given: dict[str, Any] = {"x": ids, "y": targets, "batch_size": self.case.ids}
         if self.case.variant == "torch" and self.case.task != "arrays":
             given = {"x": _batches(ids, targets, self.case.ids)}
+        self.clock.last = len(ids) // self.case.ids - 1
         self.model.fit(**given, shuffle=False, verbose=0, callbacks=[self.clock])
-        return (time.perf_counter() - self.clock.begun) / max(1, len(ids) // self.case.ids - 1)
+        return (self.clock.ended - self.clock.begun) / max(1, self.clock.last)
 
     def steps(self) -> int:
         return int(self.keras.ops.convert_to_numpy(self.model.optimizer.iterations))
@@ -147,14 +148,17 @@ def _clock() -> Any:
     import keras
 
     class Clock(keras.callbacks.Callback):  # type: ignore[misc]
-        """Begins when the first step has ended."""
+        """From the end of the first step to that of the last."""
 
-        begun = 0.0
+        begun = ended = 0.0
+        last = 0
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if batch == 0:
+            if batch in (0, self.last):
                 float(logs["loss"])  # JAX returns before it has computed
-                self.begun = time.perf_counter()
+                self.ended = time.perf_counter()
+                if batch == 0:
+                    self.begun = self.ended
 
     return Clock()
 

@@ -296,7 +296,9 @@ class Training:
         self._refuse_unknown(unknown)
         if any(entry.whole and entry.filled for entry in entries):
             return jnp.where(unknown, jnp.nan, gradient.at[rows.ids].add(rows.values))
-        self._unknown, self._reads = unknown, [entry.read for entry in entries]
+        self._unknown = unknown
+        # What a single lookup reads is what the step reads, and need not be waited for.
+        self._reads = [entry.read for entry in entries] if len(entries) > 1 else []
         return rows
 
     def _refuse_unknown(self, unknown: Any) -> None:
