@@ -3,7 +3,8 @@
     python benchmarks/compare_jax_steps.py [--rows 10000 --turns 4000]
 
 Small tables are trained by Keras's own step there, so what a whole `fit` shows of a difference is Python or noise; this shows
-the step.  The stock layer is there twice: the second tells how far two of the same are apart.
+the step.  The stock layer is there twice: the second tells how far two of the same are apart.  Processes differ by more than
+the error within one, so take several.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from cases import Case
-from measure import hold_to
+from measure import hold_to, median_and_error
 from workloads import Workload
 
 KINDS = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
@@ -74,9 +75,7 @@ def main() -> None:
             times[name].append(steps[name].seconds(batches[turn % len(batches)], targets))
     stock = np.array(times["stock"][UNCOUNTED:])
     for name, found in times.items():
-        ratios = stock / np.array(found[UNCOUNTED:])
-        middle = float(np.median(ratios))
-        error = 1.25 * 1.48 * float(np.median(np.abs(ratios - middle))) / np.sqrt(len(ratios))
+        middle, error = median_and_error(stock / np.array(found[UNCOUNTED:]))
         print(f"{name:12} {1e6 * np.median(found):6.0f} us; stock over this: {middle:.3f} (+- {error:.3f})")
 
 

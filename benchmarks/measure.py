@@ -153,6 +153,13 @@ def summary(times: list[float]) -> dict[str, Any]:
     }
 
 
+def median_and_error(values: Any) -> tuple[float, float]:
+    """The median and its standard error, which outliers do not change."""
+    middle = float(np.median(values))
+    deviation = 1.48 * float(np.median(np.abs(np.asarray(values) - middle)))  # a standard deviation, if outliers are left out
+    return middle, float(1.25 * deviation / np.sqrt(len(values)))
+
+
 def main(
     make: Callable[[Case], Any],
     versions: Callable[[], dict[str, str]],

@@ -53,7 +53,7 @@ class Fitted:
                 slots[0]._value.detach().add_(0)
 
     def fit(self, ids: Any, targets: Any) -> float:
-        """One epoch; the seconds of each step but the first, which waits for the data to begin, and of what ends the fit."""
+        """One epoch; the seconds of a step, from the end of the first, which waits for the data, to that of the last."""
         given: dict[str, Any] = {"x": ids, "y": targets, "batch_size": self.case.ids}
         if self.case.variant == "torch" and self.case.task != "arrays":
             given = {"x": _batches(ids, targets, self.case.ids)}
@@ -241,14 +241,12 @@ def beside(case: Case, round_: int, seconds: float, make: Any) -> dict[str, Any]
             times[i].append(trainings[i].fit(batches))
     for training in trainings:
         training.check()
-    ratios = np.divide(times[1], times[0])
-    middle = float(np.median(ratios))
-    deviation = 1.48 * np.median(np.abs(ratios - middle))  # a standard deviation, if outliers are left out
+    ratio, error = measure.median_and_error(np.divide(times[1], times[0]))
     return {
         **measure.summary(times[0]),
         "stock_seconds": float(np.median(times[1])),
-        "ratio": middle,
-        "error": float(1.25 * deviation / np.sqrt(len(ratios))),
+        "ratio": ratio,
+        "error": error,
         "others_busy": 0.0,
     }
 

@@ -29,7 +29,7 @@ class Entry:
     """A lookup whose backward pass has run: its ids, and the gradients of the vectors; or a read of the whole table."""
 
     read: Any = None
-    """The vectors."""
+    """The vectors, before which nothing may be written."""
 
     ids: Any = None
     gradients: Any = None

@@ -82,7 +82,7 @@ class Traced:
 
         Nothing is sorted, and no id left out: a row that repeats is computed in all of its places, each with the whole sum, and
         written as often.  The places of one lookup in the same step are the same, so that its work is not done again.
-        `written` are the same ids, where the rows may only be written once others have read them.
+        `written` are the same ids as `ops.padded` gives them, where rows may only be written once all else has been read.
         """
         sums = self.summed(ops, store, ids, gradients)
         ids = ops.padded(ids)
