@@ -73,12 +73,14 @@ void check(bool good, const char* message) {
     if (!good) throw std::invalid_argument(message);
 }
 
-int64_t py_group(In<int64_t, 1> ids, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
+int64_t py_group(
+    In<int64_t, 1> ids, nb::object last, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
     const auto count = ids.shape(0);
     check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && count < (1u << 30),
           "group: rows and order must hold one number for each id, starts one more; at most 2**30 ids");
+    const uint32_t* steps = last.is_none() ? nullptr : nb::cast<In<uint32_t, 1>>(last, false).data();
     nb::gil_scoped_release release;
-    return group(ids.data(), static_cast<int64_t>(count), rows.data(), order.data(), starts.data());
+    return group(ids.data(), static_cast<int64_t>(count), steps, rows.data(), order.data(), starts.data());
 }
 
 int64_t py_outside(In<int64_t, 1> ids, int64_t rows) {
@@ -291,7 +293,7 @@ NB_MODULE(_native, module) {
     using namespace unhot;
     module.doc() = "The native kernels of unhot; unhot.kernels.native gives them the shape of the NumPy ones.";
     const auto same = nb::arg().noconvert();
-    module.def("group", &py_group, same, same, same, same);
+    module.def("group", &py_group, same, nb::arg().none(), same, same, same);
     module.def("outside", &py_outside, same, nb::arg());
     module.def("same", &py_same, same, same);
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);

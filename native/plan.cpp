@@ -19,21 +19,23 @@ class Places {
         shift_ = 64 - std::countr_zero(size);
         mask_ = size - 1;
         if (slots().size() < size) slots().resize(size);
-        std::memset(slots().data(), 0xff, size * sizeof(int32_t));
+        table_ = slots().data();
+        std::memset(table_, 0xff, size * sizeof(int32_t));
     }
 
-    // The place of `key` among keys[0..found); adds it there if it is new.
-    inline int64_t place(int64_t key, int64_t* keys, int64_t& found) {
-        int32_t* table = slots().data();
+    // The place of `key` among keys[0..found); adds it there if it is new.  Writes keys[found] in any case.
+    inline int32_t place(int64_t key, int64_t* keys, int32_t& found) {
+        keys[found] = key;
         uint64_t at = (static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15ull) >> shift_;
         for (;; at = (at + 1) & mask_) {
-            const int32_t known = table[at];
-            if (known < 0) {
-                table[at] = static_cast<int32_t>(found);
-                keys[found] = key;
-                return found++;
+            // Whether a key is new cannot be foretold, so that no branch depends on it (compilers make one of `?:`): a new
+            // key finds itself.
+            const int32_t known = table_[at], fresh = known < 0, place = known + ((found - known) & -fresh);
+            if (keys[place] == key) {
+                table_[at] = place;
+                found += fresh;
+                return place;
             }
-            if (keys[known] == key) return known;
         }
     }
 
@@ -42,6 +44,7 @@ class Places {
         static thread_local std::vector<int32_t> slots;
         return slots;
     }
+    int32_t* table_;
     int shift_;
     uint64_t mask_;
 };
@@ -62,34 +65,37 @@ int64_t outside(const int64_t* ids, int64_t count, int64_t rows) {
     return -1;
 }
 
-int64_t group(const int64_t* ids, int64_t count, int64_t* rows, int64_t* order, int64_t* starts) {
-    static thread_local std::vector<int32_t> place;
-    if (place.size() < static_cast<size_t>(count)) place.resize(static_cast<size_t>(count));
+int64_t group(
+    const int64_t* ids, int64_t count, const uint32_t* last, int64_t* rows, int64_t* order, int64_t* starts) {
+    static thread_local std::vector<int32_t> buffer;
+    if (buffer.size() < static_cast<size_t>(2 * count)) buffer.resize(static_cast<size_t>(2 * count));
+    int32_t* place = buffer.data();  // of each id's row among `rows`
+    int32_t* times = place + count;  // that each row occurs
     Places places(count);
-    int64_t found = 0;
-    starts[0] = 0;
+    int32_t found = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t before = found;
-        const int64_t at = places.place(ids[i], rows, found);
-        place[static_cast<size_t>(i)] = static_cast<int32_t>(at);
-        starts[at + 1] = (found > before ? 0 : starts[at + 1]) + 1;
+        if (last) __builtin_prefetch(last + ids[i]);
+        times[found] = 0;
+        ++times[place[i] = places.place(ids[i], rows, found)];
     }
-    for (int64_t k = 0; k < found; ++k) starts[k + 1] += starts[k];
-    // Filling moves each start to the next row's; afterwards they are moved back by one place.
-    for (int64_t i = 0; i < count; ++i) order[starts[place[static_cast<size_t>(i)]]++] = i;
-    for (int64_t k = found; k > 0; --k) starts[k] = starts[k - 1];
-    starts[0] = 0;
+    // starts[k + 1] begins as the start of row k, and is the start of row k + 1 once all of row k is in.
+    int64_t start = starts[0] = 0;
+    for (int32_t k = 0; k < found; ++k) {
+        starts[k + 1] = start;
+        start += times[k];
+    }
+    for (int64_t i = 0; i < count; ++i) order[starts[place[i] + 1]++] = i;
     return found;
 }
 
 int64_t last_steps(
     const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which) {
-    Places places(count);
-    int64_t found = 0;
+    Places table(count);
+    int32_t found = 0;
     for (int64_t k = 0; k < count; ++k) {
         if (k + kAhead < count) __builtin_prefetch(last + rows[k + kAhead]);
         const uint32_t step = last[rows[k]];
-        which[k] = step == now ? -1 : static_cast<int32_t>(places.place(step, steps, found));
+        which[k] = step == now ? -1 : table.place(step, steps, found);
     }
     return found;
 }

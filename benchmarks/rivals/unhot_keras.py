@@ -122,9 +122,11 @@ def _one_weight(dim: int) -> Any:
 def _loss(direction: Vector) -> Any:
     import keras
 
+    towards = keras.ops.convert_to_tensor(direction)
+
     class Given(keras.losses.Loss):  # type: ignore[misc]
         def call(self, targets: Any, vectors: Any) -> Any:
-            return targets * keras.ops.matmul(vectors, keras.ops.convert_to_tensor(direction))
+            return targets * keras.ops.matmul(vectors, towards)
 
     return Given(reduction="sum")
 

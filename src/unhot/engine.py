@@ -129,7 +129,7 @@ class Engine:
         known = self._looked_up
         if known is not None and known.writes == self._writes and self.kernels.same(known.ids, ids):
             return known
-        plan = self.kernels.group(ids)
+        plan = self.kernels.group(ids, self.last)
         steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
         late = Lateness(self._writes, self.kernels.copied(ids), plan, which, self.rule.coefficients(steps))
         self._looked_up = late

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.variables import get_autocast_scope
 
 from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import port
@@ -113,10 +114,25 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; ids are looked at before they are converted, which may make them shorter."""
+        if not args and kwargs.keys() <= {"training"} and port.ready(inputs) and self._plain(inputs):
+            return super(keras.layers.Layer, self).__call__(inputs)
         ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
         result = super().__call__(ids, *map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()})
         self._seen()
         return result
+
+    def _plain(self, ids: Any) -> bool:
+        """Whether `keras.layers.Layer.__call__` would only call: there are no masks, losses, scopes or specifications.
+
+        What it does to find out takes longer than the rest of what Python does for a lookup.  torch's and Keras's ways from
+        there on to `call` are taken in any case, with hooks, quantization and rematerialization.
+        """
+        this: Any = self
+        around = this.supports_masking or this.activity_regularizer or this.input_spec or this._losses
+        if type(this) is not Embedding or not (this._called and this.built) or around or not this._gives_rows():
+            return False
+        scoped = get_autocast_scope() or keras.distribution.distribution()
+        return not scoped and getattr(ids, "_keras_mask", None) is None
 
     def _seen(self) -> None:
         """The tables have been read."""
@@ -125,7 +141,9 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """The vectors of the ids; see the class."""
-        found = port.checked_lookup(self._embeddings, inputs) if weights is None and self._gives_rows() else None
+        found = None
+        if weights is None and port.ready(inputs) and self._gives_rows():
+            found = port.lookup(self._embeddings, inputs)
         return self._vectors(self._rows, inputs, weights) if found is None else found
 
     def _gives_rows(self) -> bool:

@@ -75,9 +75,9 @@ def lookup(variable: Any, ids: Any) -> Any:
     return jnp.reshape(found, (*ids.shape, variable.shape[1]))
 
 
-def checked_lookup(variable: Any, ids: Any) -> Any:
-    """`lookup` of ids that may be out of range, or None where they must be converted or checked by others, as always here."""
-    return None
+def ready(ids: Any) -> bool:
+    """Whether `lookup` may be asked for ids that nobody has converted or checked; not here."""
+    return False
 
 
 def concrete(ids: Any) -> Any:

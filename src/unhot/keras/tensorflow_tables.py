@@ -89,9 +89,9 @@ def _as_settled(held: Any, settled: Any) -> Any:
     return tf.identity(settled), lambda gradient: (gradient, None)
 
 
-def checked_lookup(variable: Any, ids: Any) -> Any:
-    """`lookup` of ids that may be out of range, or None where they must be converted or checked by others, as always here."""
-    return None
+def ready(ids: Any) -> bool:
+    """Whether `lookup` may be asked for ids that nobody has converted or checked; not here."""
+    return False
 
 
 def concrete(ids: Any) -> Any:

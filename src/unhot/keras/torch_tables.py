@@ -77,14 +77,16 @@ def lookup(variable: Any, ids: Any) -> Any:
         return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
 
-def checked_lookup(variable: Any, ids: Any) -> Any:
-    """`lookup` of ids that may be out of range, an IndexError; None where they must be converted or checked by others.
+def ready(ids: Any) -> bool:
+    """Whether `lookup` may be asked for ids that nobody has converted or checked: it raises IndexError for those out of range.
 
     The kernels look at every id anyway. What Keras's operations do beside, to a tensor that is as it should be, takes a
     fifth of the time of looking up 4,096 ids.
     """
-    ready = type(ids) is Tensor and ids.dtype in (torch.int32, torch.int64) and ids.device.type == get_device()
-    return lookup(variable, ids) if ready and not torch.compiler.is_compiling() else None
+    if type(ids) is not Tensor or ids.dtype not in (torch.int32, torch.int64) or torch.compiler.is_compiling():
+        return False
+    within: str = get_device()
+    return within != "meta" and ids.device.type == within
 
 
 def concrete(ids: Any) -> Any:

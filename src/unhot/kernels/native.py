@@ -32,10 +32,10 @@ MODES = {"sum": 0, "mean": 1, "max": 2}
 outside, same, measure_extend = _native.outside, _native.same, _native.measure_extend
 
 
-def group(ids: Array) -> Plan:
+def group(ids: Array, last: Array | None = None) -> Plan:
     count = len(ids)
     rows, order, starts = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count + 1, np.int64)
-    found = _native.group(ids, rows, order, starts)
+    found = _native.group(ids, last, rows, order, starts)
     return Plan(rows[:found], order, starts[: found + 1])
 
 

@@ -70,8 +70,11 @@ def outside(ids: Array, rows: int) -> int:
     return int(np.argmax(wide >= rows)) if len(ids) and int(wide.max()) >= rows else -1
 
 
-def group(ids: Array) -> Plan:
-    """The distinct rows among `ids`, and where each occurs, in the order of occurrence."""
+def group(ids: Array, last: Array | None = None) -> Plan:
+    """The distinct rows among `ids`, and where each occurs, in the order of occurrence.
+
+    `last` is what `last_steps` will be asked for next: kernels may bring it nearer.
+    """
     rows, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     starts = np.concatenate([[0], np.cumsum(counts)])
     return Plan(rows, np.argsort(inverse, kind="stable"), starts)

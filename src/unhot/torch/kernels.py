@@ -57,7 +57,7 @@ class TorchKernels:
         bad = (ids < 0) | (ids >= rows)
         return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
 
-    def group(self, ids: Tensor) -> Plan:
+    def group(self, ids: Tensor, last: Tensor | None = None) -> Plan:
         return Plan(*torch.unique(ids, return_inverse=True))
 
     def last_steps(self, last: Tensor, rows: Tensor, now: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Tensor]:

@@ -1,0 +1,138 @@
+"""`Embedding.__call__` passes over what Keras does around a call where that has nothing to do; here it has."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+from keras import ops
+from keras.src.backend.common.variables import AutocastScope
+
+import unhot.keras
+
+from .calls import BACKEND, FIT, IDS, numbers
+from .models import data, pair
+from .test_embedding import stock_and_ours
+from .test_fit import both
+
+Observed = list[Any]
+
+
+def called(layer: Any) -> Any:
+    return layer(ops.convert_to_tensor(IDS))
+
+
+def result(layer: Any, vectors: Any) -> Observed:
+    mask = getattr(vectors, "_keras_mask", None)
+    losses = [float(numbers(loss)) for loss in layer.losses]
+    values = numbers(ops.cast(vectors, "float32")).tolist()
+    return [keras.backend.standardize_dtype(vectors.dtype), values, mask is not None, losses]
+
+
+def once(layer: Any) -> Observed:
+    return result(layer, called(layer))
+
+
+def autocast(layer: Any) -> Observed:
+    with AutocastScope("float16"):
+        return once(layer)
+
+
+def masked(layer: Any) -> Observed:
+    ids = ops.convert_to_tensor(IDS)
+    keras.src.backend.set_keras_mask(ids, ops.not_equal(ids, 0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        return [*result(layer, layer(ids)), len(told)]
+
+
+def specified(layer: Any) -> Observed:
+    layer.input_spec = keras.layers.InputSpec(ndim=3)
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        called(layer)
+    return []
+
+
+def with_losses(layer: Any) -> Observed:
+    layer.add_loss(ops.convert_to_tensor(3.0))
+    return once(layer)  # a call forgets those of the last one
+
+
+def within_another(layer: Any) -> Observed:
+    """In a layer whose loss and training argument are its own."""
+
+    class Outer(keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.seen = layer, []
+
+        def call(self, ids: Any, training: Any = None) -> Any:
+            self.add_loss(ops.convert_to_tensor(2.0))
+            vectors = self.inner(ids)
+            self.seen.append(training)
+            return self.inner(ids) + vectors
+
+    outer = Outer()
+    ids = ops.convert_to_tensor(IDS)
+    return [*result(outer, outer(ids, training=True)), *result(outer, outer(ids)), outer.seen]
+
+
+def low_rank(layer: Any) -> Observed:
+    layer.lora_embeddings_b.assign(layer.lora_embeddings_b + 0.3)
+    return once(layer)
+
+
+def hooked(layer: Any) -> Observed:
+    if BACKEND != "torch":
+        return []
+    seen: Observed = []
+    before = layer.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs)))
+    after = layer.register_forward_hook(lambda module, inputs, vectors: vectors * 2)
+    once_more = numbers(called(layer)) / 2
+    before.remove(), after.remove()
+    return [*seen, (once_more == numbers(called(layer))).all()]
+
+
+OPTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Observed]]] = {
+    "plain": ({}, once),
+    "autocast": ({}, autocast),
+    "no-autocast": ({"autocast": False}, autocast),
+    "mixed": ({"dtype": "mixed_bfloat16"}, once),
+    "mask": ({}, masked),
+    "mask_zero": ({"mask_zero": True}, once),
+    "activity_regularizer": ({"activity_regularizer": "l1"}, once),
+    "input_spec": ({}, specified),
+    "add_loss": ({}, with_losses),
+    "nested": ({}, within_another),
+    "nested-regularizer": ({"activity_regularizer": "l1"}, within_another),
+    "mixed-lora": ({"lora_rank": 2, "dtype": "mixed_bfloat16"}, low_rank),
+    "hooks": ({}, hooked),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("owned", [False, True], ids=["free", "owned"])
+def test_as_keras(name: str, owned: bool) -> None:
+    if owned and name == "mixed-lora":
+        pytest.skip("rows of owned tables are multiplied before they are rounded to bfloat16")
+    options, observe = OPTIONS[name]
+    stock, ours = stock_and_ours(**options)
+    for layer in (stock, ours):
+        called(layer)
+    optimizer = unhot.keras.Adam()
+    if owned:
+        optimizer.build(ours.trainable_variables)
+        assert optimizer._tables
+    assert observe(ours) == observe(stock)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere every call goes by Keras")
+def test_the_calls_of_fit_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, seen = unhot.keras.Embedding._plain, []
+    monkeypatch.setattr(unhot.keras.Embedding, "_plain", lambda self, ids: seen.append(plain(self, ids)) or seen[-1])
+    model, _ = pair(*both("Adam"))
+    model.fit(*data(), **FIT)
+    assert seen[-18:] == [True] * 18
