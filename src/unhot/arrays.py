@@ -51,16 +51,16 @@ def copied(given: npt.ArrayLike, dtype: np.dtype[Any]) -> Array:
     return array
 
 
-def into_large_pages(array: Array) -> None:
-    """Ask the system to move what `array` holds into large pages; it goes on holding the same where that cannot be done.
+def into_large_pages(address: int, size: int) -> None:
+    """Ask the system to move this memory into large pages; it goes on holding the same where that cannot be done.
 
     Rows lie anywhere in a table: with pages of 4 KiB, finding the page costs as much as reading the row.  NumPy asks for large
     pages where it allocates; this is for memory from elsewhere that is in use already.
     """
-    if not sys.platform.startswith("linux") or array.nbytes < LARGE:
+    if not sys.platform.startswith("linux") or size < LARGE:
         return
-    start = -(-array.ctypes.data // PAGE) * PAGE
-    length = (array.ctypes.data + array.nbytes) // PAGE * PAGE - start
+    start = -(-address // PAGE) * PAGE
+    length = (address + size) // PAGE * PAGE - start
     system = ctypes.CDLL(None)
     for advice in (MADV_HUGEPAGE, MADV_COLLAPSE):
         system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)

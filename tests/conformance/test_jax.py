@@ -15,6 +15,7 @@ import pytest
 
 import unhot
 import unhot.jax
+from unhot import arrays
 from unhot.traced import history
 
 from . import signs
@@ -244,3 +245,22 @@ def test_ids_of_every_integer_dtype(dtype: str) -> None:
     for update in (unhot.jax.update, jax.jit(unhot.jax.update)):
         found = jax.jit(unhot.jax.lookup)(update(state, ids, jnp.ones((3, 2))), jnp.array([3, 100, 4], dtype))
         np.testing.assert_array_equal(found[:, 0], [0.0, 0.5, 1.0])
+
+
+def test_tables_lie_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked for them once, since donated steps stay in the same memory; and again where that is left."""
+    asked: set[int] = set()
+    monkeypatch.setattr(arrays, "LARGE", 0)
+    monkeypatch.setattr(arrays, "into_large_pages", lambda address, size: asked.add(address))
+
+    def places(state: Any) -> set[int]:
+        return {array.unsafe_buffer_pointer() for array in state.rows.values()}
+
+    state = unhot.jax.from_array(jnp.ones((100, 4)), optimizer=unhot.Adam())
+    assert asked == places(state)
+    step = jax.jit(unhot.jax.update, donate_argnums=0)
+    for _ in range(3):
+        state = step(state, jnp.arange(7), jnp.ones((7, 4)))
+    assert asked == places(state)
+    assert places(unhot.jax.settle(state)) <= asked
+    jax.jit(unhot.jax.settle)(state)  # where there is no memory yet

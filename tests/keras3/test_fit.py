@@ -10,6 +10,7 @@ import pytest
 from conformance.compiled import assert_no_copies
 
 import unhot.keras
+from unhot import arrays
 
 from .models import assert_same, data, pair
 
@@ -78,3 +79,20 @@ def test_a_step_copies_no_table(more: str) -> None:
     kinds = ("trainable_variables", "non_trainable_variables", "optimizer_variables", "metrics_variables")
     state = model._get_jax_state(**dict.fromkeys(kinds, True))
     assert_no_copies(jax.jit(model.train_step, donate_argnums=0).lower(state, (given, targets)).compile().as_text(), rows, 8)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere variables keep their memory, or their owners move it")
+def test_tables_lie_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is asked for them when a table is owned, in whose memory the steps then stay, and after it was settled."""
+    asked: set[int] = set()
+    monkeypatch.setattr(arrays, "LARGE", 0)
+    monkeypatch.setattr(arrays, "into_large_pages", lambda address, size: asked.add(address))
+    model, _ = pair(*both("Adam"))
+    ids, targets = data()
+    model.fit(ids, targets, batch_size=12, epochs=1, verbose=0)
+    carriers = model.optimizer.table(model.get_layer("table")._embeddings).carriers
+    places = [{carriers[name]._value.unsafe_buffer_pointer() for name in ("weights", "momentum", "velocity")}]
+    model.get_layer("table").get_weights()
+    model.fit(ids, targets, batch_size=12, epochs=1, verbose=0)
+    places.append({carriers[name]._value.unsafe_buffer_pointer() for name in ("weights", "momentum", "velocity")})
+    assert places[0] | places[1] <= asked

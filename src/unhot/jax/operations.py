@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import take_current_trace
 
+from unhot import arrays
+
 
 def traced_apart(array: Any) -> bool:
     """Whether JAX is tracing something on its own, inside of what the tracer `array` belongs to."""
@@ -16,6 +18,16 @@ def traced_apart(array: Any) -> bool:
         return False
     with take_current_trace() as now:
         return array._trace is not now
+
+
+def into_large_pages(array: Any) -> Any:
+    """The array, in large pages from now on where it is in host memory; a donated one hands its memory on."""
+    if not isinstance(array, jax.core.Tracer) and array.nbytes >= arrays.LARGE:
+        for shard in array.addressable_shards:
+            if shard.device.platform == "cpu":
+                data = shard.data.block_until_ready()
+                arrays.into_large_pages(data.unsafe_buffer_pointer(), data.nbytes)
+    return array
 
 
 def after(ids: Any, rows: int, reads: Iterable[Any]) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhot.jax.operations import ArrayRows, Operations, after, traced_apart
+from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 
@@ -85,6 +85,8 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
     rows["place"] = jnp.zeros(len(weights), jnp.int32)
     if trained.defers:
         rows["last"] = jnp.zeros(len(weights), jnp.int32)
+    for array in rows.values():
+        into_large_pages(array)
     history = {name: jnp.asarray(value) for name, value in trained.family.arrays().items()} if trained.defers else {}
     return TableState(rows, history, jnp.zeros((), jnp.int32), trained)
 
@@ -193,7 +195,7 @@ def settle(state: TableState) -> TableState:
         return state
     store = ArrayRows(state.rows)
     state.trained.settle(_operations(state), state.history, store, jnp.arange(state.shape[0], dtype=jnp.int32), state.clock)
-    return replace(state, rows=store.arrays)
+    return replace(state, rows={name: into_large_pages(array) for name, array in store.arrays.items()})
 
 
 def weights(state: TableState) -> jax.Array:

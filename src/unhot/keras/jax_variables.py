@@ -10,7 +10,7 @@ import numpy as np
 from keras.src.backend import Variable
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.jax.operations import ArrayRows
+from unhot.jax.operations import ArrayRows, into_large_pages
 from unhot.keras.settled import Owned
 
 MASK = np.int32(0x40000000)
@@ -28,6 +28,9 @@ class Carrier(Owned, Variable):  # type: ignore[misc]
             super().__init__(array, dtype=array.dtype.name, autocast=False, name=f"{facing.name}_{name}")
         self._path = f"{facing.path}_{name}"
         self.training = training
+
+    def _direct_assign(self, value: Any) -> None:
+        super()._direct_assign(into_large_pages(value))
 
     @property
     def trainable(self) -> bool:

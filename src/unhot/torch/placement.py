@@ -49,7 +49,7 @@ class Host:
 
     def take_over(self, tensor: Tensor) -> Any:
         array = tensor.numpy()
-        arrays.into_large_pages(array)
+        arrays.into_large_pages(array.ctypes.data, array.nbytes)
         return array
 
     def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
