@@ -78,9 +78,9 @@ int64_t py_group(
     const auto count = ids.shape(0);
     check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && count < (1u << 30),
           "group: rows and order must hold one number for each id, starts one more; at most 2**30 ids");
-    const uint32_t* steps = last.is_none() ? nullptr : nb::cast<In<uint32_t, 1>>(last, false).data();
+    const uint32_t* touches = last.is_none() ? nullptr : nb::cast<In<uint32_t, 1>>(last, false).data();
     nb::gil_scoped_release release;
-    return group(ids.data(), static_cast<int64_t>(count), steps, rows.data(), order.data(), starts.data());
+    return group(ids.data(), static_cast<int64_t>(count), touches, rows.data(), order.data(), starts.data());
 }
 
 int64_t py_outside(In<int64_t, 1> ids, int64_t rows) {
