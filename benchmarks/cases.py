@@ -22,7 +22,7 @@ class Case:
     """One measurement.
 
     `task` is "step" (lookup and update), "loop" (the same in torch's training loop, where a loss gives the gradients), "fit"
-    (a step of Keras's `fit`), "arrays" (the same on torch, of arrays in place of a dataset), "beside" (such steps and the stock
+    (a step of Keras's `fit`), "arrays" (the same on torch, of arrays in place of a loader), "beside" (such steps and the stock
     layer's, by turns in one process), "lookup" (of settled rows), "coefficients" (their share of a step), "overhead" (of
     unhot.torch in torch's loop over unhot's own lookup and step there) or "tables" (the same, of a model with many tables).
     """

@@ -150,7 +150,7 @@ TARGETS = (
         for name, (backend, limit) in BACKENDS.items()
     ),
     Target(
-        "the same on torch, of arrays in place of a dataset",
+        "the same on torch, of arrays in place of a loader",
         _fit("keras_fit", "torch", task="arrays"), _fit("unhot_keras", "torch", task="arrays"), 300, at_least=True,
     ),
     *(

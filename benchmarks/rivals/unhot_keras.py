@@ -132,18 +132,11 @@ def _loss(direction: Vector) -> Any:
 
 
 def _batches(ids: Any, targets: Any, size: int) -> Any:
-    """Slices of arrays, as a dataset: on torch, Keras itself picks a batch out of arrays element by element."""
-    import keras
+    """Arrays cut into batches, by torch's loader: out of arrays, Keras's torch backend picks a batch element by element."""
+    import torch
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-        def __len__(self) -> int:
-            return len(ids) // size
-
-        def __getitem__(self, i: int) -> tuple[Any, Any]:
-            part = slice(i * size, (i + 1) * size)
-            return ids[part], targets[part]
-
-    return Batches()
+    cut = torch.utils.data.TensorDataset(*(torch.from_numpy(array).view(-1, size) for array in (ids, targets)))
+    return torch.utils.data.DataLoader(cut, batch_size=None)
 
 
 def _clock() -> Any:

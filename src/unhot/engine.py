@@ -22,7 +22,7 @@ SETTLE_CHUNK = 1 << 14
 SWEEP_EVERY = 16
 """Steps from one settling of some rows in turn to the next: a call for so few rows costs more than the rows do."""
 
-UNCHANGING = (int, float, str, bool, type(None))
+UNCHANGING = frozenset({int, float, str, bool, type(None)})
 """Types of hyperparameters that are the same in the next step if they compare equal; a callable is not, nor an array."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -241,3 +244,46 @@ def test_gradients_changed_in_place() -> None:
             change(parameters[0].grad)
     parameters[0].grad.zero_()
     assert not parameters[0].grad.any()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+def test_a_gradient_that_has_been_seen() -> None:
+    import torch
+
+    found = []
+    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+        keras.utils.set_random_seed(1)
+        model = model_on(kind(ROWS, DIM), module.SGD(1.0))
+        ids, wanted = data()
+        model.optimizer.build(model.trainable_variables)
+        table = model.trainable_weights[0].value
+        seen = []
+        for i in range(4):  # the second adds to the first, the third is then another tensor
+            loss = (model(ids + i) - torch.from_numpy(wanted)).pow(2).sum()
+            (alone,) = torch.autograd.grad(loss, table, retain_graph=True)
+            loss.backward(create_graph=i == 2)
+            seen += [alone.to_dense(), table.grad.to_dense().clone()]
+            copies = copy.deepcopy(table), pickle.loads(pickle.dumps(table))
+            assert [copied.grad for copied in copies] == [None, None]
+            if i == 2:
+                table.grad = None
+                assert table.grad is None
+        table.grad = 2.0 * table.grad
+        found.append([*seen, table.grad.clone()])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+def test_a_gradient_is_let_go_of() -> None:
+    import torch
+
+    model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.SGD(1.0))
+    model.optimizer.build(model.trainable_variables)
+    (model(data()[0])).sum().backward()
+    table = model.trainable_weights[0].value
+    held = [weakref.ref(table.grad), weakref.ref(table.grad.held)]
+    assert isinstance(held[1](), torch.Tensor)
+    assert table.grad is held[0]()
+    model.zero_grad()
+    assert [reference() for reference in held] == [None, None]

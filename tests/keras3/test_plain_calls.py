@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import pytest
 from keras import ops
+from keras.src.backend.common.remat import get_current_remat_mode
 from keras.src.backend.common.variables import AutocastScope
 
 import unhot.keras
@@ -96,11 +97,30 @@ def hooked(layer: Any) -> Observed:
     return [*seen, (once_more == numbers(called(layer))).all()]
 
 
+def rematerialized(layer: Any) -> Observed:
+    """A layer as one that was made in a RematScope; what Keras then calls runs once more in the backward pass."""
+    with keras.RematScope("full"):
+        layer._remat_mode = get_current_remat_mode()
+    before, found = layer.rematerialized_call, []
+    layer.rematerialized_call = lambda *given: found.append(1) or before(*given)
+    return [*once(layer), *found]
+
+
+def replaced(layer: Any) -> Observed:
+    """A layer of which someone has replaced the method."""
+    before = layer.call
+    layer.call = lambda ids: before(ids) + 1.0
+    return once(layer)
+
+
+POLICIES = keras.dtype_policies.DTypePolicyMap("float32", {"words": keras.DTypePolicy("mixed_bfloat16")})
+
 OPTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Observed]]] = {
     "plain": ({}, once),
     "autocast": ({}, autocast),
     "no-autocast": ({"autocast": False}, autocast),
     "mixed": ({"dtype": "mixed_bfloat16"}, once),
+    "policies": ({"name": "words", "dtype": POLICIES}, once),
     "mask": ({}, masked),
     "mask_zero": ({"mask_zero": True}, once),
     "activity_regularizer": ({"activity_regularizer": "l1"}, once),
@@ -110,6 +130,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Observed]]] = {
     "nested-regularizer": ({"activity_regularizer": "l1"}, within_another),
     "mixed-lora": ({"lora_rank": 2, "dtype": "mixed_bfloat16"}, low_rank),
     "hooks": ({}, hooked),
+    "rematerialized": ({}, rematerialized),
+    "replaced": ({}, replaced),
 }
 
 
@@ -127,6 +149,16 @@ def test_as_keras(name: str, owned: bool) -> None:
         optimizer.build(ours.trainable_variables)
         assert optimizer._tables
     assert observe(ours) == observe(stock)
+
+
+@pytest.mark.parametrize("owned", [False, True], ids=["free", "owned"])
+def test_an_error_tells_the_arguments(owned: bool) -> None:
+    layer, optimizer = unhot.keras.Embedding(40, 3), unhot.keras.Adam()
+    layer(IDS)
+    if owned:
+        optimizer.build(layer.trainable_variables)
+    with pytest.raises(IndexError, match="Arguments received by Embedding"):
+        layer(ops.convert_to_tensor(IDS + 40))
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere every call goes by Keras")

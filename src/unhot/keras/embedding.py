@@ -139,17 +139,36 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         for variable in (self._embeddings, getattr(self, "lora_embeddings_a", None)):
             port.seen(variable)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras's, by which a call of torch's comes to `call`; straight to the rows where that only wraps it.
+
+        It does so to add the arguments to what an error says.
+        """
+        called: Any = self.call
+        if len(args) == 1 and not kwargs and not self._remat_mode and getattr(called, "__func__", None) is Embedding.call:
+            try:
+                found = self._owned_rows(*args)
+            except Exception:  # which the same once more then raises with that
+                found = None
+            if found is not None:
+                return found
+        return super().forward(*args, **kwargs)
+
     def call(self, inputs: Any, weights: Any = None) -> Any:
         """The vectors of the ids; see the class."""
-        found = None
-        if weights is None and port.ready(inputs) and self._gives_rows():
-            found = port.lookup(self._embeddings, inputs)
+        found = self._owned_rows(inputs) if weights is None else None
         return self._vectors(self._rows, inputs, weights) if found is None else found
+
+    def _owned_rows(self, ids: Any) -> Any:
+        """What the layer gives where that is rows of an owned table as they are; None otherwise."""
+        return port.lookup(self._embeddings, ids) if port.ready(ids) and self._gives_rows() else None
 
     def _gives_rows(self) -> bool:
         """Whether the vector of an id is a row of the table as it is, and another id an error."""
         added = self.bias is not None or self.activation is not None or self.combiner is not None or self.lora_enabled
-        return not added and self.out_of_range == "raise" and self.compute_dtype == self.variable_dtype
+        policy = self.dtype_policy
+        cast = type(policy) is not keras.DTypePolicy or policy.compute_dtype != policy.variable_dtype  # or is quantized
+        return not (added or cast) and self.out_of_range == "raise"
 
     def _int8_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
         return self._vectors(super()._int8_call, inputs, weights)

@@ -185,7 +185,7 @@ class RowSparse:
     @property
     def _clips(self) -> bool:
         this: Any = self
-        return any(clip is not None for clip in (this.clipnorm, this.global_clipnorm, this.clipvalue))
+        return not (this.clipnorm is None and this.global_clipnorm is None and this.clipvalue is None)
 
     def _no_dense_step(self) -> None:
         """What Keras's step would have changed beside variables and slots."""

@@ -17,14 +17,24 @@ DIVISIONS = (torch.divide, torch.div, torch.true_divide, Tensor.__truediv__)
 class KerasParameter(TableParameter):
     """A table parameter whose row-sparse gradient is seen as a `RowSparse`."""
 
+    shown: RowSparse | None = None
+    """The gradient as it was last seen, for all who ask whether there is one."""
+
+    passing = TableParameter.passing | {"shown"}
+
     @property
     def grad(self) -> Tensor | None:
         with DisableTorchFunctionSubclass():  # which `__torch_function__` would do too, later
             gradient = super().grad
-        return gradient if gradient is None or not gradient.is_sparse else RowSparse(gradient)
+        if gradient is None or not gradient.is_sparse:
+            return gradient
+        if self.shown is None or self.shown.held is not gradient:
+            self.shown = RowSparse(gradient)
+        return self.shown
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        self.shown = None  # or it would hold the memory
         base: Any = TableParameter
         with DisableTorchFunctionSubclass():
             base.grad.__set__(self, value.held if isinstance(value, RowSparse) else value)

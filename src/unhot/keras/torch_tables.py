@@ -70,10 +70,11 @@ def obstacle(variable: Any) -> str | None:
 
 def lookup(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
-    if not is_table(variable) or get_device() == "meta":
+    weight = getattr(variable, "_value", None)
+    if type(weight) is not KerasParameter or get_device() == "meta":
         return None
     with DisableTorchFunctionSubclass():
-        training = owner_of(variable._value, None)
+        training = owner_of(weight, None)
         return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
 
@@ -226,7 +227,7 @@ class Training(RowTraining):
         """Get ready for a step; what can go wrong goes wrong here."""
         with DisableTorchFunctionSubclass():
             given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
-            comparable = all(type(value) in UNCHANGING for value in given.values())
+            comparable = UNCHANGING.issuperset(map(type, given.values()))
             unchanged = comparable and given == self._given
             if not unchanged:
                 self._given = {}  # which no refused ones equal

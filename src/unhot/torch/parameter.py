@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -56,6 +56,9 @@ class TableParameter(nn.Parameter):
     announced = False
     """Whether the layer has said that the gradient is row-sparse."""
 
+    passing: ClassVar[frozenset[str]] = frozenset({"training", "announced", "_is_param"})
+    """Attributes that no copy takes along."""
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -85,7 +88,7 @@ class TableParameter(nn.Parameter):
         return f"Parameter containing:\n{shown!r}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        own = {name: value for name, value in self.__dict__.items() if name not in ("training", "announced", "_is_param")}
+        own = {name: value for name, value in self.__dict__.items() if name not in self.passing}
         return rebuilt, (self.detach(), self.requires_grad, own)
 
 
