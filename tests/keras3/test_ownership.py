@@ -21,6 +21,7 @@ ROWS, DIM, IDS = 20_000, 2, 6
 
 FIT: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
 
+torch_only = pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
 jax_only = pytest.mark.skipif(BACKEND != "jax", reason="elsewhere gradients are not traced apart")
 
 
@@ -217,7 +218,7 @@ def test_gradients_from_another_compiled_function(name: str) -> None:
     assert np.isnan(jax.jit(loss)(trained))
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+@torch_only
 def test_gradients_changed_in_place() -> None:
     import torch
 
@@ -246,7 +247,7 @@ def test_gradients_changed_in_place() -> None:
     assert not parameters[0].grad.any()
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+@torch_only
 def test_a_gradient_that_has_been_seen() -> None:
     import torch
 
@@ -274,7 +275,7 @@ def test_a_gradient_that_has_been_seen() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="gradients are parameters' attributes only there")
+@torch_only
 def test_a_gradient_is_let_go_of() -> None:
     import torch
 
@@ -287,3 +288,35 @@ def test_a_gradient_is_let_go_of() -> None:
     assert table.grad is held[0]()
     model.zero_grad()
     assert [reference() for reference in held] == [None, None]
+
+
+def scaled(optimizer: Any, tables: Any) -> None:
+    optimizer.loss_scale_factor = 8.0
+
+
+def constrained(optimizer: Any, tables: Any) -> None:
+    tables[0].embeddings.constraint = keras.constraints.NonNeg()
+
+
+def clipped(optimizer: Any, tables: Any) -> None:
+    optimizer.global_clipnorm = 0.05
+
+
+@pytest.mark.parametrize("change", [None, scaled, clipped, pytest.param(constrained, marks=torch_only)])
+def test_a_model_of_tables_alone(change: Callable[[Any, Any], None] | None) -> None:
+    """On PyTorch its steps pass over what Keras's optimizers do around a step."""
+    found = []
+    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+        keras.utils.set_random_seed(1)
+        ids, tables = keras.Input((IDS,), dtype="int32"), (kind(ROWS, DIM), kind(ROWS, DIM))
+        vectors = [keras.layers.GlobalAveragePooling1D()(table(ids)) for table in tables]
+        model = keras.Model(ids, keras.layers.Dot(axes=1)(vectors))
+        model.compile(module.Adam(0.01), "mse")
+        model.fit(*data(), **FIT)
+        if change:
+            change(model.optimizer, tables)
+            model.compile(model.optimizer, "mse")
+        model.fit(*data(), **FIT)
+        found.append([*model.get_weights(), int(keras.ops.convert_to_numpy(model.optimizer.iterations))])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)

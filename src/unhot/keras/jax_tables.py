@@ -32,6 +32,9 @@ DTYPES = ("float32", "float64")
 FEWEST_ROWS = 1 << 14
 """Tables of fewer rows are left to Keras: its dense step of so few takes less time, and is what ours is to equal."""
 
+EAGER = False
+"""Steps are traced, once: what Python does around them takes no time."""
+
 # ---------------------------------------------------------------- tables and lookups
 
 

@@ -120,7 +120,11 @@ class RowSparse:
             with keras.name_scope(this.name, caller=self):
                 self.build(variables)
         grads, variables = port.by_rows(self, list(grads), list(variables))
-        super().apply(grads, variables)  # type: ignore[misc]
+        if port.EAGER and grads and this.loss_scale_factor is None and all(map(_only_stepped, grads, variables)):
+            self._backend_apply_gradients(grads, variables)
+            this._iterations.assign_add(1)
+        else:
+            super().apply(grads, variables)  # type: ignore[misc]
 
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """As Keras's.
@@ -149,16 +153,19 @@ class RowSparse:
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         this: Any = self
-        tables = [self.table(variable) for variable in trainable_variables]
         rows, others = [], []
-        for gradient, variable, table in zip(grads, trainable_variables, tables, strict=True):
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
             if isinstance(gradient, RowGradient):
+                table = self.table(variable)
                 rows.append((table.summed(gradient) if self._clips else gradient, variable, table))
             else:
                 others.append((gradient, variable))
-        stepped = {id(table) for _, _, table in rows}
-        whole = [table for table in self._tables.values() if table.current and id(table) not in stepped]
+        stepped = {table for _, _, table in rows}
+        whole = [table for table in self._tables.values() if table not in stepped and table.current]
         rate = this._get_current_learning_rate()
+        if rows and not whole:
+            self._apply_rows(rows, others, rate)
+            return
         with ExitStack() as stack:
             for table in whole:
                 stack.enter_context(table.whole_step(self, rate))
@@ -235,3 +242,8 @@ class RowSparse:
         write(state)
         for table in tables:
             table.restart(self)
+
+
+def _only_stepped(gradient: Any, variable: Any) -> bool:
+    """Whether the step is all that `BaseOptimizer.apply` does with this variable: a known one, that has its gradient."""
+    return isinstance(gradient, RowGradient) and variable.constraint is None

@@ -26,6 +26,9 @@ from unhot.torch.training import RowTraining
 FEWEST_ROWS = 0
 """Tables of fewer rows are trained as a whole: on this backend, none."""
 
+EAGER = True
+"""Steps are made call by call, and what Python does around them takes its time in each."""
+
 # ---------------------------------------------------------------- tables and lookups
 
 
