@@ -32,6 +32,9 @@ class Dense(keras.layers.Embedding):
         return ops.take(self.embeddings * 1.0, ids, axis=0)
 
 
+STOCK_AND_OURS = ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras))
+
+
 def data() -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     return rng.integers(0, 50, (32, IDS)).astype("int32"), rng.normal(size=(32, 1)).astype("float32")
@@ -48,7 +51,7 @@ def model_on(table: Any, optimizer: Any) -> Any:
 def test_optimizers_that_take_turns() -> None:
     """The first one trains the table whole then, which on JAX the carriers of the second one do not allow."""
     found = []
-    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+    for kind, module in STOCK_AND_OURS:
         keras.utils.set_random_seed(1)
         table = kind(ROWS, DIM)
         first, second = (model_on(table, module.Adam(0.01)) for _ in range(2))
@@ -223,7 +226,7 @@ def test_gradients_changed_in_place() -> None:
     import torch
 
     found = []
-    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+    for kind, module in STOCK_AND_OURS:
         keras.utils.set_random_seed(1)
         model = model_on(kind(ROWS, DIM), module.SGD(1.0))
         ids, wanted = data()
@@ -252,7 +255,7 @@ def test_a_gradient_that_has_been_seen() -> None:
     import torch
 
     found = []
-    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+    for kind, module in STOCK_AND_OURS:
         keras.utils.set_random_seed(1)
         model = model_on(kind(ROWS, DIM), module.SGD(1.0))
         ids, wanted = data()
@@ -306,7 +309,7 @@ def clipped(optimizer: Any, tables: Any) -> None:
 def test_a_model_of_tables_alone(change: Callable[[Any, Any], None] | None) -> None:
     """On PyTorch its steps pass over what Keras's optimizers do around a step."""
     found = []
-    for kind, module in ((Dense, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+    for kind, module in STOCK_AND_OURS:
         keras.utils.set_random_seed(1)
         ids, tables = keras.Input((IDS,), dtype="int32"), (kind(ROWS, DIM), kind(ROWS, DIM))
         vectors = [keras.layers.GlobalAveragePooling1D()(table(ids)) for table in tables]

@@ -140,15 +140,15 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             port.seen(variable)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's, by which a call of torch's comes to `call`; straight to the rows where that only wraps it.
+        """As Keras's, by which torch's `Module.__call__` comes to `call`; straight to an owned table's rows where it can.
 
-        It does so to add the arguments to what an error says.
+        Keras wraps `call` to add its arguments to the message of an error.
         """
         called: Any = self.call
         if len(args) == 1 and not kwargs and not self._remat_mode and getattr(called, "__func__", None) is Embedding.call:
             try:
                 found = self._owned_rows(*args)
-            except Exception:  # which the same once more then raises with that
+            except Exception:  # Keras's way, below, meets it again and adds the arguments
                 found = None
             if found is not None:
                 return found

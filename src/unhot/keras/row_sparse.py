@@ -163,9 +163,6 @@ class RowSparse:
         stepped = {table for _, _, table in rows}
         whole = [table for table in self._tables.values() if table not in stepped and table.current]
         rate = this._get_current_learning_rate()
-        if rows and not whole:
-            self._apply_rows(rows, others, rate)
-            return
         with ExitStack() as stack:
             for table in whole:
                 stack.enter_context(table.whole_step(self, rate))

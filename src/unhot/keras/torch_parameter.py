@@ -20,7 +20,7 @@ class KerasParameter(TableParameter):
     shown: RowSparse | None = None
     """The gradient as it was last seen, for all who ask whether there is one."""
 
-    passing = TableParameter.passing | {"shown"}
+    uncopied = TableParameter.uncopied | {"shown"}
 
     @property
     def grad(self) -> Tensor | None:

@@ -56,7 +56,7 @@ class TableParameter(nn.Parameter):
     announced = False
     """Whether the layer has said that the gradient is row-sparse."""
 
-    passing: ClassVar[frozenset[str]] = frozenset({"training", "announced", "_is_param"})
+    uncopied: ClassVar[frozenset[str]] = frozenset({"training", "announced", "_is_param"})
     """Attributes that no copy takes along."""
 
     @classmethod
@@ -88,7 +88,7 @@ class TableParameter(nn.Parameter):
         return f"Parameter containing:\n{shown!r}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        own = {name: value for name, value in self.__dict__.items() if name not in self.passing}
+        own = {name: value for name, value in self.__dict__.items() if name not in self.uncopied}
         return rebuilt, (self.detach(), self.requires_grad, own)
 
 
