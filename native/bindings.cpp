@@ -36,8 +36,8 @@ bool supported(Isa isa) {
 #if defined(__x86_64__)
     if (isa == Isa::avx2) return __builtin_cpu_supports("avx2");
     if (isa == Isa::avx512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw");
 #endif
     return isa == Isa::portable;
 }
@@ -46,9 +46,7 @@ Isa best() { return supported(Isa::avx512) ? Isa::avx512 : supported(Isa::avx2) 
 
 Isa chosen = best();
 
-const char* name_of(Isa isa) {
-    return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable";
-}
+const char* name_of(Isa isa) { return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "portable"; }
 
 void use(const std::string& name) {
     for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
@@ -73,8 +71,7 @@ void check(bool good, const char* message) {
     if (!good) throw std::invalid_argument(message);
 }
 
-int64_t py_group(
-    In<int64_t, 1> ids, nb::object last, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
+int64_t py_group(In<int64_t, 1> ids, nb::object last, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
     const auto count = ids.shape(0);
     check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && count < (1u << 30),
           "group: rows and order must hold one number for each id, starts one more; at most 2**30 ids");
@@ -92,8 +89,7 @@ bool py_same(In<int64_t, 1> ids, In<int64_t, 1> others) {
     return ids.shape(0) == others.shape(0) && std::equal(ids.data(), ids.data() + ids.shape(0), others.data());
 }
 
-int64_t py_last_steps(
-    In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> which) {
+int64_t py_last_steps(In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> which) {
     const auto count = rows.shape(0);
     check(steps.shape(0) >= count && which.shape(0) >= count && count < (1u << 30),
           "last_steps: steps and which must hold one number for each row; at most 2**30 rows");
@@ -106,29 +102,30 @@ void py_matrix_extend(Out<double, 2> entries, In<double, 1> matrix, double avera
     matrix_extend(entries.data(), static_cast<int64_t>(entries.shape(0)), matrix.data(), average);
 }
 
-void py_measure_extend(
-    Out<double, 2> scale, Out<double, 2> suffix, Out<double, 3> polynomial, Out<int64_t, 1> used, int64_t start, int64_t step,
-    int64_t window, int64_t oldest, int64_t open, In<double, 1> powers, In<int64_t, 1> panel_of, double height,
-    In<double, 2> to_powers, std::array<double, 3> factors, double rate, const std::vector<double>& centres) {
+void py_measure_extend(Out<double, 2> scale, Out<double, 2> suffix, Out<double, 3> polynomial, Out<int64_t, 1> used,
+                       int64_t start, int64_t step, int64_t window, int64_t oldest, int64_t open, In<double, 1> powers,
+                       In<int64_t, 1> panel_of, double height, In<double, 2> to_powers, std::array<double, 3> factors,
+                       double rate, const std::vector<double>& centres) {
     const auto ring = static_cast<int64_t>(scale.shape(0));
     const auto block = suffix.shape(0) ? ring / static_cast<int64_t>(suffix.shape(0)) : 1;
     const auto terms = static_cast<int64_t>(to_powers.shape(0));
     check(scale.shape(1) == 3 && polynomial.shape(0) == scale.shape(0) && used.shape(0) == scale.shape(0) &&
               suffix.shape(1) == 3 && static_cast<int64_t>(suffix.shape(0)) * block == ring &&
-              centres.size() == polynomial.shape(1) && oldest >= 0 && open - oldest <= ring / block && to_powers.shape(1) == to_powers.shape(0) && terms >= 1 && terms <= 32 &&
+              centres.size() == polynomial.shape(1) && oldest >= 0 && open - oldest <= ring / block &&
+              to_powers.shape(1) == to_powers.shape(0) && terms >= 1 && terms <= 32 &&
               terms < static_cast<int64_t>(polynomial.shape(2)) && window < static_cast<int64_t>(powers.shape(0)) &&
               powers.shape(0) == panel_of.shape(0) && step - start <= ring,
           "measure_extend: the history's arrays do not fit together");
-    const MeasureStep s{start, step, window, oldest, open, powers.data(), panel_of.data(), height, to_powers.data(), terms,
-                        factors.data(), rate, centres.data()};
+    const MeasureStep s{start,           step,   window,           oldest, open,           powers.data(),
+                        panel_of.data(), height, to_powers.data(), terms,  factors.data(), rate,
+                        centres.data()};
     nb::gil_scoped_release release;
     measure_extend(Ring{ring - 1, block}, scale.data(), suffix.data(), polynomial.data(), used.data(),
                    static_cast<int64_t>(polynomial.shape(1)), static_cast<int64_t>(polynomial.shape(2)), s);
 }
 
 template <typename T>
-void py_matrix_coefficients(
-    int64_t block, In<double, 2> entry, In<double, 2> suffix, In<int64_t, 1> steps, Out<T, 2> out) {
+void py_matrix_coefficients(int64_t block, In<double, 2> entry, In<double, 2> suffix, In<int64_t, 1> steps, Out<T, 2> out) {
     check(entry.shape(1) == 5 && suffix.shape(1) == 5 && out.shape(0) == steps.shape(0) && out.shape(1) == 8,
           "matrix_coefficients: entries of 5, out of 8 numbers");
     const Ring ring{static_cast<int64_t>(entry.shape(0)) - 1, block};
@@ -137,26 +134,29 @@ void py_matrix_coefficients(
 }
 
 template <typename T>
-void py_measure_coefficients(
-    int64_t block, In<double, 2> scale, In<double, 2> suffix, In<double, 3> polynomial, In<int64_t, 1> used,
-    In<int64_t, 1> steps, Out<T, 2> out) {
+void py_measure_coefficients(int64_t block, In<double, 2> scale, In<double, 2> suffix, In<double, 3> polynomial,
+                             In<int64_t, 1> used, In<int64_t, 1> steps, Out<T, 2> out) {
     check(scale.shape(1) == 3 && suffix.shape(1) == 3 && used.shape(0) == scale.shape(0) &&
               polynomial.shape(0) == scale.shape(0) && out.shape(0) == steps.shape(0) &&
               out.shape(1) == 7 + polynomial.shape(1) * polynomial.shape(2),
           "measure_coefficients: the history's arrays do not fit together, or out does not fit them");
     const Ring ring{static_cast<int64_t>(scale.shape(0)) - 1, block};
     nb::gil_scoped_release release;
-    measure_coefficients(
-        ring, scale.data(), suffix.data(), polynomial.data(), used.data(), static_cast<int64_t>(polynomial.shape(1)),
-        static_cast<int64_t>(polynomial.shape(2)), steps.data(), static_cast<int64_t>(steps.shape(0)), out.data());
+    measure_coefficients(ring, scale.data(), suffix.data(), polynomial.data(), used.data(),
+                         static_cast<int64_t>(polynomial.shape(1)), static_cast<int64_t>(polynomial.shape(2)), steps.data(),
+                         static_cast<int64_t>(steps.shape(0)), out.data());
 }
 
 template <typename T>
 void py_gather(In<T, 2> weights, In<int64_t, 1> ids, Out<T, 2> out) {
     check(out.shape(0) == ids.shape(0) && out.shape(1) == weights.shape(1), "gather: out must be (ids, dim)");
     const auto bytes = static_cast<int64_t>(out.size() * sizeof(T));
-    const Gather<T> job{weights.data(), static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1)),
-                        ids.data(), out.data(), bytes >= kStreamingBytes};
+    const Gather<T> job{weights.data(),
+                        static_cast<int64_t>(weights.shape(0)),
+                        static_cast<int64_t>(weights.shape(1)),
+                        ids.data(),
+                        out.data(),
+                        bytes >= kStreamingBytes};
     nb::gil_scoped_release release;
     const auto gather = functions<T>().gather;
     parallel(static_cast<int64_t>(ids.shape(0)), 2 * bytes, [&](int64_t b, int64_t e) { gather(job, b, e); });
@@ -217,13 +217,14 @@ struct Table {
         }
     }
 
-    int64_t bytes(size_t rows) const { return static_cast<int64_t>(rows) * job.dim * job.arrays * 2 * static_cast<int64_t>(sizeof(T)); }
+    int64_t bytes(size_t rows) const {
+        return static_cast<int64_t>(rows) * job.dim * job.arrays * 2 * static_cast<int64_t>(sizeof(T));
+    }
 };
 
 template <typename T>
-void py_gather_settled(
-    nb::tuple rule, Out<T, 2> weights, nb::list slots, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts, nb::object which,
-    nb::object coefficients, Out<T, 2> out) {
+void py_gather_settled(nb::tuple rule, Out<T, 2> weights, nb::list slots, In<int64_t, 1> rows, In<int64_t, 1> order,
+                       In<int64_t, 1> starts, nb::object which, nb::object coefficients, Out<T, 2> out) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
     check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == out.shape(0), "gather_settled: the plan does not fit out");
@@ -237,9 +238,8 @@ void py_gather_settled(
 }
 
 template <typename T>
-void py_settle(
-    nb::tuple rule, Out<T, 2> weights, nb::list slots, Out<uint32_t, 1> last, In<int64_t, 1> rows, nb::object which, nb::object coefficients,
-    uint32_t now) {
+void py_settle(nb::tuple rule, Out<T, 2> weights, nb::list slots, Out<uint32_t, 1> last, In<int64_t, 1> rows, nb::object which,
+               nb::object coefficients, uint32_t now) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
     table.job.last = last.data();
@@ -251,12 +251,13 @@ void py_settle(
 }
 
 template <typename T>
-void py_step(
-    nb::tuple rule, Out<T, 2> weights, nb::list slots, nb::object last, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
-    nb::object which, nb::object coefficients, uint32_t now, In<T, 1> scalars, In<T, 2> gradients) {
+void py_step(nb::tuple rule, Out<T, 2> weights, nb::list slots, nb::object last, In<int64_t, 1> rows, In<int64_t, 1> order,
+             In<int64_t, 1> starts, nb::object which, nb::object coefficients, uint32_t now, In<T, 1> scalars,
+             In<T, 2> gradients) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
-    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0), "step: the plan does not fit gradients");
+    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0),
+          "step: the plan does not fit gradients");
     table.job.order = order.data();
     table.job.starts = starts.data();
     table.job.scalars = scalars.data();
@@ -276,14 +277,10 @@ void define(nb::module_& module) {
     module.def("matrix_coefficients", &py_matrix_coefficients<T>, nb::arg(), same, same, same, same);
     module.def("measure_coefficients", &py_measure_coefficients<T>, nb::arg(), same, same, same, same, same, same);
     module.def("gather", &py_gather<T>, same, same, same);
-    module.def("pool", &py_pool<T>, same, same, same, none, nb::arg(),
-               same);
-    module.def("gather_settled", &py_gather_settled<T>, nb::arg(), same, nb::arg(), same, same,
-               same, none, none, same);
-    module.def("settle", &py_settle<T>, nb::arg(), same, nb::arg(), same,
-               same, none, none, nb::arg());
-    module.def("step", &py_step<T>, nb::arg(), same, nb::arg(), none, same, same,
-               same, none, none, nb::arg(), same, same);
+    module.def("pool", &py_pool<T>, same, same, same, none, nb::arg(), same);
+    module.def("gather_settled", &py_gather_settled<T>, nb::arg(), same, nb::arg(), same, same, same, none, none, same);
+    module.def("settle", &py_settle<T>, nb::arg(), same, nb::arg(), same, same, none, none, nb::arg());
+    module.def("step", &py_step<T>, nb::arg(), same, nb::arg(), none, same, same, same, none, none, nb::arg(), same, same);
 }
 
 }  // namespace
@@ -298,8 +295,8 @@ NB_MODULE(_native, module) {
     module.def("same", &py_same, same, same);
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());
-    module.def("measure_extend", &py_measure_extend, same, same, same, same, nb::arg(), nb::arg(), nb::arg(),
-               nb::arg(), nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
+    module.def("measure_extend", &py_measure_extend, same, same, same, same, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+               nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
     define<float>(module);
     define<double>(module);
     module.def("isa", [] { return std::string(name_of(chosen)); });

@@ -35,8 +35,8 @@ namespace {
 // The loop over the entries.  TERMS is their number where it is known to the compiler, which then unrolls what is done for
 // each, or 0.
 template <int TERMS>
-void extend_entries(
-    const Ring& ring, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width, const MeasureStep& s) {
+void extend_entries(const Ring& ring, double* scale, double* polynomial, int64_t* used, int64_t panels, int64_t width,
+                    const MeasureStep& s) {
     const int64_t terms = TERMS ? TERMS : s.terms, oldest = s.step - s.window;
     const double decay = s.factors[0];
     for (int64_t t = s.start; t < s.step; ++t) {
@@ -67,9 +67,8 @@ void extend_entries(
 
 }  // namespace
 
-void measure_extend(
-    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
-    const MeasureStep& s) {
+void measure_extend(const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels,
+                    int64_t width, const MeasureStep& s) {
     // The lengths of float32 with the usual betas.
     const auto extend = s.terms == 4 ? extend_entries<4> : s.terms == 5 ? extend_entries<5> : extend_entries<0>;
     extend(ring, scale, polynomial, used, panels, width, s);
@@ -94,8 +93,8 @@ void measure_extend(
 }
 
 template <typename T>
-void matrix_coefficients(
-    const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count, T* out) {
+void matrix_coefficients(const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count,
+                         T* out) {
     for (int64_t k = 0; k < count; ++k, out += 8) {
         if (k + kAhead < count) __builtin_prefetch(entry + 5 * (steps[k + kAhead] & ring.mask));
         const int64_t position = steps[k] & ring.mask;
@@ -110,9 +109,8 @@ void matrix_coefficients(
 }
 
 template <typename T>
-void measure_coefficients(
-    const Ring& ring, const double* scale, const double* suffix, const double* polynomial, const int64_t* used,
-    int64_t panels, int64_t width, const int64_t* steps, int64_t count, T* out) {
+void measure_coefficients(const Ring& ring, const double* scale, const double* suffix, const double* polynomial,
+                          const int64_t* used, int64_t panels, int64_t width, const int64_t* steps, int64_t count, T* out) {
     for (int64_t k = 0; k < count; ++k) {
         if (k + kAhead < count) {
             const int64_t ahead = steps[k + kAhead] & ring.mask;
@@ -138,11 +136,10 @@ void measure_coefficients(
     }
 }
 
-#define UNHOT_INSTANTIATE(T)                                                                                      \
-    template void matrix_coefficients<T>(const Ring&, const double*, const double*, const int64_t*, int64_t, T*); \
-    template void measure_coefficients<T>(                                                                        \
-        const Ring&, const double*, const double*, const double*, const int64_t*, int64_t, int64_t, const int64_t*, \
-        int64_t, T*);
+#define UNHOT_INSTANTIATE(T)                                                                                                 \
+    template void matrix_coefficients<T>(const Ring&, const double*, const double*, const int64_t*, int64_t, T*);            \
+    template void measure_coefficients<T>(const Ring&, const double*, const double*, const double*, const int64_t*, int64_t, \
+                                          int64_t, const int64_t*, int64_t, T*);
 UNHOT_INSTANTIATE(float)
 UNHOT_INSTANTIATE(double)
 #undef UNHOT_INSTANTIATE

@@ -29,20 +29,18 @@ struct MeasureStep {
 };
 
 // scale (ring, 3), suffix (blocks, 3), polynomial (ring, panels, width) and used (ring) as in MeasureHistory.
-void measure_extend(
-    const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels, int64_t width,
-    const MeasureStep& s);
+void measure_extend(const Ring& ring, double* scale, double* suffix, double* polynomial, int64_t* used, int64_t panels,
+                    int64_t width, const MeasureStep& s);
 
 // entry (ring, 5) and suffix (blocks, 5) as in MatrixHistory; out (count, 8).
 template <typename T>
-void matrix_coefficients(
-    const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count, T* out);
+void matrix_coefficients(const Ring& ring, const double* entry, const double* suffix, const int64_t* steps, int64_t count,
+                         T* out);
 
 // scale (ring, 3), suffix (blocks, 3), polynomial (ring, panels, width) and used (ring) as in MeasureHistory;
 // out (count, 7 + panels width).
 template <typename T>
-void measure_coefficients(
-    const Ring& ring, const double* scale, const double* suffix, const double* polynomial, const int64_t* used,
-    int64_t panels, int64_t width, const int64_t* steps, int64_t count, T* out);
+void measure_coefficients(const Ring& ring, const double* scale, const double* suffix, const double* polynomial,
+                          const int64_t* used, int64_t panels, int64_t width, const int64_t* steps, int64_t count, T* out);
 
 }  // namespace unhot

@@ -27,8 +27,12 @@ struct Crossing {
     template <typename F>
     static inline void with_settle(const Rule& rule, const double* c, F f) {
         const auto narrow = [](double number) { return static_cast<T>(number); };
-        f(Settle{&rule, {narrow(c[0]), narrow(c[1])}, {narrow(c[2]), narrow(c[3])}, narrow(c[4]),
-                 narrow(rule.parameters[0]), static_cast<int64_t>(c[5])});
+        f(Settle{&rule,
+                 {narrow(c[0]), narrow(c[1])},
+                 {narrow(c[2]), narrow(c[3])},
+                 narrow(c[4]),
+                 narrow(rule.parameters[0]),
+                 static_cast<int64_t>(c[5])});
     }
 
     // head[J]/u + tail[J]/epsilon in double, where c_s u falls below epsilon after J steps.
@@ -50,8 +54,7 @@ struct Crossing {
         SlotPair<T> m_pair, u_pair;
         T m_g, alpha, epsilon;
 
-        Update(const Rule&, const T* s)
-            : m_pair{s[0], s[1]}, u_pair{s[3], s[4]}, m_g(s[2]), alpha(s[5]), epsilon(s[6]) {}
+        Update(const Rule&, const T* s) : m_pair{s[0], s[1]}, u_pair{s[3], s[4]}, m_g(s[2]), alpha(s[5]), epsilon(s[6]) {}
 
         inline void operator()(T* x, T g) const {
             x[1] = m_pair(x[1], g * m_g);

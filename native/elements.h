@@ -106,8 +106,8 @@ inline void update_in_place(typename Family::Update update, T* const* state, con
 
 // Both in one pass: the settled elements never leave the registers.
 template <typename Family, typename Settle, typename T>
-inline void settle_and_update(
-    Settle settle, typename Family::Update update, T* const* state, const T* __restrict g, int64_t dim) {
+inline void settle_and_update(Settle settle, typename Family::Update update, T* const* state, const T* __restrict g,
+                              int64_t dim) {
     if constexpr (Settle::kByRow) {
         settle.row(state, state[0], dim, true);
         update_in_place<Family>(update, state, g, dim);

@@ -26,8 +26,8 @@ struct Job {
     int64_t dim;
 
     const int64_t* rows;
-    const int32_t* which;     // the line of coefficients of each row, -1 if nothing is deferred; null if for all rows
-    const void* coefficients; // (lines, width) of T; of double for the crossing family
+    const int32_t* which;      // the line of coefficients of each row, -1 if nothing is deferred; null if for all rows
+    const void* coefficients;  // (lines, width) of T; of double for the crossing family
     int64_t width;
 
     const int64_t* order;   // positions of each row's ids, grouped by row
@@ -71,12 +71,12 @@ struct Functions {
 };
 
 // The functions compiled for each instruction set (rows.cpp, once for each).
-#define UNHOT_DECLARE(isa)                          \
-    namespace isa {                                 \
-    template <typename T>                           \
-    Functions<T> functions();                       \
-    extern template Functions<float> functions();   \
-    extern template Functions<double> functions();  \
+#define UNHOT_DECLARE(isa)                         \
+    namespace isa {                                \
+    template <typename T>                          \
+    Functions<T> functions();                      \
+    extern template Functions<float> functions();  \
+    extern template Functions<double> functions(); \
     }
 UNHOT_DECLARE(portable)
 #if defined(__x86_64__)

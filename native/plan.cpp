@@ -65,8 +65,7 @@ int64_t outside(const int64_t* ids, int64_t count, int64_t rows) {
     return -1;
 }
 
-int64_t group(
-    const int64_t* ids, int64_t count, const uint32_t* last, int64_t* rows, int64_t* order, int64_t* starts) {
+int64_t group(const int64_t* ids, int64_t count, const uint32_t* last, int64_t* rows, int64_t* order, int64_t* starts) {
     static thread_local std::vector<int32_t> buffer;
     if (buffer.size() < static_cast<size_t>(2 * count)) buffer.resize(static_cast<size_t>(2 * count));
     int32_t* place = buffer.data();  // of each id's row among `rows`
@@ -88,8 +87,7 @@ int64_t group(
     return found;
 }
 
-int64_t last_steps(
-    const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which) {
+int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which) {
     Places table(count);
     int32_t found = 0;
     for (int64_t k = 0; k < count; ++k) {

@@ -105,9 +105,8 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
             row_state(job, job.rows[k], state);
             T* first = job.out + job.order[job.starts[k]] * job.dim;
             if (job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settle) {
-                    settle_into<Family>(settle, state, first, job.dim);
-                });
+                Family::with_settle(job.rule, line<Family>(job, k),
+                                    [&](const auto& settle) { settle_into<Family>(settle, state, first, job.dim); });
             else
                 std::memcpy(first, state[0], bytes);
             for (int64_t i = job.starts[k] + 1; i < job.starts[k + 1]; ++i)
@@ -123,9 +122,8 @@ void settle(const Job<T>& job, int64_t begin, int64_t end) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             if (job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settler) {
-                    settle_in_place<Family>(settler, state, job.dim);
-                });
+                Family::with_settle(job.rule, line<Family>(job, k),
+                                    [&](const auto& settler) { settle_in_place<Family>(settler, state, job.dim); });
             job.last[job.rows[k]] = job.now;
         });
     });
@@ -162,9 +160,8 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
             row_state(job, job.rows[k], state);
             const T* g = row_gradient(job, k, sums, roundeds);
             if (job.which && job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k), [&](const auto& settle) {
-                    settle_and_update<Family>(settle, update, state, g, job.dim);
-                });
+                Family::with_settle(job.rule, line<Family>(job, k),
+                                    [&](const auto& settle) { settle_and_update<Family>(settle, update, state, g, job.dim); });
             else
                 update_in_place<Family>(update, state, g, job.dim);
             if (job.last) job.last[job.rows[k]] = job.now;
@@ -176,15 +173,14 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
 #if defined(__SSE2__)
 inline void stream_row(char* to, const char* from, int64_t bytes) {
     const auto piece = [to, from](int64_t at) {
-        _mm_stream_si128(
-            reinterpret_cast<__m128i*>(to + at), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
     };
     int64_t at = 0;
 #if defined(__AVX__)
     if (reinterpret_cast<uintptr_t>(to) & 16) piece(at), at += 16;
     for (; at + 32 <= bytes; at += 32)
-        _mm256_stream_si256(
-            reinterpret_cast<__m256i*>(to + at), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at)));
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + at),
+                            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at)));
 #endif
     for (; at < bytes; at += 16) piece(at);
 }
