@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: demo test check test-numpy test-keras test-sanitize bench bench-full docs clean
+.PHONY: demo test check format test-numpy test-keras test-sanitize bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -26,7 +26,13 @@ check: $(VENV)/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
 	$(BIN)/python docs/make_api.py --check
+
+format: $(VENV)/tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i native/*.cpp native/*.h
 
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
