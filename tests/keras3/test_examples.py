@@ -1,5 +1,7 @@
-"""The examples run.  In float64 both ways give the same losses and metrics; in float32, rounding decides which way an element
-goes whose gradient is nearly 0, since Adam moves it by as much as any other.
+"""Whole models: the examples run.
+
+In float64 both ways of training give the same losses and metrics.  In float32, rounding decides which way an element goes whose
+gradient is nearly 0, since Adam moves it by as much as any other.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from keras import ops
 import unhot.keras
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+BOTH_WAYS = Path(__file__).parents[1] / "both_ways"
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 STEPS = 20
 ROUNDING = STEPS * 0.1 * 2.0**-24 / (1 - 0.999)
@@ -34,12 +37,13 @@ class Reference(keras.layers.Embedding):
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports an example, which it forgets afterwards."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    """Imports an example, or a model that is trained both ways, which it forgets afterwards."""
+    for folder in (EXAMPLES, BOTH_WAYS):
+        monkeypatch.syspath_prepend(str(folder))
     before = set(sys.modules)
     yield importlib.import_module
     for name in set(sys.modules) - before:
-        if (EXAMPLES / f"{name}.py").exists():
+        if any((folder / f"{name}.py").exists() for folder in (EXAMPLES, BOTH_WAYS)):
             del sys.modules[name]
 
 
@@ -80,6 +84,12 @@ def test_both_ways(name: str, options: dict[str, Any], example: Any, monkeypatch
     printed = capsys.readouterr().out
     assert "times faster" in printed
     assert "accuracy" in printed or "mean_absolute_error" in printed
+
+
+def test_csv_example(example: Any, capsys: Any) -> None:
+    error, guess = example("keras_csv").main()
+    assert error < 0.6 * guess
+    assert f"{error:.3f}" in capsys.readouterr().out
 
 
 def test_repeated_ids(example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the PyTorch examples share: one model trained with torch's layers and with unhot's, side by side."""
+"""What the PyTorch models share: one model trained with torch's layers and with unhot's, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Keras examples share: one model trained with Keras's layer and optimizer and with unhot's, side by side."""
+"""What the Keras models share: one model trained with Keras's layer and optimizer and with unhot's, side by side."""
 
 from __future__ import annotations
 

