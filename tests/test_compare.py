@@ -521,10 +521,10 @@ def test_command_arguments() -> None:
 
 
 def test_command_without_its_packages() -> None:
-    code = "import sys; sys.modules['typer'] = None; from unhot.cli import main; main()"
+    code = "import sys; sys.modules['typer'] = None; sys.argv = ['unhot', 'compare']; from unhot.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
     assert done.returncode == 1
-    assert 'needs typer, which is not installed: pip install "unhot[compare]"' in done.stderr
+    assert '`unhot compare` needs typer, which is not installed: pip install "unhot[compare]"' in done.stderr
 
 
 def test_command_runs_as_a_module_in_a_poor_terminal(tmp_path: Path) -> None:

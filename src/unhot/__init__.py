@@ -18,10 +18,18 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    # Importing unhot must not load what only the comparison needs.
-    if name == "compare":
-        from unhot.comparison import compare
+if not TYPE_CHECKING:  # or a checker would let any name pass
 
-        return compare
-    raise AttributeError(f"module 'unhot' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Importing unhot must not load what only the comparison needs.
+        if name == "compare":
+            from unhot.comparison import compare
+
+            return compare
+        raise AttributeError(f"module 'unhot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    front_ends = {"torch", "keras", "jax"}  # once they are imported
+    shown = (name for name in globals() if name in front_ends or name.startswith("__"))
+    return sorted({*__all__, *shown})

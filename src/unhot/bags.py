@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unhot.arraylike import IdsLike, RealsLike
 from unhot.ids import as_ids, as_plain, for_kernels, widened
 
 Array = npt.NDArray[Any]
 
 
 def as_bags(
-    ids: Array, offsets: npt.ArrayLike | None, weights: npt.ArrayLike | None, mode: str, dtype: np.dtype[Any]
+    ids: Array, offsets: IdsLike | None, weights: RealsLike | None, mode: str, dtype: np.dtype[Any]
 ) -> tuple[Array, Array | None]:
     """Where each bag starts among the flat ids, with their number at the end, and the flat weights."""
     if mode not in ("sum", "mean", "max"):

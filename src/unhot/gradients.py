@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from unhot.arraylike import IdsLike, RealsLike
 from unhot.ids import as_ids, as_plain, for_kernels, in_range
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 
-def with_gradients(table: Table, ids: npt.ArrayLike, grads: npt.ArrayLike) -> tuple[Array, Array]:
+def with_gradients(table: Table, ids: IdsLike, grads: RealsLike) -> tuple[Array, Array]:
     """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype."""
     array = as_ids(ids)
     gradients = as_plain(grads, "grads")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays, memory
+from unhot.arraylike import IdsLike, RealsLike
 from unhot.bags import as_bags, as_sparse
 from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
 from unhot.engine import Engine, recurrence
@@ -71,9 +72,7 @@ class Table:
         self._start(initial_weights(init, shape, kind, seed), optimizer, out_of_range)
 
     @classmethod
-    def from_array(
-        cls, array: npt.ArrayLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise"
-    ) -> Table:
+    def from_array(cls, array: RealsLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise") -> Table:
         """A table with a copy of `array` as its weights.
 
         Args:
@@ -138,7 +137,7 @@ class Table:
 
     # ------------------------------------------------------------------ lookups
 
-    def lookup(self, ids: npt.ArrayLike, out: Array | None = None) -> Array:
+    def lookup(self, ids: IdsLike, out: Array | None = None) -> Array:
         """The vectors of `ids`: shape ids.shape + (dim,), as dense training would hold them now.
 
         Args:
@@ -170,9 +169,9 @@ class Table:
 
     def bag(
         self,
-        ids: npt.ArrayLike,
-        offsets: npt.ArrayLike | None = None,
-        weights: npt.ArrayLike | None = None,
+        ids: IdsLike,
+        offsets: IdsLike | None = None,
+        weights: RealsLike | None = None,
         mode: Literal["sum", "mean", "max"] = "sum",
         out: Array | None = None,
     ) -> Array:
@@ -234,7 +233,7 @@ class Table:
 
     # ------------------------------------------------------------------ training
 
-    def accumulate(self, ids: npt.ArrayLike, grads: npt.ArrayLike) -> None:
+    def accumulate(self, ids: IdsLike, grads: RealsLike) -> None:
         """Add gradients to those of the next `step`; for several lookups in one step.
 
         Args: as for `step`.  Both are copied.
@@ -256,7 +255,7 @@ class Table:
         with self._lock.writing():
             self._pending.append((flat.copy(), gradients.copy()))
 
-    def step(self, ids: npt.ArrayLike | None = None, grads: npt.ArrayLike | None = None) -> None:
+    def step(self, ids: IdsLike | None = None, grads: RealsLike | None = None) -> None:
         """Make one optimizer step, in which only the rows `ids` have a gradient; the others move as dense ones would.
 
         Args:
@@ -297,7 +296,7 @@ class Table:
             raise RuntimeError(NO_OPTIMIZER)
         return self._optimizer
 
-    def settle(self, ids: npt.ArrayLike | None = None) -> None:
+    def settle(self, ids: IdsLike | None = None) -> None:
         """Apply the deferred steps of `ids`, or of all rows, now.
 
         Lookups do not need it: they show settled rows without writing them.

@@ -1,5 +1,12 @@
 """Tables for plain JAX, for use with Flax, Equinox or Optax; importing this imports JAX."""
 
+from unhot import extras
+
+try:
+    import jax as _jax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise extras.missing("unhot.jax", "jax", error) from error
+
 from unhot.jax.table import TableState, from_array, lookup, settle, update, weights
 
 __all__ = ["TableState", "from_array", "lookup", "settle", "update", "weights"]

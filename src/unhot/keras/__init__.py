@@ -1,5 +1,12 @@
 """Keras 3: `Embedding` and the optimizers, on the backends torch, JAX and TensorFlow; importing this imports Keras."""
 
+from unhot import extras
+
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    raise extras.missing("unhot.keras", "keras", error) from error
+
 from unhot.keras.conversion import Conversion, convert
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop

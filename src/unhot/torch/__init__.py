@@ -6,7 +6,12 @@ training loop.
 
 from __future__ import annotations
 
-from torch.serialization import add_safe_globals
+from unhot import extras
+
+try:
+    from torch.serialization import add_safe_globals
+except ModuleNotFoundError as error:
+    raise extras.missing("unhot.torch", "torch", error) from error
 
 from unhot.torch import openmp
 from unhot.torch.clip import clip_grad_norm_

@@ -20,7 +20,7 @@ Activation = Callable[[Tensor], Tensor]
 class _DecidedLater:
     """A layer whose `sparse`, where it was not given, is what its weight makes of it: whether an unhot optimizer owns that."""
 
-    weight: Any
+    weight: torch.Tensor
     _given_sparse: bool | None = None
 
     @property
