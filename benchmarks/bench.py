@@ -65,8 +65,8 @@ def main() -> int:
     disturbed, rounds = report.disturbed(results)
     if disturbed:
         print(f"\n{disturbed} of {rounds} rounds were disturbed by other processes; close them and measure again.")
-    picture = plots.draw(results, path.with_suffix(".png"))
-    print(f"\nwritten: {path}" + (f", {picture}" if picture else ""))
+    pictures = plots.chart(results, path.with_suffix(".svg")), plots.targets(results, path.with_suffix(".png"))
+    print("\nwritten: " + ", ".join(str(written) for written in (path, *pictures) if written))
     for case, why in results.failed.items():
         print(f"\nFAILED {_name(case)}\n{why}", file=sys.stderr)
     missed = any(line["reached"] is False for line in report.targets_to_dict(results))

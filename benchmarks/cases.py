@@ -8,7 +8,7 @@ from typing import Any
 
 MAIN_ROWS, MAIN_DIM, MAIN_IDS = 1_000_000, 64, 4_096
 LOOKUP_IDS = 65_536
-ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
+ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 DIMS = (16, 64, 128)
 IDS = (4_096, 65_536)
 DISTRIBUTIONS = ("zipf", "uniform")
@@ -105,6 +105,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("keras_empty", "torch"): Kind("fit on torch, one weight", "none", 0, dense=True),
     ("keras_empty", "jax"): Kind("fit on JAX, one weight", "none", 0, dense=True),
     ("keras_empty", "tensorflow"): Kind("fit on TensorFlow, one weight", "none", 0, dense=True),
+    ("numpy", "adam"): Kind("dense Adam in NumPy", "adam_keras", 6, dense=True),
     ("numpy", "fresh"): Kind("numpy.take", "take", 1),
     ("numpy", "out"): Kind("numpy.take, out=", "take", 1),
     ("floor", "adam"): Kind("memory floor, Adam", "none", 0),
@@ -157,10 +158,23 @@ FITS = [(rival, backend) for backend in ("torch", "jax", "tensorflow") for rival
 OFTEN = {("unhot_torch", "adam"), ("unhot", "adam"), ("unhot", "adam_torch"), ("unhot_masked", "adam")}
 TWICE = {("torch", "adam_fused"), ("torch", "adam"), ("fbgemm", "rowwise_adagrad")}
 ONCE = {("keras", "torch"), ("keras", "jax"), ("keras", "tensorflow"), ("torch", "adagrad"), ("torch", "sgd")}
-AGAINST_ROWS = [
-    ("torch", "adam"), ("torch", "sparse_adam"), ("keras", "torch"), ("keras", "jax"), ("keras", "tensorflow"),
-    ("floor", "adam"),
-]  # fmt: skip
+MAIN = Case("unhot", "adam")
+CHART = [replace(MAIN, rival="torch", task="loop"), replace(MAIN, rival="torch", variant="sparse_adam", task="loop"),
+         replace(MAIN, rival="unhot_torch", task="loop")]  # fmt: skip
+"""The lines of the chart: time of a step against rows, in torch's training loop."""
+
+FRONT_ENDS = {
+    "PyTorch": (CHART[0], CHART[2]),
+    "Keras on torch": (replace(MAIN, rival="keras_fit", variant="torch", task="fit"),
+                       replace(MAIN, rival="unhot_keras", variant="torch", task="fit")),
+    "Keras on JAX": (replace(MAIN, rival="keras_fit", variant="jax", task="fit"),
+                     replace(MAIN, rival="unhot_keras", variant="jax", task="fit")),
+    "Keras on TensorFlow": (replace(MAIN, rival="keras_fit", variant="tensorflow", task="fit"),
+                            replace(MAIN, rival="unhot_keras", variant="tensorflow", task="fit")),
+    "JAX": (replace(MAIN, rival="keras", variant="jax"), replace(MAIN, rival="unhot_jax")),
+    "NumPy": (replace(MAIN, rival="numpy"), MAIN),
+}  # fmt: skip
+"""What a front end replaces, and the front end."""
 
 
 def rounds(name: tuple[str, str]) -> int:
@@ -169,49 +183,55 @@ def rounds(name: tuple[str, str]) -> int:
 
 
 def quick() -> Iterator[tuple[Case, int]]:
-    """The cases of the targets, and time against rows; each with the number of its rounds."""
-    main = Case("unhot", "adam")
+    """The cases of the chart, of when it pays, and of the targets; each once, with the number of its rounds."""
+    wanted: dict[Case, int] = {}
+    for case, times in (*against_rows(), *of_targets()):
+        wanted[case] = max(times, wanted.get(case, 0))
+    yield from wanted.items()
+
+
+def against_rows() -> Iterator[tuple[Case, int]]:
+    """The chart, and each front end against what it replaces, by rows."""
+    for rows in ROWS:
+        for case in CHART:
+            yield replace(case, rows=rows), 5 if rows <= MAIN_ROWS else 2
+        for pair in FRONT_ENDS.values():
+            for case in pair:
+                yield replace(case, rows=rows), 3 if rows <= MAIN_ROWS else 1
+
+
+def of_targets() -> Iterator[tuple[Case, int]]:
     for name in STEPS:
-        yield replace(main, rival=name[0], variant=name[1]), rounds(name)
+        yield replace(MAIN, rival=name[0], variant=name[1]), rounds(name)
     for rival, variant in ALONE:
-        yield replace(main, rival=rival, variant=variant, threads=1), 3
+        yield replace(MAIN, rival=rival, variant=variant, threads=1), 3
     for variant in ("adam", "adam_torch"):
-        yield replace(main, variant=variant, task="coefficients"), 5
+        yield replace(MAIN, variant=variant, task="coefficients"), 5
     for rival, variant in LOOPS:
-        yield replace(main, rival=rival, variant=variant, task="loop"), rounds((rival, variant))
+        yield replace(MAIN, rival=rival, variant=variant, task="loop"), rounds((rival, variant))
     for rival, variant in LOOPS_ALONE:
-        yield replace(main, rival=rival, variant=variant, task="loop", threads=1), 3
-    in_torch = replace(main, rival="unhot_torch")
+        yield replace(MAIN, rival=rival, variant=variant, task="loop", threads=1), 3
+    in_torch = replace(MAIN, rival="unhot_torch")
     yield replace(in_torch, task="overhead"), 5
     yield replace(in_torch, task="tables", rows=100_000), 3
-    for rival in ("unhot_torch", "torch"):
-        yield replace(in_torch, rival=rival, task="loop", rows=10_000), 5
-    yield from fits(main)
+    yield from fits()
     for distribution in DISTRIBUTIONS:
-        lookup = replace(main, task="lookup", ids=LOOKUP_IDS, distribution=distribution)
+        lookup = replace(MAIN, task="lookup", ids=LOOKUP_IDS, distribution=distribution)
         for rival, variant in LOOKUPS:
             yield replace(lookup, rival=rival, variant=variant), 1 if rival in ("numpy", "fbgemm") else 5
-    for rows in ROWS:
-        case = replace(main, rows=rows, distribution="uniform")
+    for rows in (100_000, 10_000_000):
+        case = replace(MAIN, rows=rows, distribution="uniform")
         yield case, 3
-        yield replace(case, variant="adam_torch"), 1
-        for rival, variant in AGAINST_ROWS:
-            if rival != "keras" or rows <= MAIN_ROWS:
-                yield replace(case, rival=rival, variant=variant), 1
+        yield replace(case, rival="floor"), 1
 
 
-def fits(main: Case) -> Iterator[tuple[Case, int]]:
-    """Keras's `fit`: at the main size, where a table is small, and ours against rows."""
+def fits() -> Iterator[tuple[Case, int]]:
+    """Keras's `fit`: what its loop costs, arrays in place of a loader, and small tables by turns in one process."""
     for rival, backend in FITS:
-        case = replace(main, rival=rival, variant=backend, task="fit")
+        case = replace(MAIN, rival=rival, variant=backend, task="fit")
         yield case, 3
         if backend == "torch":
             yield replace(case, task="arrays"), 3
-        if rival == "unhot_keras":
-            yield replace(case, rows=100_000), 3
-            yield replace(case, rows=10_000_000), 1
-        if rival != "keras_empty":
-            yield replace(case, rows=10_000), 3
         if rival == "unhot_keras":
             yield replace(case, rows=10_000, task="beside"), 3
 

@@ -1,60 +1,66 @@
-"""The picture: time against rows, and how far each target was reached."""
+"""The chart, time of a step against rows, and how far each target was reached.
+
+python benchmarks/plots.py benchmarks/results/bench.json docs/time-per-step.svg
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from cases import ROWS, Case
+from cases import CHART, MAIN_DIM, MAIN_IDS, ROWS
 from report import Results
 from targets import TARGETS
 
-CURVES = (
-    ("keras", "torch", "tab:red"),
-    ("torch", "adam", "tab:orange"),
-    ("keras", "tensorflow", "tab:pink"),
-    ("keras", "jax", "tab:purple"),
-    ("torch", "sparse_adam", "tab:blue"),
-    ("unhot", "adam", "black"),
-    ("floor", "adam", "tab:gray"),
+LINES = (
+    ("torch.optim.Adam, dense", "#c0392b", "o"),
+    ("torch.optim.SparseAdam: other weights", "#2471a3", "s"),
+    ("unhot.torch.Adam: dense Adam's weights", "#1a1a1a", "D"),
 )
+"""How the lines of CHART are named and drawn."""
+
+SETTINGS = {"svg.hashsalt": "unhot", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def draw(results: Results, path: Path) -> Path | None:
-    """Write the picture; None where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
+def chart(results: Results, path: Path) -> Path | None:
+    """Write the chart, on a white ground, so that it can be read on light and dark pages; None without matplotlib."""
+    plt = _pyplot()
+    if plt is None:
         return None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(15, 6), layout="constrained", width_ratios=(1.1, 1))
-    _curves(left, results)
-    _bars(right, results)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    with plt.rc_context(SETTINGS):
+        figure, axes = plt.subplots(figsize=(8.2, 4.4), layout="constrained")
+        for case, (label, colour, marker) in zip(CHART, LINES, strict=True):
+            sizes = [replace(case, rows=rows) for rows in ROWS]
+            points = [(each.rows, 1e3 * seconds) for each in sizes if (seconds := results.seconds(each)) is not None]
+            if not points:
+                continue
+            width = 2.6 if case.rival == "unhot_torch" else 1.8
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, linewidth=width, label=label)
+            axes.annotate(
+                _milliseconds(points[-1][1]), points[-1], (8, 0), textcoords="offset points", va="center", color=colour
+            )
+        axes.set(xscale="log", yscale="log", xlabel="rows of the table", ylabel="milliseconds per training step")
+        axes.set_xlim(ROWS[0] / 1.4, ROWS[-1] * 4)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_title(f"nn.Embedding of dim {MAIN_DIM}, {MAIN_IDS:,} ids per step, 2 CPU threads", fontsize=12, loc="left")
+        axes.grid(alpha=0.25)
+        if axes.has_data():
+            axes.legend(frameon=False, loc="upper left")
+        figure.savefig(path, dpi=130, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
+        plt.close(figure)
     return path
 
 
-def _curves(axes: Any, results: Results) -> None:
-    for rival, variant, colour in CURVES:
-        cases = [Case(rival, variant, rows=rows, distribution="uniform") for rows in ROWS]
-        points = [(case.rows, 1e3 * seconds) for case in cases if (seconds := results.seconds(case)) is not None]
-        if points:
-            style: dict[str, Any] = {"linestyle": ":"} if rival == "floor" else {"marker": "o", "markersize": 4}
-            width = 2.5 if rival == "unhot" else 1.5
-            label = cases[0].label + (" (another algorithm)" if variant == "sparse_adam" else "")
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=width, **style)
-    axes.set(xscale="log", yscale="log", xlabel="rows", ylabel="milliseconds for lookup and step")
-    axes.set_title("Adam: 4,096 uniform ids, dim 64, float32, 2 threads")
-    axes.grid(alpha=0.3)
-    if axes.has_data():
-        axes.legend(fontsize=8)
-
-
-def _bars(axes: Any, results: Results) -> None:
+def targets(results: Results, path: Path) -> Path | None:
+    """Write a picture of the targets; None without matplotlib."""
+    plt = _pyplot()
+    if plt is None:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 8), layout="constrained")
     measured = [(target, target.measured(results.seconds)) for target in TARGETS]
     shown = [(target, value) for target, value in measured if value is not None][::-1]
     for place, (target, value) in enumerate(shown):
@@ -70,3 +76,29 @@ def _bars(axes: Any, results: Results) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlabel("measured against the goal (right of 1: reached)")
     axes.set_title("Targets (10^6 rows, dim 64, 4,096 Zipf ids if not said otherwise)", fontsize=11)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 20 else f"{value:.1f} ms"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="the JSON of a run")
+    parser.add_argument("picture", type=Path, help=".svg or .png")
+    given = parser.parse_args()
+    chart(Results.from_dict(json.loads(given.run.read_text())["results"]), given.picture)
