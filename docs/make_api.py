@@ -17,6 +17,8 @@ PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.item
 """What each page documents."""
 
 WITH_MEMBERS = ("Table", "Embedding", "EmbeddingBag", "TableState")
+"""The classes that users work with: they come first, and their members are documented too."""
+
 OF_FRAMEWORKS = (
     "forward", "extra_repr",
     "build", "call", "compute_mask", "compute_output_shape", "compute_output_spec", "get_config", "variables",
@@ -57,6 +59,7 @@ def _entries(module: str) -> str:
     """Those of a module's public names, but for what stands on the page already."""
     found = importlib.import_module(module)
     names = [name for name in found.__all__ if module == "unhot" or getattr(unhot, name, None) is not getattr(found, name)]
+    names.sort(key=lambda name: name not in WITH_MEMBERS)  # tables and layers first, then by name
     return "\n".join(entry(f"{module}.{name}", getattr(found, name)) for name in names)
 
 
