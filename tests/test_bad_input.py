@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import re
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +19,16 @@ from snapshots import DTYPES, RULES, assert_bits, assert_held, held, train, trai
 
 import unhot
 from unhot import memory
+from unhot.ids import as_ids
+from unhot.rules.base import flags
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import torch
+
+import unhot.keras
+import unhot.torch
 
 Failure = tuple[Callable[[unhot.Table], Any], type[Exception], str]
 
@@ -70,9 +80,12 @@ IDS: dict[str, tuple[Any, type[Exception], str]] = {
     "an empty array of floats": (np.empty(0), TypeError, r"`ids` must be integers\. Received: dtype float64, shape \(0,\)"),
     "booleans": ([True, False], TypeError, r"`ids` must be integers\. Received: dtype bool, shape \(2,\)"),
     "a boolean mask": (np.ones(9, bool), TypeError, r"dtype bool, shape \(9,\)"),
-    "a boolean among integers": (np.array([1, True], object), TypeError, r"dtype object"),
+    "a boolean among them": (np.array([1, True], object), TypeError, r"dtype object"),
     "complex": ([1j], TypeError, r"dtype complex128"),
-    "strings": (["1"], TypeError, r"dtype <U1"),
+    "a boolean in a list": ([1, True], TypeError, r"Received: a boolean among them, shape \(2,\)\. .*np\.flatnonzero"),
+    "NumPy's boolean in a list": ([1, np.True_], TypeError, r"a boolean among them"),
+    "a boolean in a tuple": ((0, 1, False), TypeError, r"a boolean among them"),
+    "strings": (["1"], TypeError, r"dtype <U1.*Number the strings .*np\.unique"),
     "None": (np.array(None), TypeError, r"dtype object, shape \(\)"),
     "a slice": (slice(0, 2), TypeError, r"dtype object"),
     "dates": (np.array([1], "M8[s]"), TypeError, r"dtype datetime64"),
@@ -80,6 +93,99 @@ IDS: dict[str, tuple[Any, type[Exception], str]] = {
     "ragged lists": ([[1, 2], [3]], ValueError, r"`ids` must be one rectangular array; its nested lists have unequal lengths"),
     "masked": (np.ma.array([1, 2], mask=[0, 1]), TypeError, r"`ids` has masked entries.*filled"),
 }
+
+BOOLEANS: dict[str, Any] = {
+    "nested lists": [[0, 1], [2, True]],
+    "nested deeper": [[[0, 1]], [[2, False]]],
+    "lists and tuples": [(0, 1), [2, False]],
+    "a list and an array of booleans": [np.array([True, False]), [2, 3]],
+    "a list with a 0-d array": [np.array(True), 2],
+    "a list with a tensor": [torch.tensor(True), 2],
+    "an array of objects": np.array([[0, 1], [2, np.False_]], object),
+    "a deque": deque([3, True]),
+    "a long list": [*range(5000), True],
+    "a long list of small numbers": [0, 1] * 5000 + [False],
+    "a long list of booleans": [2, *[True] * 5000],
+    "a long nested list": [[i, i + 2] for i in range(5000)] + [[7, True]],
+    "a long nested list of small numbers": [[0, 1]] * 5000 + [[1, True]],
+    "long rows of arrays and lists": [np.arange(5000), [*range(4999), True]],
+}
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_booleans_among_ids(name: str) -> None:
+    """NumPy makes 0 and 1 of booleans that stand among integers; they are refused as a mask is, and the integers are not."""
+    ids = BOOLEANS[name]
+    with pytest.raises(TypeError, match=r"`ids` must be integers\. .*np\.flatnonzero\(mask\)"):
+        as_ids(ids)
+    integers = np.asarray(ids).astype(np.int64)
+    assert as_ids(integers) is integers
+    for plain in (integers.tolist(), list(integers), tuple(integers.tolist())):
+        assert np.array_equal(as_ids(plain), integers)
+
+
+@pytest.mark.parametrize(
+    "ids", [range(5000), memoryview(np.arange(3)), pandas.Series([0, 1]), [np.int8(1), 0], [[1], np.array([0])]],
+    ids=lambda ids: type(ids).__name__,
+)  # fmt: skip
+def test_integers_of_other_kinds(ids: Any) -> None:
+    """Sequences without a boolean stay what they were."""
+    assert np.array_equal(as_ids(ids), np.asarray(ids))
+
+
+def test_the_advice_for_strings_works() -> None:
+    """What the error says to write numbers the strings, and numbers them again."""
+    strings = ["ant", "bee", "cat", "bee"]
+    with pytest.raises(TypeError) as caught:
+        unhot.Table(9, 3)[strings]
+    first, again = re.findall(r"`([^`]*np\.[^`]*)`", str(caught.value))
+    names: dict[str, Any] = {"np": np, "strings": strings}
+    exec(first, names)
+    assert unhot.Table(9, 3, seed=0)[names["ids"]].shape == (4, 3)
+    assert names["ids"].tolist() == eval(again, names).tolist() == [0, 1, 2, 1]
+
+
+# ---------------------------------------------------------------------- options that are on or off
+
+NO_FLAGS = ["no", "false", "", 0, 1, 0.5, None, np.nan, [], [True], np.ones(2, bool), np.int64(1)]
+
+
+@pytest.mark.parametrize("rule", unhot.rules.OPTIMIZERS.values(), ids=lambda rule: rule.__name__)
+def test_flags_of_rules(rule: Any) -> None:
+    """Every hyperparameter whose default is True or False takes True and False, NumPy's too, and nothing else."""
+    names = [field.name for field in dataclasses.fields(rule) if isinstance(field.default, bool)]
+    assert sorted(names) == sorted(flags(rule))
+    for name in names:
+        for value in NO_FLAGS:
+            message = rf"{rule.__name__}: `{name}` must be True or False\. Received: {re.escape(repr(value))} \(of type "
+            if not isinstance(value, np.generic):
+                with pytest.raises(TypeError, match=message):
+                    rule(**{name: value})
+            assigned_later = rule()
+            setattr(assigned_later, name, value)
+            with pytest.raises(TypeError, match=rf"`{name}` must be True or False"):
+                unhot.Table(9, 3, optimizer=assigned_later)
+        for value in (np.True_, np.array(True)):
+            with contextlib.suppress(ValueError):  # of options that do not go together
+                assert getattr(rule(**{name: value}), name) is True
+
+
+def test_some_rules_have_flags() -> None:
+    assert {name for rule in unhot.rules.OPTIMIZERS.values() for name in flags(rule)} >= {
+        "nesterov", "centered", "amsgrad", "decoupled_weight_decay",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NO_FLAGS, ids=repr)
+def test_flags_of_layers(value: Any) -> None:
+    """Those that are ours, not the frameworks'."""
+    with pytest.raises(TypeError, match=r"Embedding: `bias` must be True or False\. Received: "):
+        unhot.torch.Embedding(9, 3, bias=value)
+    with pytest.raises(TypeError, match=r"Embedding: `use_bias` must be True or False\. Received: "):
+        unhot.keras.Embedding(9, 3, use_bias=value)
+    assert unhot.torch.Embedding(9, 3, bias=np.True_).bias is not None
+    assert unhot.keras.Embedding(9, 3, use_bias=np.True_).get_config()["use_bias"] is True
+
 
 GRADS: dict[str, Failure] = {
     "too few": (step([1, 2], np.ones((1, 3))), ValueError, r"ids\.shape \+ \(dim,\) = \(2, 3\)\. Received: shape \(1, 3\)"),

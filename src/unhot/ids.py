@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import array as typed_arrays
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -49,6 +52,7 @@ def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[Any]:
     """
     array = as_plain(ids, name)
     if array.dtype.kind in "iu":
+        refuse_booleans(ids, array, name)
         return array
     if array.size == 0 and not isinstance(ids, np.ndarray):
         return array.astype(np.int64)
@@ -57,9 +61,78 @@ def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[Any]:
     if objects.dtype.kind == "O" and objects.size and all(_is_int(x) for x in objects.flat):
         return objects
     raise TypeError(
-        f"`{name}` must be integers. Received: dtype {array.dtype}, shape {array.shape}. Booleans and floats are not row"
-        " numbers; convert them yourself (e.g. ids.astype(np.int64)) if every value is one."
+        f"`{name}` must be integers. Received: dtype {array.dtype}, shape {array.shape}. {_remedy(array.reshape(-1), name)}"
     )
+
+
+def _remedy(values: npt.NDArray[Any], name: str) -> str:
+    """What to do with values that are no row numbers."""
+    kind = values.dtype.kind
+    if kind in "US" or (kind == "O" and any(isinstance(x, (str, bytes)) for x in values)):
+        return (
+            "Number the strings from 0 on: `vocabulary, ids = np.unique(strings, return_inverse=True)`. Keep the vocabulary:"
+            " `np.searchsorted(vocabulary, strings)` numbers strings that are in it again."
+        )
+    if kind == "b" or (kind == "O" and any(isinstance(x, (bool, np.bool_)) for x in values)):
+        return MASKS
+    if kind == "f":
+        return f"If each of them is a whole number, write np.asarray({name}).astype(np.int64)."
+    return "Row numbers are integers, of any integer dtype."
+
+
+MASKS = "Booleans are not row numbers; np.flatnonzero(mask) gives the numbers of the rows that a mask marks."
+
+LONG = 256
+"""Ids from which on NumPy finds those that may be booleans sooner than Python looks at all of them."""
+
+TYPED = (range, memoryview, typed_arrays.array)
+"""Sequences whose elements are of one type, which NumPy knows."""
+
+
+def refuse_booleans(ids: Any, array: npt.NDArray[Any], name: str) -> None:
+    """Raise TypeError for a boolean among the numbers of a list, of which NumPy has made `array`.
+
+    A boolean counts as 0 or 1 there, so in a long list only those places are looked at, unless they are many.
+    """
+    if not array.ndim or not _is_sequence(ids):
+        return
+    if array.size > LONG:
+        small = (array == 0) | (array == 1)
+        share = np.count_nonzero(small) / array.size
+        if array.ndim == 1 and share < 0.5:
+            ids = list(map(ids.__getitem__, np.flatnonzero(small).tolist()))
+        elif share < 0.125:
+            places = zip(*(axis.tolist() for axis in np.nonzero(small)), strict=True)
+            ids = [_element(ids, place) for place in places]
+    if _holds_booleans(ids):
+        raise TypeError(f"`{name}` must be integers. Received: a boolean among them, shape {array.shape}. {MASKS}")
+
+
+def _is_sequence(x: Any) -> bool:
+    if type(x) is np.ndarray:
+        return False
+    return type(x) is list or (isinstance(x, Sequence) and not isinstance(x, TYPED) and not hasattr(x, "__array__"))
+
+
+def _element(ids: Any, place: Iterable[int]) -> Any:
+    """What stands at a place of nested sequences: a number, or an array that holds the place."""
+    for index in place:
+        if not _is_sequence(ids):
+            break
+        ids = ids[index]
+    return ids
+
+
+def _holds_booleans(values: Any) -> bool:
+    """Whether a boolean is among the elements of nested sequences and arrays."""
+    kinds = set(map(type, values))
+    if bool in kinds or np.bool_ in kinds:
+        return True
+    if all(issubclass(kind, (int, float, np.number)) for kind in kinds):
+        return False
+    if all(issubclass(kind, (list, tuple)) for kind in kinds):
+        return _holds_booleans(list(chain.from_iterable(values)))
+    return any(_holds_booleans(x) if _is_sequence(x) else np.asarray(x).dtype.kind == "b" for x in values)
 
 
 def _is_int(x: object) -> bool:

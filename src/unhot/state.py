@@ -37,12 +37,10 @@ def export_state(table: Table) -> dict[str, Any]:
 
 def import_state(table: Table, state: Mapping[str, Any]) -> None:
     """Put `state` into the table, after all of it has been found to fit."""
-    if int(_take(state, "format")) != FORMAT:
+    if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
     weights = _array(state, "weights", table)
-    clock = int(_take(state, "clock"))
-    if not 0 <= clock < 2**32:
-        raise ValueError(f"the state's 'clock' must be a number of steps in [0, 2**32). Received: {clock}.")
+    clock = _whole(state, "clock")
     if table.optimizer is None:
         table._engine.adopt(weights, [], clock)
         return
@@ -61,7 +59,7 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
         np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
-    rule.load_state({name: float(_take(state, f"state.{name}")) for name in rule.state()})
+    rule.load_state({name: _number(state, f"state.{name}") for name in rule.state()})
     for field in dataclasses.fields(optimizer):
         setattr(table.optimizer, field.name, getattr(optimizer, field.name))
     table._pending.clear()
@@ -73,6 +71,26 @@ def _take(state: Mapping[str, Any], name: str) -> Any:
         return state[name]
     except KeyError:
         raise ValueError(f"the state has no {name!r}; it was not made by this table's `state_dict`.") from None
+
+
+def _number(state: Mapping[str, Any], name: str) -> float:
+    """The real number `name` of a state; an error for anything else, booleans too."""
+    value = np.asarray(_take(state, name))
+    if value.shape != () or value.dtype.kind not in "iuf":
+        raise ValueError(f"the state's {name!r} must be a number. Received: {_take(state, name)!r}.")
+    return float(value)
+
+
+def _whole(state: Mapping[str, Any], name: str) -> int:
+    """The number `name` of a state, which counts something."""
+    return whole(_number(state, name), f"the state's {name!r}")
+
+
+def whole(number: float, what: str) -> int:
+    """`number` if it counts steps: a whole number in [0, 2**32); else an error that says `what` it is."""
+    if not (0 <= number < 2**32 and number == int(number)):
+        raise ValueError(f"{what} must be a whole number in [0, 2**32). Received: {number!r}.")
+    return int(number)
 
 
 def _array(state: Mapping[str, Any], name: str, table: Table) -> np.ndarray[Any, np.dtype[Any]]:

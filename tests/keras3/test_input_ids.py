@@ -95,6 +95,9 @@ def test_what_is_no_id() -> None:
     for wrong in (np.array([True]), [True, False], np.array(["a"]), np.array([1j]), [None], ops.convert_to_tensor([True])):
         with pytest.raises(TypeError, match=r"must be integers. Received: dtype"):
             layer(wrong)
+    for wrong in ([1, True], [[1, 2], [3, np.True_]], (0.0, False)):
+        with pytest.raises(TypeError, match=r"must be integers. Received: a boolean among them"):
+            layer(wrong)
     with pytest.raises(TypeError, match=r"must be one array or tensor. Received: list"):
         layer([ops.convert_to_tensor([1]), ops.convert_to_tensor([2])])
     with pytest.raises(TypeError, match=r"must be integers. Received: dtype bool"):

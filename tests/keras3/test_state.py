@@ -177,6 +177,23 @@ def test_an_assigned_step_counter() -> None:
     assert_same(ours, theirs)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere it is counted inside a graph, which cannot refuse it")
+def test_a_negative_step_counter() -> None:
+    """Refused before anything is changed; once it is put right, training goes on."""
+    ours, theirs = fitted(name="Nadam")
+    made = int(ours.optimizer.iterations)
+    ours.optimizer.iterations.assign(-3)
+    before = ours.get_weights()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"the optimizer's `iterations` must be a whole number .* Received: -3"):
+            go_on(ours)
+    for now, then in zip(ours.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    ours.optimizer.iterations.assign(made)
+    go_on(ours, theirs)
+    assert_same(ours, theirs)
+
+
 def test_train_on_batch_and_evaluate_in_turn() -> None:
     ours, theirs = pair(*both("SGD", learning_rate=0.1, momentum=0.9))
     ids, targets = data()

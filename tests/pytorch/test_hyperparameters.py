@@ -40,6 +40,20 @@ def test_amsgrad_for_a_while() -> None:
     close(twins[1][0].weight, twins[0][0].weight)
 
 
+FLAGS = [("SGD", "nesterov", {"momentum": 0.9}), ("Adam", "amsgrad", {}), ("AdamW", "amsgrad", {}), ("RMSprop", "centered", {})]
+
+
+@pytest.mark.parametrize("value", [1, 0, 0.5, "no", ""], ids=repr)
+@pytest.mark.parametrize(("name", "flag", "given"), FLAGS, ids=[name for name, _, _ in FLAGS])
+def test_what_torch_takes_for_true_or_false(name: str, flag: str, given: dict[str, Any], value: Any) -> None:
+    """Whatever it is, it is here what it is there."""
+    twins = pair(name, {**given, flag: value})
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
 def two_tables(momentum: float = 0.9) -> Any:
     """An optimizer of two tables in two groups, of which the second can be refused."""
     torch.manual_seed(0)

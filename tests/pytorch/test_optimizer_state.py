@@ -51,6 +51,35 @@ def test_a_state_that_was_replaced_is_begun_anew(way: str, name: str) -> None:
         close(states[1][key], value)
 
 
+@pytest.mark.parametrize("step", [-3.0, float("nan"), float("inf"), 2.5, 2.0**40], ids=str)
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Adamax", "Adadelta", "RMSprop", "Adagrad"])
+def test_a_number_of_steps_that_is_none_is_refused(name: str, step: float) -> None:
+    """At the next step, with nothing changed; a good state mends it."""
+    (theirs, reference), (layer, optimizer) = pair(name, {})
+    for own, other in ((theirs, reference), (layer, optimizer)):
+        train(own, other)
+    good = copy.deepcopy(optimizer.state_dict())
+    broken = copy.deepcopy(good)
+    broken["state"][0]["step"] = torch.tensor(step)
+    optimizer.load_state_dict(broken)
+    before = copy.deepcopy((layer.weight.detach(), state_of(optimizer)))
+    optimizer.zero_grad()
+    layer(torch.tensor([1])).sum().backward()
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"the 'step' in `optimizer\.state` .* whole number .* Received: .* Load a state"
+        ) as caught:
+            optimizer.step()
+    assert "own names" not in str(caught.value)
+    assert torch.equal(layer.weight, before[0])
+    for key, value in before[1].items():
+        torch.testing.assert_close(state_of(optimizer)[key], value, rtol=0, atol=0, equal_nan=True)
+    optimizer.load_state_dict(good)
+    for own, other in ((theirs, reference), (layer, optimizer)):
+        train(own, other, seed=1)
+    close(layer.weight, theirs.weight)
+
+
 SLOTS = {"AdamW": "exp_avg", "NAdam": "mu_product", "Adam": "step", "SGD": "momentum_buffer"}
 
 

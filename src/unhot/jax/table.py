@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhot.ids import refuse_booleans
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
@@ -225,6 +226,7 @@ def _flat(state: TableState, ids: Any) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.integer) and array.size:
         raise TypeError(f"`ids` must be integers. Received: dtype {array.dtype}, shape {array.shape}.")
     if known and array.size:
+        refuse_booleans(ids, array, "ids")
         rows = state.shape[0]
         bad = (array < 0) | (array >= rows)
         if bad.any():

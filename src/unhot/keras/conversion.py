@@ -333,9 +333,10 @@ def _table(layer: Any, given: Encoding | None) -> Any:
     if given is None:
         table = REPLACEMENTS[type(layer)].from_config(config)  # type: ignore[attr-defined]
     else:
-        same = ("name", "trainable", "dtype", "use_bias", "bias_initializer", "activity_regularizer")
+        same = ("name", "trainable", "dtype", "bias_initializer", "activity_regularizer")
         table = Embedding.from_config(
             {name: config[name] for name in same if name in config}
+            | {"use_bias": bool(config["use_bias"])}
             | {f"embeddings_{part}": config[f"kernel_{part}"] for part in ("initializer", "regularizer", "constraint")}
             | {"input_dim": given.rows, "output_dim": layer.units, "combiner": "sum" if given.pooled else None}
             | {"activation": None if config["activation"] == "linear" else config["activation"], "out_of_range": "zero"}

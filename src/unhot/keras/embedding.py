@@ -13,6 +13,7 @@ from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import port
 from unhot.keras.combiners import COMBINERS, combined
 from unhot.keras.input_ids import as_tensor, checked, is_dense, representable, require_exact
+from unhot.rules.base import flag
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -67,7 +68,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     ) -> None:
         if combiner is not None and combiner not in COMBINERS:
             raise ValueError(f"`combiner` must be one of {', '.join(map(repr, COMBINERS))} or None. Received: {combiner!r}.")
-        self.use_bias = use_bias
+        self.use_bias = flag(type(self).__name__, "use_bias", use_bias)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.activation = None if activation is None else keras.activations.get(activation)
         self.combiner = combiner

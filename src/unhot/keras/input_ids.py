@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from unhot.ids import OutOfRange, as_ids, as_plain, in_range, widened
+from unhot.ids import OutOfRange, as_ids, as_plain, in_range, refuse_booleans, widened
 
 EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
 """Up to here, a float dtype holds every integer."""
@@ -53,6 +53,8 @@ def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
         return array.astype(np.int32)
     if not array.size or array.dtype.kind == "V":  # V: bfloat16, which no backend shortens
         return array
+    if array.dtype.kind in "iuf":
+        refuse_booleans(ids, array, "ids")
     ids = array if array.dtype.kind in "iuf" else as_ids(array)  # Python's integers, or an error
     if (ids.dtype.kind in "iu" and ids.dtype.itemsize <= 2) or ids.dtype == np.int32:
         return ids

@@ -13,6 +13,7 @@ import keras
 from unhot.keras.backends import port
 from unhot.keras.gradients import RowGradient
 from unhot.rules import Optimizer
+from unhot.rules.base import flags
 
 
 def stock(name: str) -> Any:
@@ -28,7 +29,7 @@ class RowSparse:
     left to Keras where its step of all their rows takes less time.
     """
 
-    rule: ClassVar[Callable[..., Optimizer]]
+    rule: ClassVar[type[Optimizer]]
     """The rule of the same name."""
 
     slots: ClassVar[Mapping[str, str]]
@@ -91,7 +92,11 @@ class RowSparse:
         """The arguments of the rule for a table, as they stand."""
         this: Any = self
         decay = this.weight_decay if this.weight_decay and this._use_weight_decay(port.unread(variable)) else 0.0
-        return {"learning_rate": rate, "weight_decay": decay, **{name: getattr(this, name) for name in self.hyperparameters}}
+        given = {"learning_rate": rate, "weight_decay": decay, **{name: getattr(this, name) for name in self.hyperparameters}}
+        for name in flags(self.rule):
+            if name in given:
+                given[name] = bool(given[name])  # as Keras takes it
+        return given
 
     def row_rule(self, variable: Any, rate: Any) -> Optimizer:
         """The rule for a table, with the hyperparameters as they stand."""

@@ -21,7 +21,7 @@ from unhot.keras.torch_parameter import KerasParameter, RowSparse
 from unhot.rules import Optimizer
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
-from unhot.torch.training import RowTraining
+from unhot.torch.training import RowTraining, steps_made
 
 FEWEST_ROWS = 0
 """Tables of fewer rows are trained as a whole: on this backend, none."""
@@ -230,6 +230,8 @@ class Training(RowTraining):
         """Get ready for a step; what can go wrong goes wrong here."""
         with DisableTorchFunctionSubclass():
             given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
+            if clock < 0:
+                steps_made(clock, "the optimizer's `iterations`")
             comparable = UNCHANGING.issuperset(map(type, given.values()))
             unchanged = comparable and given == self._given
             if not unchanged:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import KW_ONLY, dataclass
-from functools import lru_cache
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -41,6 +41,19 @@ def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: flo
         bracket = "(" if open_ else "["
         raise ValueError(f"{type(owner).__name__}: `{name}` must lie in {bracket}{least:g}, {below:g}). Received: {value!r}.")
     return number
+
+
+def flag(owner: str, name: str, value: Any) -> bool:
+    """`value` if it is True or False, NumPy's too; else an error that names it."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{owner}: `{name}` must be True or False. Received: {value!r} (of type {type(value).__name__}).")
+    return bool(value)
+
+
+@cache
+def flags(rule: type[Optimizer]) -> tuple[str, ...]:
+    """The hyperparameters of a rule that are on or off."""
+    return tuple(field.name for field in fields(rule) if field.type in ("bool", bool))
 
 
 BY_CONVENTION: Any = None
@@ -84,6 +97,8 @@ class Optimizer:
         if not callable(self.learning_rate):
             self._rate(self.learning_rate)
         real(self, "weight_decay", 0.0 if self.weight_decay is None else self.weight_decay)
+        for name in flags(type(self)):
+            flag(type(self).__name__, name, getattr(self, name))
 
     def _convention(self) -> Convention:
         convention: Any = getattr(self, "convention", "keras")

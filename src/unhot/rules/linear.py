@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import MatrixHistory
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, weight_by
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by
 
 Matrix = tuple[float, float, float, float]
 
@@ -192,4 +192,4 @@ class Descent(Linear):
         return {"momentum_begun": float(self.begun)} if self.with_momentum else {}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        self.begun = bool(state.get("momentum_begun", False))
+        self.begun = bool(stored({"momentum_begun": 0.0, **state}, "momentum_begun"))

@@ -11,6 +11,7 @@ from torch._C import DisableTorchFunctionSubclass
 
 from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
+from unhot.rules.base import flag
 from unhot.torch.lookup import DTYPES, lookup, owner_of
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
@@ -61,7 +62,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         out_of_range: what an id outside [0, num_embeddings) is: "raise" (an IndexError), "zero" (a zero vector without a
             gradient) or the number of the row that stands for all unknown ids.
 
-    Errors: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `out_of_range`.
+    Errors: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
     Example:
         >>> import torch, unhot.torch
@@ -91,6 +92,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         activation: Activation | None = None,
         out_of_range: OutOfRange = "raise",
     ) -> None:
+        bias = flag("Embedding", "bias", bias)
         room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
         super().__init__(
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse),

@@ -34,7 +34,7 @@ class SGD(RowSparse, torch.optim.SGD):
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "learning_rate": float(group["lr"]), "momentum": group["momentum"], "nesterov": group["nesterov"],
+            "learning_rate": float(group["lr"]), "momentum": group["momentum"], "nesterov": bool(group["nesterov"]),
             "dampening": group["dampening"], "weight_decay": float(group["weight_decay"]), "convention": "torch",
         }  # fmt: skip
 
@@ -91,7 +91,7 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "learning_rate": float(group["lr"]), "rho": group["alpha"], "epsilon": group["eps"],
-            "momentum": group["momentum"], "centered": group["centered"], "weight_decay": float(group["weight_decay"]),
+            "momentum": group["momentum"], "centered": bool(group["centered"]), "weight_decay": float(group["weight_decay"]),
             "convention": "torch",
         }  # fmt: skip
 
@@ -154,8 +154,8 @@ class Adam(RowSparse, torch.optim.Adam):
     slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest_velocity": "max_exp_avg_sq"}
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        decoupled = group.get("decoupled_weight_decay", False)
-        return {**_moments(group), "amsgrad": group["amsgrad"], "decoupled_weight_decay": decoupled}
+        decoupled = bool(group.get("decoupled_weight_decay", False))
+        return {**_moments(group), "amsgrad": bool(group["amsgrad"]), "decoupled_weight_decay": decoupled}
 
 
 class AdamW(RowSparse, torch.optim.AdamW):
@@ -179,7 +179,7 @@ class AdamW(RowSparse, torch.optim.AdamW):
     slots = Adam.slots
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_moments(group), "amsgrad": group["amsgrad"]}
+        return {**_moments(group), "amsgrad": bool(group["amsgrad"])}
 
 
 class Adamax(RowSparse, torch.optim.Adamax):
@@ -230,5 +230,5 @@ class NAdam(RowSparse, torch.optim.NAdam):
     counters = ("step", "mu_product")
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        decoupled = group["decoupled_weight_decay"]
+        decoupled = bool(group["decoupled_weight_decay"])
         return {**_moments(group), "momentum_decay": group["momentum_decay"], "decoupled_weight_decay": decoupled}

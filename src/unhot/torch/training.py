@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
+from unhot.state import whole
 from unhot.torch.lookup import apply_row_lookup
 from unhot.torch.placement import Placement, placement
 
@@ -240,6 +241,8 @@ class RowTraining:
             assert self.engine is not None
             self._hyper = self.engine.follow(self._rule)
             self._given = given
+        except StateError:
+            raise
         except ValueError as error:
             raise ValueError(f"{error} {REMEDY}") from None
 
@@ -259,6 +262,7 @@ class RowTraining:
     def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> Engine:
         """An engine on torch's memory, that goes on from `state`."""
         assert self._rule is not None
+        clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
         snapshot, rule = recurrence(self._rule, np.dtype(str(weights.dtype).removeprefix("torch.")), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
@@ -278,7 +282,7 @@ class RowTraining:
         for name in owner.counters:
             state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
         engine = Engine(self._place.take_over(weights), None, self._place.kernels)
-        engine.adopt(engine.weights, slots, int(state.get("step", 0)), snapshot, rule)
+        engine.adopt(engine.weights, slots, clock, snapshot, rule)
         self._kept = {name: (state[name], 0) for name in (*(owner.slots[slot] for slot in rule.slots), *owner.counters)}
         self._note()
         return engine
@@ -320,6 +324,18 @@ class RowTraining:
                 " there. Call `optimizer.state_dict()` before you write, which settles them; now, load a state by"
                 " `optimizer.load_state_dict()`."
             )
+
+
+class StateError(ValueError):
+    """A loaded state from which no training can go on."""
+
+
+def steps_made(count: Any, what: str) -> int:
+    """The number of steps that a state counts; StateError for one that is no such number."""
+    try:
+        return whole(float(count), what)
+    except ValueError as error:
+        raise StateError(f"{error} Load a state that an optimizer has saved.") from None
 
 
 def require_indices(ids: Any) -> None:
