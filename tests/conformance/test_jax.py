@@ -154,7 +154,7 @@ def test_bad_input_says_so() -> None:
     state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
     with pytest.raises(TypeError, match="`ids` must be integers"):
         unhot.jax.lookup(state, jnp.ones(3))
-    with pytest.raises(TypeError, match="`ids` must be integers. Received: a boolean among them"):
+    with pytest.raises(TypeError, match=r"`ids` must be integers\. Received: a boolean among them"):
         unhot.jax.lookup(state, [1, True])
     with pytest.raises(ValueError, match="`gradients` must have the shape"):
         unhot.jax.update(state, jnp.arange(3), jnp.ones((3, 3)))

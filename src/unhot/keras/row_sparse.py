@@ -29,7 +29,7 @@ class RowSparse:
     left to Keras where its step of all their rows takes less time.
     """
 
-    rule: ClassVar[type[Optimizer]]
+    rule: ClassVar[Callable[..., Optimizer]]
     """The rule of the same name."""
 
     slots: ClassVar[Mapping[str, str]]

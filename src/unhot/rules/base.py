@@ -51,8 +51,8 @@ def flag(owner: str, name: str, value: Any) -> bool:
 
 
 @cache
-def flags(rule: type[Optimizer]) -> tuple[str, ...]:
-    """The hyperparameters of a rule that are on or off."""
+def flags(rule: Any) -> tuple[str, ...]:
+    """The hyperparameters of a rule, a class, that are on or off."""
     return tuple(field.name for field in fields(rule) if field.type in ("bool", bool))
 
 
@@ -97,7 +97,8 @@ class Optimizer:
         if not callable(self.learning_rate):
             self._rate(self.learning_rate)
         real(self, "weight_decay", 0.0 if self.weight_decay is None else self.weight_decay)
-        for name in flags(type(self)):
+        kind: Any = type(self)  # which mypy takes for one that cannot be hashed, as its instances cannot be
+        for name in flags(kind):
             flag(type(self).__name__, name, getattr(self, name))
 
     def _convention(self) -> Convention:
