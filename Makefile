@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-numpy test-keras test-sanitize bench bench-full docs clean
+.PHONY: demo test check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -48,11 +48,13 @@ $(VENV)/tests: $(VENV)/installed
 	$(BIN)/python -m pip install $(PIP) --group test --group check
 	touch $@
 
+# What needs no framework; it runs on the package that is installed.
+CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py tests/test_state.py
+
 # The package as it installs without a C++ compiler, in an environment of its own; then the conformance suite on its kernels.
 test-numpy: $(VENV)/tests .venv-numpy/installed
 	.venv-numpy/bin/python -c "from unhot import kernels; assert kernels.name == 'numpy', kernels.name"
-	.venv-numpy/bin/python -m pytest -q -n 2 tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py \
-	    tests/test_state.py
+	.venv-numpy/bin/python -m pytest -q -n 2 $(CORE_TESTS)
 	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 tests/conformance/test_against_dense.py -k "closed-wandering"
 
 .venv-numpy/installed: $(SOURCES)
@@ -77,6 +79,32 @@ test-sanitize: $(VENV)/tests
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
+
+# dist/: the source archive; the wheel of this machine, fit for other Linux systems; and the one without native kernels.
+# With Python 3.12 or newer the wheel is for that and all later ones (the stable ABI), with 3.11 for 3.11 alone.
+# The wheel is then tried in an environment of its own.
+wheel: .venv-wheel/installed
+	rm -rf dist .venv-clean
+	.venv-wheel/bin/python -m build --outdir dist/built
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist
+	rm -r dist/built
+	UNHOT_WITHOUT_NATIVE=1 .venv-wheel/bin/python -m build --wheel
+	.venv-wheel/bin/twine check --strict dist/*
+	.venv-wheel/bin/python .ci/check_dist.py dist
+	$(PYTHON) -m venv .venv-clean
+	.venv-clean/bin/python -m pip install $(PIP) --no-index --find-links dist --no-deps unhot
+	.venv-clean/bin/python -m pip install $(PIP) --upgrade numpy
+	.venv-clean/bin/python -m unhot --version
+	.venv-clean/bin/python -c "from unhot import kernels; assert kernels.name.startswith('native'), kernels.name"
+	.venv-clean/bin/python -m pip install $(PIP) scipy pytest pytest-timeout pytest-xdist hypothesis
+	.venv-clean/bin/python -m pytest -q -n 2 $(CORE_TESTS)
+
+.venv-wheel/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install $(PIP) --upgrade pip
+	.venv-wheel/bin/python -m pip install $(PIP) --group wheel
+	touch $@
 
 docs: $(VENV)/tests
 	$(BIN)/python docs/make_api.py
