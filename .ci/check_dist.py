@@ -30,7 +30,7 @@ def check_metadata(name: str, metadata: bytes) -> None:
 def check_wheel(path: Path) -> None:
     """The package as it is in the repository, with the native module if it is for one platform, and the licence."""
     with zipfile.ZipFile(path) as archive:
-        names = set(archive.namelist())
+        names = {name for name in archive.namelist() if not name.endswith("/")}
         info = next(name.partition("/")[0] for name in names if ".dist-info/" in name)
         check_metadata(path.name, archive.read(f"{info}/METADATA"))
     package = {f"src/{name}" for name in names if name.startswith("unhot/")}
