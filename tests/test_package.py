@@ -164,6 +164,25 @@ def test_error_of_a_missing_backend_names_it() -> None:
     assert "KERAS_BACKEND" in last
 
 
+# ------------------------------------------------------------------ the project's pages
+
+
+def test_readme_links_work_on_a_package_index() -> None:
+    """With the substitutions that a build makes, links and pictures name files of the release in the project's repository."""
+    readme = (ROOT / "README.md").read_text() + '\n![chart](docs/chart.svg) <img src="docs/chart.svg"> <a href="docs/api.md">'
+    for one in PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        readme = re.sub(one["pattern"], one["replacement"], readme)
+    home = re.escape(PYPROJECT["project"]["urls"]["Homepage"])
+    raw = home.replace("github\\.com", "raw\\.githubusercontent\\.com")
+    targets = re.findall(r"""(?:\]\(|\b(?:src|href)=")([^)"]*)""", readme)
+    assert len(targets) >= 10
+    for target in targets:
+        kind = (
+            rf"{raw}/v\$HFPR_VERSION/" if target.endswith(".svg") else rf"(?:{home}/(?:blob|raw)/v\$HFPR_VERSION/|#|https://)"
+        )
+        assert re.match(kind, target), target
+
+
 # ------------------------------------------------------------------ versions
 
 
