@@ -7,19 +7,24 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: demo test check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
+.PHONY: demo test test-all check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
+# Ten minutes on two cores, after the set-up: every rule, option, front end and kind of input, but not all combinations of them.
 test: $(VENV)/tests check test-numpy
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 --ignore tests/keras3 tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 20 $(ALL) --ignore tests/keras3 tests
 	$(MAKE) test-keras
+
+# All combinations, an hour and a half.  What is in which set: tests/selection.py.
+test-all:
+	$(MAKE) test ALL=--all
 
 # The Keras front end, in a process for each backend.
 test-keras: $(VENV)/tests
 	for backend in torch jax tensorflow; do \
-	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 tests/keras3 || exit 1; \
+	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) tests/keras3 || exit 1; \
 	done
 
 check: $(VENV)/tests
@@ -55,7 +60,7 @@ CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/
 test-numpy: $(VENV)/tests .venv-numpy/installed
 	.venv-numpy/bin/python -c "from unhot import kernels; assert kernels.name == 'numpy', kernels.name"
 	.venv-numpy/bin/python -m pytest -q -n 2 $(CORE_TESTS)
-	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 tests/conformance/test_against_dense.py -k "closed-wandering"
+	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 tests/conformance/test_against_dense.py --all -k "closed-wandering"
 
 .venv-numpy/installed: $(SOURCES)
 	$(PYTHON) -m venv .venv-numpy

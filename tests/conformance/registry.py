@@ -61,6 +61,15 @@ class Rule:
         name = "beta_1" if "beta_1" in self.defaults else "momentum"
         return name if self.defaults.get(name) else None
 
+    @property
+    def axes(self) -> tuple[str, str]:
+        """The line and the betas, which the fast set combines with whatever a test has besides (see selection.py)."""
+        if self.name not in MOMENTS:
+            return self.id, "none"
+        line = {name: value for name, value in self.hyper.items() if name not in ("beta_1", "beta_2")}
+        betas = self.defaults["beta_1"], self.defaults["beta_2"]
+        return Rule(self.name, self.convention, self.rate, line).id, str(betas)
+
     def takes(self, beta_1: float, beta_2: float) -> bool:
         """Whether unhot accepts these betas: PyTorch's Adamax has a stated domain."""
         return (self.name, self.convention) != ("Adamax", "torch") or beta_1 <= 0.99 * beta_2

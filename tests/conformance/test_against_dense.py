@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from selection import label, product
 
 import unhot
 
@@ -26,17 +27,14 @@ def copies(rule: Rule, stream: Stream) -> tuple:
     ]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.id)
+@pytest.mark.parametrize(("rule", "stream", "schedule"), product(EVERY, STREAMS, SCHEDULES), ids=label)
 def test_as_dense_training(rule: Rule, stream: str, schedule: str) -> None:
     """Trained, and looked at in between, the tables hold what dense training would hold: four times on the way."""
     given = make(stream, schedule, rule.rate)
     train(given, *copies(rule, given), agree, guard=signs.guard(rule, given))
 
 
-@pytest.mark.parametrize("first", [1, 3, 60])
-@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.id)
+@pytest.mark.parametrize(("rule", "first"), product(EVERY, [1, 3, 60]), ids=label)
 def test_one_touch_and_rest(rule: Rule, first: int) -> None:
     """8,000 weights of 0, touched once at step `first` by gradients of 1e-14 to 1e3, then at rest for 1, 2, 3, ... 128 steps.
 

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from selection import cover, label
 
 import unhot
 
@@ -30,7 +31,7 @@ CASES = [(rule, *pair) for rule in EVERY for pair in (PAIRS if rule in USUAL els
 """All streams and schedules with the usual betas, a few with the others: frameworks are slow, in long gaps above all."""
 
 
-@pytest.mark.parametrize(("rule", "stream", "schedule"), CASES, ids=lambda part: getattr(part, "id", part))
+@pytest.mark.parametrize(("rule", "stream", "schedule"), cover(CASES, by=1), ids=label)
 def test_as_the_framework_trains(rule: Rule, stream: str, schedule: str) -> None:
     """The table holds what the framework's optimizer makes of a dense parameter that gets one-hot(ids).T @ gradients."""
     given = make(stream, schedule, rule.rate)

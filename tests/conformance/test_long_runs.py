@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from selection import label, slow, some
 
 from . import signs
 from .registry import RULES, Rule, named
@@ -78,12 +79,13 @@ def marks(rest: int) -> list[int]:
     return [rest // 100, rest // 3, rest, rest + 100, rest + 240]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+@pytest.mark.parametrize("rule", some(RULES, named(*FAMILIES)), ids=label)
 def test_rests_of_30_000_steps(rule: Rule) -> None:
-    """Every rule; the table's history is shorter than the rest, which is settled in parts."""
+    """The table's history is shorter than the rest, which is settled in parts."""
     check(rule, 30_000)
 
 
+@slow
 @pytest.mark.parametrize("rule", named(*FAMILIES[2:]), ids=lambda rule: rule.id)
 def test_rests_of_100_000_steps_in_one_piece(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """The history is as long as that of a table of millions of rows, and reaches over the whole rest."""
@@ -91,6 +93,7 @@ def test_rests_of_100_000_steps_in_one_piece(rule: Rule, monkeypatch: pytest.Mon
     check(rule, 100_000)
 
 
+@slow
 @pytest.mark.parametrize("rule", named(*FAMILIES[:2]), ids=lambda rule: rule.id)
 def test_a_million_steps(rule: Rule) -> None:
     """One row rests nearly all of the time; the history is as large at the end as at the start.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from selection import cover, label
 
 import unhot.torch
 from unhot.torch.placement import KERNELS
@@ -70,24 +71,19 @@ class LayerCopy:
         return held.copy()
 
 
-CASES = [("native", "closed", "wandering", rule) for rule in FRONT_END]
-CASES += [("torch", "tiny", "constant", rule) for rule in FRONT_END if rule not in RULES]
-CASES += [
-    (*way, rule)
-    for way in (
-        ("native", "mixed", "cosine"),
-        ("native", "tiny", "constant"),
-        ("native", "gaps", "constant"),
-        ("torch", "closed", "wandering"),
-    )
-    for rule in RULES
-    if rule.convention == "torch"
+USUAL = [rule for rule in RULES if rule.convention == "torch"]
+NATIVE = [("native", "closed", "wandering", rule) for rule in FRONT_END]
+NATIVE += [
+    ("native", *way, rule) for way in (("mixed", "cosine"), ("tiny", "constant"), ("gaps", "constant")) for rule in USUAL
 ]
+TORCH = [("torch", "closed", "wandering", rule) for rule in USUAL]
+TORCH += [("torch", "tiny", "constant", rule) for rule in FRONT_END if rule not in RULES]
+CASES = [*cover(NATIVE, by=1), *cover(TORCH, by=1)]
 """All betas once for each way: what they do to the rules is tested in test_against_dense.py, and this is what the front end
 makes of it."""
 
 
-@pytest.mark.parametrize(("kernels", "stream", "schedule", "rule"), CASES, ids=lambda part: getattr(part, "id", part))
+@pytest.mark.parametrize(("kernels", "stream", "schedule", "rule"), CASES, ids=label)
 def test_as_torch_trains(kernels: str, stream: str, schedule: str, rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer holds what torch.optim makes of a dense parameter that gets one-hot(ids).T @ gradients."""
     monkeypatch.setenv(KERNELS, kernels)

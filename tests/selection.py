@@ -1,0 +1,76 @@
+"""Which cases are in the fast set.
+
+`make test` runs the fast set, `make test-all` everything (`pytest --all`); `pytest path/to/test.py::name` runs all cases of the
+tests named.  A test is in the fast set unless it has the mark `slow`.  It gets one in one of three ways:
+
+* `@slow` above the test, or `pytest.param(..., marks=slow)`: by hand.
+* `some(values, fast)`: the values in `fast` are in the fast set, the others are slow.
+* `product(...)` and `cover(...)`: of all combinations, those are in the fast set that it takes for each *pair* of values to
+  occur (`by=2`), or each value (`by=1`); the others are slow.  So whatever is added to the registry, to the streams or to
+  another axis is covered from then on, in combination with each value of every other axis.
+
+    @pytest.mark.parametrize(("rule", "stream"), product(RULES, STREAMS), ids=label)
+    def test_something(rule, stream): ...
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import zlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+slow = pytest.mark.slow
+
+
+def product(*axes: Iterable[Any], by: int = 2) -> list[Any]:
+    """All combinations of the axes' values, for `pytest.mark.parametrize`; with one axis by default each is in the fast set."""
+    return cover(list(itertools.product(*axes)), by)
+
+
+def cover(cases: Sequence[tuple[Any, ...]], by: int = 2) -> list[Any]:
+    """The cases, as many of them in the fast set as cover what all of them cover: pairs of values, or with `by=1` values."""
+    chosen = covering([tuple(part for value in case for part in parts(value)) for case in cases], by)
+    return [pytest.param(*case, marks=() if i in chosen else slow) for i, case in enumerate(cases)]
+
+
+def some(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
+    """All values, or tuples of them, those in `fast` in the fast set."""
+    values = list(values)
+    assert all(value in values for value in fast), "the fast set is chosen from the values"
+    cases = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*case, marks=() if value in fast else slow) for case, value in zip(cases, values, strict=True)]
+
+
+def parts(value: Any) -> tuple[str, ...]:
+    """The values on the axes that `value` stands for: a rule of the registry for its line, and its betas."""
+    return tuple(value.axes) if hasattr(value, "axes") else (str(value),)
+
+
+def label(value: Any) -> Any:
+    """The part of a test's name that stands for `value`."""
+    return getattr(value, "id", None)
+
+
+def covering(cases: Sequence[tuple[str, ...]], by: int) -> set[int]:
+    """The numbers of the cases to take, in the greedy way: next comes the one that adds most.
+
+    It is the same in every process.  Among cases that add as much a checksum decides, so that no value is favoured.
+    """
+    open_: list[set[Any]] = [set(itertools.combinations(enumerate(case), min(by, len(case)))) for case in cases]
+    covered: set[Any] = set()
+    queue = [(-len(new), zlib.crc32(repr(case).encode()), i) for i, (case, new) in enumerate(zip(cases, open_, strict=True))]
+    heapq.heapify(queue)
+    chosen = set()
+    while queue:
+        promised, tie, i = heapq.heappop(queue)
+        added = len(open_[i] - covered)
+        if added and added == -promised:
+            chosen.add(i)
+            covered |= open_[i]
+        elif added:  # others were chosen since it was queued
+            heapq.heappush(queue, (-added, tie, i))
+    return chosen
