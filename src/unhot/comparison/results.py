@@ -63,7 +63,9 @@ class Column:
     values: int
     vocabulary: int
     missing: int
-    """Values that are missing; together they are one id."""
+    """Values that are missing; together they are one id, unless `dropped`."""
+    dropped: bool = False
+    """Whether missing values were left out, and are not among `values`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,6 +110,10 @@ class Agreement:
     """Rows that a step touches, on average."""
     moved: float
     """How far training moved the weight that moved most."""
+    reached: int
+    """Rows that were in a batch."""
+    returned: int
+    """Rows that were in a batch, rested for a step at least, and were in another."""
 
     @property
     def differences(self) -> tuple[Difference, Difference, Difference]:
@@ -121,8 +127,11 @@ class Agreement:
 
     @property
     def conclusive(self) -> bool:
-        """Whether the allowance is small beside what training did: at most a hundredth of the largest movement."""
-        return self.weights.allowance <= 0.01 * self.moved
+        """Whether a table that trains otherwise would have been found out.
+
+        The allowance is at most a hundredth of the largest movement, and at least half of the rows rested and came again.
+        """
+        return self.weights.allowance <= 0.01 * self.moved and 2 * self.returned >= self.reached
 
     def __repr__(self) -> str:
         head = f"Agreement after {self.steps} steps of {self.batch:,} ids (weights moved by up to {self.moved:.3g}):"
@@ -206,7 +215,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether the results of both routes agree."""
+        """Whether the results of both routes agree; `agreement.conclusive` says whether that means much."""
         return self.example.same and self.agreement.holds
 
     def as_dict(self) -> dict[str, Any]:

