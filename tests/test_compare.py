@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import gzip
 import itertools
@@ -25,14 +26,15 @@ from typer.testing import CliRunner
 import unhot
 import unhot.comparison
 from unhot.cli.command import app, make_rule, read_sizes
+from unhot.cli.picture import figure
 from unhot.comparison import agreement, cost, run
 from unhot.comparison.agreement import measure_agreement
 from unhot.comparison.batches import Batches
 from unhot.comparison.columns import read_ids
 from unhot.comparison.cost import Job, measure_cost
-from unhot.comparison.dense import Dense, one_hot
+from unhot.comparison.dense import Dense, Gathered, one_hot
 from unhot.comparison.growth import measure_growth
-from unhot.comparison.results import Agreement, Cost, Difference, in_bytes, in_seconds
+from unhot.comparison.results import Agreement, Cost, Costs, Difference, Growth, in_bytes, in_seconds
 from unhot.rules import OPTIMIZERS
 
 RULES = [
@@ -124,6 +126,33 @@ def test_dense_route_is_one_hot_times_weights() -> None:
     assert np.array_equal(dense.forward(ids), weights[ids])
     dense.train(ids, np.array([[1.0, 2], [3, 4], [5, 6]]))
     assert np.array_equal(weights - dense.weights, [[3, 4], [0, 0], [6, 8], [0, 0]])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=ids_of)
+def test_gathered_rows_train_as_one_hot_vectors_do(rule: Any) -> None:
+    """Reading rows and scattering their gradients is the same training; in float64, the order of sums hardly matters."""
+    start, rng = np.random.default_rng(0).normal(size=(7, 3)), np.random.default_rng(1)
+    dense, gathered = Dense(start.copy(), rule), Gathered(start.copy(), rule)
+    for _ in range(20):
+        ids, grads = rng.integers(7, size=5), rng.normal(size=(5, 3))
+        np.testing.assert_allclose(gathered.forward(ids), dense.forward(ids), rtol=1e-12, atol=1e-12)
+        for route in (dense, gathered):
+            route.train(ids, grads)
+    np.testing.assert_allclose(gathered.weights, dense.weights, rtol=1e-9, atol=1e-9)
+
+
+def test_gathered_rows_are_those_of_torch() -> None:
+    """`nn.Embedding` with torch's dense Adam: the route that readers run today."""
+    start, rng, rule = np.random.default_rng(0).normal(size=(7, 3)), np.random.default_rng(1), unhot.Adam(convention="torch")
+    layer = torch.nn.Embedding.from_pretrained(torch.tensor(start), freeze=False)
+    optimizer, gathered = torch.optim.Adam(layer.parameters()), Gathered(start.copy(), rule)
+    for _ in range(20):
+        ids = rng.integers(7, size=5)
+        optimizer.zero_grad()
+        layer(torch.tensor(ids)).square().sum().backward()
+        optimizer.step()
+        gathered.train(ids, 2 * gathered.forward(ids))
+    np.testing.assert_allclose(gathered.weights, layer.weight.detach().numpy(), rtol=1e-12, atol=1e-12)
 
 
 def test_dense_step_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,20 +480,23 @@ def job(**changes: Any) -> Job:
     )
 
 
-def test_costs_of_both_routes() -> None:
+def test_costs_of_each_route() -> None:
     found = measure_growth(job(optimizer=unhot.Adam(lambda step: 0.1 / step)), [20_000, 10])
     assert [point.vocabulary for point in found.points] == [10, 20_000]
     for point in found.points:
-        for route in (point.table, point.dense):
+        for route in (point.table, point.gather, point.dense):
             assert not route.not_run
             assert route.steps > 0
             assert route.seconds is not None
             assert route.seconds > 0
     large = found.points[1]
     assert large.times_faster is not None
+    assert large.times_faster_than_gather is not None
+    assert large.times_faster_than_gather > 1
     if sys.platform == "linux":
         # Weights, slots and gradient: 20,000 x 4 float32 each.
         assert (large.dense.peak_bytes or 0) > 4 * 320_000 * 0.9
+        assert (large.gather.peak_bytes or 0) > 4 * 320_000 * 0.9
         assert (large.table.peak_bytes or 0) > 3 * 320_000 * 0.9
 
 
@@ -473,6 +505,8 @@ def test_what_does_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measure_cost(job(route="dense", rows=10_000_000, batch=1000))
     assert found == Cost(not_run="the one-hot matrix alone needs 37.3 GiB; 1.00 GiB are free")
     assert repr(found) == "not run: the one-hot matrix alone needs 37.3 GiB; 1.00 GiB are free"
+    found = measure_cost(job(route="gather", rows=100_000_000))
+    assert found == Cost(not_run="weights, gradient and slots need 5.96 GiB; 1.00 GiB are free")
 
 
 def test_a_table_that_does_not_fit_is_not_run() -> None:
@@ -485,9 +519,10 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(cost.subprocess, "run", run_)
     first, second = measure_growth(job(patience=3.0), [10, 20]).points
-    assert first.dense.not_run == "no step ended within 3 s"
-    assert second.dense.not_run == "too slow already at 10"
-    assert first.times_faster is None
+    for route in ("dense", "gather"):
+        assert getattr(first, route).not_run == "no step ended within 3 s"
+        assert getattr(second, route).not_run == "too slow already at 10"
+    assert first.times_faster is first.times_faster_than_gather is None
 
 
 def test_failures_of_the_process_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,7 +554,15 @@ def test_compare(found: unhot.comparison.Comparison) -> None:
     assert found.agreement.batch == 8
     assert len(found.growth.points) == 1
     assert found.machine.kernels == unhot.kernels.name
-    for part in ("AdamW(learning_rate=0.01", "40 different", "forward: table", "holds", "100 ids: table", unhot.kernels.name):
+    for part in (
+        "AdamW(learning_rate=0.01",
+        "40 different",
+        "forward: table",
+        "holds",
+        "100 ids: table",
+        "; gather ",
+        unhot.kernels.name,
+    ):
         assert part in repr(found)
     assert "[w[0], w[2], w[1], w[2]]" in repr(found.example)
     assert json.loads(json.dumps(found.as_dict()))["agreement"]["weights"]["holds"] is True
@@ -586,6 +629,9 @@ def test_command(tmp_path: Path) -> None:
     assert told["settings"]["batch"] == 4
     assert told["machine"]["kernels"] == unhot.kernels.name
     assert [point["vocabulary"] for point in told["growth"]["points"]] == [30]
+    assert {"table", "gather", "dense"} <= told["costs"].keys()
+    for part in ("gather,", "dense opt.", "times faster"):
+        assert part in flat.lower()
 
 
 def test_command_fails_if_the_results_disagree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,12 +669,32 @@ def test_command_says_that_it_shows_little(tmp_path: Path) -> None:
 def test_command_says_what_did_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "unhot.comparison.growth.measure_cost",
-        lambda job: Cost(0.1, 1, 1, 1.5) if job.route == "table" else Cost(not_run="why"),
+        lambda job: Cost(not_run="why") if job.route == "dense" else Cost(0.1, 1, 1, 1.5),
     )
     done = command(str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "", "--plot", str(tmp_path / "a.svg"))
     assert done.exit_code == 0, done.output
-    for part in ("3 ids, one-hot x Dense not run: why.", "kept up to 1.5 CPUs busy", "not run"):
+    for part in ("3 ids, one-hot x Dense not run: why.", "kept up to 1.5 CPUs busy", "not run", "1.00 ?"):
         assert part in done.output
+
+
+def test_the_picture_shows_each_route_and_what_is_not_to_be_trusted(found: unhot.comparison.Comparison) -> None:
+    """A curve for each route, a cross for what did not run, a ? at each time measured on a busy machine."""
+    quiet, busy, none = Cost(0.1, 1 << 20, 5, 0.0), Cost(0.2, 1 << 21, 5, 0.9), Cost(not_run="why")
+    for points, doubts, crosses in (
+        ((Costs(10, quiet, quiet, quiet), Costs(100, quiet, quiet, quiet)), 0, []),
+        ((Costs(10, busy, quiet, quiet), Costs(100, quiet, busy, busy)), 3, []),
+        ((Costs(10, busy, busy, busy), Costs(100, busy, none, none)), 4, ["one-hot x Dense", "gather, dense optimizer"]),
+    ):
+        drawn = figure(dataclasses.replace(found, growth=Growth(points)))
+        time, memory = drawn.axes
+        assert [sum(text.get_text() == "?" for text in axes.texts) for axes in (time, memory)] == [doubts, 0]
+        assert any("not to be trusted" in text.get_text() for text in time.texts) is bool(doubts)
+        for axes in (time, memory):
+            labels = axes.get_legend_handles_labels()[1]
+            assert {label for label in labels if not label.endswith("not run")} == {
+                "one-hot x Dense", "gather, dense optimizer", "table (unhot)",
+            }  # fmt: skip
+            assert [label.removesuffix(" not run") for label in labels if label.endswith("not run")] == crosses
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,8 @@ def compare_command(
 ) -> None:
     """One-hot x Dense against the table, on this machine: the same results, and what each costs.
 
+    Beside them, what an embedding layer with a dense optimizer costs, which gathers rows and updates all of them.
+
     The exit code is 1 if the results disagree beyond what float32 allows, and 2 after an error.
     """
     out = console()

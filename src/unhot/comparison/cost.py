@@ -18,7 +18,7 @@ from unhot.comparison.dense_rules import SLOTS
 from unhot.comparison.results import Cost, in_bytes
 from unhot.rules import Optimizer
 
-Route = Literal["table", "dense"]
+Route = Literal["table", "gather", "dense"]
 
 START = 10.0
 """Seconds that a process may take to start."""
@@ -82,14 +82,18 @@ def measure_cost(job: Job) -> Cost:
 
 
 def too_large(job: Job) -> str:
-    """Why the dense route cannot run, or nothing.  The table refuses by itself."""
+    """Why a dense route cannot run, or nothing.  The table refuses by itself."""
     free = memory.available()
-    matrix = 4 * job.batch * job.rows
-    slots = len(SLOTS[type(job.optimizer)](job.optimizer))
-    whole = matrix + 4 * job.rows * job.dim * (2 + slots)
-    if job.route == "table" or free is None or whole <= free:
+    if job.route == "table" or free is None:
         return ""
-    return f"the one-hot matrix alone needs {in_bytes(matrix)}; {in_bytes(free)} are free"
+    matrix = 4 * job.batch * job.rows if job.route == "dense" else 0
+    trained = 4 * job.rows * job.dim * (2 + len(SLOTS[type(job.optimizer)](job.optimizer)))
+    if matrix + trained <= free:
+        return ""
+    what, size = (
+        ("the one-hot matrix alone needs", matrix) if matrix > trained else ("weights, gradient and slots need", trained)
+    )
+    return f"{what} {in_bytes(size)}; {in_bytes(free)} are free"
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""The route that the table is compared with: one-hot x Dense in plain NumPy, trained by the ordinary dense optimizer."""
+"""The routes that the table is compared with, in plain NumPy, trained by the ordinary dense optimizer.
+
+One-hot x Dense; and the same without the one-hot matrix, as PyTorch's and Keras's embedding layers do it."""
 
 from __future__ import annotations
 
@@ -61,3 +63,21 @@ class Dense:
     def train(self, ids: Array, grads: Array) -> None:
         """Gradient and step; `ids` are those of the last `forward`."""
         self.step(self.gradient(grads))
+
+
+class Gathered(Dense):
+    """An embedding layer with a dense optimizer: rows are gathered, and their gradients scattered into one of all rows."""
+
+    def forward(self, ids: Array) -> Array:
+        """weights[ids]; the ids are kept for `gradient`."""
+        self.ids = ids
+        return np.asarray(self.weights[ids])
+
+    def gradient(self, grads: Array) -> Array:
+        """The gradient of all weights: zeros, to which those of the ids of the last `forward` are added."""
+        gradient = np.zeros_like(self.weights)
+        dim = gradient.shape[1]
+        # One index for each element, for which NumPy has a loop in C.
+        elements = self.ids[:, None] * dim + np.arange(dim)
+        np.add.at(gradient.reshape(-1), elements.reshape(-1), grads.reshape(-1))
+        return gradient

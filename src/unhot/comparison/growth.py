@@ -1,31 +1,35 @@
-"""The costs of both routes, on the column and over vocabularies."""
+"""The costs of each route, on the column and over vocabularies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from unhot.comparison.cost import Job, measure_cost, too_large
+from unhot.comparison.cost import Job, Route, measure_cost, too_large
 from unhot.comparison.results import Cost, Costs, Growth
 
+ROUTES: tuple[Route, ...] = ("table", "gather", "dense")
 
-def measure_costs(job: Job, slow_at: int | None = None) -> Costs:
-    """The costs of both routes for one vocabulary.
+
+def measure_costs(job: Job, slow_at: Mapping[Route, int] | None = None) -> Costs:
+    """The costs of each route for one vocabulary.
 
     Args:
-        job: what to measure; both routes, whichever it names.
-        slow_at: a smaller vocabulary at which the dense route was too slow; it is then not tried.
+        job: what to measure; all routes, whichever it names.
+        slow_at: by route, a smaller vocabulary at which it was too slow; it is then not tried.
 
     Errors: those of `measure_cost`.
     """
-    table, dense = replace(job, route="table"), replace(job, route="dense")
-    if slow_at is not None and not too_large(dense):
-        return Costs(job.rows, measure_cost(table), Cost(not_run=f"too slow already at {slow_at:,}"))
-    return Costs(job.rows, measure_cost(table), measure_cost(dense))
+    found: dict[Route, Cost] = {}
+    for route in ROUTES:
+        this, slow = replace(job, route=route), (slow_at or {}).get(route)
+        too_slow = slow is not None and not too_large(this)
+        found[route] = Cost(not_run=f"too slow already at {slow:,}") if too_slow else measure_cost(this)
+    return Costs(job.rows, found["table"], found["gather"], found["dense"])
 
 
 def measure_growth(job: Job, vocabularies: Sequence[int], done: Callable[[int], None] = lambda rows: None) -> Growth:
-    """The costs of both routes for every vocabulary, with ids drawn uniformly, which touch the most rows.
+    """The costs of each route for every vocabulary, with ids drawn uniformly, which touch the most rows.
 
     Args:
         job: the rest of what to measure.
@@ -35,8 +39,13 @@ def measure_growth(job: Job, vocabularies: Sequence[int], done: Callable[[int], 
     Errors: those of `measure_cost`.
     """
     points: list[Costs] = []
+    slow_at: dict[Route, int] = {}
     for rows in sorted(vocabularies):
-        slow_at = next((point.vocabulary for point in points if point.dense.not_run), None)
-        points.append(measure_costs(replace(job, rows=rows, ids=None), slow_at))
+        point = measure_costs(replace(job, rows=rows, ids=None), slow_at)
+        points.append(point)
+        if point.gather.not_run:
+            slow_at.setdefault("gather", rows)
+        if point.dense.not_run:
+            slow_at.setdefault("dense", rows)
         done(rows)
     return Growth(tuple(points))

@@ -138,6 +138,10 @@ class Agreement:
         return "\n  ".join([head, *map(repr, self.differences)])
 
 
+BUSY = 0.3
+"""CPUs kept busy by others from which on the figures are not to be trusted."""
+
+
 @dataclass(frozen=True, repr=False)
 class Cost:
     """What a training step costs by one route, measured in a process of its own."""
@@ -152,6 +156,11 @@ class Cost:
     not_run: str = ""
     """Why it did not run."""
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether other processes kept so many CPUs busy that the time is not to be trusted."""
+        return self.others_busy > BUSY
+
     def __repr__(self) -> str:
         if self.seconds is None:
             return f"not run: {self.not_run}"
@@ -160,26 +169,36 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Costs:
-    """The cost of both routes for one vocabulary."""
+    """The cost of each route for one vocabulary."""
 
     vocabulary: int
     table: Cost
+    gather: Cost
+    """Rows gathered and a dense optimizer, as in an embedding layer of PyTorch's or Keras's."""
     dense: Cost
+    """One-hot x Dense."""
 
     @property
     def times_faster(self) -> float | None:
         """How often the table's step fits into that of one-hot x Dense; None if one did not run."""
-        if self.table.seconds is None or self.dense.seconds is None:
-            return None
-        return self.dense.seconds / self.table.seconds
+        return _times(self.dense, self.table)
+
+    @property
+    def times_faster_than_gather(self) -> float | None:
+        """How often the table's step fits into that of gathered rows with a dense optimizer; None if one did not run."""
+        return _times(self.gather, self.table)
 
     def __repr__(self) -> str:
-        return f"{self.vocabulary:>9,} ids: table {self.table}; one-hot x Dense {self.dense}"
+        return f"{self.vocabulary:>9,} ids: table {self.table}; gather {self.gather}; one-hot x Dense {self.dense}"
+
+
+def _times(slow: Cost, fast: Cost) -> float | None:
+    return None if slow.seconds is None or fast.seconds is None else slow.seconds / fast.seconds
 
 
 @dataclass(frozen=True, repr=False)
 class Growth:
-    """How the cost of both routes grows with the vocabulary, for ids drawn uniformly."""
+    """How the cost of each route grows with the vocabulary, for ids drawn uniformly."""
 
     points: tuple[Costs, ...]
 

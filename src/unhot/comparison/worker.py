@@ -17,7 +17,7 @@ import numpy.typing as npt
 from unhot import kernels
 from unhot.comparison import task
 from unhot.comparison.cost import Job
-from unhot.comparison.dense import Dense
+from unhot.comparison.dense import Dense, Gathered
 from unhot.creation import initial_weights
 from unhot.table import Table
 
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 LEAST = 3
 """Timed steps at least, if there is time for them."""
 
-ENOUGH = 1.0
+ENOUGH = 0.8
 """Seconds of steps that are enough, for those before the timed ones and for these."""
 
 
@@ -77,8 +77,9 @@ def repeat(seconds: Callable[[], float], enough: float, least: int, end: float) 
 
 def route(job: Job) -> tuple[Callable[[Array], Array], Callable[[Array, Array], None]]:
     """Forward and training step of the job's route."""
-    if job.route == "dense":
-        dense = Dense(initial_weights("uniform", (job.rows, job.dim), np.dtype(np.float32), job.seed), job.optimizer)
+    if job.route != "table":
+        kind = Dense if job.route == "dense" else Gathered
+        dense = kind(initial_weights("uniform", (job.rows, job.dim), np.dtype(np.float32), job.seed), job.optimizer)
         return dense.forward, dense.train
     table = Table(job.rows, job.dim, optimizer=job.optimizer, seed=job.seed)
     return table.lookup, table.step
