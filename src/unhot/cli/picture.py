@@ -86,7 +86,9 @@ def panel(axes: Axes, found: Comparison, value: Figures, show: Callable[[float],
             cross: dict[str, Any] = {"marker": "x", "markersize": 8, "linestyle": "", "color": style["color"]}
             axes.plot(missing, height, transform=axes.get_xaxis_transform(), label=f"{name} not run", **cross)
         for x, y in ran[-1:]:
-            axes.annotate(show(y), (x, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize="small")
+            axes.annotate(
+                show(y), (x, y), xytext=(9, 5 * (1 - number)), textcoords="offset points", va="center", fontsize="small"
+            )
         for x, y in [(x, value(cost)) for x, cost in costs if timed and cost.doubtful]:
             if y is not None:
                 axes.annotate("?", (x, y), xytext=(0, 6), textcoords="offset points", ha="center", color=style["color"])
