@@ -2,12 +2,13 @@
 # if there is one.
 
 PYTHON ?= python3
+FRAMEWORKS ?= newest
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
+.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -50,7 +51,7 @@ $(VENV)/installed: $(VENV)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/tests: $(VENV)/installed
-	$(BIN)/python -m pip install $(PIP) --group test --group check
+	$(BIN)/python -m pip install $(PIP) --group test --group $(FRAMEWORKS) --group check
 	touch $@
 
 # What needs no framework; it runs on the package that is installed.
@@ -85,21 +86,25 @@ test-sanitize: $(VENV)/tests
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
 
-# dist/: the source archive; the wheel of this machine, fit for other Linux systems; and the one without native kernels.
-# With Python 3.12 or newer the wheel is for that and all later ones (the stable ABI), with 3.11 for 3.11 alone.
-# The wheel is then tried in an environment of its own.
-wheel: .venv-wheel/installed
-	rm -rf dist .venv-clean
-	.venv-wheel/bin/python -m build --outdir dist/built
-	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/built/*.whl
-	mv dist/built/*.tar.gz dist
-	rm -r dist/built
+# dist/: the source archive, and the wheel without native kernels, for systems that have none.
+archives: .venv-wheel/installed
+	rm -rf dist
+	.venv-wheel/bin/python -m build --sdist
 	UNHOT_WITHOUT_NATIVE=1 .venv-wheel/bin/python -m build --wheel
 	.venv-wheel/bin/twine check --strict dist/*
 	.venv-wheel/bin/python .ci/check_dist.py dist
+
+# And the wheel of this machine (Linux), from the source archive, made fit for other Linux systems and tried in an environment of
+# its own.  With Python 3.12 or newer it is for that and all later ones (the stable ABI), with 3.11 for 3.11 alone.
+wheel: archives
+	rm -rf .venv-clean
+	.venv-wheel/bin/python -m pip wheel $(PIP) --no-deps --wheel-dir dist/built dist/*.tar.gz
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist dist/built/*.whl
+	rm -r dist/built
+	.venv-wheel/bin/python .ci/check_dist.py dist
 	$(PYTHON) -m venv .venv-clean
 	.venv-clean/bin/python -m pip install $(PIP) --no-index --find-links dist --no-deps unhot
-	.venv-clean/bin/python -m pip install $(PIP) --upgrade numpy
+	.venv-clean/bin/python -m pip install $(PIP) numpy
 	.venv-clean/bin/python -m unhot --version
 	.venv-clean/bin/python -c "from unhot import kernels; assert kernels.name.startswith('native'), kernels.name"
 	.venv-clean/bin/python -m pip install $(PIP) scipy pytest pytest-timeout pytest-xdist hypothesis

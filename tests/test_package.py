@@ -190,3 +190,10 @@ def test_the_version_stands_in_one_place() -> None:
     """In the package; the changelog and the citation, which cannot read it, follow."""
     assert "version" in PYPROJECT["project"]["dynamic"]
     assert re.search(rf"^## \[{re.escape(unhot.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert f"\nversion: {unhot.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_hooks_run_the_versions_that_are_checked() -> None:
+    hooks = re.findall(r"[\w-]+==[\d.]+", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks
+    assert set(hooks) <= set(PYPROJECT["dependency-groups"]["check"])
