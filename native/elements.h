@@ -8,6 +8,10 @@ struct WeightPair {
     T hi, lo;
     // w (hi + lo): with a decay an infinite weight becomes NaN, as in w - rate decay w, and without one it stays.
     inline T operator()(T w) const { return lo != T(0) ? w * hi + w * lo : w * hi; }
+    // w (hi + lo) + move, rounded at the size of w once: a decay below half a unit in the last place counts with the move.
+    inline T operator()(T w, T move) const { return w * hi + (lo != T(0) ? w * lo + move : move); }
+    // w (hi + lo) - move, rounded alike.
+    inline T less(T w, T move) const { return w * hi - (lo != T(0) ? move - w * lo : move); }
 };
 
 template <typename T>

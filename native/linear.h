@@ -19,11 +19,12 @@ struct Linear {
 
         inline void operator()(T* x) const {
             const T w = x[0];
-            x[0] = w_pair(w);
             if constexpr (MOMENTUM) {
-                const T b = x[1], rest = b_pair(b);
-                x[0] = x[0] + b * w_b;
-                x[1] = b_w != T(0) ? rest + w * b_w : rest;
+                const T b = x[1];
+                x[0] = w_pair(w, b * w_b);
+                x[1] = b_pair(b, b_w != T(0) ? w * b_w : T(0));
+            } else {
+                x[0] = w_pair(w);
             }
             if constexpr (kDecays) x[kAverage] = v_pair(x[kAverage]);
             if constexpr (DIVISOR >= kCentered) x[kAverage + 1] = v_pair(x[kAverage + 1]);
@@ -70,10 +71,10 @@ struct Linear {
             const T q = divided(x, g), w = x[0];
             if constexpr (MOMENTUM) {
                 const T b = x[1];
-                x[0] = (w_pair(w) + b * w_b) + q * g_w;
+                x[0] = w_pair(w, b * w_b + q * g_w);
                 x[1] = b_pair(b, b_w != T(0) ? w * b_w + q * g_b : q * g_b);
             } else {
-                x[0] = w_pair(w) + q * g_w;
+                x[0] = w_pair(w, q * g_w);
             }
         }
     };

@@ -35,7 +35,7 @@ struct Measure {
             T sum = k[TERMS - 1];
 #pragma GCC unroll 8
             for (int j = TERMS - 2; j >= 0; --j) sum = sum * u + k[j];
-            x[0] = w_pair(x[0]) - x[1] * (sum * over);
+            x[0] = w_pair.less(x[0], x[1] * (sum * over));
             x[1] = m_pair(x[1]);
             x[2] = v_pair(x[2]);
         }
@@ -61,7 +61,7 @@ struct Measure {
                 movement(distance, total);
                 for (int i = 0; i < n; ++i) {
                     const int64_t at = start + i;
-                    out[at] = w_pair(state[0][at]) - m[at] * total[i];
+                    out[at] = w_pair.less(state[0][at], m[at] * total[i]);
                     if (all) {
                         m[at] = m_pair(m[at]);
                         v[at] = v_pair(v[at]);
@@ -119,7 +119,7 @@ struct Measure {
                 x[2] = v_pair(x[2], (g * v_g) * g);
             if constexpr (ROOT == kLargestSecondMoment) x[3] = largest(x[3], x[2]);
             const T numerator = gamma != T(0) ? x[1] * alpha + g * gamma : x[1] * alpha;
-            x[0] = w_pair(x[0]) - numerator / (divisor(x[kRoot]) * c + epsilon);
+            x[0] = w_pair.less(x[0], numerator / (divisor(x[kRoot]) * c + epsilon));
         }
     };
 };

@@ -15,7 +15,7 @@ struct Sign {
 
         inline void operator()(T* x) const {
             const T sign = sign_of(x[1]);
-            x[0] = w_pair(x[0]) + sign * rates;
+            x[0] = w_pair(x[0], sign * rates);
             x[1] = sign * largest(m_pair(magnitude(x[1])), floor);
         }
     };
@@ -35,7 +35,7 @@ struct Sign {
 
         inline void operator()(T* x, T g) const {
             const T direction = sign_of(x[1] * beta_1 + g * share);
-            x[0] = w_pair(x[0]) + direction * rate;
+            x[0] = w_pair(x[0], direction * rate);
             x[1] = m_pair(x[1], g * m_g);
         }
     };

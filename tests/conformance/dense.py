@@ -45,7 +45,7 @@ class Dense:
         return np.full_like(self.w, value)
 
     def decay(self, h: SimpleNamespace) -> None:
-        """Decoupled weight decay, which comes before the rest of the step."""
+        """Decoupled weight decay, which comes before the rest of the step, as PyTorch forms it."""
         if h.weight_decay:
             self.w *= 1 - h.learning_rate * h.weight_decay
 
@@ -190,7 +190,15 @@ class TorchNAdam(TorchAdam):
 # ---------------------------------------------------------------- keras.optimizers
 
 
-class KerasSGD(Dense):
+class Keras(Dense):
+    """keras/src/optimizers/base_optimizer.py: its weight decay."""
+
+    def decay(self, h: SimpleNamespace) -> None:
+        if h.weight_decay:
+            self.w = self.w - self.w * h.weight_decay * h.learning_rate
+
+
+class KerasSGD(Keras):
     """keras/src/optimizers/sgd.py; the buffer holds the rate."""
 
     defaults = {"learning_rate": 1e-2, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
@@ -207,7 +215,7 @@ class KerasSGD(Dense):
         self.w += h.momentum * self.b - h.learning_rate * g if h.nesterov else self.b
 
 
-class KerasAdagrad(Dense):
+class KerasAdagrad(Keras):
     """keras/src/optimizers/adagrad.py."""
 
     defaults = {"learning_rate": 1e-3, "initial_accumulator_value": 0.1, "epsilon": 1e-7, "weight_decay": 0.0}
@@ -221,7 +229,7 @@ class KerasAdagrad(Dense):
         self.w -= h.learning_rate * g / np.sqrt(self.sum + h.epsilon)
 
 
-class KerasRMSprop(Dense):
+class KerasRMSprop(Keras):
     """keras/src/optimizers/rmsprop.py; epsilon is inside the root, and the momentum holds the rate."""
 
     defaults = {"learning_rate": 1e-3, "rho": 0.9, "momentum": 0.0, "epsilon": 1e-7, "centered": False, "weight_decay": 0.0}
@@ -242,7 +250,7 @@ class KerasRMSprop(Dense):
         self.w -= q
 
 
-class KerasAdadelta(Dense):
+class KerasAdadelta(Keras):
     """keras/src/optimizers/adadelta.py."""
 
     defaults = {"learning_rate": 1e-3, "rho": 0.95, "epsilon": 1e-7, "weight_decay": 0.0}
@@ -258,7 +266,7 @@ class KerasAdadelta(Dense):
         self.w -= h.learning_rate * q
 
 
-class KerasAdam(TorchAdam):
+class KerasAdam(Keras, TorchAdam):
     """keras/src/optimizers/adam.py; epsilon is added to the uncorrected root."""
 
     defaults = {**TorchAdam.defaults, "epsilon": 1e-7}
@@ -279,7 +287,7 @@ class KerasAdamW(KerasAdam):
     defaults = {**KerasAdam.defaults, "weight_decay": 4e-3}
 
 
-class KerasAdamax(Dense):
+class KerasAdamax(Keras):
     """keras/src/optimizers/adamax.py."""
 
     defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0}
@@ -294,7 +302,7 @@ class KerasAdamax(Dense):
         self.w -= h.learning_rate * self.m / ((1 - h.beta_1**self.t) * (self.u + h.epsilon))
 
 
-class KerasNadam(TorchAdam):
+class KerasNadam(Keras, TorchAdam):
     """keras/src/optimizers/nadam.py."""
 
     defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0}
@@ -313,7 +321,7 @@ class KerasNadam(TorchAdam):
         self.w -= m_hat * h.learning_rate / (np.sqrt(self.v / (1 - h.beta_2**self.t)) + h.epsilon)
 
 
-class KerasLion(Dense):
+class KerasLion(Keras):
     """keras/src/optimizers/lion.py."""
 
     defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": 0.0}
@@ -327,7 +335,7 @@ class KerasLion(Dense):
         self.m = self.m * h.beta_2 + g * (1 - h.beta_2)
 
 
-class KerasFtrl(Dense):
+class KerasFtrl(Keras):
     """keras/src/optimizers/ftrl.py."""
 
     defaults = {

@@ -241,6 +241,16 @@ def weight_by(xp: Any, w: Any, hi: Any, lo: Any) -> Any:
     return xp.where(lo != 0, w * hi + w * lo, w * hi)
 
 
+def weight_moved(xp: Any, w: Any, hi: Any, lo: Any, move: Any) -> Any:
+    """w (hi + lo) + move, rounded at the size of w once: a decay below half a unit in the last place counts with the move."""
+    return w * hi + xp.where(lo != 0, w * lo + move, move)
+
+
+def weight_less(xp: Any, w: Any, hi: Any, lo: Any, move: Any) -> Any:
+    """w (hi + lo) - move, rounded as in `weight_moved`."""
+    return w * hi - xp.where(lo != 0, move - w * lo, move)
+
+
 def slot_by(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
     """x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0."""
     return xp.where(xp.abs(x) == math.inf, x + more, x * hi + (x * lo + more))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unhot.deferral import MatrixHistory
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by, weight_moved
 
 Matrix = tuple[float, float, float, float]
 
@@ -117,28 +117,23 @@ class Linear(Recurrence):
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w_hi, w_lo, w_b, b_w, b_hi, b_lo, v_hi, v_lo = (c[:, i, None] for i in range(8))
         w, rest = rows[0], list(rows[1:])
-        new_w = weight_by(xp, w, w_hi, w_lo)
-        new = []
-        if self.with_momentum:
-            b = rest.pop(0)
-            new_w = new_w + b * w_b
-            new_b = slot_by(xp, b, b_hi, b_lo)
-            new.append(xp.where(b_w != 0, new_b + w * b_w, new_b))
-        new += [slot_by(xp, v, v_hi, v_lo) if self._decays else v for v in rest]
-        return (new_w, *new)
+        averages = [slot_by(xp, v, v_hi, v_lo) if self._decays else v for v in rest[self.with_momentum :]]
+        if not self.with_momentum:
+            return (weight_by(xp, w, w_hi, w_lo), *averages)
+        b = rest[0]
+        new_b = slot_by(xp, b, b_hi, b_lo, xp.where(b_w != 0, w * b_w, 0.0))
+        return (weight_moved(xp, w, w_hi, w_lo, b * w_b), new_b, *averages)
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w_hi, w_lo, w_b, b_w, b_hi, b_lo, g_w, g_b = s[:8]
         w, rest = rows[0], list(rows[1:])
         b = rest.pop(0) if self.with_momentum else None
         q, averages = self._divided(xp, rest, g, s)
-        new_w = weight_by(xp, w, w_hi, w_lo)
         if b is None:
-            return (new_w + q * g_w, *averages)
-        new_w = (new_w + b * w_b) + q * g_w
+            return (weight_moved(xp, w, w_hi, w_lo, q * g_w), *averages)
         more = xp.where(b_w != 0, w * b_w + q * g_b, q * g_b)
         new_b = slot_by(xp, b, b_hi, b_lo, more)
-        return (new_w, new_b, *averages)
+        return (weight_moved(xp, w, w_hi, w_lo, b * w_b + q * g_w), new_b, *averages)
 
     def _divided(self, xp: Any, averages: list[Any], g: Any, s: Any) -> tuple[Any, list[Any]]:
         v_hi, v_lo, share, inside, outside = s[8:13]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_less
 from unhot.step_measure import MeasureHistory, Shape
 
 PANELS = 4
@@ -144,7 +144,7 @@ class StepMeasure(Recurrence):
         if self.root is not Root.NORM:
             x = xp.sqrt(x)
         return (
-            weight_by(xp, w, w_hi, w_lo) - m * self._movement(xp, x, c[:, 7:]),
+            weight_less(xp, w, w_hi, w_lo, m * self._movement(xp, x, c[:, 7:])),
             slot_by(xp, m, m_hi, m_lo),
             slot_by(xp, v, v_hi, v_lo),
             *rows[3:],
@@ -186,7 +186,8 @@ class StepMeasure(Recurrence):
             if self.root is Root.LARGEST_SECOND_MOMENT:
                 largest = xp.maximum(rows[3], v)
                 rest, x = (largest,), xp.sqrt(largest)
-        return (weight_by(xp, w, w_hi, w_lo) - self._numerator(xp, m, g, alpha, gamma) / (x * c + epsilon), m, v, *rest)
+        move = self._numerator(xp, m, g, alpha, gamma) / (x * c + epsilon)
+        return (weight_less(xp, w, w_hi, w_lo, move), m, v, *rest)
 
     def _numerator(self, xp: Any, m: Any, g: Any, alpha: Any, gamma: Any) -> Any:
         return m * alpha

@@ -21,7 +21,7 @@ from unhot.rules.base import (
     real,
     scalar_pair,
     slot_by,
-    weight_by,
+    weight_moved,
 )
 
 FLOOR = {"float32": 1e-30, "float64": 1e-290}
@@ -109,10 +109,10 @@ class Sign(Recurrence):
         w_hi, w_lo, rates, _, _, _, m_hi, m_lo = (c[:, i, None] for i in range(8))
         sign = xp.sign(m)
         size = xp.maximum(slot_by(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
-        return weight_by(xp, w, w_hi, w_lo) + sign * rates, sign * size
+        return weight_moved(xp, w, w_hi, w_lo, sign * rates), sign * size
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         w, m = rows
         w_hi, w_lo, rate, beta_1, share, m_hi, m_lo, m_g = s
         direction = xp.sign(m * beta_1 + g * share)
-        return weight_by(xp, w, w_hi, w_lo) + direction * rate, slot_by(xp, m, m_hi, m_lo, g * m_g)
+        return weight_moved(xp, w, w_hi, w_lo, direction * rate), slot_by(xp, m, m_hi, m_lo, g * m_g)
