@@ -90,7 +90,7 @@ class Window:
         positions = (step - distance) & self.mask
         before = ops.take(arrays["lines"], positions[1:])
         if self.decays.decay:
-            before = before * (1.0 - rate * self.decays.decay)
+            before = before - before * (rate * self.decays.decay)  # a rounded factor would err to one side, step by step
         return {"lines": ops.put(arrays["lines"], positions, ops.concat([ops.zeros((1, self.width), before), before + lines]))}
 
     def lines(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
