@@ -33,6 +33,8 @@ def check_wheel(path: Path) -> None:
         names = {name for name in archive.namelist() if not name.endswith("/")}
         info = next(name.partition("/")[0] for name in names if ".dist-info/" in name)
         check_metadata(path.name, archive.read(f"{info}/METADATA"))
+        for name in in_repository("src"):
+            assert archive.read(name.removeprefix("src/")) == Path(name).read_bytes(), f"{path.name}: {name} is another one"
     package = {f"src/{name}" for name in names if name.startswith("unhot/")}
     native = {name for name in package if re.fullmatch(r"src/unhot/_native\..*so", name)}
     assert len(native) == (not path.name.endswith("-any.whl")), f"{path.name}: native modules {native}"
