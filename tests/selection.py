@@ -33,7 +33,8 @@ def product(*axes: Iterable[Any], by: int = 2) -> list[Any]:
 
 def cover(cases: Sequence[tuple[Any, ...]], by: int = 2) -> list[Any]:
     """The cases, as many of them in the fast set as cover what all of them cover: pairs of values, or with `by=1` values."""
-    chosen = covering([tuple(part for value in case for part in parts(value)) for case in cases], by)
+    values = [[part for value in case for part in parts(value)] for case in cases]
+    chosen = covering([set(itertools.combinations(enumerate(case), min(by, len(case)))) for case in values])
     return [pytest.param(*case, marks=() if i in chosen else slow) for i, case in enumerate(cases)]
 
 
@@ -47,7 +48,7 @@ def some(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
 
 def parts(value: Any) -> tuple[str, ...]:
     """The values on the axes that `value` stands for: a rule of the registry for its line, and its betas."""
-    return tuple(value.axes) if hasattr(value, "axes") else (str(value),)
+    return tuple(value.axes) if hasattr(value, "axes") else (repr(value),)
 
 
 def label(value: Any) -> Any:
@@ -55,22 +56,21 @@ def label(value: Any) -> Any:
     return getattr(value, "id", None)
 
 
-def covering(cases: Sequence[tuple[str, ...]], by: int) -> set[int]:
-    """The numbers of the cases to take, in the greedy way: next comes the one that adds most.
+def covering(sets: Sequence[set[Any]]) -> set[int]:
+    """The numbers of some of the sets that have all that is in any, chosen greedily: next comes the one that adds most.
 
-    It is the same in every process.  Among cases that add as much a checksum decides, so that no value is favoured.
+    They are the same in every process.  Among sets that add as much a checksum decides, so that no value is favoured.
     """
-    open_: list[set[Any]] = [set(itertools.combinations(enumerate(case), min(by, len(case)))) for case in cases]
     covered: set[Any] = set()
-    queue = [(-len(new), zlib.crc32(repr(case).encode()), i) for i, (case, new) in enumerate(zip(cases, open_, strict=True))]
+    queue = [(-len(new), zlib.crc32(str(i).encode()), i) for i, new in enumerate(sets)]
     heapq.heapify(queue)
     chosen = set()
     while queue:
         promised, tie, i = heapq.heappop(queue)
-        added = len(open_[i] - covered)
+        added = len(sets[i] - covered)
         if added and added == -promised:
             chosen.add(i)
-            covered |= open_[i]
+            covered |= sets[i]
         elif added:  # others were chosen since it was queued
             heapq.heappush(queue, (-added, tie, i))
     return chosen

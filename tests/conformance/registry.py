@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from selection import covering
+
 import unhot
 
 from .dense import RULES as DENSE
@@ -132,6 +134,12 @@ RULES = [
 
 EVERY = [case for line in RULES for case in line.with_betas()]
 """Every rule with every pair of betas."""
+
+
+def every_option(rules: list[Rule]) -> list[Rule]:
+    """Few of the rules, with each option of each optimizer in each convention among them."""
+    chosen = covering([{(rule.name, rule.convention, option) for option in ("", *rule.hyper)} for rule in rules])
+    return [rule for i, rule in enumerate(rules) if i in chosen]
 
 
 def named(*ids: str) -> list[Rule]:

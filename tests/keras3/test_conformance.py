@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from conformance import signs
 from conformance.dense import Array
-from conformance.registry import BETAS, EVERY, MOMENTS, RULES, Rule, named
+from conformance.registry import MOMENTS, RULES, Rule, every_option, named
 from conformance.streams import DIM, ROWS, SCHEDULES, Step, Stream, generator, make, rounded
 from conformance.training import agree, dense_copy, train, versions
+from selection import label, some
 
 import unhot
 import unhot.keras
@@ -50,7 +51,6 @@ def as_here(rule: Rule) -> Rule:
     return Rule(rule.name, rule.convention, rule.rate, {**rule.hyper, start: rounded(rule.defaults[start])})
 
 
-KERAS = [as_here(rule) for rule in EVERY if rule.convention == "keras"]
 LINES = [as_here(rule) for rule in RULES if rule.convention == "keras"]
 MAIN = [as_here(rule) for rule in named(
     "SGD-keras-momentum=0.9-nesterov-weight_decay=0.03",
@@ -66,13 +66,15 @@ MAIN = [as_here(rule) for rule in named(
 )]  # fmt: skip
 """One of each optimizer, the one that keeps most."""
 
-COMPILED = [*LINES, *(rule.with_betas()[3] for rule in MAIN if rule.name in MOMENTS)]
-"""All lines, and other betas for one of each optimizer: on JAX and TensorFlow, compiling is what takes the time."""
+OTHER_BETAS = [as_here(case) for rule in RULES if rule.convention == "keras" for case in rule.with_betas()[1:]]
+if BACKEND != "torch":  # for one of each optimizer: compiling is what takes the time
+    OTHER_BETAS = [rule.with_betas()[3] for rule in MAIN if rule.name in MOMENTS]
 
 FEW = MAIN[0], MAIN[5], MAIN[8]
 """One of each family that has a history."""
 
 DTYPES = ("float32", "float64")
+FEW_WIDE = [(rule, dtype) for rule in FEW for dtype in DTYPES]
 
 
 @contextmanager
@@ -223,46 +225,53 @@ def one_touch_and_rest(rule: Rule) -> Stream:
     return Stream(np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM)), steps)
 
 
-def ids(rule: Rule) -> str:
-    return rule.id
+CASES = [*((rule, dtype) for rule in LINES for dtype in DTYPES), *((rule, "float32") for rule in OTHER_BETAS)]
+FAST = [(rule, "float32") for rule in every_option(LINES)] + [(rule, "float64") for rule in FEW]
 
 
-@pytest.mark.parametrize("rule", KERAS if BACKEND == "torch" else COMPILED, ids=ids)
-def test_as_dense_training(rule: Rule) -> None:
+@pytest.mark.parametrize(("rule", "dtype"), some(CASES, FAST), ids=label)
+def test_as_dense_training(rule: Rule, dtype: str) -> None:
     """Under rates that change at every step; the second stream begins anew in the same compiled model."""
-    usual = rule.name not in MOMENTS or (rule.defaults["beta_1"], rule.defaults["beta_2"]) == BETAS[0]
-    copies = copies_of(rule, DTYPES if usual else ("float32",), any_size=BACKEND == "torch")
+    copies = copies_of(rule, (dtype,), any_size=BACKEND == "torch")
     check(rule, copies, closed(rule), one_touch_and_rest(rule))
     assert all(copy.by_rows for copy in copies)
 
 
-@pytest.mark.parametrize("rule", MAIN, ids=ids)
-def test_streams(rule: Rule) -> None:
+@pytest.mark.parametrize(
+    ("rule", "dtype"), some([(rule, dtype) for rule in MAIN for dtype in DTYPES], [(FEW[1], "float32")]), ids=label
+)
+def test_streams(rule: Rule, dtype: str) -> None:
     """Gradients of all sizes, and long gaps."""
     streams = ("mixed", "cosine"), ("tiny", "constant"), ("huge", "warm-up"), ("gaps", "constant")
-    check(rule, copies_of(rule), *(make(name, schedule, rule.rate) for name, schedule in streams))
+    check(rule, copies_of(rule, (dtype,)), *(make(name, schedule, rule.rate) for name, schedule in streams))
 
 
 # On torch a graph holds nothing of unhot's, and takes the longest to compile.
 COMPILED_TOO = FEW if BACKEND == "torch" else MAIN
-OTHERS = [(way, rule) for way in WAYS[BACKEND] if way != FIRST for rule in (COMPILED_TOO if way == "compiled" else FEW)]
+OTHERS = [
+    (way, rule, dtype)
+    for way in WAYS[BACKEND] if way != FIRST
+    for rule in (COMPILED_TOO if way == "compiled" else FEW)
+    for dtype in (DTYPES if rule in FEW else DTYPES[:1])
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("way", "rule"), OTHERS, ids=lambda part: getattr(part, "id", part))
-def test_other_ways_to_run_a_step(way: str, rule: Rule) -> None:
+@pytest.mark.parametrize(
+    ("way", "rule", "dtype"), some(OTHERS, [case for case in OTHERS if case[1:] == (FEW[1], "float32")]), ids=label
+)
+def test_other_ways_to_run_a_step(way: str, rule: Rule, dtype: str) -> None:
     given = closed(rule)
     if way == "eager":
         del given.steps[60:]  # Keras's eager steps are slow
-    dtypes = DTYPES if rule in FEW else ("float32",)
-    check(rule, copies_of(rule, dtypes, way=way, any_size=way == "eager"), given)
+    check(rule, copies_of(rule, (dtype,), way=way, any_size=way == "eager"), given)
 
 
-@pytest.mark.parametrize("rule", FEW, ids=ids)
-def test_two_lookups_in_a_step(rule: Rule) -> None:
-    check(rule, copies_of(rule, lookups=2, any_size=True), closed(rule))
+@pytest.mark.parametrize(("rule", "dtype"), some(FEW_WIDE, [(FEW[1], "float32")]), ids=label)
+def test_two_lookups_in_a_step(rule: Rule, dtype: str) -> None:
+    check(rule, copies_of(rule, (dtype,), lookups=2, any_size=True), closed(rule))
 
 
-@pytest.mark.parametrize("rule", MAIN, ids=ids)
+@pytest.mark.parametrize("rule", some(MAIN, FEW[1:2]), ids=label)
 def test_as_keras_trains(rule: Rule) -> None:
     """One-hot vectors, and Keras's own optimizer: in float32 the yardstick, in float64 as near to dense training in NumPy.
 
@@ -292,7 +301,7 @@ class Rates(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="its engine is the core's: tests/conformance/test_long_runs.py")
-@pytest.mark.parametrize("rule", FEW, ids=ids)
+@pytest.mark.parametrize("rule", some(FEW, FEW[1:2]), ids=label)
 def test_rests_longer_than_the_ring(rule: Rule) -> None:
     """Rows that rest through two rings of history, settled in turn on the way, in one `fit`."""
     rows, dim, steps = 5000, 2, 2 * history.SMALL_RING
@@ -357,7 +366,12 @@ class LittleOff(ModelCopy):
         super().__init__(off, *args)
 
 
-@pytest.mark.parametrize("wrong", [StaleReads, LastOfRepeated, LateRate, LittleOff])
+MISTAKES = [StaleReads, LastOfRepeated, LateRate, LittleOff]
+
+
+@pytest.mark.parametrize(
+    "wrong", some(MISTAKES, MISTAKES if BACKEND == "torch" else MISTAKES[:1]), ids=lambda cls: cls.__name__
+)
 def test_a_mistake_is_noticed(wrong: type[ModelCopy]) -> None:
     rule = FEW[1]
     given = closed(rule)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from selection import product
 
 import unhot.keras
 from unhot.keras.distinct import DistinctIds
@@ -63,8 +64,7 @@ def assert_equal(model: Any, converted: Any, *inputs: Any, exact: bool = True) -
         np.testing.assert_allclose(mine, other, rtol=0, atol=0 if exact else 2 * N * (N + 1) * EPSILON)
 
 
-@pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("options", [{}, {"use_bias": False, "activation": "tanh"}], ids=("bias", "tanh"))
+@pytest.mark.parametrize(("name", "options"), product(CHAINS, [{}, {"use_bias": False, "activation": "tanh"}], by=1), ids=str)
 def test_one_hot_and_dense(name: str, options: dict[str, Any]) -> None:
     model = chain(name, **options)
     converted, report = unhot.keras.convert(model)
@@ -106,8 +106,7 @@ def test_count_weights() -> None:
     assert_equal(model, converted, IDS, np.random.default_rng(0).random(IDS.shape, dtype="float32"), exact=False)
 
 
-@pytest.mark.parametrize("mode", ["one_hot", "multi_hot", "count"])
-@pytest.mark.parametrize("bad", [-1, V, 2**31 - 1])
+@pytest.mark.parametrize(("mode", "bad"), product(["one_hot", "multi_hot", "count"], [-1, V, 2**31 - 1], by=1))
 def test_ids_out_of_range(mode: str, bad: int) -> None:
     """Where Keras gives vectors for them, the same ones; where it raises, a zero vector."""
     model = keras.Sequential([keras.Input((N,), dtype="int32"), one_hot_of(mode), dense(activation="relu")])

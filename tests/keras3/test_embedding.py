@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from selection import product
 
 import unhot.keras
 
@@ -137,8 +138,7 @@ def test_files_of_the_old_format(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(IDS, verbose=0), model.predict(IDS, verbose=0))
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["", "lora"])
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize(("mode", "lora"), product(["int8", "int4"], [False, True], by=1))
 def test_quantize(mode: str, lora: bool, tmp_path: Path) -> None:
     """As Keras's; what ours adds goes on as before, also on an owned table."""
     stock, ours = stock_and_ours()

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from selection import product
 
 import unhot.keras
 
@@ -51,8 +52,7 @@ def native(ids: Any) -> Any:
 EMPTY = [[], [[], []], np.zeros((0, 3), "int64"), np.zeros((2, 0), "uint64"), np.zeros(0, "float32"), np.zeros(0, "uint8")]
 
 
-@pytest.mark.parametrize("ids", EMPTY, ids=repr)
-@pytest.mark.parametrize("policy", ["raise", "zero", 7])
+@pytest.mark.parametrize(("policy", "ids"), product(["raise", "zero", 7], EMPTY, by=1), ids=repr)
 def test_no_ids(policy: Any, ids: Any) -> None:
     layer = unhot.keras.Embedding(ROWS, DIM, out_of_range=policy)
     assert tuple(layer(ids).shape) == (*np.shape(ids), DIM)
@@ -154,9 +154,7 @@ def test_a_sequential_in_half_precision_is_refused() -> None:
 BAD = np.array([[1, 2, ROWS, 3], [4, -1, 5, 6]], dtype="int32")
 
 
-@pytest.mark.parametrize("owned", [False, True], ids=["", "owned"])
-@pytest.mark.parametrize("dtype", ["int32", "float32"])
-@pytest.mark.parametrize("policy", ["raise", "zero", 7])
+@pytest.mark.parametrize(("policy", "dtype", "owned"), product(["raise", "zero", 7], ["int32", "float32"], [False, True]))
 def test_out_of_range(policy: Any, dtype: str, owned: bool) -> None:
     """The same eagerly and in a graph, but that a graph cannot raise: there the vector is NaN."""
     layer = unhot.keras.Embedding(ROWS, DIM, out_of_range=policy)

@@ -11,6 +11,7 @@ import pytest
 from keras import ops
 from keras.src.backend.common.remat import get_current_remat_mode
 from keras.src.backend.common.variables import AutocastScope
+from selection import product
 
 import unhot.keras
 
@@ -135,8 +136,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], Callable[[Any], Observed]]] = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("owned", [False, True], ids=["free", "owned"])
+@pytest.mark.parametrize(("name", "owned"), product(OPTIONS, [False, True], by=1))
 def test_as_keras(name: str, owned: bool) -> None:
     if owned and name == "mixed-lora":
         pytest.skip("rows of owned tables are multiplied before they are rounded to bfloat16")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from selection import product
 
 import unhot.keras
 
@@ -144,8 +145,7 @@ def test_files_move_both_ways(tied: bool, tmp_path: Path) -> None:
             np.testing.assert_array_equal(copy.predict(IDS, verbose=0), wanted)
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize(("mode", "tied"), product(["int8", "int4"], [True, False], by=1))
 def test_quantize(mode: str, tied: bool) -> None:
     layers = stock_and_ours(tie_weights=tied)
     optimizer = unhot.keras.Adam(0.1)
