@@ -19,7 +19,7 @@ from snapshots import RULES, assert_held, held
 from threaded import LIMIT, together
 
 import unhot
-from unhot.locks import ReadWriteLock
+from unhot.atomic import Lock, Version
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -166,40 +166,67 @@ def test_an_error_lets_go_of_the_lock() -> None:
     together(lambda: table.step([1], [[1.0, 2.0]]), lambda: table.lookup([1]), lambda: table.array)
 
 
-def test_a_waiting_writer_comes_before_new_readers() -> None:
-    """Readers that never pause cannot keep a step waiting; two readers hold the lock together."""
-    lock = ReadWriteLock()
-    first, second, wrote = threading.Event(), threading.Event(), threading.Event()
-    order: list[str] = []
-
-    def early() -> None:
-        with lock.reading():
-            first.set()
-            assert second.wait(LIMIT)
-            while not lock._writers_waiting:
-                pass
-            order.append("early reader")
-
-    def beside() -> None:
-        assert first.wait(LIMIT)
-        with lock.reading():
-            second.set()
+def test_neither_readers_nor_writers_that_never_pause_keep_the_other_waiting() -> None:
+    table = unhot.Table(2000, 16, optimizer=unhot.Adam(0.1), seed=0)
+    ids, done, looked = np.arange(2000), threading.Event(), threading.Event()
 
     def write() -> None:
-        assert second.wait(LIMIT)
-        with lock.writing():
-            order.append("writer")
-        wrote.set()
+        for i in range(50):
+            table.step(ids[i:], np.ones((2000 - i, 16)))
+        assert looked.wait(LIMIT)
+        done.set()
 
-    def late() -> None:
-        assert second.wait(LIMIT)
-        while not lock._writers_waiting and not wrote.is_set():
-            pass
-        with lock.reading():
-            order.append("late reader")
+    def read() -> None:
+        found = 0
+        while not done.is_set():
+            table.lookup(ids)
+            found += 1
+            if found == 50:
+                looked.set()
 
-    together(early, beside, write, late)
-    assert order == ["early reader", "writer", "late reader"]
+    together(write, read, read)
+
+
+def test_a_lock_lets_its_own_thread_in_and_keeps_others_out() -> None:
+    lock, inside, checked = Lock(), threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def first() -> None:
+        def work() -> str:
+            inside.set()
+            lock.holding(lambda: order.append("again"))
+            assert not checked.wait(0.1)
+            order.append("first")
+            return "result"
+
+        assert lock.holding(work) == "result"
+
+    def second() -> None:
+        assert inside.wait(LIMIT)
+        lock.holding(lambda: order.append("second"))
+        checked.set()
+
+    together(first, second)
+    assert order == ["again", "first", "second"]
+
+
+def test_a_change_is_made_of_what_it_was_prepared_for_or_not_at_all() -> None:
+    version, made = Version(), []
+    assert version.change(0, [lambda: made.append(version.number)])
+    assert made == [-1]
+    assert version.number == 1
+    assert not version.change(0, [lambda: made.append(0)])
+    assert made == [-1]
+
+    def refuse() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        version.change(1, [refuse])
+    assert version.number == 1
+    with pytest.raises(ValueError, match="no"):  # it has changed something by then
+        version.change(1, [made.clear, refuse])
+    assert version.number == -1
 
 
 FORK = """
@@ -225,7 +252,7 @@ def go_on_or_refuse(table):
     try:
         return go_on(table)
     except RuntimeError as error:
-        assert "interrupted" in str(error), error
+        assert "left in the midst of a step" in str(error), error
         return b"refused"
 
 def in_child(work):

@@ -1,147 +1,284 @@
-"""An exception from a signal's handler, which comes right after a kernel, leaves a table whole, or one that says it is not."""
+"""An exception of a signal's handler, at any moment, leaves a table before or after what it interrupted, and no lock taken.
+
+So after each one the table is trained on and compared with dense float64 training: with the interrupted step, or without it.
+"""
 
 from __future__ import annotations
 
+import copy
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from snapshots import held
+from conformance.dense import RULES as DENSE
+from interrupts import Interrupted, before_bytecode, everywhere
 
 import unhot
-from unhot import kernels
-from unhot.engine import Engine
 
-ROWS, DIM = 30, 4
+ROWS, DIM = 12, 2
+LIMIT = 20.0
 
-RULES: dict[str, Callable[[], Any]] = {
-    "adam": lambda: unhot.Adam(0.1),
-    "momentum": lambda: unhot.SGD(0.1, momentum=0.9),
-    "sgd": lambda: unhot.SGD(0.1),
-    "adamax": lambda: unhot.Adamax(0.1, convention="torch"),
-    "ftrl": lambda: unhot.Ftrl(0.1),
+Batch = tuple[list[int], np.ndarray]
+
+RULES: dict[str, dict[str, Any]] = {
+    "Adam": {},
+    "Adam torch": {},
+    "AdamW": {"weight_decay": 0.1, "amsgrad": True},
+    "NAdam": {},
+    "SGD": {"momentum": 0.9},
+    "SGD torch": {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
+    "SGD plain": {},
+    "RMSprop": {"momentum": 0.5, "centered": True},
+    "Adamax torch": {},
+    "Lion": {"weight_decay": 0.1},
+    "Ftrl": {"l2_shrinkage_regularization_strength": 0.01},
 }
+"""Every family, and what its options add to the state of a table or of a history."""
+
+RATE = 0.02
 
 
-class Interrupted(BaseException):
-    """What a handler raises, as KeyboardInterrupt is."""
+class Case:
+    """A rule, tables that it has trained, and what dense training makes of the same steps."""
+
+    def __init__(self, name: str) -> None:
+        self.rule, convention = (*name.split(), "keras")[:2]
+        convention = "torch" if convention == "torch" else "keras"
+        self.hyper = {"learning_rate": RATE, **RULES[name]}
+        self.given = {**self.hyper, **({"convention": "torch"} if convention == "torch" else {})}
+        self.dense_class = DENSE[self.rule, convention]
+        self.weights = np.random.default_rng(1).normal(size=(ROWS, DIM))
+        self.first = [batch(i) for i in range(15)]  # the next step is followed by settling rows in turn
+
+    def table(self, steps: Sequence[Batch]) -> unhot.Table:
+        table = unhot.Table.from_array(self.weights, optimizer=getattr(unhot, self.rule)(**self.given))
+        for ids, gradients in steps:
+            table.step(ids, gradients)
+        return table
+
+    def dense(self, steps: Sequence[Batch]) -> np.ndarray:
+        dense = self.dense_class(self.weights, **self.hyper)
+        for ids, gradients in steps:
+            whole = np.zeros((ROWS, DIM))
+            np.add.at(whole, ids, gradients)
+            dense.step(whole)
+        return dense.w
 
 
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Put a kernel's name into the list, and its next call ends with Interrupted after its work is done."""
-    due: list[str] = []
-
-    def once(name: str) -> None:
-        kernel = getattr(kernels.active, name)
-
-        def run(*arguments: Any) -> Any:
-            result = kernel(*arguments)
-            if name in due:
-                due.remove(name)
-                raise Interrupted
-            return result
-
-        monkeypatch.setattr(kernels.active, name, run)
-
-    for name in ("step", "settle", "measure_extend", "matrix_extend"):
-        once(name)
-    return due
+def batch(seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, ROWS - 2, size=3).tolist()
+    return ids, rng.normal(size=(3, DIM))
 
 
-def trained(rule: str) -> unhot.Table:
-    table = unhot.Table(ROWS, DIM, optimizer=RULES[rule](), seed=0)
-    for i in range(20):
-        table.step([i % 7, 20], np.full((2, DIM), 1.0 + i))
+THEN = [batch(100), batch(101)]
+"""The steps made after the interruption."""
+
+
+def as_dense(table: unhot.Table, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(table.lookup(np.arange(ROWS)), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(table.array, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def others() -> Any:
+    """Other threads, which a lock left taken would keep waiting."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def train_on(table: unhot.Table, others: ThreadPoolExecutor) -> None:
+    """Some more steps, and a step and a lookup of another thread."""
+    table.step(*THEN[0])
+    others.submit(table.lookup, [1]).result(LIMIT)
+    others.submit(table.step, *THEN[1]).result(LIMIT)
+
+
+def stride_of(name: str) -> int:
+    return 1 if name == "Adam" else 7
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_step(name: str, others: ThreadPoolExecutor) -> None:
+    """The step is made and counted, with the gradients that waited for it, or neither; they wait on."""
+    case, now = Case(name), batch(50)
+    before = case.table(case.first)
+    whole: Batch = ([3, *now[0]], np.concatenate([np.ones((1, DIM)), now[1]]))
+    expected = [case.dense([*case.first, *THEN]), case.dense([*case.first, whole, *THEN])]
+    seen = set()
+    waiting: Batch = ([3], np.ones((1, DIM)))
+    for table in everywhere(lambda: prepared(before, waiting), lambda table: table.step(*now), stride_of(name)):
+        made = table.clock - before.clock
+        assert len(table._pending) == 1 - made
+        table._pending.clear()
+        train_on(table, others)
+        as_dense(table, expected[made])
+        seen.add(made)
+    assert seen == {0, 1}
+
+
+def prepared(before: unhot.Table, waiting: Batch) -> unhot.Table:
+    table = copy.deepcopy(before)
+    table.accumulate(*waiting)
+    table.lookup(waiting[0])
     return table
 
 
-def same(a: unhot.Table, b: unhot.Table) -> None:
-    first, second = held(a), held(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+@pytest.mark.parametrize("name", RULES)
+def test_the_first_step(name: str, others: ThreadPoolExecutor) -> None:
+    case, now = Case(name), batch(50)
+    expected = [case.dense(THEN), case.dense([now, *THEN])]
+    for table in everywhere(lambda: case.table([]), lambda table: table.step(*now), 2 * stride_of(name) - 1):
+        made = table.clock
+        train_on(table, others)
+        as_dense(table, expected[made])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_a_step_that_was_made_is_recorded(rule: str, interrupted: list[str]) -> None:
-    """The interruption is passed on, the step counts, and training goes on as if nothing had been."""
-    table, other = trained(rule), trained(rule)
-    table.accumulate([3], np.ones((1, DIM)))
-    interrupted.append("step")
-    with pytest.raises(Interrupted):
-        table.step([5], np.ones((1, DIM)))
-    other.step([3, 5], np.ones((2, DIM)))
-    assert table.clock == other.clock
-    for each in (table, other):
-        each.step([8], np.ones((1, DIM)))
-    same(table, other)
+READS: dict[str, Callable[[unhot.Table], object]] = {
+    "lookup": lambda table: table.lookup([1, 2, 1]),
+    "bag": lambda table: table.bag([[1, 2], [4, 4]]),
+    "array": lambda table: table.array,
+    "settle": lambda table: table.settle(),
+    "settle some": lambda table: table.settle([1, 11]),
+    "state_dict": lambda table: table.state_dict(),
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "accumulate": lambda table: table.accumulate([], np.zeros((0, DIM))),
+}
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_an_interrupted_settling_is_not_done_twice(rule: str, interrupted: list[str]) -> None:
-    table, other = trained(rule), trained(rule)
-    ids = np.arange(ROWS)
-    before = table.lookup(ids)
-    interrupted.append("settle")
-    if rule == "sgd":  # nothing is deferred
-        table.settle(ids)
-        return
-    with pytest.raises(Interrupted):
-        table.settle(ids)
-    np.testing.assert_array_equal(table.lookup(ids), before)
-    for each in (table, other):
-        each.step(ids[:9], np.ones((9, DIM)))
-    np.testing.assert_allclose(table.array, other.array, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Adamax torch", "Ftrl"])
+def test_what_leaves_a_table_as_it_is(name: str, read: str, others: ThreadPoolExecutor) -> None:
+    """Lookups, settling, states and copies: the table goes on as if they had not begun, or as if they had ended."""
+    case = Case(name)
+    before, expected = case.table(case.first), case.dense([*case.first, *THEN])
+    for table in everywhere(lambda: copy.deepcopy(before), READS[read], stride_of(name)):
+        assert table.clock == before.clock
+        train_on(table, others)
+        as_dense(table, expected)
 
 
-def test_a_table_in_the_midst_of_a_step_says_so(interrupted: list[str]) -> None:
-    """Where rows and clock do not belong together, nothing is read or written until a state is loaded."""
-    table, other = trained("adam"), trained("adam")
-    saved = table.state_dict()
-    interrupted.append("measure_extend")
-    with pytest.raises(Interrupted):
-        table.step([5], np.ones((1, DIM)))
-    for use in (
-        lambda: table[1],
-        lambda: table.array,
-        lambda: table.bag([[1]]),
-        lambda: table.step([1], np.ones((1, DIM))),
-        table.settle,
-        table.state_dict,
-    ):
-        with pytest.raises(RuntimeError, match="interrupted"):
-            use()
-    table.load_state_dict(saved)
-    other.settle()
-    same(table, other)
+@pytest.mark.parametrize("name", RULES)
+def test_load_state_dict(name: str, others: ThreadPoolExecutor) -> None:
+    """The table is the one before or the one loaded: weights, clock, hyperparameters and what waits for a step."""
+    case = Case(name)
+    before, earlier = case.table(case.first), case.table(case.first[:6])
+    state = earlier.state_dict()
+    state["hyper.learning_rate"] = RATE / 2
+    halved = {**case.hyper, "learning_rate": RATE / 2}
+    steps = case.first[:6]
+    loaded = case.dense_class(case.weights, **case.hyper)
+    for i, (ids, gradients) in enumerate([*steps, *THEN]):
+        loaded.h.learning_rate = case.hyper["learning_rate"] if i < len(steps) else halved["learning_rate"]
+        whole = np.zeros((ROWS, DIM))
+        np.add.at(whole, ids, gradients)
+        loaded.step(whole)
+    expected = {15: case.dense([*case.first, *THEN]), 6: loaded.w}
+    seen = set()
+    load = lambda table: table.load_state_dict(state)  # noqa: E731
+    for table in everywhere(lambda: prepared(before, ([3], np.ones((1, DIM)))), load, 2 * stride_of(name) - 1):
+        clock = table.clock
+        assert len(table._pending) == (clock == 15)
+        assert table.optimizer.learning_rate == (RATE if clock == 15 else RATE / 2)
+        table._pending.clear()
+        train_on(table, others)
+        as_dense(table, expected[clock])
+        seen.add(clock)
+    assert seen == {6, 15}
 
 
-def test_an_error_before_the_step_is_made_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    table, other = trained("adam"), trained("adam")
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a momentum that needs a longer history": ("Adam", {"beta_1": 0.97}),
+    "the same, crossing": ("Adamax torch", {"beta_1": 0.95}),
+    "a hyperparameter that the clock does not record": ("Adam", {"epsilon": 1e-3}),
+    "a rate that makes weights grow": ("AdamW", {"learning_rate": 25.0}),
+    "a rate that reaches back": ("Adam", {"learning_rate": 1e4}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_step_with_changed_hyperparameters(change: str, others: ThreadPoolExecutor) -> None:
+    """Which may settle all rows, begin another history or open closed blocks of it before the step."""
+    name, hyper = CHANGES[change]
+    case, now = Case(name), batch(50)
+    steps = [batch(i % 40) for i in range(15 if "reaches" not in change else 300)]
+    before = case.table(steps)
+
+    def dense(later: Sequence[Batch]) -> np.ndarray:
+        dense = case.dense_class(case.weights, **case.hyper)
+        for i, (ids, gradients) in enumerate([*steps, *later]):
+            if i == len(steps):
+                vars(dense.h).update(hyper)
+            whole = np.zeros((ROWS, DIM))
+            np.add.at(whole, ids, gradients)
+            dense.step(whole)
+        return dense.w
+
+    def prepare() -> unhot.Table:
+        table = copy.deepcopy(before)
+        for name, value in hyper.items():
+            setattr(table.optimizer, name, value)
+        return table
+
+    expected = [dense(THEN), dense([now, *THEN])]
+    for table in everywhere(prepare, lambda table: table.step(*now), 5):
+        made = table.clock - before.clock
+        train_on(table, others)
+        scale = np.abs(expected[made]).max()
+        np.testing.assert_allclose(table.array, expected[made], rtol=1e-9, atol=1e-12 * scale)
+
+
+def test_a_step_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("Adam")
+    table = case.table(case.first)
 
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(kernels.active, "step", fail)
-    with pytest.raises(MemoryError):
-        table.step([5], np.ones((1, DIM)))
-    monkeypatch.undo()
-    for each in (table, other):
-        each.step([8], np.ones((1, DIM)))
-    same(table, other)
+    with monkeypatch.context() as patched:
+        patched.setattr(unhot.kernels.active, "step", fail)
+        with pytest.raises(MemoryError):
+            table.step(*batch(50))
+    for each in THEN:
+        table.step(*each)
+    as_dense(table, case.dense([*case.first, *THEN]))
+
+
+def test_a_handler_may_use_the_table() -> None:
+    """At any moment of a lookup, step or settling, a handler may look up, save or settle the same table."""
+    case, now = Case("Adam"), batch(50)
+    before = case.table(case.first)
+    expected = case.dense([*case.first, now, *THEN])
+    weights = case.dense(case.first), case.dense([*case.first, now])
+    for at in range(0, 4000, 23):
+        table = copy.deepcopy(before)
+        if not before_bytecode(lambda table=table: table.step(*now), at, lambda table=table: use(table, weights)):
+            break
+        for each in THEN:
+            table.step(*each)
+        as_dense(table, expected)
+    else:
+        raise AssertionError("the step has no end")
+
+
+def use(table: unhot.Table, weights: tuple[np.ndarray, np.ndarray]) -> None:
+    made = table.clock - 15
+    np.testing.assert_allclose(table.lookup([1, 2]), weights[made][[1, 2]], rtol=1e-9)
+    np.testing.assert_allclose(table.state_dict()["weights"], weights[made], rtol=1e-9)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
-def test_real_signals() -> None:
-    """Signals at any time: after each the table goes on as an uninterrupted one, or says that it cannot."""
+@pytest.mark.parametrize("name", ["Adam", "SGD plain"])
+def test_real_signals(name: str) -> None:
+    """Signals at any time in an ordinary loop: after each the table is where dense training is, and other threads go on."""
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("signals come to the main thread")
-
     armed: list[bool] = []
 
     def handler(*_: Any) -> None:
@@ -149,50 +286,28 @@ def test_real_signals() -> None:
             armed.clear()
             raise Interrupted
 
-    rng = np.random.default_rng(0)
-    table = unhot.Table(2000, 32, optimizer=unhot.Adam(0.01), seed=0)
-    twin = unhot.Table(2000, 32, optimizer=unhot.Adam(0.01), seed=0)
+    case, rng = Case(name), np.random.default_rng(0)
+    table, made = case.table([]), []
     before = signal.signal(signal.SIGALRM, handler)
-    refused = 0
     try:
-        for _ in range(150):
-            ids, gradients = rng.integers(2000, size=500), rng.normal(size=(500, 32))
-            clock = table.clock
-            with suppress(Interrupted):
+        for i in range(600):
+            now, clock = batch(i), table.clock
+            try:
                 try:
                     armed.append(True)
                     signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4))
-                    table.step(ids, gradients)
+                    table.lookup(now[0])
+                    table.step(*now)
+                    table.settle([3])
                 finally:
                     armed.clear()
                     signal.setitimer(signal.ITIMER_REAL, 0)
-            try:
-                made = table.clock != clock
-                table.settle([0])
-            except RuntimeError:
-                refused += 1
-                twin.step(ids, gradients)
-                table.load_state_dict(twin.state_dict())
-                continue
-            if made:
-                twin.step(ids, gradients)
-            np.testing.assert_allclose(table[ids], twin[ids], rtol=1e-4, atol=1e-5)
+            except Interrupted:
+                pass
+            if table.clock != clock:
+                made.append(now)
+            assert table.clock == len(made)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert refused < 75
-
-
-def test_a_handler_that_saves_in_the_midst_of_a_lookup_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for itself."""
-    table = trained("adam")
-    read = Engine.read
-
-    def reading(self: Engine, ids: Any, out: Any) -> None:
-        with pytest.raises(RuntimeError, match="in the midst of a lookup"):
-            table.state_dict()
-        monkeypatch.undo()
-        assert table[[1]].shape == (1, DIM)
-        read(self, ids, out)
-
-    monkeypatch.setattr(Engine, "read", reading)
-    assert table[[1, 2]].shape == (2, DIM)
+    assert made
+    as_dense(table, case.dense(made))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from threaded import together
 
 import unhot
+from unhot import atomic
 from unhot.kernels import reference
 
 native = pytest.importorskip("unhot.kernels.native") if unhot.kernels.name == "numpy" else unhot.kernels.active
@@ -109,11 +110,11 @@ def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.nda
         coefficients = rule.coefficients(steps)
         kernels.gather_settled(rule, state, plan, which, coefficients, looked_up)
         settled, marks = [array.copy() for array in state], last.copy()
-        kernels.settle(rule, settled, marks, plan.rows, which, coefficients, now)
+        atomic.together(kernels.settle(rule, settled, marks, plan.rows, which, coefficients, now))
         assert (marks[plan.rows] == now).all()
         np.testing.assert_array_equal(settled[0][ids], looked_up)
     scalars = rule.scalars(now + 1, table.optimizer.read(now + 1))
-    kernels.step(rule, state, last, plan, which, coefficients, scalars, gradients, now + 1)
+    atomic.together(kernels.step(rule, state, last, plan, which, coefficients, scalars, gradients, now + 1))
     return [looked_up, *([] if last is None else settled), *state]
 
 

@@ -14,12 +14,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
+from itertools import takewhile
 from math import log
+from operator import setitem
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unhot.atomic import Call, together
 from unhot.kernels import active as kernels
 from unhot.kernels.reference_history import BLOCK as BLOCK
 
@@ -55,14 +59,17 @@ class History:
         """The number of steps within which every row must have been settled."""
         return self.capacity - 2 * BLOCK
 
-    def restart(self, step: int) -> None:
-        """Forget everything before `step`, to which all rows have been settled."""
-        self.now = self.origin = step
-        self.first_open = step // BLOCK
-        self._begin(step, new_block=True)
+    def restart(self, step: int) -> list[Call]:
+        """What forgets everything before `step`, to which all rows have been settled."""
+        return [
+            partial(setattr, self, "now", step),
+            partial(setattr, self, "origin", step),
+            partial(setattr, self, "first_open", step // BLOCK),
+            *self._begin(step, new_block=True),
+        ]
 
-    def _begin(self, step: int, *, new_block: bool) -> None:
-        """Set the entry of `step` to "nothing deferred", and its block's suffix too where a block begins."""
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
+        """What sets the entry of `step` to "nothing deferred", and its block's suffix too where a block begins."""
         raise NotImplementedError
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -78,12 +85,12 @@ class History:
         """The oldest block that the ring still holds."""
         return max(self.origin // BLOCK, self.now // BLOCK - self.blocks + 1)
 
-    def closed_blocks(self) -> Iterator[tuple[int, int]]:
-        """Yield the ring's slices [a, b) of the closed blocks' suffixes."""
+    def closed_blocks(self, first_open: int) -> Iterator[tuple[int, int]]:
+        """Yield the ring's slices [a, b) of the suffixes of the blocks that are closed before block `first_open`."""
         oldest = self.oldest_block()
-        while oldest < self.first_open:
+        while oldest < first_open:
             a = oldest % self.blocks
-            length = min(self.first_open - oldest, self.blocks - a)
+            length = min(first_open - oldest, self.blocks - a)
             yield a, a + length
             oldest += length
 
@@ -106,23 +113,24 @@ class MatrixHistory(History):
         super().__init__(rows, self.WIDTH)
         self.entry = np.ones((self.capacity, self.WIDTH))
         self.suffix = np.ones((self.blocks, self.WIDTH))
-        self.restart(0)
+        together(self.restart(0))
 
-    def _begin(self, step: int, *, new_block: bool) -> None:
-        self.entry[step & self.mask] = (1.0, 0.0, 0.0, 1.0, 1.0)
-        if new_block:
-            self.suffix[step // BLOCK % self.blocks] = (1.0, 0.0, 0.0, 1.0, 1.0)
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
+        nothing = np.array((1.0, 0.0, 0.0, 1.0, 1.0))
+        entry: Call = partial(setitem, self.entry, step & self.mask, nothing)
+        return [entry, partial(setitem, self.suffix, step // BLOCK % self.blocks, nothing)] if new_block else [entry]
 
-    def advance(self, matrix: tuple[float, float, float, float], average: float) -> None:
-        """Extend every entry by the step now + 1 with its 2x2 `matrix` (row by row) and its decay of the averages."""
-        current = self.first_open = self.now // BLOCK
-        step = np.array(matrix)
-        for _, a, b in self.spans(current * BLOCK, self.now + 1):
-            kernels.matrix_extend(self.entry[a:b], step, average)
-        for a, b in self.closed_blocks():
-            kernels.matrix_extend(self.suffix[a:b], step, average)
-        self.now += 1
-        self._begin(self.now, new_block=self.now % BLOCK == 0)
+    def advance(self, matrix: tuple[float, float, float, float], average: float) -> list[Call]:
+        """What extends every entry by the step now + 1 with its 2x2 `matrix` (row by row) and its decay of the averages."""
+        step, current, after = np.array(matrix), self.now // BLOCK, self.now + 1
+        extended = [self.entry[a:b] for _, a, b in self.spans(current * BLOCK, after)]
+        extended += [self.suffix[a:b] for a, b in self.closed_blocks(current)]
+        return [
+            *(kernels.matrix_extend(entries, step, average) for entries in extended),
+            partial(setattr, self, "first_open", current),
+            partial(setattr, self, "now", after),
+            *self._begin(after, new_block=after % BLOCK == 0),
+        ]
 
     def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
         """What carries the rows last touched at `steps` to now, with pairs of floats for the diagonal and the average."""
@@ -136,17 +144,48 @@ class RateWindow:
         self.base, self.largest, self.slope = base, largest, slope
         self._lows: deque[tuple[int, float]] = deque()
 
-    def width(self, step: int, rate: float) -> int:
-        """The window of `step`: base, and `slope` steps more for each factor e by which `rate` exceeds an earlier one."""
-        lows = self._lows
-        while lows and lows[-1][1] >= rate:
-            lows.pop()
-        lows.append((step, rate))
-        while lows[0][0] <= step - self.largest:
-            lows.popleft()
-        lowest = lows[0][1]
+    def width(self, step: int, rate: float) -> tuple[int, list[Call]]:
+        """The window of `step`: base, and `slope` steps more for each factor e by which `rate` exceeds an earlier one.
+
+        And what notes the step's rate.
+        """
+        lows = self._lows  # the steps in the widest window whose rate is below those of all later ones
+        left = len(lows) - sum(1 for _ in takewhile(lambda low: low[1] >= rate, reversed(lows)))
+        older = min(left, sum(1 for _ in takewhile(lambda low: low[0] <= step - self.largest, lows)))
+        notes: list[Call] = [*[lows.pop] * (len(lows) - left), partial(lows.append, (step, rate)), *[lows.popleft] * older]
+        lowest = lows[older][1] if older < left else rate
         if lowest == rate:
-            return self.base
+            return self.base, notes
         if lowest <= 0:
-            return self.largest
-        return min(self.largest, self.base + int(self.slope * log(rate / lowest)) + 1)
+            return self.largest, notes
+        return min(self.largest, self.base + int(self.slope * log(rate / lowest)) + 1), notes
+
+
+class WindowedHistory(History):
+    """A history whose steps reach back over a window that is wider where rates have risen."""
+
+    def __init__(self, rows: int, numbers: int, base: int, largest: int, slope: float) -> None:
+        """For windows as `RateWindow` has them, and entries as in `History`."""
+        super().__init__(rows, numbers, 2 * largest)
+        self._base, self._largest, self._slope = base, largest, slope
+        self._window: RateWindow
+
+    def restart(self, step: int) -> list[Call]:
+        window = RateWindow(self._base, self._largest, self._slope)
+        return [*super().restart(step), partial(setattr, self, "_window", window)]
+
+    def reach(self, rate: float) -> tuple[int, list[Call]]:
+        """The window of the step now + 1, and what notes its rate."""
+        return self._window.width(self.now + 1, rate) if self._largest else (0, [])
+
+    def reopened(self, rate: float) -> list[Call]:
+        """What lets closed blocks that the step now + 1 reaches take their suffixes into their entries, if there are such."""
+        first = max(self.origin, self.now + 1 - self.reach(rate)[0]) // BLOCK
+        if first >= self.first_open:
+            return []
+        folded = [call for block in range(first, self.first_open) for call in self._fold(block % self.blocks)]
+        return [*folded, partial(setattr, self, "first_open", first)]
+
+    def _fold(self, a: int) -> list[Call]:
+        """What takes the ring's suffix `a` into the entries of its block."""
+        raise NotImplementedError

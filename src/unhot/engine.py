@@ -1,20 +1,27 @@
-"""The engine of a table: weights, slots and clock, and what reads and writes them.  It checks no arguments, holds no lock."""
+"""The engine of a table: weights, slots and clock, and what reads and writes them.  It checks no arguments, holds no lock.
+
+Everything that belongs together is changed together (`atomic`): an exception of a signal's handler finds a step made or not.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from operator import setitem
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays
+from unhot.atomic import Call, Version, together
 from unhot.kernels import active
 from unhot.kernels.plan import Plan
 from unhot.rules import Hyper, Optimizer, Recurrence
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
@@ -27,9 +34,9 @@ UNCHANGING = frozenset({int, float, str, bool, type(None)})
 
 
 class Lateness(NamedTuple):
-    """What is deferred of the rows that some ids name, as found after the given number of writes."""
+    """What is deferred of the rows that some ids name, as found at the given version of the table."""
 
-    writes: int
+    version: int
     ids: Array
     plan: Plan
     which: Array
@@ -55,8 +62,8 @@ class Engine:
         self.slots: list[Array] = []
         self.last: Array | None = None
         self.behind = False
-        self._writes = 0
-        self._interrupted = False
+        self._version = Version()
+        self._swept = 0
         self._looked_up: Lateness | None = None
         self._followed: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
         if optimizer is not None:
@@ -64,56 +71,81 @@ class Engine:
             self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        rows, dim = self.weights.shape
+        return int(rows), int(dim)
+
+    @property
     def state(self) -> list[Array]:
         """Weights and slots, in the order of the rule's row state."""
         return [self.weights, *self.slots]
 
-    def adopt(
-        self, weights: Array, slots: list[Array], clock: int, optimizer: Optimizer | None = None, rule: Recurrence | None = None
-    ) -> None:
-        """Become a settled table with this state, trained by these hyperparameters and their `rule`."""
-        self.weights, self.slots, self.clock = weights, slots, clock
-        self._followed = None
-        self._interrupted = False
-        if optimizer is not None:
-            self._snapshot, self.rule = optimizer, rule
-        self._all_settled()
+    @classmethod
+    def resumed(
+        cls,
+        weights: Array,
+        slots: list[Array],
+        clock: int,
+        optimizer: Optimizer | None = None,
+        rule: Recurrence | None = None,
+        kernels: Any = None,
+    ) -> Engine:
+        """The engine of a settled table with this state, trained by these hyperparameters and their `rule`."""
+        engine = cls(weights, None, kernels)
+        engine.slots, engine.clock = slots, clock
+        if optimizer is not None and rule is not None:
+            engine._snapshot, engine.rule = optimizer, rule
+        together(engine._all_settled())
+        return engine
 
-    def _all_settled(self) -> None:
-        self.behind = False
-        self._writes += 1
+    def _all_settled(self) -> list[Call]:
+        """What begins a new history, of rows that are all settled."""
+        calls: list[Call] = [partial(setattr, self, "behind", False), self._sweeps_begin()]
         if self.last is not None:
-            self.last[:] = self.clock
-        if self.rule is not None:
-            self.rule.restart(self.clock)
+            calls.append(partial(setitem, self.last, slice(None), self.clock))
+        return calls + ([] if self.rule is None else self.rule.restart(self.clock))
+
+    def _sweeps_begin(self) -> Call:
+        return partial(setattr, self, "_swept", self.clock // SWEEP_EVERY)
+
+    # ------------------------------------------------------------------ versions
+
+    @property
+    def version(self) -> int:
+        """The number of the last change; -1 in the midst of one, as another thread may see it."""
+        return self._version.number
+
+    def _whole(self) -> int:
+        """The version, unless the table was left in the midst of a change."""
+        version = self._version.number
+        if version < 0:
+            raise RuntimeError(
+                "the table was left in the midst of a step (by a process that was forked while another thread made it, or by"
+                " an error such as too little memory), and its rows and clock do not belong together. Load a saved state with"
+                " `load_state_dict`, or make the table anew."
+            )
+        return version
 
     # ------------------------------------------------------------------ reading
 
-    def _refuse_interrupted(self) -> None:
-        """Rows and clock belong together, but for a table that was left in the midst of changing both."""
-        if self._interrupted:
-            raise RuntimeError(
-                "the table was interrupted (by a signal, say) in the midst of a step, and its rows and clock no longer belong"
-                " together. Load a saved state with `load_state_dict`, or make the table anew."
-            )
-
     def read(self, ids: Array, out: Array) -> None:
         """out[i] = the weights that row ids[i] holds once its deferred steps are applied."""
-        self._refuse_interrupted()
+        version = self._whole()
         if not self.behind:
             self.kernels.gather(self.weights, ids, out)
             return
         assert self.rule is not None
-        late = self._lateness(ids)
+        late = self._lateness(ids, version)
         self.kernels.gather_settled(self.rule, self.state, late.plan, late.which, late.coefficients, out)
 
     def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
         """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]]."""
-        self._refuse_interrupted()
+        version = self._whole()
         values = self.weights
         if self.behind:
             assert self.rule is not None
-            late = self._lateness(ids)
+            late = self._lateness(ids, version)
             count = len(late.plan.rows)
             values = np.empty((count, values.shape[1]), values.dtype)
             once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
@@ -122,16 +154,16 @@ class Engine:
             ids[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
         self.kernels.pool(values, ids, starts, factors, mode, out)
 
-    def _lateness(self, ids: Array) -> Lateness:
+    def _lateness(self, ids: Array, version: int) -> Lateness:
         """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
         assert self.rule is not None
         assert self.last is not None
         known = self._looked_up
-        if known is not None and known.writes == self._writes and self.kernels.same(known.ids, ids):
+        if known is not None and known.version == version and self.kernels.same(known.ids, ids):
             return known
         plan = self.kernels.group(ids, self.last)
         steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
-        late = Lateness(self._writes, self.kernels.copied(ids), plan, which, self.rule.coefficients(steps))
+        late = Lateness(version, self.kernels.copied(ids), plan, which, self.rule.coefficients(steps))
         self._looked_up = late
         return late
 
@@ -144,16 +176,20 @@ class Engine:
 
         Errors: those of a hyperparameter that is not usable, or that this table cannot go on with.
         """
-        self._refuse_interrupted()
+        self._whole()
         if unchanged and self._followed is not None:
             return self._followed[2]
         values = vars(optimizer)
         types = (type(optimizer), *map(type, values.values()))  # since True == 1, and an array equals in parts
         if self._followed is not None and self._followed[0] == types and self._followed[1] == values:
             return self._followed[2]
-        if self.clock + 1 >= 1 << 32:
-            raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {self.clock:,}.")
-        hyper = optimizer.read(self.clock + 1)
+        self._followed = None
+        clock = self.clock
+        if clock + 1 >= 1 << 32:
+            raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {clock:,}.")
+        hyper = optimizer.read(clock + 1)
+        if self.clock != clock:
+            raise RuntimeError("the table was stepped by its own learning rate, which may read it, but not step it.")
         self._take_up(optimizer, hyper)
         assert self.rule is not None
         alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.grows(hyper)
@@ -166,12 +202,11 @@ class Engine:
             snapshot, rule = recurrence(optimizer, self.rule.dtype, len(self.weights), self.rule.slots)
             self.require_follower(optimizer, rule.slots)
             rule.load_state(self.rule.state())
-            rule.restart(self.clock, hyper.momentum)
-            self.settle_all()
-            self._snapshot, self.rule = snapshot, rule
+            swap: list[Call] = [partial(setattr, self, "_snapshot", snapshot), partial(setattr, self, "rule", rule)]
+            self._settle_and(lambda: [*rule.restart(self.clock, hyper.momentum), *swap])
         if not self.rule.accepts(hyper) or self.rule.grows(hyper):
-            self.settle_all()
-            self.rule.restart(self.clock, hyper.momentum)
+            going_on = self.rule
+            self._settle_and(lambda: going_on.restart(self.clock, hyper.momentum))
 
     def require_follower(self, optimizer: Optimizer, slots: Collection[str] | None = None) -> None:
         """Raise ValueError if the table cannot go on with `optimizer`, whose slots are the given ones."""
@@ -182,78 +217,97 @@ class Engine:
                 f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
             )
 
-    def step(self, ids: Array, gradients: Array, hyper: Hyper) -> None:
-        """Make the step whose flat ids, (n, dim) gradients and hyperparameters are known to be good."""
-        rule, now = self.rule, self.clock + 1
+    def step(self, ids: Array, gradients: Array, hyper: Hyper, also: Sequence[Call] = ()) -> None:
+        """Make the step whose flat ids, (n, dim) gradients and hyperparameters are known to be good, together with `also`."""
+        rule = self.rule
         assert rule is not None
         if self.last is None and rule.defers(hyper):
-            self.last = self.kernels.clocks(len(self.weights), self.clock)
-            rule.restart(self.clock, hyper.momentum)
+            self._change(partial(self._deferring, rule, hyper))
+        self._sweep(rule)  # if the last step's was interrupted
+        self._change(lambda: rule.reopened(self.clock + 1, hyper))
+        self._change(lambda: [*self._step(rule, ids, gradients, hyper), *also])
+        self._sweep(rule)
+
+    def _change(self, prepare: Callable[[], list[Call]]) -> None:
+        """Make the changes that `prepare` gives, prepared anew if a signal's handler has changed the table meanwhile."""
+        while True:
+            version = self._whole()
+            calls = prepare()
+            if not calls or self._version.change(version, calls):
+                return
+
+    def _deferring(self, rule: Recurrence, hyper: Hyper) -> list[Call]:
+        """What begins to note the steps of last touches."""
+        last = self.kernels.clocks(len(self.weights), self.clock)
+        return [partial(setattr, self, "last", last), self._sweeps_begin(), *rule.restart(self.clock, hyper.momentum)]
+
+    def _step(self, rule: Recurrence, ids: Array, gradients: Array, hyper: Hyper) -> list[Call]:
+        """What makes a step: rows, history and clock."""
+        now = self.clock + 1
         scalars = rule.scalars(now, hyper)
-        which: Array | None = None
+        clock = partial(setattr, self, "clock", now)
         if self.last is None:
-            plan, coefficients = self.kernels.group(ids), scalars[:0]
-        else:
-            _, _, plan, which, coefficients = self._lateness(ids)
-        # From here to the end of `_record` rows and clock change, one after the other.
-        self._writes += 1
-        self._interrupted = True
-        try:
-            self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
-        except BaseException as error:
-            # What a signal's handler raises comes right after the kernel, whose work is then done.
-            if self._has_made(now, plan.rows, error):
-                self._record(now, hyper)
-            self._interrupted = False
-            raise
-        self._record(now, hyper)
-        self._interrupted = False
-        if self.last is not None:
-            self._sweep(rule.period)
+            plan = self.kernels.group(ids)
+            rows = self.kernels.step(rule, self.state, None, plan, None, scalars[:0], scalars, gradients, now)
+            return [*rows, clock]
+        _, _, plan, which, coefficients = self._lateness(ids, self._whole())
+        rows = self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
+        return [*rows, *rule.advance(now, hyper), clock, partial(setattr, self, "behind", True)]
 
-    def _has_made(self, now: int, rows: Array, error: BaseException) -> bool:
-        """Whether the kernel that ended with `error` has made the step."""
-        if self.last is None:
-            return not isinstance(error, Exception)
-        return bool(len(rows)) and int(self.last[rows[0]]) == now
-
-    def _record(self, now: int, hyper: Hyper) -> None:
-        """Write the step that was made into the history and the clock."""
-        assert self.rule is not None
-        if self.last is not None:
-            self.rule.advance(now, hyper)
-            self.behind = True
-        self.clock = now
-
-    def _sweep(self, period: int) -> None:
-        """Settle the rows whose turn it is: each once in `period` steps, so that the history may forget older ones."""
-        if self.clock % SWEEP_EVERY:
+    def _sweep(self, rule: Recurrence) -> None:
+        """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
+        due = self.clock // SWEEP_EVERY
+        if self.last is None or due == self._swept:
             return
-        rows, turns = len(self.weights), period // SWEEP_EVERY
-        turn = self.clock // SWEEP_EVERY % turns
-        start, stop = rows * turn // turns, rows * (turn + 1) // turns
+        rows, turns = len(self.weights), rule.period // SWEEP_EVERY
+        start, stop = rows * (due % turns) // turns, rows * (due % turns + 1) // turns
         if start < stop:
             self.settle(self.kernels.span(start, stop))
+        self._swept = due
 
     def settle(self, rows: Array) -> None:
         """Apply the deferred steps of the distinct `rows`."""
-        self._refuse_interrupted()
+        self._change(partial(self._settling, rows))
+
+    def _settling(self, rows: Array) -> list[Call]:
+        """What applies the deferred steps of the distinct `rows`, if there are any."""
         if not self.behind:
-            return
+            return []
         assert self.rule is not None
         assert self.last is not None
         steps, which = self.kernels.last_steps(self.last, rows, self.clock)
-        if len(steps):
-            self._writes += 1  # before: what was looked up no longer holds once the kernel has begun
-            self.kernels.settle(self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock)
+        if not len(steps):
+            return []
+        calls: list[Call] = self.kernels.settle(
+            self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock
+        )
+        return calls
 
     def settle_all(self) -> None:
         """Apply all deferred steps, and begin a new history."""
-        self._refuse_interrupted()
+        self._whole()
         if self.behind:
-            for start in range(0, len(self.weights), SETTLE_CHUNK):
-                self.settle(self.kernels.span(start, min(start + SETTLE_CHUNK, len(self.weights))))
-            self._all_settled()
+            self._settle_and(list)
+
+    def _settle_and(self, prepare: Callable[[], list[Call]]) -> None:
+        """Apply all deferred steps, begin a new history, and make the changes that `prepare` gives with it."""
+        while True:
+            clock = self.clock
+            if self.behind:
+                for start in range(0, len(self.weights), SETTLE_CHUNK):
+                    self.settle(self.kernels.span(start, min(start + SETTLE_CHUNK, len(self.weights))))
+            version = self._whole()
+            if self.clock == clock and self._version.change(version, [*self._all_settled(), *prepare()]):
+                return
+
+    def settled(self, read: Callable[[], T]) -> T:
+        """What `read` finds while all rows are settled."""
+        while True:
+            self.settle_all()
+            version = self._whole()
+            found = read()
+            if self.version == version and not self.behind:
+                return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_looked_up": None}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhot import arrays
-from unhot.engine import recurrence
+from unhot.atomic import together
+from unhot.engine import Engine, recurrence
 
 if TYPE_CHECKING:
     from unhot.table import Table
@@ -42,7 +44,7 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
     weights = _array(state, "weights", table)
     clock = _whole(state, "clock")
     if table.optimizer is None:
-        table._engine.adopt(weights, [], clock)
+        together([partial(setattr, table, "_engine", Engine.resumed(weights, [], clock))])
         return
     rule_name = str(_take(state, "rule"))
     if rule_name != type(table.optimizer).__name__:
@@ -60,10 +62,14 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
         _, velocity, largest = slots
         np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
     rule.load_state({name: _number(state, f"state.{name}") for name in rule.state()})
-    for field in dataclasses.fields(optimizer):
-        setattr(table.optimizer, field.name, getattr(optimizer, field.name))
-    table._pending.clear()
-    table._engine.adopt(weights, slots, clock, optimizer, rule)
+    engine = Engine.resumed(weights, slots, clock, optimizer, rule)
+    together(
+        [
+            partial(vars(table.optimizer).update, vars(copy.copy(optimizer))),
+            table._pending.clear,
+            partial(setattr, table, "_engine", engine),
+        ]
+    )
 
 
 def _take(state: Mapping[str, Any], name: str) -> Any:

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, exp, expm1, log, sqrt
+from operator import imul, setitem
 from typing import Any
 
 import numpy as np
 
-from unhot.deferral import BLOCK, Array, History, RateWindow
+from unhot.atomic import Call, together
+from unhot.deferral import BLOCK, Array, WindowedHistory
 from unhot.kernels import active as kernels
 
 MOST_TERMS = 20
@@ -206,7 +208,7 @@ def to_powers_of(terms: int) -> Array:
     return table
 
 
-class MeasureHistory(History):
+class MeasureHistory(WindowedHistory):
     """The step measure of every t in the ring, with the decays of weight, momentum and second moment.
 
     scale[t] = (D, M, V): the products of 1 - rate decay, beta_1 and the moment's decay over t+1..now.
@@ -221,7 +223,7 @@ class MeasureHistory(History):
         size = 8 * numbers * least
         if size > MOST_BYTES:
             raise too_wide(shape, f"a history of {size / 2**30:.1f} GiB, where {MOST_BYTES / 2**30:.0f} GiB is the most")
-        super().__init__(rows, numbers, least)
+        super().__init__(rows, numbers, panels.window, panels.largest, panels.slope)
         self.terms = panels.terms
         self.scale = np.ones((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
@@ -234,21 +236,17 @@ class MeasureHistory(History):
         self._settled = shape.settled
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
-        self.restart(0)
+        together(self.restart(0))
 
-    def restart(self, step: int) -> None:
-        panels = self.panels
-        self._window = RateWindow(panels.window, panels.largest, panels.slope)
-        super().restart(step)
-
-    def _begin(self, step: int, *, new_block: bool) -> None:
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
         position = step & self.mask
-        self.scale[position] = 1.0
-        self.used[position] = 1
-        self.polynomial[position] = 0.0
-        self.polynomial[position, :, 0] = self._centres_at(step)
-        if new_block:
-            self.suffix[step // BLOCK % self.blocks] = 1.0
+        calls: list[Call] = [
+            partial(setitem, self.scale, position, 1.0),
+            partial(setitem, self.used, position, 1),
+            partial(setitem, self.polynomial, position, 0.0),
+            partial(setitem, self.polynomial, (position, slice(None), 0), np.array(self._centres_at(step))),
+        ]
+        return [*calls, partial(setitem, self.suffix, step // BLOCK % self.blocks, 1.0)] if new_block else calls
 
     def _centres_at(self, step: int) -> list[float]:
         """The centres c0 of the panels of the rows last touched at `step`."""
@@ -257,35 +255,30 @@ class MeasureHistory(History):
         at = self.shape.height_at
         return [still * at(step + centre) for still, centre in zip(self._still_centres, self.panels.centres, strict=True)]
 
-    def advance(self, decay: float, beta: float, moment: float, rate: float) -> None:
-        """Extend every entry by the step now + 1, and begin that step's.
+    def advance(self, decay: float, beta: float, moment: float, rate: float) -> list[Call]:
+        """What extends every entry by the step now + 1, and begins that step's.
 
         `decay` is the factor on the weight, `beta` on the momentum, `moment` on the second moment, and `rate` the step's
-        a_s without the powers of beta.
+        a_s without the powers of beta.  The blocks that `rate` reaches are open: see `reopened`.
         """
         step = self.now + 1
-        window = self._window.width(step, rate) if self.panels.largest else 0
+        window, notes = self.reach(rate)
         oldest = max(self.origin, step - window)
         first = oldest // BLOCK
-        if first != self.first_open:
-            self._open(first)
-        kernels.measure_extend(
+        extend = kernels.measure_extend(
             self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
             self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
             to_powers_of(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
         )  # fmt: skip
-        self.now = step
+        return [*extend, *notes, partial(setattr, self, "first_open", first), partial(setattr, self, "now", step)]
 
-    def _open(self, first: int) -> None:
-        """Let block `first` be the oldest open one; a closed block that opens again takes its suffix into its entries."""
-        for block in range(first, self.first_open):
-            a = block % self.blocks
-            factors = self.suffix[a]
-            entries = slice(a * BLOCK, (a + 1) * BLOCK)
-            self.scale[entries] *= factors
-            self.polynomial[entries, :, 1:] *= factors[0]
-            self.suffix[a] = 1.0
-        self.first_open = first
+    def _fold(self, a: int) -> list[Call]:
+        factors, entries = self.suffix[a].copy(), slice(a * BLOCK, (a + 1) * BLOCK)
+        return [
+            partial(imul, self.scale[entries], factors),
+            partial(imul, self.polynomial[entries, :, 1:], factors[0]),
+            partial(setitem, self.suffix, a, 1.0),
+        ]
 
     def _terms_at(self, t: int) -> int:
         """The coefficients that rows last touched at step t or later need, found anew at each power of two."""

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
+from unhot.atomic import Lock
 from unhot.bags import as_bags, as_sparse
 from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
 from unhot.engine import Engine, recurrence
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
-from unhot.locks import ReadWriteLock
 from unhot.outputs import as_output, target_of
 from unhot.rules import Optimizer
 from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
@@ -106,13 +108,49 @@ class Table:
         memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
 
     def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
-        self.rows, self.dim = map(int, weights.shape)
-        self.dtype = weights.dtype
         self._optimizer = optimizer
-        self.out_of_range = out_of_range
         self._engine = Engine(weights, optimizer)
         self._pending: list[tuple[Array, Array]] = []
-        self._lock = ReadWriteLock()
+        self._lock = Lock()
+        self.out_of_range = out_of_range
+
+    def _read(self, read: Callable[[Engine], T]) -> T:
+        """`read(engine)`, of one moment between two changes.
+
+        No lock is held unless something was changed meanwhile, so that any number of threads may read.
+        """
+        engine = self._engine
+        version = engine.version
+        if version >= 0:
+            try:
+                found = read(engine)
+            except Exception:  # which may come of having read both sides of a change
+                if self._engine is engine and engine.version == version:
+                    raise
+            else:
+                if self._engine is engine and engine.version == version:
+                    return found
+        return self._lock.holding(lambda: read(self._engine))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        return self._engine.shape
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._engine.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """The length of a row's vector."""
+        return self._engine.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of the weights, the slots and the gradients: float32 or float64."""
+        return self._engine.weights.dtype
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -157,8 +195,7 @@ class Table:
         flat, zero = in_range(array, self.rows, self.out_of_range)
         out = as_output(out, (*array.shape, self.dim), self.dtype)
         target = target_of(out, flat)
-        with self._lock.reading():
-            self._engine.read(flat, target.reshape(-1, self.dim))
+        self._read(lambda engine: engine.read(flat, target.reshape(-1, self.dim)))
         if zero is not None:
             target.reshape(-1, self.dim)[zero] = 0
         if target is not out:
@@ -198,14 +235,13 @@ class Table:
         flat, zero = in_range(array, self.rows, self.out_of_range)
         out = as_output(out, (len(starts) - 1, self.dim), self.dtype)
         target = target_of(out, flat, factors)
-        with self._lock.reading():
-            if zero is None:
-                self._engine.pool(flat, starts, factors, mode, target)
-            else:
-                values = np.empty((len(flat), self.dim), self.dtype)
-                self._engine.read(flat, values)
-                values[zero] = 0
-                kernels.pool(values, np.arange(len(flat)), starts, factors, mode, target)
+        if zero is None:
+            self._read(lambda engine: engine.pool(flat, starts, factors, mode, target))
+        else:
+            values = np.empty((len(flat), self.dim), self.dtype)
+            self._read(lambda engine: engine.read(flat, values))
+            values[zero] = 0
+            kernels.pool(values, np.arange(len(flat)), starts, factors, mode, target)
         if target is not out:
             out[...] = target
         return out
@@ -227,8 +263,7 @@ class Table:
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
         out = as_output(None, (len(starts) - 1, self.dim), self.dtype)
-        with self._lock.reading():
-            self._engine.pool(columns, starts, values, "sum", out)
+        self._read(lambda engine: engine.pool(columns, starts, values, "sum", out))
         return out
 
     # ------------------------------------------------------------------ training
@@ -252,8 +287,8 @@ class Table:
         """
         self._trained()
         flat, gradients = with_gradients(self, ids, grads)
-        with self._lock.writing():
-            self._pending.append((flat.copy(), gradients.copy()))
+        batch = (flat.copy(), gradients.copy())
+        self._lock.holding(partial(self._pending.append, batch))
 
     def step(self, ids: IdsLike | None = None, grads: RealsLike | None = None) -> None:
         """Make one optimizer step, in which only the rows `ids` have a gradient; the others move as dense ones would.
@@ -278,18 +313,17 @@ class Table:
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
         given = [with_gradients(self, ids, grads)] if ids is not None and grads is not None else []
-        with self._lock.writing():
-            batches = self._pending + given
-            flat = np.concatenate([b[0] for b in batches]) if len(batches) != 1 and batches else None
-            gradients = np.concatenate([b[1] for b in batches]) if flat is not None else None
-            if flat is None or gradients is None:
-                flat, gradients = batches[0] if batches else (np.empty(0, np.int64), np.empty((0, self.dim), self.dtype))
-            hyper, before = self._engine.follow(optimizer), self._engine.clock
-            try:
-                self._engine.step(flat, gradients, hyper)
-            finally:
-                if self._engine.clock != before:
-                    self._pending.clear()
+        self._lock.holding(partial(self._step, optimizer, given))
+
+    def _step(self, optimizer: Optimizer, given: list[tuple[Array, Array]]) -> None:
+        batches = self._pending + given
+        if len(batches) == 1:
+            ids, gradients = batches[0]
+        else:
+            ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
+            gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
+        hyper = self._engine.follow(optimizer)
+        self._engine.step(ids, gradients, hyper, also=[self._pending.clear])
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:
@@ -313,12 +347,11 @@ class Table:
             >>> table.settle()
         """
         if ids is None:
-            with self._lock.writing():
-                self._engine.settle_all()
+            self._lock.holding(lambda: self._engine.settle_all())
             return
         flat, zero = in_range(as_ids(ids), self.rows, self.out_of_range)
-        with self._lock.writing():
-            self._engine.settle(kernels.group(flat if zero is None else flat[~zero]).rows)
+        named = kernels.group(flat if zero is None else flat[~zero]).rows
+        self._lock.holding(lambda: self._engine.settle(named))
 
     # ------------------------------------------------------------------ what the table holds
 
@@ -331,9 +364,13 @@ class Table:
             >>> unhot.Table(2, 3, init="zeros").array.sum()
             np.float32(0.0)
         """
-        with self._lock.writing():
-            self._engine.settle_all()
-            return self._engine.weights.copy()
+        return self._lock.holding(lambda: self._engine.settled(lambda: self._engine.weights.copy()))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("a table's weights are settled into a copy: use np.asarray(table), or copy=None.")
+        array = self.array
+        return array if dtype is None else array.astype(dtype, copy=False)
 
     @property
     def clock(self) -> int:
@@ -352,11 +389,12 @@ class Table:
             >>> sorted(unhot.Table(2, 3, optimizer=unhot.SGD(0.1)).state_dict())[:3]
             ['clock', 'format', 'hyper.convention']
         """
-        with self._lock.writing():
-            if self._pending:
-                raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-            self._engine.settle_all()
-            return export_state(self)
+        return self._lock.holding(self._state_dict)
+
+    def _state_dict(self) -> dict[str, Any]:
+        if self._pending:
+            raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
+        return self._engine.settled(lambda: export_state(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave: training goes on from there bit for bit.
@@ -375,8 +413,7 @@ class Table:
             >>> bool((other.array == table.array).all())
             True
         """
-        with self._lock.writing():
-            import_state(self, state)
+        self._lock.holding(partial(import_state, self, state))
 
     def __len__(self) -> int:
         return self.rows
@@ -390,19 +427,24 @@ class Table:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Table:
         table = memo[id(self)] = object.__new__(type(self))
-        with self._lock.reading():
-            table.__setstate__(copy.deepcopy(self._held(), memo))
+
+        def copied(_: Engine) -> tuple[dict[str, Any], dict[int, Any]]:
+            seen = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
+            return copy.deepcopy(self._held(), seen), seen
+
+        state, seen = self._read(copied)
+        memo.update(seen)
+        table.__setstate__(state)
         return table
 
     def __repr__(self) -> str:
         return f"Table({self.rows}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock.reading():
-            return copy.deepcopy(self._held())  # it is written after the lock was let go
+        return self._read(lambda _: copy.deepcopy(self._held()))
 
     def _held(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=ReadWriteLock())
+        self.__dict__.update(state, _lock=Lock())

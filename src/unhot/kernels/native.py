@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhot import _native
+from unhot.atomic import Call
 from unhot.kernels.plan import Plan
 from unhot.kernels.reference import clocks, copied, span
 from unhot.kernels.reference_history import BLOCK, HEAD
@@ -29,7 +31,7 @@ threads, set_threads, join_openmp = _native.threads, _native.set_threads, _nativ
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 
-outside, same, measure_extend = _native.outside, _native.same, _native.measure_extend
+outside, same = _native.outside, _native.same
 
 
 def group(ids: Array, last: Array | None = None) -> Plan:
@@ -44,8 +46,12 @@ def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
     return steps[: _native.last_steps(last, rows, now, steps, which)], which
 
 
-def matrix_extend(entries: Array, matrix: Array, average: float) -> None:
-    _native.matrix_extend(entries, matrix, average)
+def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
+    return partial(_native.matrix_extend, entries, matrix, average)
+
+
+def measure_extend(*arguments: Any) -> list[Call]:
+    return [partial(_native.measure_extend, *arguments)]
 
 
 def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
@@ -74,8 +80,10 @@ def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Arra
     _native.gather_settled(_described(rule), state[0], state[1:], *plan, which, coefficients, out)
 
 
-def settle(rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int) -> None:
-    _native.settle(_described(rule), state[0], state[1:], last, rows, which, coefficients, now)
+def settle(
+    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
+) -> list[Call]:
+    return [partial(_native.settle, _described(rule), state[0], state[1:], last, rows, which, coefficients, now)]
 
 
 def step(
@@ -88,9 +96,9 @@ def step(
     scalars: Array,
     gradients: Array,
     now: int,
-) -> None:
+) -> list[Call]:
     described = _described(rule)
-    _native.step(described, state[0], state[1:], last, *plan, which, coefficients, now, scalars, gradients)
+    return [partial(_native.step, described, state[0], state[1:], last, *plan, which, coefficients, now, scalars, gradients)]
 
 
 def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode: str, out: Array) -> None:

@@ -7,10 +7,13 @@ as the native kernels' but where a rule takes a logarithm, an exponential or a p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import setitem
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unhot.atomic import Call
 from unhot.kernels.plan import Plan
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
 
@@ -110,9 +113,11 @@ def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Arra
     out[plan.order] = np.repeat(weights, np.diff(plan.starts), axis=0)
 
 
-def settle(rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int) -> None:
-    """Settle the distinct `rows` in place and mark them as touched at `now`."""
-    _store(state, last, rows, _settled(rule, state, rows, which, coefficients), now)
+def settle(
+    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
+) -> list[Call]:
+    """What settles the distinct `rows` in place and marks them as touched at `now`."""
+    return _stored(state, last, rows, _settled(rule, state, rows, which, coefficients), now)
 
 
 def step(
@@ -125,29 +130,19 @@ def step(
     scalars: Array,
     gradients: Array,
     now: int,
-) -> None:
-    """Settle the planned rows, apply one step with the sum of each row's gradients, and mark them as touched at `now`."""
+) -> list[Call]:
+    """What settles the planned rows, makes one step of them with the sum of each row's gradients, and marks them as touched."""
     rows = plan.rows
     state_rows = [array[rows] for array in state] if which is None else _settled(rule, state, rows, which, coefficients)
     with np.errstate(all="ignore"):
         new = rule.update(np, tuple(state_rows), sum_by_row(plan, gradients), scalars)
-    _store(state, last, rows, new, now)
+    return _stored(state, last, rows, new, now)
 
 
-def _store(state: list[Array], last: Array | None, rows: Array, new: Sequence[Array], now: int) -> None:
-    """Write the new state of the rows, all of it even if a signal's handler raises an error meanwhile."""
-
-    def write() -> None:
-        for array, part in zip(state, new, strict=True):
-            array[rows] = part
-        if last is not None:
-            last[rows] = now
-
-    try:
-        write()
-    except BaseException:
-        write()
-        raise
+def _stored(state: list[Array], last: Array | None, rows: Array, new: Sequence[Array], now: int) -> list[Call]:
+    """What writes the new state of the rows."""
+    calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(state, new, strict=True)]
+    return calls if last is None else [*calls, partial(setitem, last, rows, now)]
 
 
 def sum_by_row(plan: Plan, gradients: Array) -> Array:

@@ -6,9 +6,13 @@ one suffix that its entries are still to be composed with.
 
 from __future__ import annotations
 
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import numpy as np
+
+from unhot.atomic import Call
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,15 +35,12 @@ def pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         return hi, (factor - hi).astype(dtype)
 
 
-def matrix_extend(entries: Array, matrix: Array, average: float) -> None:
-    """entries[k] = (p00, p01, p10, p11, s) become those of `matrix` after them, and of the decay `average`."""
+def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
+    """What makes of entries[k] = (p00, p01, p10, p11, s) those of `matrix` after them, and of the decay `average`."""
     m00, m01, m10, m11 = matrix
-    p00, p01, p10, p11, s = entries.T.copy()
-    entries[:, 0] = m00 * p00 + m01 * p10
-    entries[:, 1] = m00 * p01 + m01 * p11
-    entries[:, 2] = m10 * p00 + m11 * p10
-    entries[:, 3] = m10 * p01 + m11 * p11
-    entries[:, 4] = average * s
+    p00, p01, p10, p11, s = entries.T
+    columns = (m00 * p00 + m01 * p10, m00 * p01 + m01 * p11, m10 * p00 + m11 * p10, m10 * p01 + m11 * p11, average * s)
+    return partial(setitem, entries, ..., np.stack(columns, axis=1))
 
 
 def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
@@ -69,36 +70,37 @@ def measure_extend(
     factors: tuple[float, float, float],
     rate: float,
     centres: list[float],
-) -> None:
-    """Extend the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`,
-    and the suffixes of the closed blocks from `oldest` to `open_` (excluded); then begin the entry of `step` itself.
+) -> list[Call]:
+    """What extends the entries of the steps from `start` to `step` (excluded) by `step`, whose terms reach back over `window`,
+    and the suffixes of the closed blocks from `oldest` to `open_` (excluded), and begins the entry of `step` itself.
 
     c_s is powers[step - t] height, panel_of[step - t] its panel, and `factors` are those of weight, momentum and moment.
     `to_powers` holds the Chebyshev polynomials in powers of u, as many as terms are wanted; `centres` are those of the
     panels of the new entry.
     """
-    for first, stop in _spans(start, step, len(scale) - 1):
-        place = first & (len(scale) - 1)
-        entries = slice(place, place + stop - first)
-        scale[entries] *= factors
-        if factors[0] != 1.0:
-            polynomial[entries, :, 1:] *= factors[0]
-    terms = len(to_powers)
-    for first, stop in _spans(max(start, step - window), step, len(scale) - 1):
-        t = np.arange(first, stop)
-        position, distance = t & (len(scale) - 1), step - t
-        panel = panel_of[distance]
-        root = np.sqrt(powers[distance] * height / polynomial[position, panel, 0])
-        used[position] = np.maximum(used[position], terms)
-        weighted = (rate * scale[position, 1])[:, None] * series(root, to_powers)
-        polynomial[position, panel, 1 : 1 + terms] += weighted
-    suffix[np.arange(oldest, open_) % len(suffix)] *= factors
-    now = step & (len(scale) - 1)
-    scale[now], used[now] = 1.0, 1
-    polynomial[now] = 0.0
-    polynomial[now, :, 0] = centres
-    if step % BLOCK == 0:
-        suffix[now // BLOCK] = 1.0
+    mask, terms = len(scale) - 1, len(to_powers)
+    t = np.arange(start, step)
+    position = t & mask
+    extended, panels = scale[position] * factors, polynomial[position]
+    if factors[0] != 1.0:
+        panels[:, :, 1:] *= factors[0]
+    near = np.arange(max(start, step - window), step)
+    entry, distance = near - start, step - near
+    panel = panel_of[distance]
+    root = np.sqrt(powers[distance] * height / panels[entry, panel, 0])
+    panels[entry, panel, 1 : 1 + terms] += (rate * extended[entry, 1])[:, None] * series(root, to_powers)
+    closed, now = np.arange(oldest, open_) % len(suffix), step & mask
+    calls: list[Call] = [
+        partial(setitem, scale, position, extended),
+        partial(setitem, polynomial, position, panels),
+        partial(setitem, used, near & mask, np.maximum(used[near & mask], terms)),
+        partial(setitem, suffix, closed, suffix[closed] * factors),
+        partial(setitem, scale, now, 1.0),
+        partial(setitem, used, now, 1),
+        partial(setitem, polynomial, now, 0.0),
+        partial(setitem, polynomial, (now, slice(None), 0), np.array(centres)),
+    ]
+    return [*calls, partial(setitem, suffix, now // BLOCK, 1.0)] if step % BLOCK == 0 else calls
 
 
 def series(root_ratio: Any, to_powers: Any) -> Any:
@@ -111,12 +113,6 @@ def series(root_ratio: Any, to_powers: Any) -> Any:
         chebyshev = chebyshev * q
         out = out + chebyshev[:, None] * row
     return out
-
-
-def _spans(start: int, stop: int, mask: int) -> list[tuple[int, int]]:
-    """The steps from start to stop (excluded) in pieces that lie together in the ring."""
-    wrap = (start | mask) + 1
-    return [(start, stop)] if stop <= wrap else [(start, wrap), *_spans(wrap, stop, mask)]
 
 
 def measure_coefficients(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unhot.atomic import Call
 from unhot.kernels.reference_history import pair
 
 Array = npt.NDArray[Any]
@@ -184,8 +185,8 @@ class Recurrence:
         """The steps within which every row must be settled once."""
         raise NotImplementedError
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        """All rows stand at `step`: drop the history, and take one that goes on with `momentum`."""
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        """What drops the history, all rows standing at `step`, and takes one that goes on with `momentum`."""
         raise NotImplementedError
 
     def accepts(self, hyper: Hyper) -> bool:
@@ -200,8 +201,12 @@ class Recurrence:
         """
         return hyper.rate * hyper.decay > 2.0
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        """Record `step`."""
+    def reopened(self, step: int, hyper: Hyper) -> list[Call]:
+        """What has to be changed in the history, without a change to what it says, before `step` can be recorded."""
+        return []
+
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        """What records `step`."""
         raise NotImplementedError
 
     def coefficients(self, steps: Array) -> Array:

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import numpy as np
 
+from unhot.atomic import Call, together
 from unhot.deferral import Array, History
 from unhot.rules.base import Hyper, Optimizer, Recurrence, real, scalar_pair, stored, weight_by
 
@@ -108,20 +111,23 @@ class ShrinkageHistory(History):
         super().__init__(rows, 2 * TERMS + 1)
         self.sums = np.zeros((2, self.capacity, TERMS))
         self.first = np.zeros(self.capacity)
-        self.restart(0)
+        together(self.restart(0))
 
-    def _begin(self, step: int, *, new_block: bool) -> None:
-        self.sums[:, step & self.mask] = 0.0
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
+        return [partial(setitem, self.sums, (slice(None), step & self.mask), 0.0)]
 
-    def advance(self, first: float, logarithm: Array) -> None:
-        """Record the step now + 1: 2 s2 d, and the coefficients of the logarithm of its factor."""
+    def advance(self, first: float, logarithm: Array) -> list[Call]:
+        """What records the step now + 1: 2 s2 d, and the coefficients of the logarithm of its factor."""
         high, low = self.sums[:, self.now & self.mask]
-        self.first[self.now & self.mask] = first
-        self.now += 1
+        after = self.now + 1
         total = high + logarithm
         part = total - high
         error = (high - (total - part)) + (logarithm - part)
-        self.sums[:, self.now & self.mask] = total, low + error
+        return [
+            partial(setitem, self.first, self.now & self.mask, first),
+            partial(setitem, self.sums, (slice(None), after & self.mask), np.stack([total, low + error])),
+            partial(setattr, self, "now", after),
+        ]
 
     def compose(self, steps: Array) -> Array:
         """(2 s2 d of the first step, coefficients over the other steps) of `steps`: (len(steps), 1 + TERMS)."""
@@ -153,19 +159,19 @@ class ClosedForm(Recurrence):
     def period(self) -> int:
         return self.history.period if self._shrinks else 1 << 40
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        if self._shrinks:
-            self.history.restart(step)
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        return self.history.restart(step) if self._shrinks else []
 
-    def advance(self, step: int, hyper: Hyper) -> None:
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        rate: Call = partial(setattr, self, "rate", hyper.rate)
         if self._shrinks:
             decay = 1.0 - hyper.rate * hyper.decay
             twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength * decay
             before = self.rate if step > 1 else hyper.rate
             least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
             shrunk = np.log1p(-twice * before * NODES / (least + 2.0 * l2 * before * NODES))
-            self.history.advance(twice, shrunk @ TO_CHEBYSHEV)
-        self.rate = hyper.rate
+            return [*self.history.advance(twice, shrunk @ TO_CHEBYSHEV), rate]
+        return [rate]
 
     def coefficients(self, steps: Array) -> Array:
         if not self._shrinks:

@@ -12,12 +12,15 @@ of the J steps.  The difference loses nothing that matters: with beta_1 <= 0.99 
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, log
+from operator import iadd, imul, setitem
 from typing import Any
 
 import numpy as np
 
-from unhot.deferral import BLOCK, History, RateWindow
+from unhot.atomic import Call, together
+from unhot.deferral import BLOCK, WindowedHistory
 from unhot.kernels.reference_history import pair
 from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by
 
@@ -26,61 +29,63 @@ MOST_FALL = 690.0
 """The logarithm of the largest c_s^-1 that a float64 holds."""
 
 
-class CrossingHistory(History):
+class CrossingHistory(WindowedHistory):
     """For every t in the ring: H(t), T(t), the logarithm of the product of the momenta up to t, and the decays to now."""
 
     def __init__(self, rows: int, beta: float, beta_2: float) -> None:
         self.beta, self.beta_2 = beta, beta_2
         fall = log(beta_2 / beta) if beta else np.inf
-        self.base, self.largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
-        if self.largest * -log(beta_2) > MOST_FALL:
+        base, largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
+        if largest * -log(beta_2) > MOST_FALL:
             raise ValueError(
                 f"Adamax: with convention='torch', beta_1={beta:g} is too near to beta_2={beta_2:g}: the norm could fall by a"
                 " factor of more than 1e300 while a row still moves. Use a lower beta_1, or convention='keras', which has no"
                 " such bound."
             )
-        super().__init__(rows, 5, 2 * self.largest)
-        self.slope = 1.0 / fall
+        super().__init__(rows, 5, base, largest, 1.0 / fall)
         self.scale = np.ones((self.capacity, 2))
         self.suffix = np.ones((self.blocks, 2))
         self.sums = np.zeros((self.capacity, 3))
-        distance = np.arange(self.largest, 0, -1, dtype=np.float64)
-        self._terms = np.stack([self.beta_2**-distance, np.ones_like(distance)], axis=1)
-        self.restart(0)
-
-    def restart(self, step: int) -> None:
-        self._window = RateWindow(self.base, self.largest, self.slope)
         self._log_beta = 0.0
-        super().restart(step)
+        distance = np.arange(largest, 0, -1, dtype=np.float64)
+        self._terms = np.stack([self.beta_2**-distance, np.ones_like(distance)], axis=1)
+        together(self.restart(0))
 
-    def _begin(self, step: int, *, new_block: bool) -> None:
+    def restart(self, step: int) -> list[Call]:
+        return [*super().restart(step), partial(setattr, self, "_log_beta", 0.0)]
+
+    def _begin(self, step: int, *, new_block: bool, log_beta: float = 0.0) -> list[Call]:
         position = step & self.mask
-        self.scale[position] = 1.0
-        self.sums[position] = (0.0, 0.0, self._log_beta)
-        if new_block:
-            self.suffix[step // BLOCK % self.blocks] = 1.0
+        calls: list[Call] = [
+            partial(setitem, self.scale, position, 1.0),
+            partial(setitem, self.sums, position, np.array((0.0, 0.0, log_beta))),
+        ]
+        return [*calls, partial(setitem, self.suffix, step // BLOCK % self.blocks, 1.0)] if new_block else calls
 
-    def advance(self, beta: float, rate: float) -> None:
-        """Extend every entry by the step now + 1, whose a_s is `rate` times the momenta's product."""
+    def advance(self, beta: float, rate: float) -> list[Call]:
+        """What extends every entry by the step now + 1, whose a_s is `rate` times the momenta's product."""
         step = self.now + 1
-        window = self._window.width(step, rate) if self.largest else 0
+        window, notes = self.reach(rate)
         first = max(self.origin, step - window) // BLOCK
-        for block in range(first, self.first_open):
-            a = block % self.blocks
-            self.scale[a * BLOCK : (a + 1) * BLOCK] *= self.suffix[a]
-            self.suffix[a] = 1.0
-        self.first_open = first
         factors = np.array((beta, self.beta_2))
-        for _, a, b in self.spans(first * BLOCK, step):
-            self.scale[a:b] *= factors
-        for a, b in self.closed_blocks():
-            self.suffix[a:b] *= factors
+        calls = [partial(imul, self.scale[a:b], factors) for _, a, b in self.spans(first * BLOCK, step)]
+        calls += [partial(imul, self.suffix[a:b], factors) for a, b in self.closed_blocks(first)]
         for t, a, b in self.spans(step - window, step):
-            terms = self._terms[self.largest - (step - t) :][: b - a]
-            self.sums[a:b, :2] += (rate * self.scale[a:b, :1]) * terms
-        self.now = step
-        self._log_beta += log(max(beta, 1e-300))
-        self._begin(step, new_block=step % BLOCK == 0)
+            terms = self._terms[len(self._terms) - (step - t) :][: b - a]
+            calls.append(partial(iadd, self.sums[a:b, :2], (rate * (self.scale[a:b, :1] * beta)) * terms))
+        log_beta = self._log_beta + log(max(beta, 1e-300))
+        return [
+            *calls,
+            *notes,
+            partial(setattr, self, "first_open", first),
+            partial(setattr, self, "now", step),
+            partial(setattr, self, "_log_beta", log_beta),
+            *self._begin(step, new_block=step % BLOCK == 0, log_beta=log_beta),
+        ]
+
+    def _fold(self, a: int) -> list[Call]:
+        entries = self.scale[a * BLOCK : (a + 1) * BLOCK]
+        return [partial(imul, entries, self.suffix[a].copy()), partial(setitem, self.suffix, a, 1.0)]
 
     def compose(self, steps: Array) -> Array:
         """(beta_1's product, beta_2's power) of `steps`, carried to now: (len(steps), 2)."""
@@ -107,17 +112,26 @@ class CrossingMaximum(Recurrence):
     def accepts(self, hyper: Hyper) -> bool:
         return hyper.momentum <= self.history.beta
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        if momentum > self.history.beta:
-            beta_2 = self.optimizer.beta_2
-            try:  # halfway to 1, so that a rising schedule asks for few new histories
-                self.history = CrossingHistory(self.rows, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
-            except ValueError:
-                self.history = CrossingHistory(self.rows, momentum, beta_2)
-        self.history.restart(step)
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        if momentum <= self.history.beta:
+            return self.history.restart(step)
+        beta_2 = self.optimizer.beta_2
+        try:  # halfway to 1, so that a rising schedule asks for few new histories
+            history = CrossingHistory(self.rows, min(0.99 * beta_2, 0.5 + 0.5 * momentum), beta_2)
+        except ValueError:
+            history = CrossingHistory(self.rows, momentum, beta_2)
+        together(history.restart(step))
+        return [partial(setattr, self, "history", history)]
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        self.history.advance(hyper.momentum, hyper.rate / (1.0 - hyper.momentum**step))
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.advance(hyper.momentum, self._rate(step, hyper))
+
+    def reopened(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.reopened(self._rate(step, hyper))
+
+    def _rate(self, step: int, hyper: Hyper) -> float:
+        """The rate of `step`, corrected."""
+        return hyper.rate / (1.0 - hyper.momentum**step)
 
     def coefficients(self, steps: Array) -> Array:
         beta, power = self.history.compose(steps).T
@@ -132,7 +146,7 @@ class CrossingMaximum(Recurrence):
             [
                 *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
                 *scalar_pair(beta_2, self.dtype),
-                hyper.rate / (1.0 - hyper.momentum**step), self.optimizer.epsilon,
+                self._rate(step, hyper), self.optimizer.epsilon,
             ],
             dtype=self.dtype,
         )  # fmt: skip

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from unhot.atomic import Call
 from unhot.deferral import MatrixHistory
 from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by, weight_moved
 
@@ -62,11 +64,11 @@ class Linear(Recurrence):
     def period(self) -> int:
         return self.history.period
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        self.history.restart(step)
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        return self.history.restart(step)
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        self.history.advance(self.matrix(step, hyper)[0], self.optimizer.rho if self._decays else 1.0)
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.advance(self.matrix(step, hyper)[0], self.optimizer.rho if self._decays else 1.0)
 
     def accepts(self, hyper: Hyper) -> bool:
         if hyper.momentum and not self.with_momentum:
@@ -179,9 +181,8 @@ class Descent(Linear):
         share = 1.0 - self.optimizer.dampening if self.begun else 1.0
         return (1.0 - rate * share * decay, -rate * momentum, share * decay, momentum), (-rate * share, share)
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        super().advance(step, hyper)
-        self.begun |= hyper.momentum > 0
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        return [*super().advance(step, hyper), partial(setattr, self, "begun", self.begun or hyper.momentum > 0)]
 
     def state(self) -> dict[str, float]:
         return {"momentum_begun": float(self.begun)} if self.with_momentum else {}

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import partial
 from math import sqrt
 from typing import Any
 
 import numpy as np
 
+from unhot.atomic import Call, together
 from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_less
 from unhot.step_measure import MeasureHistory, Shape
 
@@ -72,13 +74,15 @@ class StepMeasure(Recurrence):
     def accepts(self, hyper: Hyper) -> bool:
         return hyper.momentum <= self.history.shape.beta
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        if momentum > self.history.shape.beta:
-            try:  # halfway to 1, so that a rising schedule asks for few new histories
-                self.history = self._new_history(0.5 + 0.5 * momentum)
-            except ValueError:
-                self.history = self._new_history(momentum)
-        self.history.restart(step)
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        if momentum <= self.history.shape.beta:
+            return self.history.restart(step)
+        try:  # halfway to 1, so that a rising schedule asks for few new histories
+            history = self._new_history(0.5 + 0.5 * momentum)
+        except ValueError:
+            history = self._new_history(momentum)
+        together(history.restart(step))
+        return [partial(setattr, self, "history", history)]
 
     def corrections(self, step: Any, hyper: Hyper, xp: Any = math) -> tuple[Any, Any, Any]:
         """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root.
@@ -97,9 +101,12 @@ class StepMeasure(Recurrence):
             self._corrected = (step, hyper, known)
         return known
 
-    def advance(self, step: int, hyper: Hyper) -> None:
+    def reopened(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.reopened(self._corrections(step, hyper)[0])
+
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
         alpha, _, _ = self._corrections(step, hyper)
-        self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
+        return self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)
@@ -230,9 +237,9 @@ class NesterovMeasure(StepMeasure):
         root = xp.sqrt(rest(self.optimizer.beta_2, step, xp))
         return hyper.rate * after / (1.0 - product * after), hyper.rate * (1.0 - now) / (1.0 - product), 1.0 / root
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        super().advance(step, hyper)
-        self.product *= self.momentum(step, hyper)
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        product = self.product * self.momentum(step, hyper)
+        return [*super().advance(step, hyper), partial(setattr, self, "product", product)]
 
     def state(self) -> dict[str, float]:
         return {**super().state(), "momentum_product": self.product}

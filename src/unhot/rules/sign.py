@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unhot.atomic import Call
 from unhot.deferral import MatrixHistory
 from unhot.rules.base import (
     Array,
@@ -82,11 +83,11 @@ class Sign(Recurrence):
     def period(self) -> int:
         return self.history.period
 
-    def restart(self, step: int, momentum: float = 0.0) -> None:
-        self.history.restart(step)
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        return self.history.restart(step)
 
-    def advance(self, step: int, hyper: Hyper) -> None:
-        self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)

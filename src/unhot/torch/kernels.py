@@ -6,12 +6,15 @@ The histories stay on the host: a step hands the device the coefficients of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unhot.atomic import Call
 from unhot.rules import Recurrence
 
 
@@ -85,8 +88,8 @@ class TorchKernels:
         which: Tensor,
         coefficients: Any,
         now: int,
-    ) -> None:
-        self._write(state, last, rows, self._settled(rule, state, rows, which, coefficients), now)
+    ) -> list[Call]:
+        return self._written(state, last, rows, self._settled(rule, state, rows, which, coefficients), now)
 
     def step(
         self,
@@ -99,13 +102,13 @@ class TorchKernels:
         scalars: Any,
         gradients: Tensor,
         now: int,
-    ) -> None:
+    ) -> list[Call]:
         if which is None:
             rows = [array[plan.rows] for array in state]
         else:
             rows = self._settled(rule, state, plan.rows, which, coefficients)
         new = rule.update(Namespace, tuple(rows), self._sum_by_row(plan, gradients), self._given(scalars))
-        self._write(state, last, plan.rows, new, now)
+        return self._written(state, last, plan.rows, new, now)
 
     @staticmethod
     def _sum_by_row(plan: Plan, gradients: Tensor) -> Tensor:
@@ -115,11 +118,9 @@ class TorchKernels:
         return total.index_add_(0, plan.inverse, gradients.to(wide)).to(gradients.dtype)
 
     @staticmethod
-    def _write(state: Sequence[Tensor], last: Tensor | None, rows: Tensor, new: Sequence[Tensor], now: int) -> None:
-        for array, part in zip(state, new, strict=True):
-            array[rows] = part
-        if last is not None:
-            last[rows] = now
+    def _written(state: Sequence[Tensor], last: Tensor | None, rows: Tensor, new: Sequence[Tensor], now: int) -> list[Call]:
+        calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(state, new, strict=True)]
+        return calls if last is None else [*calls, partial(setitem, last, rows, now)]
 
     def _settled(
         self, rule: Recurrence, state: Sequence[Tensor], rows: Tensor, which: Tensor, coefficients: Any
