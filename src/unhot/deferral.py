@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from itertools import takewhile
 from math import log
 from operator import setitem
 from typing import Any
@@ -150,8 +149,11 @@ class RateWindow:
         And what notes the step's rate.
         """
         lows = self._lows  # the steps in the widest window whose rate is below those of all later ones
-        left = len(lows) - sum(1 for _ in takewhile(lambda low: low[1] >= rate, reversed(lows)))
-        older = min(left, sum(1 for _ in takewhile(lambda low: low[0] <= step - self.largest, lows)))
+        left, older = len(lows), 0
+        while left and lows[left - 1][1] >= rate:
+            left -= 1
+        while older < left and lows[older][0] <= step - self.largest:
+            older += 1
         notes: list[Call] = [*[lows.pop] * (len(lows) - left), partial(lows.append, (step, rate)), *[lows.popleft] * older]
         lowest = lows[older][1] if older < left else rate
         if lowest == rate:
@@ -159,6 +161,9 @@ class RateWindow:
         if lowest <= 0:
             return self.largest, notes
         return min(self.largest, self.base + int(self.slope * log(rate / lowest)) + 1), notes
+
+
+NOT_REACHED: tuple[int, float, RateWindow | None, tuple[int, list[Call]]] = (-1, 0.0, None, (0, []))
 
 
 class WindowedHistory(History):
@@ -169,14 +174,24 @@ class WindowedHistory(History):
         super().__init__(rows, numbers, 2 * largest)
         self._base, self._largest, self._slope = base, largest, slope
         self._window: RateWindow
+        self._reached = NOT_REACHED
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reached": NOT_REACHED}  # which would change what was copied
 
     def restart(self, step: int) -> list[Call]:
         window = RateWindow(self._base, self._largest, self._slope)
         return [*super().restart(step), partial(setattr, self, "_window", window)]
 
     def reach(self, rate: float) -> tuple[int, list[Call]]:
-        """The window of the step now + 1, and what notes its rate."""
-        return self._window.width(self.now + 1, rate) if self._largest else (0, [])
+        """The window of the step now + 1, and what notes its rate; kept, since a step asks for it twice."""
+        if not self._largest:
+            return 0, []
+        now, of, window, known = self._reached
+        if now != self.now or of != rate or window is not self._window:
+            known = self._window.width(self.now + 1, rate)
+            self._reached = (self.now, rate, self._window, known)
+        return known
 
     def reopened(self, rate: float) -> list[Call]:
         """What lets closed blocks that the step now + 1 reaches take their suffixes into their entries, if there are such."""

@@ -224,7 +224,8 @@ class Engine:
         if self.last is None and rule.defers(hyper):
             self._change(partial(self._deferring, rule, hyper))
         self._sweep(rule)  # if the last step's was interrupted
-        self._change(lambda: rule.reopened(self.clock + 1, hyper))
+        if rule.reopened(self.clock + 1, hyper):
+            self._change(lambda: rule.reopened(self.clock + 1, hyper))
         self._change(lambda: [*self._step(rule, ids, gradients, hyper), *also])
         self._sweep(rule)
 
