@@ -146,9 +146,7 @@ before = layer(torch.arange(50)).detach().clone()
 taken, finish = threading.Event(), threading.Event()
 
 def hold():
-    with optimizer.lock:
-        taken.set()
-        finish.wait()
+    optimizer.lock.holding(lambda: (taken.set(), finish.wait()))
 
 threading.Thread(target=hold, daemon=True).start()
 taken.wait()

@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DisableTorchFunctionSubclass
 from torch.utils._pytree import tree_map
 
+from unhot.torch._private import without_torch_functions
 from unhot.torch.parameter import METADATA, TableParameter
+
+GRAD: Any = Tensor.grad
+"""The property that `KerasParameter.grad` stands before."""
 
 DIVISIONS = (torch.divide, torch.div, torch.true_divide, Tensor.__truediv__)
 
@@ -24,8 +27,7 @@ class KerasParameter(TableParameter):
 
     @property
     def grad(self) -> Tensor | None:
-        with DisableTorchFunctionSubclass():  # which `__torch_function__` would do too, later
-            gradient = super().grad
+        gradient: Tensor | None = without_torch_functions(GRAD.__get__, self)  # as `__torch_function__` would, later
         if gradient is None or not gradient.is_sparse:
             return gradient
         if self.shown is None or self.shown.held is not gradient:
@@ -35,9 +37,7 @@ class KerasParameter(TableParameter):
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         self.shown = None  # or it would hold the memory
-        base: Any = TableParameter
-        with DisableTorchFunctionSubclass():
-            base.grad.__set__(self, value.held if isinstance(value, RowSparse) else value)
+        without_torch_functions(GRAD.__set__, self, value.held if isinstance(value, RowSparse) else value)
 
 
 class RowSparse(Tensor):
@@ -55,17 +55,20 @@ class RowSparse(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with DisableTorchFunctionSubclass():
-            if func in METADATA:
-                return func(*args, **(kwargs or {}))
-            if func is torch.isfinite:
-                return torch.isfinite(args[0].held._values())
-            changed = args[0] if func.__name__.endswith("_") and args else None
-            if any(isinstance(gradient, cls) for gradient in (changed if isinstance(changed, (list, tuple)) else [changed])):
-                return _change(func, changed, args[1:], kwargs or {})
-            if func in DIVISIONS and isinstance(args[0], RowSparse) and getattr(args[1], "ndim", 0) == 0:
-                return cls(args[0].held / args[1])
-            return func(*tree_map(_dense, args), **tree_map(_dense, kwargs or {}))
+        return without_torch_functions(cls._called, func, args, kwargs or {})
+
+    @classmethod
+    def _called(cls, func: Any, args: Any, kwargs: Any) -> Any:
+        if func in METADATA:
+            return func(*args, **kwargs)
+        if func is torch.isfinite:
+            return torch.isfinite(args[0].held._values())
+        changed = args[0] if func.__name__.endswith("_") and args else None
+        if any(isinstance(gradient, cls) for gradient in (changed if isinstance(changed, (list, tuple)) else [changed])):
+            return _change(func, changed, args[1:], kwargs)
+        if func in DIVISIONS and isinstance(args[0], RowSparse) and getattr(args[1], "ndim", 0) == 0:
+            return cls(args[0].held / args[1])
+        return func(*tree_map(_dense, args), **tree_map(_dense, kwargs))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

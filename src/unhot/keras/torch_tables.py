@@ -12,13 +12,13 @@ import torch
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.torch.core import get_device
 from torch import Tensor
-from torch._C import DisableTorchFunctionSubclass
 
 from unhot.engine import UNCHANGING, Engine, recurrence
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Owned, Settled, become, trait_of
 from unhot.keras.torch_parameter import KerasParameter, RowSparse
 from unhot.rules import Optimizer
+from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.training import RowTraining, steps_made
@@ -76,9 +76,12 @@ def lookup(variable: Any, ids: Any) -> Any:
     weight = getattr(variable, "_value", None)
     if type(weight) is not KerasParameter or get_device() == "meta":
         return None
-    with DisableTorchFunctionSubclass():
-        training = owner_of(weight, None)
-        return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
+    return without_torch_functions(_owned_lookup, weight, ids)
+
+
+def _owned_lookup(weight: KerasParameter, ids: Any) -> Any:
+    training = owner_of(weight, None)
+    return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
 
 def ready(ids: Any) -> bool:
@@ -228,35 +231,39 @@ class Training(RowTraining):
 
     def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
         """Get ready for a step; what can go wrong goes wrong here."""
-        with DisableTorchFunctionSubclass():
-            given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
-            if clock < 0:
-                steps_made(clock, "the optimizer's `iterations`")
-            comparable = UNCHANGING.issuperset(map(type, given.values()))
-            unchanged = comparable and given == self._given
-            if not unchanged:
-                self._given = {}  # which no refused ones equal
-                self._rule = optimizer.rule(**given)
-            assert self._rule is not None
-            engine = self._current()
-            if engine is not None and engine.clock != clock:
-                self.release()
-                engine = None
-            if engine is None:
-                self.engine = engine = self._on_variables(self._rule, clock, optimizer.row_state())
-            self._hyper = engine.follow(self._rule, unchanged=unchanged)
-            if comparable:
-                self._given = given
+        without_torch_functions(self._prepare_step, optimizer, variable, rate)
+
+    def _prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
+        given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
+        if clock < 0:
+            steps_made(clock, "the optimizer's `iterations`")
+        comparable = UNCHANGING.issuperset(map(type, given.values()))
+        unchanged = comparable and given == self._given
+        if not unchanged:
+            self._given = {}  # which no refused ones equal
+            self._rule = optimizer.rule(**given)
+        assert self._rule is not None
+        engine = self._current()
+        if engine is not None and engine.clock != clock:
+            self.release()
+            engine = None
+        if engine is None:
+            self.engine = engine = self._on_variables(self._rule, clock, optimizer.row_state())
+        self._hyper = engine.follow(self._rule, unchanged=unchanged)
+        if comparable:
+            self._given = given
 
     def make_step(self, gradient: RowGradient) -> None:
         """Make the step that was prepared."""
+        without_torch_functions(self._make_step, gradient)
+
+    def _make_step(self, gradient: RowGradient) -> None:
         engine, place, parameter = self.engine, self._place, self._parameter()
         assert engine is not None
         assert parameter is not None
-        with DisableTorchFunctionSubclass():
-            ids = place.view(gradient.ids)
-            engine.step(ids, place.view(gradient.values.to(self._weights.dtype).contiguous()), self._hyper)
-            torch.autograd.graph.increment_version(parameter)
+        values = gradient.values.to(self._weights.dtype).contiguous()
+        engine.step(place.view(gradient.ids), place.view(values), self._hyper)
+        torch.autograd.graph.increment_version(parameter)
 
     def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Any]) -> Engine:
         """An engine on the memory of Keras's variables."""
@@ -264,9 +271,7 @@ class Training(RowTraining):
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
         followed.load_state(begun | {name: float(value) for name, value in state.items()})
         slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]
-        engine = Engine(self._place.take_over(self._weights), None, self._place.kernels)
-        engine.adopt(engine.weights, slots, clock, snapshot, followed)
-        return engine
+        return Engine.resumed(self._place.take_over(self._weights), slots, clock, snapshot, followed, self._place.kernels)
 
 
 def _dtype(tensor: Tensor) -> np.dtype[Any]:

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C import DisableTorchFunctionSubclass
 
 from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
 from unhot.rules.base import flag
+from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import DTYPES, lookup, owner_of
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
@@ -135,10 +135,9 @@ class Embedding(_DecidedLater, nn.Embedding):
             return nn.functional.embedding(
                 ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, bool(self._given_sparse)
             )  # fmt: skip
-        with DisableTorchFunctionSubclass():  # `nn.functional.embedding` would come to the same, by a longer way
-            return lookup(
-                ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
-            )  # fmt: skip
+        return without_torch_functions(  # `nn.functional.embedding` would come to the same, by a longer way
+            lookup, ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(

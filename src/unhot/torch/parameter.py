@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from torch._C import DisableTorchFunctionSubclass
 from torch.utils._pytree import tree_map
 
 from unhot.torch import distributed
+from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import PROXY, bag_lookup, known_to_tracers, lookup, traced_by
 
 if TYPE_CHECKING:
@@ -61,27 +61,31 @@ class TableParameter(nn.Parameter):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        with DisableTorchFunctionSubclass():
-            if func in METADATA:
-                return func(*args, **kwargs)
-            if func is nn.functional.embedding:
-                return lookup(*args, **kwargs)
-            if func is nn.functional.embedding_bag:
-                return bag_lookup(*args, **kwargs)
-            owned = [training for table in tables_among((args, kwargs)) if (training := table.training) is not None]
-            for training in owned:
-                training.settle()
-            if traced_by(PROXY):
-                args, kwargs = tree_map(known_to_tracers, (args, kwargs))
-            result = func(*args, **kwargs)
-            if func is torch.Tensor.detach and sys._getframe(1).f_code is CONSTRUCTOR:
-                result = result.as_subclass(cls)
-            for training in owned:
-                training.follow_memory()
-            if owned and distributed.active():
-                distributed.refuse_dense(result)
-            return result
+        constructed = func is torch.Tensor.detach and sys._getframe(1).f_code is CONSTRUCTOR
+        return without_torch_functions(cls._called, func, args, kwargs or {}, constructed)
+
+    @classmethod
+    def _called(cls, func: Any, args: Any, kwargs: Any, constructed: bool) -> Any:
+        """`func(*args, **kwargs)`, of which tables are arguments."""
+        if func in METADATA:
+            return func(*args, **kwargs)
+        if func is nn.functional.embedding:
+            return lookup(*args, **kwargs)
+        if func is nn.functional.embedding_bag:
+            return bag_lookup(*args, **kwargs)
+        owned = [training for table in tables_among((args, kwargs)) if (training := table.training) is not None]
+        for training in owned:
+            training.settle()
+        if traced_by(PROXY):
+            args, kwargs = tree_map(known_to_tracers, (args, kwargs))
+        result = func(*args, **kwargs)
+        if constructed:
+            result = result.as_subclass(cls)
+        for training in owned:
+            training.follow_memory()
+        if owned and distributed.active():
+            distributed.refuse_dense(result)
+        return result
 
     def __repr__(self) -> str:  # type: ignore[override]
         shown = self.detach().requires_grad_(self.requires_grad)

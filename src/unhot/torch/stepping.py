@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch._C import DisableTorchFunctionSubclass
 from torch.optim import optimizer as torch_optimizer
 
+from unhot.atomic import Lock
 from unhot.rules import Optimizer
+from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import DTYPES
 from unhot.torch.parameter import TableParameter
-from unhot.torch.training import RowTraining, hide_from_compiler, new_lock
+from unhot.torch.training import RowTraining, hide_from_compiler
 
 
 class RowSparse(torch.optim.Optimizer):
@@ -32,7 +33,7 @@ class RowSparse(torch.optim.Optimizer):
     _unscales = False
     """What torch's constructor has said of the step that it chose."""
 
-    lock: Any = nullcontext()
+    lock: Lock | None = None
     """Held by steps, and by whatever reads or settles a table, if there are tables: other threads may read while one trains."""
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +64,8 @@ class RowSparse(torch.optim.Optimizer):
     def _own(self, table: TableParameter) -> None:
         if table.dtype not in DTYPES:
             return
-        if "lock" not in self.__dict__:
-            self.lock = new_lock()
+        if self.lock is None:
+            self.lock = Lock()
             hide_from_compiler(RowSparse, "_step_outside_graph", "_zero_grad_outside_graph")
         if table.training is not None:
             table.training.release()
@@ -90,8 +91,11 @@ class RowSparse(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self.lock, DisableTorchFunctionSubclass():  # or each look at a table's `grad` would go through Python
-            self._step()
+        step = partial(without_torch_functions, self._step)  # or each look at a table's `grad` would go through Python
+        if self.lock is None:
+            step()
+        else:
+            self.lock.holding(step)
         return loss
 
     def _step(self) -> None:
@@ -102,15 +106,20 @@ class RowSparse(torch.optim.Optimizer):
             if isinstance(tensor, TableParameter) and tensor.training is not None:
                 tensor.training.release()
         if dense:
-            for _, parameter, _ in rows:
-                parameter.grad = None
-            try:
-                _torch_step(self)
-            finally:
-                for _, parameter, gradient in rows:
-                    parameter.grad = gradient
+            _torch_step(self._of_dense(dense) if rows else self)
         for group, parameter, gradient in rows:
             training_of(parameter).step(gradient, group["maximize"])
+
+    def _of_dense(self, dense: list[Tensor]) -> RowSparse:
+        """This optimizer as it would be with these parameters alone: the same state, the same hyperparameters."""
+        kept = {id(parameter) for parameter in dense}
+        partner = object.__new__(type(self))
+        partner.__dict__.update(self.__dict__)
+        partner.param_groups = [
+            {**group, "params": [parameter for parameter in group["params"] if id(parameter) in kept]}
+            for group in self.param_groups
+        ]
+        return partner
 
     def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[Tensor]]:
         """The owned tables with a row-sparse gradient, and the parameters with another one."""
@@ -134,13 +143,15 @@ class RowSparse(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             self._zero_grad_outside_graph(set_to_none)
             return
-        with DisableTorchFunctionSubclass():
-            if not set_to_none:
-                super().zero_grad(set_to_none)
-                return
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
+        without_torch_functions(self._zero_grad, set_to_none)
+
+    def _zero_grad(self, set_to_none: bool) -> None:
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def _zero_grad_outside_graph(self, set_to_none: bool) -> None:
         """A graph that looks into an optimizer takes its tables for plain tensors, and their rows for settled."""
@@ -148,11 +159,13 @@ class RowSparse(torch.optim.Optimizer):
 
     def _settle(self) -> None:
         """Bring weights and state of all tables to what torch's optimizer would hold."""
-        with DisableTorchFunctionSubclass():
-            for parameter in self._tables():
-                training_of(parameter).require_intact()
-            for parameter in self._tables():
-                training_of(parameter).export(self.state.get(parameter, {}))
+        without_torch_functions(self._export)
+
+    def _export(self) -> None:
+        for parameter in self._tables():
+            training_of(parameter).require_intact()
+        for parameter in self._tables():
+            training_of(parameter).export(self.state.get(parameter, {}))
 
     def _tables(self) -> list[TableParameter]:
         return [table for group in self.param_groups for table in tables_of(group) if table.training is not None]

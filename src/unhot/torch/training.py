@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch._C import DisableTorchFunctionSubclass
 from torch.utils._python_dispatch import _disable_current_modes
 
+from unhot.atomic import Call, Lock, together
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
 from unhot.state import whole
+from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import apply_row_lookup
 from unhot.torch.placement import Placement, placement
 
@@ -33,24 +33,6 @@ REMEDY = (
     "(These are the rule's own names for what this optimizer was given; `convention` is always 'torch' here. A layer made with"
     " sparse=False takes torch's dense path, which has no such bound.)"
 )
-
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def new_lock() -> Any:
-    """A lock that its own thread may take again, and that a forked child finds open."""
-    lock = threading.RLock()
-    _locks.add(lock)
-    return lock
-
-
-def _open_all() -> None:
-    for lock in _locks:
-        lock._at_fork_reinit()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open_all)
 
 
 @contextmanager
@@ -77,7 +59,7 @@ class RowTraining:
         hide_from_compiler(RowTraining, "outside_graph", "settle", "settle_rows", "release")
         self._parameter = weakref.ref(parameter)
         self._owner = weakref.ref(owner)
-        self.lock: Any = getattr(owner, "lock", None) or new_lock()
+        self.lock: Lock = getattr(owner, "lock", None) or Lock()
         """Held by whatever reads, settles or steps the rows."""
         self.engine: Engine | None = None
         self._pointer = -1  # no tensor's, also not that of one without elements
@@ -109,20 +91,22 @@ class RowTraining:
             if not parameter.is_contiguous():
                 with torch.inference_mode(False):
                     parameter.data = parameter.detach().contiguous()
-            self._pointer, self._weights = parameter.data_ptr(), parameter.detach()
-            self._place = placement(parameter)
+            place = placement(parameter)
+            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=parameter.detach(), _place=place)
         return self.engine
 
     def follow_memory(self) -> None:
         """Begin anew if the parameter has got another shape or other strides, be it in the same memory."""
+        self.lock.holding(self._follow_memory)
+
+    def _follow_memory(self) -> None:
         parameter = self._parameter()
         assert parameter is not None
-        with self.lock:
-            if self._pointer == -1:
-                return
-            if (parameter.shape, parameter.stride()) != (self._weights.shape, self._weights.stride()):
-                self.release()
-                self._pointer = -1
+        if self._pointer == -1:
+            return
+        if (parameter.shape, parameter.stride()) != (self._weights.shape, self._weights.stride()):
+            self.release()
+            self._pointer = -1
 
     # ------------------------------------------------------------------ reading
 
@@ -131,80 +115,95 @@ class RowTraining:
     ) -> Tensor:
         """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient."""
         if max_norm is not None:
-            with self.lock, torch.no_grad():
-                self.settle_rows(ids)
-                torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
+            renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
+            self.lock.holding(partial(renorm, ids, max_norm, norm_type))
         found: Tensor = apply_row_lookup(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
         return found
 
+    def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
+        self.settle_rows(ids)
+        torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
+
     def outside_graph(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, where `torch.compile` traces."""
-        with DisableTorchFunctionSubclass():
-            return function(*arguments)
+        return without_torch_functions(function, *arguments)
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The ids as a flat copy, whatever becomes of the given ones, and their settled rows: ids.shape + (dim,)."""
         require_indices(ids)
-        with self.lock:
-            engine = self._current()
-            place, weights = self._place, self._weights
-            rows, dim = weights.shape
-            own, flat = place.copied(ids)
-            place.require_rows(flat, rows, ids.shape)
-            out = weights.new_empty((*ids.shape, dim))  # no view of it, which in-place operations could not follow
-            rows_out = place.view(out).reshape(len(flat), dim)
-            if engine is None:
-                place.kernels.gather(place.view(weights), flat, rows_out)
-            else:
-                engine.read(flat, rows_out)
+        return self.lock.holding(partial(self._read, ids))
+
+    def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        engine = self._current()
+        place, weights = self._place, self._weights
+        rows, dim = weights.shape
+        own, flat = place.copied(ids)
+        place.require_rows(flat, rows, ids.shape)
+        out = weights.new_empty((*ids.shape, dim))  # no view of it, which in-place operations could not follow
+        rows_out = place.view(out).reshape(len(flat), dim)
+        if engine is None:
+            place.kernels.gather(place.view(weights), flat, rows_out)
+        else:
+            engine.read(flat, rows_out)
         return own, out
 
     # ------------------------------------------------------------------ settling
 
     def settle(self) -> None:
         """Apply all deferred steps."""
-        with self.lock:
-            if self.engine is not None:
-                with unseen():
-                    self.engine.settle_all()
+        self.lock.holding(self._settle)
+
+    def _settle(self) -> None:
+        if self.engine is not None:
+            with unseen():
+                self.engine.settle_all()
 
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
         require_indices(ids)
-        with self.lock:
-            engine = self._current()
-            _, flat = self._place.copied(ids)
-            self._place.require_rows(flat, len(self._weights), ids.shape)
-            if engine is not None:
-                engine.settle(engine.kernels.group(flat).rows)
+        self.lock.holding(partial(self._settle_rows, ids))
+
+    def _settle_rows(self, ids: Tensor) -> None:
+        engine = self._current()
+        _, flat = self._place.copied(ids)
+        self._place.require_rows(flat, len(self._weights), ids.shape)
+        if engine is not None:
+            engine.settle(engine.kernels.group(flat).rows)
 
     def release(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
+        self.lock.holding(partial(without_torch_functions, self._release))
+
+    def _release(self) -> None:
         parameter, owner = self._parameter(), self.owner
-        with self.lock, DisableTorchFunctionSubclass(), unseen():
+        with unseen():
             if parameter is None or owner is None:
-                self.settle()
+                self._settle()
             else:
-                self.export(owner.state.get(parameter, {}))
+                self._export(owner.state.get(parameter, {}))
             self.engine = None
 
     def export(self, state: dict[str, Any]) -> None:
         """Settle, and bring the numbers of `state` that are no slots up to date."""
-        with self.lock:
-            written = self._written()
-            self.settle()
-            if self.engine is None or self.engine.rule is None:
-                return
-            numbers = self.engine.rule.state()
-            for name, number in (("step", self.engine.clock), ("mu_product", numbers.get("momentum_product"))):
-                if name in self._kept and state.get(name) is self._kept[name][0]:
-                    state[name].fill_(number)
-            if not written:
-                self._note()
-                self._exported = self.engine.clock
-            if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
-                state.pop("momentum_buffer", None)
-                self.engine = None
+        self.lock.holding(partial(self._export, state))
+
+    def _export(self, state: dict[str, Any]) -> None:
+        written = self._written()
+        self._settle()
+        engine = self.engine
+        if engine is None or engine.rule is None:
+            return
+        numbers = engine.rule.state()
+        calls: list[Call] = []
+        for name, number in (("step", engine.clock), ("mu_product", numbers.get("momentum_product"))):
+            if name in self._kept and state.get(name) is self._kept[name][0]:
+                calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
+        if not written:
+            calls.append(partial(setattr, self, "_exported", engine.clock))
+        together(calls)
+        if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
+            state.pop("momentum_buffer", None)
+            self.engine = None
 
     # ------------------------------------------------------------------ training
 
@@ -237,7 +236,7 @@ class RowTraining:
             if self.engine is not None:
                 self._follow_state(state)
             if self._current() is None:
-                self.engine = self._bound(self._weights, owner, state, given)
+                self._bind(self._weights, owner, state, given)
             assert self.engine is not None
             self._hyper = self.engine.follow(self._rule)
             self._given = given
@@ -259,37 +258,32 @@ class RowTraining:
         engine.step(ids, place.view((-values if maximize else values).contiguous()), self._hyper)
         torch.autograd.graph.increment_version(parameter)
 
-    def _bound(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> Engine:
-        """An engine on torch's memory, that goes on from `state`."""
+    def _bind(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> None:
+        """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
         assert self._rule is not None
         clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
         snapshot, rule = recurrence(self._rule, np.dtype(str(weights.dtype).removeprefix("torch.")), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
         rule.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
+        bound: dict[str, Tensor] = {}
         slots = []
         for name, start in rule.slots.items():
             theirs = owner.slots[name]
             if name not in held:
-                state[theirs] = self._place.full(weights, start)
-                slots.append(self._place.view(state[theirs]))
+                bound[theirs] = self._place.full(weights, start)
+                slots.append(self._place.view(bound[theirs]))
             else:
-                state[theirs] = state[theirs].to(weights).contiguous()
-                slots.append(self._place.take_over(state[theirs]))
+                bound[theirs] = state[theirs].to(weights).contiguous()
+                slots.append(self._place.take_over(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in rule.slots:  # torch's next step finds the larger, at rest too
-            largest, velocity = (state[owner.slots[name]] for name in ("largest_velocity", "velocity"))
+            largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
             torch.maximum(largest, given["beta_2"] * velocity, out=largest)
         for name in owner.counters:
-            state.setdefault(name, torch.tensor(1.0 if name == "mu_product" else 0.0))
-        engine = Engine(self._place.take_over(weights), None, self._place.kernels)
-        engine.adopt(engine.weights, slots, clock, snapshot, rule)
-        self._kept = {name: (state[name], 0) for name in (*(owner.slots[slot] for slot in rule.slots), *owner.counters)}
-        self._note()
-        return engine
-
-    def _note(self) -> None:
-        """Note how the engine has left the optimizer's state."""
-        self._kept = {name: (tensor, tensor._version) for name, (tensor, _) in self._kept.items()}
+            bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
+        engine = Engine.resumed(self._place.take_over(weights), slots, clock, snapshot, rule, self._place.kernels)
+        kept = {name: (tensor, tensor._version) for name, tensor in bound.items()}
+        together([partial(state.update, bound), partial(self.__dict__.update, engine=engine, _kept=kept)])
 
     def _goes_on(self, state: Mapping[str, Any]) -> bool:
         """Whether weights and state are as the last step has left them, in the same memory."""
