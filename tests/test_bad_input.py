@@ -368,17 +368,54 @@ def test_a_table_without_an_optimizer() -> None:
 
 
 def test_a_learning_rate_that_looks_into_its_table() -> None:
-    """It would wait for the step that waits for it: an error instead, and the table as it was."""
-    calls: list[Callable[[], Any]] = [
-        lambda: table[0], lambda: table.array, lambda: table.settle(), lambda: table.state_dict(), lambda: table.bag([[0]]),
-        lambda: table.step(), lambda: table.accumulate([0], np.ones((1, 3))), lambda: table.load_state_dict({}),
+    """It sees the table before the step, and what it accumulates waits for the next one."""
+    calls: list[Callable[[unhot.Table], Any]] = [
+        lambda table: table[0], lambda table: table.array, lambda table: table.settle(), lambda table: table.state_dict(),
+        lambda table: table.bag([[0]]), lambda table: table.accumulate([0], np.ones((1, 3))),
     ]  # fmt: skip
-    table = trained("adam")
     for call in calls:
-        before = held(table)
-        with pytest.raises(RuntimeError, match="in the midst of a step"):
-            assigned(learning_rate=lambda step, call=call: call())(table)
-        assert_held(table, before)
+        table, other = trained("adam"), trained("adam")
+        before = table.array
+
+        def rate(
+            step: int, table: unhot.Table = table, call: Callable[[unhot.Table], Any] = call, before: Any = before
+        ) -> float:
+            np.testing.assert_array_equal(table.lookup(np.arange(9)), before)
+            call(table)
+            return 0.01
+
+        table.optimizer.learning_rate = rate
+        table.step([1], np.ones((1, 3)))
+        other.step([1], np.ones((1, 3)))
+        np.testing.assert_allclose(table.array, other.array, rtol=1e-6)
+        assert len(table._pending) == (call is calls[-1])
+
+
+def test_a_learning_rate_that_changes_its_table() -> None:
+    """An error instead, and no step but the one that it made."""
+    table = trained("adam")
+    state, before = table.state_dict(), table.array
+    once = [True]
+
+    def stepping(step: int) -> float:
+        if once:
+            once.clear()
+            table.step([], np.ones((0, 3)))
+        return 0.01
+
+    table.optimizer.learning_rate = stepping
+    with pytest.raises(RuntimeError, match="stepped by its own learning rate"):
+        table.step([1], np.ones((1, 3)))
+    assert table.clock == 13
+
+    def loading(step: int) -> float:
+        table.load_state_dict(state)
+        return 0.01
+
+    table.optimizer.learning_rate = loading
+    with pytest.raises(RuntimeError, match="a state was loaded"):
+        table.step([1], np.ones((1, 3)))
+    np.testing.assert_array_equal(table.array, before)
 
 
 @given(st.data())

@@ -189,7 +189,7 @@ class Engine:
             raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {clock:,}.")
         hyper = optimizer.read(clock + 1)
         if self.clock != clock:
-            raise RuntimeError("the table was stepped by its own learning rate, which may read it, but not step it.")
+            raise RuntimeError("the table was stepped by its own learning rate, which may read the table, but not change it.")
         self._take_up(optimizer, hyper)
         assert self.rule is not None
         alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.grows(hyper)

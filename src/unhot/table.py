@@ -316,14 +316,20 @@ class Table:
         self._lock.holding(partial(self._step, optimizer, given))
 
     def _step(self, optimizer: Optimizer, given: list[tuple[Array, Array]]) -> None:
-        batches = self._pending + given
+        waiting = self._pending.copy()
+        batches = [*waiting, *given]
         if len(batches) == 1:
             ids, gradients = batches[0]
         else:
             ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
             gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
-        hyper = self._engine.follow(optimizer)
-        self._engine.step(ids, gradients, hyper, also=[self._pending.clear])
+        engine, used = self._engine, partial(self._pending.__delitem__, slice(len(waiting)))
+        hyper = engine.follow(optimizer)
+        if self._engine is not engine:
+            raise RuntimeError(
+                "a state was loaded by the table's own learning rate, which may read the table, but not change it."
+            )
+        engine.step(ids, gradients, hyper, also=[used])
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:
