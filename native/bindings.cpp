@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "coefficients.h"
 #include "job.h"
 #include "plan.h"
@@ -67,10 +68,6 @@ Functions<T> functions() {
     return portable::functions<T>();
 }
 
-void check(bool good, const char* message) {
-    if (!good) throw std::invalid_argument(message);
-}
-
 int64_t py_group(In<int64_t, 1> ids, nb::object last, Out<int64_t, 1> rows, Out<int64_t, 1> order, Out<int64_t, 1> starts) {
     const auto count = ids.shape(0);
     check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && count < (1u << 30),
@@ -94,6 +91,7 @@ int64_t py_last_steps(In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, O
     check(steps.shape(0) >= count && which.shape(0) >= count && count < (1u << 30),
           "last_steps: steps and which must hold one number for each row; at most 2**30 rows");
     nb::gil_scoped_release release;
+    check_rows(rows.data(), static_cast<int64_t>(count), static_cast<int64_t>(last.shape(0)));
     return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), which.data());
 }
 
@@ -126,7 +124,8 @@ void py_measure_extend(Out<double, 2> scale, Out<double, 2> suffix, Out<double, 
 
 template <typename T>
 void py_matrix_coefficients(int64_t block, In<double, 2> entry, In<double, 2> suffix, In<int64_t, 1> steps, Out<T, 2> out) {
-    check(entry.shape(1) == 5 && suffix.shape(1) == 5 && out.shape(0) == steps.shape(0) && out.shape(1) == 8,
+    check(block > 0 && static_cast<int64_t>(suffix.shape(0)) * block >= static_cast<int64_t>(entry.shape(0)) &&
+              entry.shape(1) == 5 && suffix.shape(1) == 5 && out.shape(0) == steps.shape(0) && out.shape(1) == 8,
           "matrix_coefficients: entries of 5, out of 8 numbers");
     const Ring ring{static_cast<int64_t>(entry.shape(0)) - 1, block};
     nb::gil_scoped_release release;
@@ -136,7 +135,8 @@ void py_matrix_coefficients(int64_t block, In<double, 2> entry, In<double, 2> su
 template <typename T>
 void py_measure_coefficients(int64_t block, In<double, 2> scale, In<double, 2> suffix, In<double, 3> polynomial,
                              In<int64_t, 1> used, In<int64_t, 1> steps, Out<T, 2> out) {
-    check(scale.shape(1) == 3 && suffix.shape(1) == 3 && used.shape(0) == scale.shape(0) &&
+    check(block > 0 && static_cast<int64_t>(suffix.shape(0)) * block >= static_cast<int64_t>(scale.shape(0)) &&
+              scale.shape(1) == 3 && suffix.shape(1) == 3 && used.shape(0) == scale.shape(0) &&
               polynomial.shape(0) == scale.shape(0) && out.shape(0) == steps.shape(0) &&
               out.shape(1) == 7 + polynomial.shape(1) * polynomial.shape(2),
           "measure_coefficients: the history's arrays do not fit together, or out does not fit them");
@@ -158,6 +158,7 @@ void py_gather(In<T, 2> weights, In<int64_t, 1> ids, Out<T, 2> out) {
                         out.data(),
                         bytes >= kStreamingBytes};
     nb::gil_scoped_release release;
+    check_rows(ids.data(), static_cast<int64_t>(ids.shape(0)), static_cast<int64_t>(weights.shape(0)));
     const auto gather = functions<T>().gather;
     parallel(static_cast<int64_t>(ids.shape(0)), 2 * bytes, [&](int64_t b, int64_t e) { gather(job, b, e); });
 }
@@ -174,6 +175,9 @@ void py_pool(In<T, 2> values, In<int64_t, 1> ids, In<int64_t, 1> offsets, nb::ob
     const Pool<T> job{values.data(), static_cast<int64_t>(values.shape(1)), ids.data(), offsets.data(), factors, mode,
                       out.data()};
     nb::gil_scoped_release release;
+    check(mode >= 0 && mode <= 2, "pool: the mode must be 0, 1 or 2");
+    check_rows(ids.data(), static_cast<int64_t>(ids.shape(0)), static_cast<int64_t>(values.shape(0)));
+    check_starts(offsets.data(), static_cast<int64_t>(out.shape(0)), static_cast<int64_t>(ids.shape(0)));
     const auto pool = functions<T>().pool;
     const auto bytes = static_cast<int64_t>((ids.shape(0) + out.shape(0)) * out.shape(1) * sizeof(T));
     parallel(static_cast<int64_t>(out.shape(0)), bytes, [&](int64_t b, int64_t e) { pool(job, b, e); });
@@ -183,14 +187,25 @@ void py_pool(In<T, 2> values, In<int64_t, 1> ids, In<int64_t, 1> offsets, nb::ob
 template <typename T>
 struct Table {
     Job<T> job{};
+    Needs need{};
+    int64_t height, count = 0, lines = 0;  // rows of the table and of the plan, lines of coefficients
 
     Table(nb::tuple rule, const Out<T, 2>& weights, nb::list slots) {
         job.rule.family = nb::cast<int>(rule[0]);
         job.rule.variant = nb::cast<int>(rule[1]);
-        job.rule.parameters = nb::cast<In<double, 1>>(rule[2], false).data();
-        job.rule.table = rule[3].is_none() ? nullptr : nb::cast<In<double, 2>>(rule[3], false).data();
+        const auto parameters = nb::cast<In<double, 1>>(rule[2], false);
+        job.rule.parameters = parameters.data();
+        need = needs(job.rule.family, job.rule.variant, static_cast<int64_t>(parameters.shape(0)), parameters.data());
         job.arrays = 1 + static_cast<int>(nb::len(slots));
-        check(job.arrays <= kMostArrays, "a table has at most three slots");
+        check(job.arrays == need.arrays, "there is no such rule, or it has not as many slots");
+        check(static_cast<int64_t>(parameters.shape(0)) == need.parameters, "the rule has not as many parameters");
+        if (job.rule.family == kCrossing) {
+            const auto sums = nb::cast<In<double, 2>>(rule[3], false);
+            check(static_cast<double>(sums.shape(0)) == parameters.data()[3] + 1 && sums.shape(1) == 3,
+                  "the rule's table has another size");
+            job.rule.table = sums.data();
+        }
+        height = static_cast<int64_t>(weights.shape(0));
         job.dim = static_cast<int64_t>(weights.shape(1));
         job.state[0] = weights.data();
         for (int a = 1; a < job.arrays; ++a) {
@@ -202,19 +217,35 @@ struct Table {
 
     void plan(const In<int64_t, 1>& rows, nb::object which, nb::object coefficients) {
         job.rows = rows.data();
+        count = static_cast<int64_t>(rows.shape(0));
         if (which.is_none()) return;
-        auto lines = nb::cast<In<int32_t, 1>>(which, false);
-        check(lines.shape(0) == rows.shape(0), "which must hold one number for each row");
-        job.which = lines.data();
-        if (job.rule.family == kCrossing) {
-            auto array = nb::cast<In<double, 2>>(coefficients, false);
-            job.coefficients = array.data();
-            job.width = static_cast<int64_t>(array.shape(1));
-        } else {
-            auto array = nb::cast<In<T, 2>>(coefficients, false);
-            job.coefficients = array.data();
-            job.width = static_cast<int64_t>(array.shape(1));
-        }
+        const auto named = nb::cast<In<int32_t, 1>>(which, false);
+        check(named.shape(0) == rows.shape(0), "which must hold one number for each row");
+        job.which = named.data();
+        if (job.rule.family == kCrossing)
+            read(nb::cast<In<double, 2>>(coefficients, false));
+        else
+            read(nb::cast<In<T, 2>>(coefficients, false));
+    }
+
+    template <typename L>
+    void read(const In<L, 2>& coefficients) {
+        job.coefficients = coefficients.data();
+        lines = static_cast<int64_t>(coefficients.shape(0));
+        job.width = static_cast<int64_t>(coefficients.shape(1));
+        check(job.width >= need.width, "a line of coefficients is too short for the rule");
+    }
+
+    void touches(const Out<uint32_t, 1>& last) {
+        check(static_cast<int64_t>(last.shape(0)) == height, "last must hold one number for each row of the table");
+        job.last = last.data();
+    }
+
+    // What takes a look at every number; the caller has let go of the interpreter.
+    void check_numbers(int64_t places) const {
+        check_rows(job.rows, count, height);
+        if (job.which) check_lines(job.which, count, lines);
+        if (job.starts) check_plan(job.order, places, job.starts, count);
     }
 
     int64_t bytes(size_t rows) const {
@@ -227,11 +258,14 @@ void py_gather_settled(nb::tuple rule, Out<T, 2> weights, nb::list slots, In<int
                        In<int64_t, 1> starts, nb::object which, nb::object coefficients, Out<T, 2> out) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
-    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == out.shape(0), "gather_settled: the plan does not fit out");
+    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == out.shape(0) && out.shape(1) == weights.shape(1),
+          "gather_settled: the plan does not fit out");
+    check(table.job.which, "gather_settled: which must be given");
     table.job.order = order.data();
     table.job.starts = starts.data();
     table.job.out = out.data();
     nb::gil_scoped_release release;
+    table.check_numbers(static_cast<int64_t>(order.shape(0)));
     const auto run = functions<T>().gather_settled;
     parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
              [&](int64_t b, int64_t e) { run(table.job, b, e); });
@@ -242,9 +276,11 @@ void py_settle(nb::tuple rule, Out<T, 2> weights, nb::list slots, Out<uint32_t, 
                nb::object coefficients, uint32_t now) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
-    table.job.last = last.data();
+    check(table.job.which, "settle: which must be given");
+    table.touches(last);
     table.job.now = now;
     nb::gil_scoped_release release;
+    table.check_numbers(0);
     const auto run = functions<T>().settle;
     parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
              [&](int64_t b, int64_t e) { run(table.job, b, e); });
@@ -256,15 +292,18 @@ void py_step(nb::tuple rule, Out<T, 2> weights, nb::list slots, nb::object last,
              In<T, 2> gradients) {
     Table<T> table(rule, weights, slots);
     table.plan(rows, which, coefficients);
-    check(starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0),
-          "step: the plan does not fit gradients");
+    check(
+        starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0) && gradients.shape(1) == weights.shape(1),
+        "step: the plan does not fit gradients");
+    check(static_cast<int64_t>(scalars.shape(0)) >= table.need.scalars, "step: the rule needs more scalars");
     table.job.order = order.data();
     table.job.starts = starts.data();
     table.job.scalars = scalars.data();
     table.job.gradients = gradients.data();
     table.job.now = now;
-    if (!last.is_none()) table.job.last = nb::cast<Out<uint32_t, 1>>(last, false).data();
+    if (!last.is_none()) table.touches(nb::cast<Out<uint32_t, 1>>(last, false));
     nb::gil_scoped_release release;
+    table.check_numbers(static_cast<int64_t>(order.shape(0)));
     const auto run = functions<T>().step;
     parallel(static_cast<int64_t>(rows.shape(0)), table.bytes(rows.shape(0)),
              [&](int64_t b, int64_t e) { run(table.job, b, e); });

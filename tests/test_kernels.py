@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import ctypes
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,6 +251,60 @@ def test_native_arguments_are_checked() -> None:
         _native.gather(weights, ids, np.zeros((2, 2), np.float32))
     with pytest.raises(ValueError, match="instruction set"):
         _native.use("mmx")
+
+
+def with_one_changed(arguments: list[Any]) -> Iterator[list[Any]]:
+    """The arguments with one of their arrays cut short, or one number of it far outside: in each place in turn."""
+    for i, argument in enumerate(arguments):
+        if isinstance(argument, tuple | list):
+            for part in with_one_changed(list(argument)):
+                yield [*arguments[:i], type(argument)(part), *arguments[i + 1 :]]
+        elif isinstance(argument, np.ndarray) and argument.size:
+            yield [*arguments[:i], argument[:-1].copy(), *arguments[i + 1 :]]
+            if argument.ndim > 1:
+                yield [*arguments[:i], np.ascontiguousarray(argument[:, :-1]), *arguments[i + 1 :]]
+            if argument.dtype in (np.int64, np.int32):
+                for value in (1000, -1000):
+                    changed = argument.copy()
+                    changed[len(changed) // 2] = value
+                    yield [*arguments[:i], changed, *arguments[i + 1 :]]
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) -> None:
+    """Whatever array is too short and whatever number lies outside is an error, before anything is written."""
+    table = trained(rule, "float32", 6, 3, 5, 0)
+    engine = table._engine
+    now, gradients = engine.clock, np.ones((4, 3), np.float32)
+    plan = native.group(np.array([1, 3, 1, 5]))
+    last = engine.last if engine.last is not None else np.full(6, 2, np.uint32)
+    steps, which = native.last_steps(last, plan.rows, now)
+    coefficients, scalars = engine.rule.coefficients(steps), engine.rule.scalars(now + 1, table.optimizer.read(now + 1))
+    described, weights, slots = native._described(engine.rule), engine.weights, engine.slots
+    calls: dict[str, list[Any]] = {
+        "gather": [weights, np.array([1, 3]), np.empty((2, 3), np.float32)],
+        "pool": [weights, np.array([1, 3, 3]), np.array([0, 2, 3]), None, 0, np.empty((2, 3), np.float32)],
+        "gather_settled": [described, weights, slots, *plan, which, coefficients, np.empty((4, 3), np.float32)],
+        "settle": [described, weights, slots, last, plan.rows, which, coefficients, now],
+        "step": [described, weights, slots, last, *plan, which, coefficients, now + 1, scalars, gradients],
+    }
+    for name, arguments in calls.items():
+        kernel = getattr(_native, name)
+        before = [array.copy() for array in (*engine.state, last)]
+        refused = 0
+        for changed in with_one_changed(arguments):
+            if name == "gather" and len(changed[0]) == 5:
+                continue  # a smaller table that holds the ids
+            try:
+                kernel(*changed)
+            except (ValueError, IndexError, TypeError):
+                refused += 1
+                for array, was in zip((*engine.state, last), before, strict=True):
+                    np.testing.assert_array_equal(array, was)
+            else:  # what was cut off is not read
+                for array, was in zip((*engine.state, last), before, strict=True):
+                    array[:] = was
+        assert refused >= (4 if name in ("gather", "pool") else 9)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
