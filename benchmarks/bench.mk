@@ -1,4 +1,4 @@
-# `make bench` (about half an hour) and `make bench-full` (hours) set up two environments, since FBGEMM asks for its own.
+# `make bench` (about an hour and a half) and `make bench-full` (hours) set up two environments, since FBGEMM asks for its own.
 
 BENCH := .venv-bench
 BENCH_FBGEMM := .venv-bench-fbgemm

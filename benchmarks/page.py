@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import report
-from cases import FRONT_ENDS, ROWS, Case
+from cases import CHART, FRONT_ENDS, ROWS, Case
 
 
 def times(run: dict[str, Any]) -> str:
@@ -40,6 +40,12 @@ def pays(run: dict[str, Any]) -> str:
             cells.append(_times_as_long(stock / ours) if stock and ours else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([head, *lines])
+
+
+def headline(run: dict[str, Any]) -> list[str]:
+    """Milliseconds at the main size of each line of the chart, as the README says them."""
+    found = report.Results.from_dict(run["results"])
+    return [_time(found, case) for case in CHART]
 
 
 def results(run: dict[str, Any]) -> str:

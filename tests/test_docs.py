@@ -1,16 +1,20 @@
-"""The documentation is true: its Python examples run, its links lead somewhere, and docs/api.md is up to date."""
+"""The documentation is true: its Python examples run, its links lead somewhere, and what is generated is up to date."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+OTHER_PAGES = sorted([*(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -21,7 +25,7 @@ def test_examples_run(page: Path) -> None:
         exec(compile(block, f"{page.name}, Python block {number}", "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Links to files of the repository name files that exist."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
@@ -31,3 +35,26 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_api_reference_is_up_to_date() -> None:
     """docs/api.md is what the docstrings say."""
     subprocess.run([sys.executable, ROOT / "docs" / "make_api.py", "--check"], check=True)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The run whose figures the documentation shows, and the script that writes them."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield json.loads((ROOT / "benchmarks" / "results" / "bench.json").read_text()), importlib.import_module("page")
+    for name in set(sys.modules) - before:
+        if (ROOT / "benchmarks" / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def test_figures_are_those_of_the_run(measured: Any) -> None:
+    """The tables of the README, of docs/performance.md and of the results are what the run says; so is its sentence."""
+    run, page = measured
+    readme = (ROOT / "README.md").read_text()
+    assert page.pays(run) in readme
+    assert page.times(run) in (ROOT / "docs" / "performance.md").read_text()
+    assert page.results(run) == (ROOT / "benchmarks" / "results" / "README.md").read_text().rstrip("\n")
+    dense, sparse, ours = page.headline(run)
+    for words in (f"takes {dense} ms per step", f"`torch.optim.SparseAdam` takes {sparse} ms", f"unhot takes {ours} ms"):
+        assert words in " ".join(readme.split())
