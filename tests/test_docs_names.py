@@ -68,7 +68,7 @@ def test_public_names() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_documentation(name: str) -> None:
-    """A first line of its own; then Args that name every parameter, Errors, and an Example, wherever they apply."""
+    """A first line of its own; then Args that name every parameter, Raises, and an Example, wherever they apply."""
     thing = PUBLIC[name]
     documentation = inspect.getdoc(thing) or ""
     assert documentation.splitlines()[0].endswith((".", ":")), "the first line is a sentence"
@@ -83,7 +83,7 @@ def test_documentation(name: str) -> None:
     parameters = [p for p in inspect.signature(thing).parameters if p not in ("self", "cls")]
     if not parameters:
         return
-    assert section(documentation, "Errors") is not None
+    assert section(documentation, "Raises") is not None
     arguments = section(documentation, "Args")
     assert arguments is not None
     if "as for" not in arguments and "those of" not in arguments:
@@ -94,7 +94,7 @@ def test_documentation(name: str) -> None:
 @pytest.mark.parametrize("rule", [name for name in unhot.__all__ if name[0].isupper() and name != "Table"])
 def test_rules_name_their_sources(rule: str) -> None:
     """Beside that, a rule says where its definition stands."""
-    assert section(inspect.getdoc(PUBLIC[rule]) or "", "Sources") is not None
+    assert section(inspect.getdoc(PUBLIC[rule]) or "", "References") is not None
 
 
 @pytest.mark.parametrize("name", ["unhot", *MODULES])

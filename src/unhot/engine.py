@@ -174,7 +174,7 @@ class Engine:
 
         `unchanged` says that they have the values that the last call saw, so that none is compared.
 
-        Errors: those of a hyperparameter that is not usable, or that this table cannot go on with.
+        Raises: those of a hyperparameter that is not usable, or that this table cannot go on with.
         """
         self._whole()
         if unchanged and self._followed is not None:

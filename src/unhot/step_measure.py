@@ -135,7 +135,7 @@ class Panels:
 def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
     """The panels for `shape`: windows from the tail of the measure, centres and terms from the bound of the series.
 
-    Errors: ValueError where the window, or the memory for it, would be unreasonably large.
+    Raises: ValueError where the window, or the memory for it, would be unreasonably large.
     """
     need = PRECISION[dtype]
     if shape.beta == 0.0:

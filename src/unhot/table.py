@@ -43,7 +43,7 @@ class Table:
         out_of_range: what an id outside [0, rows) is: "raise" (an IndexError), "zero" (a zero vector without a gradient), or
             the number of the row that stands for all unknown ids.  Negative ids are out of range.
 
-    Errors: TypeError or ValueError for arguments that are not usable; MemoryError if the table cannot be had.
+    Raises: TypeError or ValueError for arguments that are not usable; MemoryError if the table cannot be had.
 
     Example:
         >>> import unhot
@@ -53,7 +53,7 @@ class Table:
         array([[-0.1, -0.1, -0.1, -0.1],
                [-0.1, -0.1, -0.1, -0.1]], dtype=float32)
 
-    Source: docs/mathematics.md for what "exactly" means and how deferred steps are settled.
+    References: docs/mathematics.md for what "exactly" means and how deferred steps are settled.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Table:
             array: (rows, dim), of float32 or float64.
             optimizer, out_of_range: as for `Table`.
 
-        Errors: as for `Table`.
+        Raises: as for `Table`.
 
         Example:
             >>> import unhot
@@ -182,7 +182,7 @@ class Table:
             ids: integers of any integer dtype and any shape.
             out: an array of that shape and of the table's dtype to write into; returned.
 
-        Errors: IndexError for an id out of range (under out_of_range="raise"), TypeError for ids that are not integers, and
+        Raises: IndexError for an id out of range (under out_of_range="raise"), TypeError for ids that are not integers, and
         ValueError for an unusable `out`.  A lookup never changes the table.
 
         Example:
@@ -221,7 +221,7 @@ class Table:
             mode: "sum", "mean" or "max".  Sums are formed in float64 and rounded once.  An empty bag is 0.
             out: an array of the result's shape and the table's dtype to write into; returned.
 
-        Errors: as for `lookup`; ValueError for offsets, weights or a mode that do not fit.
+        Raises: as for `lookup`; ValueError for offsets, weights or a mode that do not fit.
 
         Example:
             >>> import unhot
@@ -252,7 +252,7 @@ class Table:
         Args:
             x: (n, rows), dense or a SciPy sparse array.  Weights that are multiplied by 0 are not read.
 
-        Errors: ValueError for a shape that does not fit, TypeError for an x that is not real numbers.
+        Raises: ValueError for a shape that does not fit, TypeError for an x that is not real numbers.
 
         Example:
             >>> import unhot
@@ -273,7 +273,7 @@ class Table:
 
         Args: as for `step`.  Both are copied.
 
-        Errors: as for `step`.
+        Raises: as for `step`.
 
         Example:
             >>> import unhot
@@ -299,7 +299,7 @@ class Table:
                 rows, as they would in dense training.
             Without both, the step uses what `accumulate` was given, and otherwise it adds to it.
 
-        Errors: TypeError or ValueError for unusable ids or gradients or a learning rate that is not a number at least 0,
+        Raises: TypeError or ValueError for unusable ids or gradients or a learning rate that is not a number at least 0,
         IndexError for ids out of range, RuntimeError without an optimizer.  After an error the table is as it was.
 
         Example:
@@ -344,7 +344,7 @@ class Table:
         Args:
             ids: integers of any shape; all rows if left out.  Ids out of range are treated as in `lookup`.
 
-        Errors: as for `lookup`.
+        Raises: as for `lookup`.
 
         Example:
             >>> import unhot
@@ -388,7 +388,7 @@ class Table:
 
         `numpy.savez(file, **table.state_dict())` saves it.  A learning rate that is a callable is not part of it.
 
-        Errors: RuntimeError if gradients wait for a step.
+        Raises: RuntimeError if gradients wait for a step.
 
         Example:
             >>> import unhot
@@ -409,7 +409,7 @@ class Table:
             state: from a table of the same shape, dtype and rule; also as read back by `numpy.load`.  Its hyperparameters
                 become the optimizer's, but for a learning rate that was a callable.
 
-        Errors: ValueError or TypeError for a state that does not fit; the table is then as it was.
+        Raises: ValueError or TypeError for a state that does not fit; the table is then as it was.
 
         Example:
             >>> import unhot

@@ -35,7 +35,7 @@ def draw(found: Comparison, path: Path) -> None:
         found: what `unhot.compare` gave.
         path: .png, .svg or .pdf.
 
-    Errors: OSError if it cannot be written.
+    Raises: OSError if it cannot be written.
     """
     figure(found).savefig(path, dpi=130)
 

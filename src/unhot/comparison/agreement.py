@@ -78,7 +78,7 @@ def measure_agreement(
         table: what to check in place of a table trained by `optimizer`; a new one with the same `seed`.
         done: told the fraction done after each step.
 
-    Errors: those of `Table`; ValueError if training diverges.
+    Raises: those of `Table`; ValueError if training diverges.
 
     Example:
         >>> import numpy as np, unhot

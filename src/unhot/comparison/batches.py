@@ -25,7 +25,7 @@ class Batches:
         size: the ids in a batch.
         seed: of what is drawn.
 
-    Errors: none.
+    Raises: nothing.
 
     Example:
         >>> import numpy as np

@@ -47,7 +47,7 @@ def read_ids(source: Any, column: str | None, *, missing: Missing = "keep", sepa
         separator: what stands between the columns of a CSV file; None for a tab if its name says so (.tsv, .tab), else for
             that of comma, semicolon, tab and vertical bar which occurs most in its first line.
 
-    Errors: FileNotFoundError; ValueError for a column that is not there, is empty, or holds fractions, and for other options;
+    Raises: FileNotFoundError; ValueError for a column that is not there, is empty, or holds fractions, and for other options;
     ImportError that names the package to install.
 
     Example:

@@ -46,7 +46,7 @@ def measure_cost(job: Job) -> Cost:
     Args:
         job: the route and what to train.
 
-    Errors: RuntimeError with the process's own error, if it ends with one.
+    Raises: RuntimeError with the process's own error, if it ends with one.
 
     Example:
         >>> import unhot

@@ -18,7 +18,7 @@ def measure_costs(job: Job, slow_at: Mapping[Route, int] | None = None) -> Costs
         job: what to measure; all routes, whichever it names.
         slow_at: by route, a smaller vocabulary at which it was too slow; it is then not tried.
 
-    Errors: those of `measure_cost`.
+    Raises: those of `measure_cost`.
     """
     found: dict[Route, Cost] = {}
     for route in ROUTES:
@@ -36,7 +36,7 @@ def measure_growth(job: Job, vocabularies: Sequence[int], done: Callable[[int], 
         vocabularies: the numbers of rows.
         done: told each vocabulary that was measured.
 
-    Errors: those of `measure_cost`.
+    Raises: those of `measure_cost`.
     """
     points: list[Costs] = []
     slow_at: dict[Route, int] = {}

@@ -64,7 +64,7 @@ def compare(
         separator: what stands between the columns of a CSV file; None to find out by its name and its first line.
         progress: called with the fraction done and what comes next.
 
-    Errors: FileNotFoundError; ValueError or TypeError for a column or an argument that is not usable; ImportError that
+    Raises: FileNotFoundError; ValueError or TypeError for a column or an argument that is not usable; ImportError that
     names the package to install.
 
     Example:
@@ -73,7 +73,7 @@ def compare(
         >>> found.holds
         True
 
-    Source: docs/mathematics.md, "Exact means", for the allowance.
+    References: docs/mathematics.md, "Exact means", for the allowance.
     """
     optimizer = as_rule(Adam() if optimizer is None else optimizer)
     if type(optimizer) not in RULES:

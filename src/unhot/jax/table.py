@@ -35,7 +35,7 @@ class TableState:
         clock: the number of steps made, int32.
         trained: the rule; not an array, and compiled into what is jitted.
 
-    Errors: none of its own.
+    Raises: nothing of its own.
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax
@@ -65,7 +65,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
         array: (rows, dim), float32 or float64 (which JAX has with `jax_enable_x64` only); copied.
         optimizer: a rule of `unhot`.  Its learning rate may be a callable of the step (the first is 1), which is then traced.
 
-    Errors: TypeError or ValueError for an array that is no such table; ValueError for a rule that has no form inside a graph
+    Raises: TypeError or ValueError for an array that is no such table; ValueError for a rule that has no form inside a graph
         (PyTorch's Adamax, and PyTorch's SGD with weight decay or dampening).
 
     Example:
@@ -102,7 +102,7 @@ def lookup(state: TableState, ids: Any) -> jax.Array:
         state: the table.
         ids: integers of any shape.
 
-    Errors: IndexError for an id outside [0, rows); in a compiled function, which cannot raise it, its vector is NaN.
+    Raises: IndexError for an id outside [0, rows); in a compiled function, which cannot raise it, its vector is NaN.
         TypeError for ids that are not integers.
 
     Example:
@@ -147,7 +147,7 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
         gradients: ids.shape + (dim,).
         learning_rate: of this step, instead of the optimizer's; may be traced.
 
-    Errors: IndexError as for `lookup`; TypeError or ValueError for gradients that do not fit.
+    Raises: IndexError as for `lookup`; TypeError or ValueError for gradients that do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, unhot, unhot.jax
@@ -184,7 +184,7 @@ def settle(state: TableState) -> TableState:
     Args:
         state: the table.
 
-    Errors: none of its own.
+    Raises: nothing of its own.
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax
@@ -205,7 +205,7 @@ def weights(state: TableState) -> jax.Array:
     Args:
         state: the table.
 
-    Errors: none of its own.
+    Raises: nothing of its own.
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax

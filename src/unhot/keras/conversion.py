@@ -33,7 +33,7 @@ class Conversion:
         left: what was left alone, and why.
         compiled: whether the given model was compiled; the new one is not.
 
-    Errors: none.
+    Raises: nothing.
 
     Example:
         >>> import keras, unhot.keras
@@ -71,7 +71,7 @@ def convert(model: Any) -> tuple[Any, Conversion]:
     Returns: the new model, and a `Conversion`: what was swapped, and what was left alone and why.  A model that cannot be
         copied layer by layer (a subclassed one, or one in which two layers hold the same weight) is returned itself.
 
-    Errors: TypeError for what is no model; ValueError for a model without weights as yet.
+    Raises: TypeError for what is no model; ValueError for a model without weights as yet.
 
     Example:
         >>> import numpy as np, keras, unhot.keras
@@ -85,7 +85,7 @@ def convert(model: Any) -> tuple[Any, Conversion]:
         >>> bool(np.allclose(model.predict(bags, verbose=0), converted.predict(bags, verbose=0), rtol=1e-6))
         True
 
-    Source: keras/src/models/functional.py, keras/src/layers/preprocessing/category_encoding.py.
+    References: keras/src/models/functional.py, keras/src/layers/preprocessing/category_encoding.py.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"convert takes a Keras model. Received: {type(model).__name__}. Put layers into a Sequential model.")

@@ -19,7 +19,7 @@ class DistinctIds(keras.layers.Layer):  # type: ignore[misc]
 
     Returns: integers of the same shape.
 
-    Errors: none of its own.
+    Raises: nothing of its own.
 
     Example:
         >>> import numpy as np, keras

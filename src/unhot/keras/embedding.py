@@ -37,7 +37,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     Returns: ids.shape + (output_dim,), without the ids' last axis if there is a combiner.
 
-    Errors: those of `keras.layers.Embedding`; ValueError for what does not go together; IndexError for an id out of range;
+    Raises: those of `keras.layers.Embedding`; ValueError for what does not go together; IndexError for an id out of range;
         TypeError for booleans, and for floats that cannot hold every row's number.
 
     Called eagerly, the layer sees ids before they are converted, and takes none for another.  `fit`, `evaluate` and `predict`
@@ -51,7 +51,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         >>> tuple(layer(np.array([[3, 7, 7], [3, 5, 0]])).shape)
         (2, 4)
 
-    Source: keras/src/layers/core/embedding.py.
+    References: keras/src/layers/core/embedding.py.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ def _refuse(ids: Any, bad: Any, rows: int) -> NoReturn:
 def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], Any]) -> tuple[Any, Any]:
     """The ids as integers within the table; and a mask of those that were not, unless they now stand for another row.
 
-    Errors: IndexError for an id out of range that is known now, where the policy is to raise it.
+    Raises: IndexError for an id out of range that is known now, where the policy is to raise it.
     """
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if dtype in ("float16", "bfloat16"):

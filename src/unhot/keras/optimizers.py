@@ -18,14 +18,14 @@ class SGD(RowSparse, stock("SGD")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.SGD`.
 
-    Errors: those of `keras.optimizers.SGD`.
+    Raises: those of `keras.optimizers.SGD`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.SGD(0.1, momentum=0.9).momentum
         0.9
 
-    Source: keras/src/optimizers/sgd.py.
+    References: keras/src/optimizers/sgd.py.
     """
 
     rule = unhot.SGD
@@ -39,14 +39,14 @@ class Adagrad(RowSparse, stock("Adagrad")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Adagrad`.
 
-    Errors: those of `keras.optimizers.Adagrad`.
+    Raises: those of `keras.optimizers.Adagrad`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Adagrad(0.1).initial_accumulator_value
         0.1
 
-    Source: keras/src/optimizers/adagrad.py.
+    References: keras/src/optimizers/adagrad.py.
     """
 
     rule = unhot.Adagrad
@@ -60,14 +60,14 @@ class RMSprop(RowSparse, stock("RMSprop")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.RMSprop`.
 
-    Errors: those of `keras.optimizers.RMSprop`.
+    Raises: those of `keras.optimizers.RMSprop`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.RMSprop(0.1, centered=True).rho
         0.9
 
-    Source: keras/src/optimizers/rmsprop.py.
+    References: keras/src/optimizers/rmsprop.py.
     """
 
     rule = unhot.RMSprop
@@ -81,14 +81,14 @@ class Adadelta(RowSparse, stock("Adadelta")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Adadelta`.
 
-    Errors: those of `keras.optimizers.Adadelta`.
+    Raises: those of `keras.optimizers.Adadelta`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Adadelta(0.1).rho
         0.95
 
-    Source: keras/src/optimizers/adadelta.py.
+    References: keras/src/optimizers/adadelta.py.
     """
 
     rule = unhot.Adadelta
@@ -102,7 +102,7 @@ class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Adam`.
 
-    Errors: those of `keras.optimizers.Adam`.
+    Raises: those of `keras.optimizers.Adam`.
 
     Example:
         >>> import numpy as np, keras, unhot.keras
@@ -110,7 +110,7 @@ class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
         >>> model.compile(optimizer=unhot.keras.Adam(0.01), loss="mse")
         >>> history = model.fit(np.array([[3, 7], [3, 5]]), np.array([[1.0], [0.0]]), epochs=2, verbose=0)
 
-    Source: keras/src/optimizers/adam.py.
+    References: keras/src/optimizers/adam.py.
     """
 
     rule = unhot.Adam
@@ -124,14 +124,14 @@ class AdamW(RowSparse, stock("AdamW")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.AdamW`.
 
-    Errors: those of `keras.optimizers.AdamW`.
+    Raises: those of `keras.optimizers.AdamW`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.AdamW(0.1).weight_decay
         0.004
 
-    Source: keras/src/optimizers/adamw.py.
+    References: keras/src/optimizers/adamw.py.
     """
 
     rule = unhot.AdamW
@@ -145,14 +145,14 @@ class Adamax(RowSparse, stock("Adamax")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Adamax`.
 
-    Errors: those of `keras.optimizers.Adamax`.
+    Raises: those of `keras.optimizers.Adamax`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Adamax(0.1).beta_2
         0.999
 
-    Source: keras/src/optimizers/adamax.py.
+    References: keras/src/optimizers/adamax.py.
     """
 
     rule = unhot.Adamax
@@ -166,14 +166,14 @@ class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Nadam`.
 
-    Errors: those of `keras.optimizers.Nadam`.
+    Raises: those of `keras.optimizers.Nadam`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Nadam(0.1).beta_1
         0.9
 
-    Source: keras/src/optimizers/nadam.py.
+    References: keras/src/optimizers/nadam.py.
     """
 
     rule = unhot.NAdam
@@ -194,14 +194,14 @@ class Lion(RowSparse, stock("Lion")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Lion`.
 
-    Errors: those of `keras.optimizers.Lion`.
+    Raises: those of `keras.optimizers.Lion`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Lion(0.1).beta_2
         0.99
 
-    Source: keras/src/optimizers/lion.py.
+    References: keras/src/optimizers/lion.py.
     """
 
     rule = unhot.Lion
@@ -215,14 +215,14 @@ class Ftrl(RowSparse, stock("Ftrl")):  # type: ignore[misc]
 
     Args: those of `keras.optimizers.Ftrl`.
 
-    Errors: those of `keras.optimizers.Ftrl`.
+    Raises: those of `keras.optimizers.Ftrl`.
 
     Example:
         >>> import unhot.keras
         >>> unhot.keras.Ftrl(0.1).learning_rate_power
         -0.5
 
-    Source: keras/src/optimizers/ftrl.py.
+    References: keras/src/optimizers/ftrl.py.
     """
 
     rule = unhot.Ftrl

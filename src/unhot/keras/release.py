@@ -17,7 +17,7 @@ def release(model: Any) -> None:
     Args:
         model: a Keras model or layer.
 
-    Errors: TypeError for anything else.
+    Raises: TypeError for anything else.
 
     Example:
         >>> import numpy as np, keras, unhot.keras

@@ -23,7 +23,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
 
     Call: `layer(ids)` gives vectors, `layer(vectors, reverse=True)` logits, (..., output_dim) -> (..., input_dim).
 
-    Errors: those of `keras.layers.ReversibleEmbedding` and, for ids, of `unhot.keras.Embedding`.
+    Raises: those of `keras.layers.ReversibleEmbedding` and, for ids, of `unhot.keras.Embedding`.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -32,7 +32,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         >>> tuple(layer(vectors, reverse=True).shape)
         (2, 2, 1000)
 
-    Source: keras/src/layers/core/reversible_embedding.py.
+    References: keras/src/layers/core/reversible_embedding.py.
     """
 
     def __init__(

@@ -134,7 +134,7 @@ class RowSparse:
     def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
         """As Keras's.
 
-        Errors: ValueError if a table is no longer this optimizer's.
+        Raises: ValueError if a table is no longer this optimizer's.
         """
         self._require_tables()
         return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # type: ignore[misc]

@@ -37,7 +37,7 @@ def set_num_threads(count: int) -> None:
     Args:
         count: an integer from 1 to 2**31 - 1.
 
-    Errors: TypeError or ValueError for anything else.
+    Raises: TypeError or ValueError for anything else.
 
     Example:
         >>> import unhot

@@ -46,14 +46,14 @@ class Ftrl(Optimizer):
         beta: at least 0.
         weight_decay: decoupled; may change from step to step.
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Ftrl(0.1, l1_regularization_strength=0.01).beta
         0.0
 
-    Sources: keras/src/optimizers/ftrl.py; McMahan et al. 2013.
+    References: keras/src/optimizers/ftrl.py; McMahan et al. 2013.
     """
 
     _: KW_ONLY

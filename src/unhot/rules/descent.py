@@ -28,14 +28,14 @@ class SGD(Optimizer):
         dampening: PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.SGD(0.1, momentum=0.9).nesterov
         False
 
-    Sources: keras/src/optimizers/sgd.py; torch/optim/sgd.py.
+    References: keras/src/optimizers/sgd.py; torch/optim/sgd.py.
     """
 
     _: KW_ONLY
@@ -78,14 +78,14 @@ class Adagrad(Optimizer):
         lr_decay: PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Adagrad(convention="torch").epsilon
         1e-10
 
-    Sources: keras/src/optimizers/adagrad.py; torch/optim/adagrad.py; Duchi, Hazan, Singer 2011.
+    References: keras/src/optimizers/adagrad.py; torch/optim/adagrad.py; Duchi, Hazan, Singer 2011.
     """
 
     _: KW_ONLY
@@ -133,14 +133,14 @@ class RMSprop(Optimizer):
         weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.RMSprop(1e-3, centered=True).rho
         0.9
 
-    Sources: keras/src/optimizers/rmsprop.py; torch/optim/rmsprop.py; Hinton's lecture 6e.
+    References: keras/src/optimizers/rmsprop.py; torch/optim/rmsprop.py; Hinton's lecture 6e.
     """
 
     _: KW_ONLY
@@ -184,14 +184,14 @@ class Adadelta(Optimizer):
         weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
         convention: "keras" or "torch": the defaults.
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Adadelta(convention="torch").learning_rate
         1.0
 
-    Sources: keras/src/optimizers/adadelta.py; torch/optim/adadelta.py; Zeiler 2012.
+    References: keras/src/optimizers/adadelta.py; torch/optim/adadelta.py; Zeiler 2012.
     """
 
     _: KW_ONLY

@@ -54,14 +54,14 @@ class Adam(_Moments):
         decoupled_weight_decay: PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Adam(convention="torch").epsilon
         1e-08
 
-    Sources: keras/src/optimizers/adam.py; torch/optim/adam.py; Kingma and Ba 2015.
+    References: keras/src/optimizers/adam.py; torch/optim/adam.py; Kingma and Ba 2015.
     """
 
     _: KW_ONLY
@@ -88,14 +88,14 @@ class AdamW(Adam):
 
     Args: those of `Adam`, but for decoupled_weight_decay, which is always on.
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.AdamW(convention="torch").weight_decay
         0.01
 
-    Sources: keras/src/optimizers/adamw.py; torch/optim/adamw.py; Loshchilov and Hutter 2019.
+    References: keras/src/optimizers/adamw.py; torch/optim/adamw.py; Loshchilov and Hutter 2019.
     """
 
     _: KW_ONLY
@@ -125,14 +125,14 @@ class NAdam(_Moments):
         decoupled_weight_decay: PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.NAdam(convention="torch").momentum_decay
         0.004
 
-    Sources: keras/src/optimizers/nadam.py; torch/optim/nadam.py; Dozat 2016.
+    References: keras/src/optimizers/nadam.py; torch/optim/nadam.py; Dozat 2016.
     """
 
     _: KW_ONLY
@@ -175,14 +175,14 @@ class Adamax(_Moments):
         weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
         convention: "keras" or "torch".
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Adamax(convention="torch").learning_rate
         0.002
 
-    Sources: keras/src/optimizers/adamax.py; torch/optim/adamax.py; Kingma and Ba 2015.
+    References: keras/src/optimizers/adamax.py; torch/optim/adamax.py; Kingma and Ba 2015.
     """
 
     DEFAULTS = {

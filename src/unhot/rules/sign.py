@@ -42,14 +42,14 @@ class Lion(Optimizer):
         beta_2: in (0, 1).
         weight_decay: decoupled; may change from step to step.
 
-    Errors: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError that names the hyperparameter.
 
     Example:
         >>> import unhot
         >>> unhot.Lion(1e-4, weight_decay=0.1).beta_2
         0.99
 
-    Sources: keras/src/optimizers/lion.py; Chen et al. 2023, arXiv:2302.06675.
+    References: keras/src/optimizers/lion.py; Chen et al. 2023, arXiv:2302.06675.
     """
 
     _: KW_ONLY

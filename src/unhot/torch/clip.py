@@ -25,7 +25,7 @@ def clip_grad_norm_(
 
     Args: those of `torch.nn.utils.clip_grad_norm_`.
 
-    Errors: RuntimeError for a norm that is not finite, if `error_if_nonfinite`.
+    Raises: RuntimeError for a norm that is not finite, if `error_if_nonfinite`.
 
     Example:
         >>> import torch, unhot.torch
@@ -35,7 +35,7 @@ def clip_grad_norm_(
         >>> unhot.torch.clip_grad_norm_(layer.parameters(), 1.0)
         tensor(4.)
 
-    Source: torch/nn/utils/clip_grad.py.
+    References: torch/nn/utils/clip_grad.py.
     """
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = []

@@ -19,7 +19,7 @@ class Conversion:
         swapped: the embedding layers that are unhot's now.
         left: those left alone, and why.
 
-    Errors: none.
+    Raises: nothing.
 
     Example:
         >>> import torch, unhot.torch
@@ -46,7 +46,7 @@ def convert(model: nn.Module) -> Conversion:
 
     Returns: what was swapped, and what was left alone and why.
 
-    Errors: none of its own.
+    Raises: nothing of its own.
 
     Example:
         >>> import torch, unhot.torch

@@ -62,7 +62,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         out_of_range: what an id outside [0, num_embeddings) is: "raise" (an IndexError), "zero" (a zero vector without a
             gradient) or the number of the row that stands for all unknown ids.
 
-    Errors: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `bias` or `out_of_range`.
+    Raises: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
     Example:
         >>> import torch, unhot.torch
@@ -71,7 +71,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         >>> layer(torch.tensor([[3, 7], [3, 5]])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/nn/modules/sparse.py.
+    References: torch/nn/modules/sparse.py.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Embedding(_DecidedLater, nn.Embedding):
 
         Args: those of `torch.nn.Embedding.from_pretrained`.
 
-        Errors: those of `torch.nn.Embedding.from_pretrained`.
+        Raises: those of `torch.nn.Embedding.from_pretrained`.
 
         Example:
             >>> import torch, unhot.torch
@@ -174,7 +174,7 @@ class Embedding(_DecidedLater, nn.Embedding):
             linear: fed with vectors of as many entries as the embedding has rows.
             options: further arguments of `Embedding`.
 
-        Errors: those of `Embedding`.
+        Raises: those of `Embedding`.
 
         Example:
             >>> import torch, unhot.torch
@@ -228,7 +228,7 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
     Args: those of `torch.nn.EmbeddingBag`, with its defaults, but for
         sparse: None lets the optimizer decide; True and False are torch's.
 
-    Errors: those of `torch.nn.EmbeddingBag`.
+    Raises: those of `torch.nn.EmbeddingBag`.
 
     Example:
         >>> import torch, unhot.torch
@@ -236,7 +236,7 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         >>> layer(torch.tensor([3, 7, 5]), torch.tensor([0, 2])).shape
         torch.Size([2, 4])
 
-    Source: torch/nn/modules/sparse.py.
+    References: torch/nn/modules/sparse.py.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
 
         Args: those of `torch.nn.EmbeddingBag.from_pretrained`.
 
-        Errors: those of `torch.nn.EmbeddingBag.from_pretrained`.
+        Raises: those of `torch.nn.EmbeddingBag.from_pretrained`.
 
         Example:
             >>> import torch, unhot.torch

@@ -16,7 +16,7 @@ class SGD(RowSparse, torch.optim.SGD):
 
     Args: those of `torch.optim.SGD`.
 
-    Errors: those of `torch.optim.SGD`; ValueError for a table that another optimizer owns.
+    Raises: those of `torch.optim.SGD`; ValueError for a table that another optimizer owns.
 
     Example:
         >>> import torch, unhot.torch
@@ -25,7 +25,7 @@ class SGD(RowSparse, torch.optim.SGD):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/sgd.py.
+    References: torch/optim/sgd.py.
     """
 
     rule = unhot.SGD
@@ -44,7 +44,7 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
 
     Args: those of `torch.optim.Adagrad`.
 
-    Errors: those of `torch.optim.Adagrad`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    Raises: those of `torch.optim.Adagrad`; ValueError for a table that another optimizer owns, and, before anything is changed,
     for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -54,7 +54,7 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/adagrad.py.
+    References: torch/optim/adagrad.py.
     """
 
     rule = unhot.Adagrad
@@ -72,7 +72,7 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
 
     Args: those of `torch.optim.RMSprop`.
 
-    Errors: those of `torch.optim.RMSprop`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    Raises: those of `torch.optim.RMSprop`; ValueError for a table that another optimizer owns, and, before anything is changed,
     for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -82,7 +82,7 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/rmsprop.py.
+    References: torch/optim/rmsprop.py.
     """
 
     rule = unhot.RMSprop
@@ -101,7 +101,7 @@ class Adadelta(RowSparse, torch.optim.Adadelta):
 
     Args: those of `torch.optim.Adadelta`.
 
-    Errors: those of `torch.optim.Adadelta`; ValueError for a table that another optimizer owns, and, before anything is
+    Raises: those of `torch.optim.Adadelta`; ValueError for a table that another optimizer owns, and, before anything is
     changed, for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -111,7 +111,7 @@ class Adadelta(RowSparse, torch.optim.Adadelta):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/adadelta.py.
+    References: torch/optim/adadelta.py.
     """
 
     rule = unhot.Adadelta
@@ -137,7 +137,7 @@ class Adam(RowSparse, torch.optim.Adam):
 
     Args: those of `torch.optim.Adam`.
 
-    Errors: those of `torch.optim.Adam`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    Raises: those of `torch.optim.Adam`; ValueError for a table that another optimizer owns, and, before anything is changed,
     for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -147,7 +147,7 @@ class Adam(RowSparse, torch.optim.Adam):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/adam.py.
+    References: torch/optim/adam.py.
     """
 
     rule = unhot.Adam
@@ -163,7 +163,7 @@ class AdamW(RowSparse, torch.optim.AdamW):
 
     Args: those of `torch.optim.AdamW`.
 
-    Errors: those of `torch.optim.AdamW`; ValueError for a table that another optimizer owns.
+    Raises: those of `torch.optim.AdamW`; ValueError for a table that another optimizer owns.
 
     Example:
         >>> import torch, unhot.torch
@@ -172,7 +172,7 @@ class AdamW(RowSparse, torch.optim.AdamW):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/adamw.py.
+    References: torch/optim/adamw.py.
     """
 
     rule = unhot.AdamW
@@ -187,7 +187,7 @@ class Adamax(RowSparse, torch.optim.Adamax):
 
     Args: those of `torch.optim.Adamax`.
 
-    Errors: those of `torch.optim.Adamax`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    Raises: those of `torch.optim.Adamax`; ValueError for a table that another optimizer owns, and, before anything is changed,
     for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -197,7 +197,7 @@ class Adamax(RowSparse, torch.optim.Adamax):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/adamax.py.
+    References: torch/optim/adamax.py.
     """
 
     rule = unhot.Adamax
@@ -212,7 +212,7 @@ class NAdam(RowSparse, torch.optim.NAdam):
 
     Args: those of `torch.optim.NAdam`.
 
-    Errors: those of `torch.optim.NAdam`; ValueError for a table that another optimizer owns, and, before anything is changed,
+    Raises: those of `torch.optim.NAdam`; ValueError for a table that another optimizer owns, and, before anything is changed,
     for a coupled weight decay when a row-sparse gradient meets it.
 
     Example:
@@ -222,7 +222,7 @@ class NAdam(RowSparse, torch.optim.NAdam):
         >>> layer(torch.tensor([3, 3])).sum().backward()
         >>> optimizer.step()
 
-    Source: torch/optim/nadam.py.
+    References: torch/optim/nadam.py.
     """
 
     rule = unhot.NAdam

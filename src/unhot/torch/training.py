@@ -298,7 +298,7 @@ class RowTraining:
     def _follow_state(self, state: Mapping[str, Any]) -> None:
         """Begin anew if the user has written the optimizer's state: replaced its tensors, or changed what they hold.
 
-        Errors: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
+        Raises: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
         """
         if self._replaced(state):
             self.release()

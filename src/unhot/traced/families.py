@@ -311,7 +311,7 @@ class ClosedFormFamily(_Base):
 def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
     """The family of a rule, for a table of so many rows.
 
-    Errors: ValueError for what has no form inside a graph.
+    Raises: ValueError for what has no form inside a graph.
     """
     if callable(optimizer.learning_rate):
         optimizer = copy.copy(optimizer)
