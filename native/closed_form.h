@@ -29,14 +29,14 @@ struct ClosedForm {
             if constexpr (SHRINKS) {
                 const T first = z + x[0] * c[0];
                 const T kept = smallest(largest(first, -l1), l1);
-                const T variable = T(2) * (least / sum) - T(1);
+                const T part = least / sum, variable = T(2) * part - T(1);
                 T before = T(0), after = T(0);
                 for (int j = kTerms; j > 1; --j) {
                     const T next = c[j] + T(2) * variable * before - after;
                     after = before;
                     before = next;
                 }
-                const T y = (first - kept) * static_cast<T>(__builtin_exp(c[1] + variable * before - after));
+                const T y = (first - kept) * static_cast<T>(__builtin_exp(part * (c[1] + variable * before - after)));
                 x[0] = -y / (sum * over_rate + twice_l2);
                 x[2] = kept + y;
             } else {

@@ -16,6 +16,18 @@ inline void pair(double factor, T* out) {
     out[1] = static_cast<T>(factor - static_cast<double>(out[0]));
 }
 
+// `slot_pair` of the same.
+template <typename T>
+inline void slot_pair(double factor, T* out) {
+    if (std::abs(factor) < 0x1p-100) {
+        const double root = std::sqrt(std::abs(factor));
+        out[0] = static_cast<T>(root);
+        out[1] = static_cast<T>(std::copysign(root, factor));
+    } else {
+        pair(factor, out);
+    }
+}
+
 }  // namespace
 
 void matrix_extend(double* entries, int64_t count, const double* matrix, double average) {
@@ -103,8 +115,8 @@ void matrix_coefficients(const Ring& ring, const double* entry, const double* su
         pair(f[0] * e[0] + f[1] * e[2], out);
         out[2] = static_cast<T>(f[0] * e[1] + f[1] * e[3]);
         out[3] = static_cast<T>(f[2] * e[0] + f[3] * e[2]);
-        pair(f[2] * e[1] + f[3] * e[3], out + 4);
-        pair(f[4] * e[4], out + 6);
+        slot_pair(f[2] * e[1] + f[3] * e[3], out + 4);
+        slot_pair(f[4] * e[4], out + 6);
     }
 }
 
@@ -124,8 +136,8 @@ void measure_coefficients(const Ring& ring, const double* scale, const double* s
         const double* s = scale + 3 * position;
         const double* f = suffix + 3 * (position / ring.block);
         pair(s[0] * f[0], out);
-        pair(s[1] * f[1], out + 2);
-        pair(s[2] * f[2], out + 4);
+        slot_pair(s[1] * f[1], out + 2);
+        slot_pair(s[2] * f[2], out + 4);
         out[6] = static_cast<T>(used[position]);
         out += 7;
         const double* p = polynomial + panels * width * position;

@@ -10,15 +10,15 @@ struct Crossing {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
         const Rule* rule;
-        SlotPair<T> m_pair, u_pair;
+        CarriedPair<T> m_pair, u_pair;
         T total, epsilon;
         int64_t t;
 
         inline void operator()(T* x) const {
             const T m = x[1], u = x[2], end = u_pair(u);
-            T movement = total / largest(u, epsilon);
-            if (!(end >= epsilon)) movement = static_cast<T>(crossed(*rule, static_cast<double>(u), t));
-            x[0] = x[0] - m * movement;
+            T movement = (m / largest(u, epsilon)) * total;
+            if (!(end >= epsilon)) movement = static_cast<T>(crossed(*rule, static_cast<double>(m), static_cast<double>(u), t));
+            x[0] = x[0] - movement;
             x[1] = m_pair(m);
             x[2] = largest(end, epsilon);
         }
@@ -35,8 +35,8 @@ struct Crossing {
                  static_cast<int64_t>(c[5])});
     }
 
-    // head[J]/u + tail[J]/epsilon in double, where c_s u falls below epsilon after J steps.
-    static double crossed(const Rule& rule, double u, int64_t t) {
+    // m (head[J]/u + tail[J]/epsilon) in double, where c_s u falls below epsilon after J steps.
+    static double crossed(const Rule& rule, double m, double u, int64_t t) {
         const double epsilon = rule.parameters[0], beta_2 = rule.parameters[1];
         const int64_t now = static_cast<int64_t>(rule.parameters[2]), mask = static_cast<int64_t>(rule.parameters[3]);
         u = largest(u, epsilon);
@@ -47,7 +47,7 @@ struct Crossing {
         const double* middle = rule.table + 3 * ((t + j) & mask);
         const double beta = __builtin_exp(middle[2] - start[2]);
         const double power = __builtin_pow(beta_2, static_cast<double>(j));
-        return (start[0] - beta / power * middle[0]) / u + beta * middle[1] / epsilon;
+        return (m / u) * (start[0] - beta / power * middle[0]) + (m * beta / epsilon) * middle[1];
     }
 
     struct Update {

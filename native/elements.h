@@ -26,6 +26,20 @@ struct SlotPair {
 };
 
 template <typename T>
+struct CarriedPair {
+    T hi, lo, scale;
+    CarriedPair(T high, T low)
+        : hi(high), lo(high < T(0.5) && (low == high || low == -high) ? T(0) : low),
+          scale(high < T(0.5) && (low == high || low == -high) ? low : T(1)) {}
+    // x (hi + lo) + more, or x hi lo + more for a small factor (`slot_pair`); as SlotPair otherwise.
+    inline T operator()(T x, T more = T(0)) const {
+        constexpr T most = std::numeric_limits<T>::max();
+        const T y = (x * hi) * scale + (x * lo + more);
+        return x > most || x < -most ? x + more : y;
+    }
+};
+
+template <typename T>
 inline T largest(T a, T b) {  // NumPy's maximum: a NaN on either side stays
     return (a >= b || a != a) ? a : b;
 }

@@ -14,7 +14,7 @@ struct Linear {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = kDecays ? kAllArrays : kLooked;
         WeightPair<T> w_pair;
-        SlotPair<T> b_pair, v_pair;
+        CarriedPair<T> b_pair, v_pair;
         T w_b, b_w;
 
         inline void operator()(T* x) const {

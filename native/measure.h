@@ -20,7 +20,7 @@ struct Measure {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
         WeightPair<T> w_pair;
-        SlotPair<T> m_pair, v_pair;
+        CarriedPair<T> m_pair, v_pair;
         T epsilon, twice, centre, k[TERMS];
 
         OnePanel(const Rule& rule, const T* c, int used)
@@ -35,7 +35,7 @@ struct Measure {
             T sum = k[TERMS - 1];
 #pragma GCC unroll 8
             for (int j = TERMS - 2; j >= 0; --j) sum = sum * u + k[j];
-            x[0] = w_pair.less(x[0], x[1] * (sum * over));
+            x[0] = w_pair.less(x[0], (x[1] * over) * sum);  // of untouched rows x[1] is 0, where sum * over may overflow
             x[1] = m_pair(x[1]);
             x[2] = v_pair(x[2]);
         }
@@ -51,17 +51,18 @@ struct Measure {
 
         void row(T* const* state, T* out, int64_t dim, bool all) const {
             const WeightPair<T> w_pair{c[0], c[1]};
-            const SlotPair<T> m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
+            const CarriedPair<T> m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
             T* m = state[1];
             T* v = state[2];
             for (int64_t start = 0; start < dim; start += kGroup) {
                 const int n = static_cast<int>(dim - start < kGroup ? dim - start : kGroup);
-                T distance[kGroup] = {}, total[kGroup] = {};
+                T momentum[kGroup] = {}, distance[kGroup] = {}, total[kGroup] = {};
+                for (int i = 0; i < n; ++i) momentum[i] = m[start + i];
                 for (int i = 0; i < n; ++i) distance[i] = divisor(state[kRoot][start + i]);
-                movement(distance, total);
+                movement(momentum, distance, total);
                 for (int i = 0; i < n; ++i) {
                     const int64_t at = start + i;
-                    out[at] = w_pair.less(state[0][at], m[at] * total[i]);
+                    out[at] = w_pair.less(state[0][at], total[i]);
                     if (all) {
                         m[at] = m_pair(m[at]);
                         v[at] = v_pair(v[at]);
@@ -70,8 +71,8 @@ struct Measure {
             }
         }
 
-        // The sum of the panels at the roots `distance`.
-        void movement(const T* distance, T* total) const {
+        // The momenta times the sum of the panels at the roots `distance`.
+        void movement(const T* momentum, const T* distance, T* total) const {
             const T epsilon = static_cast<T>(rule.parameters[0]), twice = epsilon + epsilon;
             const int stride = 1 + static_cast<int>(rule.parameters[2]);
             for (int p = 0; p < panels; ++p) {
@@ -87,7 +88,10 @@ struct Measure {
                 }
                 for (int j = used - 1; j > 0; --j)
                     for (int i = 0; i < kGroup; ++i) sum[i] = sum[i] * u[i] + panel[j];
-                for (int i = 0; i < kGroup; ++i) total[i] = p ? total[i] + sum[i] * over[i] : sum[i] * over[i];
+                for (int i = 0; i < kGroup; ++i) {
+                    const T part = (momentum[i] * over[i]) * sum[i];
+                    total[i] = p ? total[i] + part : part;
+                }
             }
         }
     };

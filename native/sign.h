@@ -10,7 +10,7 @@ struct Sign {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 3;
         WeightPair<T> w_pair;
-        SlotPair<T> m_pair;
+        CarriedPair<T> m_pair;
         T rates, floor;
 
         inline void operator()(T* x) const {

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from math import log
+from math import inf, log
 from operator import setitem
 from typing import Any
 
@@ -136,12 +136,43 @@ class MatrixHistory(History):
         return np.asarray(kernels.matrix_coefficients(self.entry, self.suffix, steps, dtype))
 
 
-class RateWindow:
-    """How far back a step's rate can still matter: the window, widened where rates have risen."""
+MOST_RISE = 1e9
+"""The rise of the rates that the widest window allows for."""
 
-    def __init__(self, base: int, largest: int, slope: float) -> None:
-        self.base, self.largest, self.slope = base, largest, slope
+SLACK = 8.0
+"""What the series' error may grow to, in units of its error at constant rates (docs/mathematics.md, "Rates that rise")."""
+
+
+class RateWindow:
+    """How far back a step's rate can still matter: the window, widened where rates have risen.
+
+    `slope` is 1/f where the weight of a step falls by exp(-f) with each step of distance, 0 where it does not fall; `exact`
+    says that what is in the window is summed without a series.
+    """
+
+    def __init__(self, base: int, largest: int, slope: float, *, exact: bool = False) -> None:
+        self.base, self.largest, self.slope, self.exact = base, largest, slope, exact
         self._lows: deque[tuple[int, float]] = deque()
+        self._rates: deque[float] = deque()
+        self._least_before = inf
+
+    def outruns(self, rate: float) -> bool:
+        """Whether the next step's rate rises too steeply for rows that rest since the low rates: they must be settled first.
+
+        A row touched at step t has moved by at least W = max r^i rate_(t+i) (in units of one step's movement at rate 1), and
+        what a step at distance j adds is off by up to r^(j/2) rate: SLACK W is allowed.  A row touched before the window
+        loses what the step adds, at most rate / MOST_RISE: W is allowed.
+        """
+        if rate > MOST_RISE * self._least_before:
+            return True
+        if self.exact or not self.slope or not self._lows or rate <= SLACK**2 * self._lows[0][1]:
+            return False
+        rates = np.fromiter(self._rates, np.float64, len(self._rates))
+        fall = np.arange(len(rates)) / self.slope
+        with np.errstate(divide="ignore"):
+            moved = np.maximum.accumulate((np.log(rates) - fall)[::-1])[::-1] + fall  # log W of each step in the window
+        half = 0.5 * (fall[::-1] + 1.0 / self.slope)  # -log r^(j/2)
+        return bool(np.any((half >= log(SLACK)) & (log(rate) - half > log(SLACK) + moved)))
 
     def width(self, step: int, rate: float) -> tuple[int, list[Call]]:
         """The window of `step`: base, and `slope` steps more for each factor e by which `rate` exceeds an earlier one.
@@ -154,7 +185,16 @@ class RateWindow:
             left -= 1
         while older < left and lows[older][0] <= step - self.largest:
             older += 1
-        notes: list[Call] = [*[lows.pop] * (len(lows) - left), partial(lows.append, (step, rate)), *[lows.popleft] * older]
+        notes: list[Call] = []
+        if len(self._rates) >= self.largest:
+            least = min(self._least_before, self._rates[0])
+            notes += [self._rates.popleft, partial(setattr, self, "_least_before", least)]
+        notes += [
+            partial(self._rates.append, rate),
+            *[lows.pop] * (len(lows) - left),
+            partial(lows.append, (step, rate)),
+            *[lows.popleft] * older,
+        ]
         lowest = lows[older][1] if older < left else rate
         if lowest == rate:
             return self.base, notes
@@ -169,10 +209,10 @@ NOT_REACHED: tuple[int, float, RateWindow | None, tuple[int, list[Call]]] = (-1,
 class WindowedHistory(History):
     """A history whose steps reach back over a window that is wider where rates have risen."""
 
-    def __init__(self, rows: int, numbers: int, base: int, largest: int, slope: float) -> None:
+    def __init__(self, rows: int, numbers: int, base: int, largest: int, slope: float, *, exact: bool = False) -> None:
         """For windows as `RateWindow` has them, and entries as in `History`."""
         super().__init__(rows, numbers, 2 * largest)
-        self._base, self._largest, self._slope = base, largest, slope
+        self._base, self._largest, self._slope, self._exact = base, largest, slope, exact
         self._window: RateWindow
         self._reached = NOT_REACHED
 
@@ -180,8 +220,12 @@ class WindowedHistory(History):
         return {**self.__dict__, "_reached": NOT_REACHED}  # which would change what was copied
 
     def restart(self, step: int) -> list[Call]:
-        window = RateWindow(self._base, self._largest, self._slope)
+        window = RateWindow(self._base, self._largest, self._slope, exact=self._exact)
         return [*super().restart(step), partial(setattr, self, "_window", window)]
+
+    def outruns(self, rate: float) -> bool:
+        """Whether all rows must be settled before a step with this `rate`, as in `reach`."""
+        return self._largest > 0 and self._window.outruns(rate)
 
     def reach(self, rate: float) -> tuple[int, list[Call]]:
         """The window of the step now + 1, and what notes its rate; kept, since a step asks for it twice."""

@@ -190,8 +190,9 @@ class Engine:
         hyper = optimizer.read(clock + 1)
         if self.clock != clock:
             raise RuntimeError("the table was stepped by its own learning rate, which may read the table, but not change it.")
-        self._take_up(optimizer, hyper)
         assert self.rule is not None
+        optimizer.require_range(hyper, self.rule.dtype)
+        self._take_up(optimizer, hyper)
         alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.grows(hyper)
         self._followed = (types, dict(values), hyper) if alike else None
         return hyper

@@ -141,7 +141,7 @@ def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
     if shape.beta == 0.0:
         return Panels(0, 0, 0.0, (1, 1), (1.0,), 1, Points(shape, 0.0, -log(need.reach), need.series))
     fall, far = -log(shape.beta / shape.ratio), -log(shape.beta)
-    beyond = log(max(1.0, need.reach / epsilon))
+    beyond = max(0.0, log(need.reach) - log(epsilon))
 
     def reach(tail: float) -> int:
         by_reach = (beyond - log(tail)) / far
@@ -151,12 +151,19 @@ def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
     if largest > MOST_STEPS:
         raise too_wide(shape, f"a window of {largest:,} steps, where {MOST_STEPS:,} are the most")
     points = Points(shape, max(fall, 0.0), log(need.window) - beyond, need.series)
+    least = need.reach / float(np.finfo(dtype).max)
     edges, centres, terms = [1], [], 1
     while edges[-1] <= largest:
         stop, centre = _widest_panel(points, edges[-1], largest)
         terms = max(terms, points.terms(1.0, edges[-1], stop, centre))
         edges.append(stop)
         centres.append(float(centre))
+    if len(centres) > 1 and epsilon < least:
+        # A far panel's c0 x may be nothing beside epsilon, and the momentum over epsilon would overflow.
+        raise ValueError(
+            f"with these betas `epsilon` must be at least {least:.1g} in a {dtype} table: beta_1={shape.beta!r} is too near to"
+            f" beta_2 for less. Received: epsilon={epsilon!r}."
+        )
     slope = 1.0 / fall if fall > 0 else 0.0
     return Panels(reach(need.window), largest, slope, tuple(edges), tuple(centres), terms, points)
 

@@ -42,16 +42,17 @@ def touches(rng: np.random.Generator, rest: int) -> dict[int, list[int]]:
 
 
 def steps(rng: np.random.Generator, rule: Rule, rest: int) -> Iterator[Step]:
-    """A closed loop; the rate changes by up to three decades at every touch, and some time into every rest.
+    """A closed loop; the rate changes by up to 63-fold at every touch, and some time into every rest.
 
-    The rates are such that a decay leaves something of the weights.
+    The rates are such that a decay leaves something of the weights, and that no rise of theirs settles the table meanwhile
+    (64-fold and more may, see `RateWindow.outruns`).
     """
     due = touches(rng, rest)
     largest = min(rule.rate, 20 / (rule.hyper.get("weight_decay", 0.0) * rest + 1e-9))
     for step in range(1, rest + 241):
         ids = np.array(due.get(step, []), dtype=np.int64)
         if len(ids) or step % 997 == 0:
-            rate = rounded(largest * 10.0 ** -rng.uniform(0, 3))
+            rate = rounded(largest / rng.uniform(1, 63))
             yield Step(ids, rounded(0.5 * rng.normal(size=(len(ids), DIM))), 1.0, {"learning_rate": rate})
         else:
             yield REST

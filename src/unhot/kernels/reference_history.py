@@ -35,6 +35,17 @@ def pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         return hi, (factor - hi).astype(dtype)
 
 
+SMALL = 2.0**-100
+"""Slots' factors below this are applied as x hi lo, so that large slots survive long rests: v of 1e38 times 1e-46, say."""
+
+
+def slot_pair(factor: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """`pair` for a slot: a factor below `SMALL` in magnitude becomes its root and its root with its sign, |lo| = hi."""
+    hi, lo = pair(factor, dtype)
+    root, small = np.sqrt(np.abs(factor)), np.abs(factor) < SMALL
+    return np.where(small, root, hi).astype(dtype), np.where(small, np.copysign(root, factor), lo).astype(dtype)
+
+
 def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
     """What makes of entries[k] = (p00, p01, p10, p11, s) those of `matrix` after them, and of the decay `average`."""
     m00, m01, m10, m11 = matrix
@@ -44,13 +55,13 @@ def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
 
 
 def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
-    """(p00 as a pair, p01, p10, p11 as a pair, s as a pair) of `steps`, carried to now: (len(steps), 8)."""
+    """(p00 as a pair, p01, p10, p11 and s as a slot's pairs) of `steps`, carried to now: (len(steps), 8)."""
     position = steps & (len(entry) - 1)
     e00, e01, e10, e11, es = entry[position].T
     f00, f01, f10, f11, fs = suffix[position // BLOCK].T
     p01, p10 = f00 * e01 + f01 * e11, f10 * e00 + f11 * e10
-    w, b = pair(f00 * e00 + f01 * e10, dtype), pair(f10 * e01 + f11 * e11, dtype)
-    return np.stack([*w, p01.astype(dtype), p10.astype(dtype), *b, *pair(fs * es, dtype)], axis=1)
+    w, b = pair(f00 * e00 + f01 * e10, dtype), slot_pair(f10 * e01 + f11 * e11, dtype)
+    return np.stack([*w, p01.astype(dtype), p10.astype(dtype), *b, *slot_pair(fs * es, dtype)], axis=1)
 
 
 def measure_extend(
@@ -124,7 +135,7 @@ def measure_coefficients(
     decay, beta, moment = (scale[position] * late).T
     carried = polynomial[position]
     carried[:, :, 1:] *= late[:, None, :1]
-    pairs = (*pair(decay, dtype), *pair(beta, dtype), *pair(moment, dtype))
+    pairs = (*pair(decay, dtype), *slot_pair(beta, dtype), *slot_pair(moment, dtype))
     head = np.stack([*pairs, used[position].astype(dtype)], axis=1)
     width = carried.shape[1] * carried.shape[2]
     return np.concatenate([head, carried.reshape(len(steps), width).astype(dtype)], axis=1)

@@ -57,6 +57,9 @@ def flags(rule: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(rule) if field.type in ("bool", bool))
 
 
+MOST = {"float32": 1e30, "float64": 1e300}
+"""The largest rate and decay in a table: their sums over a window, corrections included, must be finite."""
+
 BY_CONVENTION: Any = None
 """Stands for the default of the framework that `convention` names."""
 
@@ -117,6 +120,20 @@ class Optimizer:
         rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         momentum = real(self, self.momentum_name, getattr(self, self.momentum_name), below=1.0) if self.momentum_name else 0.0
         return Hyper(self._rate(rate), momentum, float(self.weight_decay or 0.0))
+
+    def require_range(self, hyper: Hyper, dtype: np.dtype[Any]) -> None:
+        """Raise ValueError if a table of `dtype` has no room for what follows from these rates and decays."""
+        most = MOST[dtype.name]
+        product = hyper.rate * hyper.decay
+        for name, value in (
+            ("learning_rate", hyper.rate),
+            ("weight_decay", hyper.decay),
+            ("learning_rate * weight_decay", product),
+        ):
+            if value > most:
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` must be at most {most:g} in a {dtype} table. Received: {value!r}."
+                )
 
     momentum_name: ClassVar[str] = ""
     """The name of the scheduled momentum: "momentum", "beta_1", or none."""
@@ -259,6 +276,13 @@ def weight_less(xp: Any, w: Any, hi: Any, lo: Any, move: Any) -> Any:
 def slot_by(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
     """x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0."""
     return xp.where(xp.abs(x) == math.inf, x + more, x * hi + (x * lo + more))
+
+
+def slot_carried(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
+    """`slot_by` over the steps of a rest, whose factor may be small: x hi lo + more then (see `slot_pair`)."""
+    small = (hi < 0.5) & (xp.abs(lo) == hi)
+    y = (x * hi) * xp.where(small, lo, 1.0) + (x * xp.where(small, 0.0, lo) + more)
+    return xp.where(xp.abs(x) == math.inf, x + more, y)
 
 
 def on_host(x: Any) -> Array:

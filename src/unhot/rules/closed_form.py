@@ -3,9 +3,9 @@
 Without shrinkage a row without a gradient keeps its slots, and its weight follows from them and the current rate alone.
 With l2 shrinkage s2 the linear slot z moves too: y = z - clip(z, -l1, l1) shrinks in step s by the factor
 1 - 2 s2 d_s e / (X + 2 l2 e), e the rate of the step before, X = accumulator^-p + beta.  Its logarithm is a smooth
-function of X0/X in (0, 1], X0 the least X there is, so a few Chebyshev coefficients per step, summed over the steps,
-give the product for every element.  The first step after a touch is taken literally, since an initial weight need not
-agree with its z.
+function of X0/X in (0, 1], X0 the least X there is, and 0 at 0: a few Chebyshev coefficients of it divided by X0/X, summed
+over the steps, give the product for every element, also where it is near 1.  The first step after a touch is taken
+literally, since an initial weight need not agree with its z.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from unhot.atomic import Call, together
 from unhot.deferral import Array, History
-from unhot.rules.base import Hyper, Optimizer, Recurrence, real, scalar_pair, stored, weight_by
+from unhot.rules.base import MOST, Hyper, Optimizer, Recurrence, real, scalar_pair, stored, weight_by
 
 TERMS = 16
 """Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
@@ -93,6 +93,15 @@ class Ftrl(Optimizer):
                 f" + beta = {self.least:g}. Received: rate={rate:g}. Lower the rate or the strengths, or raise beta."
             )
         return rate
+
+    def require_range(self, hyper: Hyper, dtype: np.dtype[Any]) -> None:
+        super().require_range(hyper, dtype)
+        least = 1.0 / MOST[dtype.name]
+        if hyper.rate < least:
+            raise ValueError(
+                f"Ftrl: `learning_rate` divides the sums, and must be at least {least:g} in a {dtype} table."
+                f" Received: {hyper.rate!r}."
+            )
 
     def follows(self, other: Optimizer) -> bool:
         # With shrinkage the series hold for accumulators of the initial value and above, which those of the table are of.
@@ -170,7 +179,7 @@ class ClosedForm(Recurrence):
             before = self.rate if step > 1 else hyper.rate
             least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
             shrunk = np.log1p(-twice * before * NODES / (least + 2.0 * l2 * before * NODES))
-            return [*self.history.advance(twice, shrunk @ TO_CHEBYSHEV), rate]
+            return [*self.history.advance(twice, (shrunk / NODES) @ TO_CHEBYSHEV), rate]
         return [rate]
 
     def coefficients(self, steps: Array) -> Array:
@@ -212,11 +221,12 @@ class ClosedForm(Recurrence):
         if self._shrinks:
             z = z + w * c[:, 0, None]
             kept = xp.minimum(xp.maximum(z, -l1), l1)
-            variable = 2 * (least / x) - 1
+            part = least / x
+            variable = 2 * part - 1
             before = after = 0 * variable
             for i in range(TERMS, 1, -1):
                 before, after = c[:, i, None] + 2 * variable * before - after, before
-            y = (z - kept) * xp.exp(c[:, 1, None] + variable * before - after)
+            y = (z - kept) * xp.exp(part * (c[:, 1, None] + variable * before - after))
             return -y / (x * over_rate + twice_l2), n, kept + y
         kept = xp.minimum(xp.maximum(z, -l1), l1)
         return (kept - z) / (x * over_rate + twice_l2), n, z

@@ -21,8 +21,8 @@ import numpy as np
 
 from unhot.atomic import Call, together
 from unhot.deferral import BLOCK, WindowedHistory
-from unhot.kernels.reference_history import pair
-from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by
+from unhot.kernels.reference_history import slot_pair
+from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by, slot_carried
 
 WINDOW_TAIL = 1e-13
 MOST_FALL = 690.0
@@ -42,7 +42,7 @@ class CrossingHistory(WindowedHistory):
                 " factor of more than 1e300 while a row still moves. Use a lower beta_1, or convention='keras', which has no"
                 " such bound."
             )
-        super().__init__(rows, 5, base, largest, 1.0 / fall)
+        super().__init__(rows, 5, base, largest, 1.0 / fall, exact=True)
         self.scale = np.ones((self.capacity, 2))
         self.suffix = np.ones((self.blocks, 2))
         self.sums = np.zeros((self.capacity, 3))
@@ -112,6 +112,9 @@ class CrossingMaximum(Recurrence):
     def accepts(self, hyper: Hyper) -> bool:
         return hyper.momentum <= self.history.beta
 
+    def grows(self, hyper: Hyper) -> bool:
+        return super().grows(hyper) or self.history.outruns(self._rate(self.history.now + 1, hyper))
+
     def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
         if momentum <= self.history.beta:
             return self.history.restart(step)
@@ -137,7 +140,7 @@ class CrossingMaximum(Recurrence):
         beta, power = self.history.compose(steps).T
         total = self.history.sums[steps & self.history.mask, 0]
         # In double for both dtypes, since the last column is a step: the others are numbers of the table's dtype.
-        columns = (*pair(beta, self.dtype), *pair(power, self.dtype), total.astype(self.dtype), steps)
+        columns = (*slot_pair(beta, self.dtype), *slot_pair(power, self.dtype), total.astype(self.dtype), steps)
         return np.stack([column.astype(np.float64) for column in columns], axis=1)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
@@ -161,15 +164,16 @@ class CrossingMaximum(Recurrence):
         w, m, u = rows
         m_hi, m_lo, u_hi, u_lo, total, _ = (like(c[:, i, None], u) for i in range(6))
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
-        end = slot_by(xp, u, u_hi, u_lo)
-        movement = total / xp.maximum(u, epsilon)
+        end = slot_carried(xp, u, u_hi, u_lo)
+        movement = (m / xp.maximum(u, epsilon)) * total
         crossed = xp.maximum(end, epsilon) != end
         if crossed.any():
-            movement = xp.where(crossed, like(self._crossed(on_host(u), on_host(c[:, 5, None])), movement), movement)
-        return w - m * movement, slot_by(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
+            exact = self._crossed(on_host(m), on_host(u), on_host(c[:, 5, None]))
+            movement = xp.where(crossed, like(exact, movement), movement)
+        return w - movement, slot_carried(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
 
-    def _crossed(self, u: Array, t: Array) -> Array:
-        """head[J]/u + tail[J]/eps in float64, for the elements that reach epsilon on the way."""
+    def _crossed(self, m: Array, u: Array, t: Array) -> Array:
+        """m (head[J]/u + tail[J]/eps) in float64, for the elements that reach epsilon on the way."""
         history, epsilon = self.history, self.optimizer.epsilon
         u = np.maximum(u.astype(np.float64), epsilon)
         start = t.astype(np.int64)
@@ -179,7 +183,8 @@ class CrossingMaximum(Recurrence):
         h_middle, tail, log_middle = np.moveaxis(history.sums[middle & history.mask], -1, 0)
         beta = np.exp(log_middle - log_start)
         power = self.optimizer.beta_2 ** (middle - start).astype(np.float64)
-        return np.asarray((h - beta / power * h_middle) / u + beta * tail / epsilon)
+        m = m.astype(np.float64)  # divided first: of rows without gradients it is 0, where rate / epsilon may be infinite
+        return np.asarray((m / u) * (h - beta / power * h_middle) + (m * beta / epsilon) * tail)
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
         m_hi, m_lo, m_g, u_hi, u_lo, alpha, epsilon = s

@@ -19,7 +19,17 @@ import numpy as np
 
 from unhot.atomic import Call
 from unhot.deferral import MatrixHistory
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_by, weight_moved
+from unhot.rules.base import (
+    Array,
+    Hyper,
+    Recurrence,
+    scalar_pair,
+    slot_by,
+    slot_carried,
+    stored,
+    weight_by,
+    weight_moved,
+)
 
 Matrix = tuple[float, float, float, float]
 
@@ -119,11 +129,11 @@ class Linear(Recurrence):
     def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         w_hi, w_lo, w_b, b_w, b_hi, b_lo, v_hi, v_lo = (c[:, i, None] for i in range(8))
         w, rest = rows[0], list(rows[1:])
-        averages = [slot_by(xp, v, v_hi, v_lo) if self._decays else v for v in rest[self.with_momentum :]]
+        averages = [slot_carried(xp, v, v_hi, v_lo) if self._decays else v for v in rest[self.with_momentum :]]
         if not self.with_momentum:
             return (weight_by(xp, w, w_hi, w_lo), *averages)
         b = rest[0]
-        new_b = slot_by(xp, b, b_hi, b_lo, xp.where(b_w != 0, w * b_w, 0.0))
+        new_b = slot_carried(xp, b, b_hi, b_lo, xp.where(b_w != 0, w * b_w, 0.0))
         return (weight_moved(xp, w, w_hi, w_lo, b * w_b), new_b, *averages)
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:

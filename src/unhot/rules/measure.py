@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unhot.atomic import Call, together
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, stored, weight_less
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, slot_carried, stored, weight_less
 from unhot.step_measure import MeasureHistory, Shape
 
 PANELS = 4
@@ -73,6 +73,9 @@ class StepMeasure(Recurrence):
 
     def accepts(self, hyper: Hyper) -> bool:
         return hyper.momentum <= self.history.shape.beta
+
+    def grows(self, hyper: Hyper) -> bool:
+        return super().grows(hyper) or self.history.outruns(self._corrections(self.history.now + 1, hyper)[0])
 
     def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
         if momentum <= self.history.shape.beta:
@@ -151,14 +154,17 @@ class StepMeasure(Recurrence):
         if self.root is not Root.NORM:
             x = xp.sqrt(x)
         return (
-            weight_less(xp, w, w_hi, w_lo, m * self._movement(xp, x, c[:, 7:])),
-            slot_by(xp, m, m_hi, m_lo),
-            slot_by(xp, v, v_hi, v_lo),
+            weight_less(xp, w, w_hi, w_lo, self._movement(xp, m, x, c[:, 7:])),
+            slot_carried(xp, m, m_hi, m_lo),
+            slot_carried(xp, v, v_hi, v_lo),
             *rows[3:],
         )
 
-    def _movement(self, xp: Any, x: Any, c: Any) -> Any:
-        """The sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel."""
+    def _movement(self, xp: Any, m: Any, x: Any, c: Any) -> Any:
+        """m times the sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel.
+
+        m is divided first: of rows without gradients it is 0, where a_s / epsilon may be beyond the dtype.
+        """
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
         terms = self.history.terms
         if xp is not np and c.shape[1] > PANELS * (1 + terms):
@@ -168,7 +174,7 @@ class StepMeasure(Recurrence):
             polynomial = c[:, :, terms, None] + u * 0
             for i in range(terms - 1, 0, -1):
                 polynomial = polynomial * u + c[:, :, i, None]
-            return xp.sum(polynomial * over, 1)
+            return xp.sum((m[:, None, :] * over) * polynomial, 1)
         total: Any = None
         for panel in range(0, c.shape[1], 1 + terms):
             over = 1 / (c[:, panel, None] * x + epsilon)
@@ -176,7 +182,8 @@ class StepMeasure(Recurrence):
             polynomial = c[:, panel + terms, None] + u * 0
             for i in range(terms - 1, 0, -1):
                 polynomial = polynomial * u + c[:, panel + i, None]
-            total = polynomial * over if total is None else total + polynomial * over
+            part = (m * over) * polynomial
+            total = part if total is None else total + part
         return total
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from unhot.rules.base import (
     real,
     scalar_pair,
     slot_by,
+    slot_carried,
     weight_moved,
 )
 
@@ -109,7 +110,7 @@ class Sign(Recurrence):
         w, m = rows
         w_hi, w_lo, rates, _, _, _, m_hi, m_lo = (c[:, i, None] for i in range(8))
         sign = xp.sign(m)
-        size = xp.maximum(slot_by(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
+        size = xp.maximum(slot_carried(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
         return weight_moved(xp, w, w_hi, w_lo, sign * rates), sign * size
 
     def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:

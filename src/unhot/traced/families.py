@@ -278,7 +278,7 @@ class ClosedFormFamily(_Base):
         shrunk = ops.log1p(
             -twice * before * nodes / (optimizer.least + 2.0 * optimizer.l2_regularization_strength * before * nodes)
         )
-        more = ops.sum(shrunk[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
+        more = ops.sum((shrunk / nodes)[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
         sums = ops.take(arrays["sums"], (step - 1) & mask)
         high, low = sums[:TERMS], sums[TERMS:]
         total = high + more

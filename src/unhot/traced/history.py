@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from unhot.kernels.reference_history import SMALL
+
 SMALL_RING, RING = 1 << 12, 1 << 14
 """Steps in the ring of a small and of a large table: the more, the fewer rows each step settles in turn."""
 
@@ -35,10 +37,13 @@ def pair_of_log(ops: Any, logarithm: Any) -> tuple[Any, Any]:
 
 
 def power(ops: Any, base: float, k: Any) -> tuple[Any, Any]:
-    """base**k as two floats, for k >= 0."""
+    """base**k as a slot's two floats, for k >= 0 (see `slot_pair`)."""
     if base == 0.0:
         return ops.where(k == 0, 1.0, 0.0), 0.0 * k
-    return pair_of_log(ops, k * log(base))
+    logarithm = k * log(base)
+    hi, lo = pair_of_log(ops, logarithm)
+    small, root = logarithm < log(SMALL), ops.exp(0.5 * logarithm)
+    return ops.where(small, root, hi), ops.where(small, root, lo)
 
 
 class Decays:
