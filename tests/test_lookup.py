@@ -293,3 +293,20 @@ def test_initial_weights() -> None:
     given_weights = np.arange(20_000, dtype=">f8").reshape(shape, order="F")
     made = unhot.Table(*shape, init=lambda got: given_weights if got == shape else None)
     assert_bits(made.array, given_weights.astype(np.float32))
+
+
+def test_a_table_as_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`np.asarray` gives the settled weights at once, not row by row; what a table is cannot be assigned."""
+    table = unhot.Table(30, 4, optimizer=unhot.Adam(0.1), seed=0)
+    for i in range(5):
+        table.step([i, 7], np.ones((2, 4)))
+    assert (table.shape, table.rows, table.dim, table.dtype) == ((30, 4), 30, 4, np.float32)
+    monkeypatch.setattr(unhot.Table, "__getitem__", None)
+    for found in (np.asarray(table), np.array(table), np.asarray(table, "float64")):
+        np.testing.assert_array_equal(found, table.array)
+    assert np.asarray(table, "float64").dtype == np.float64
+    with pytest.raises(ValueError, match="copy"):
+        table.__array__(copy=False)
+    for name in ("rows", "dim", "dtype", "shape", "array", "clock"):
+        with pytest.raises(AttributeError):
+            setattr(table, name, 100)
