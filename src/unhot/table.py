@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,15 @@ from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
 from unhot.outputs import as_output, target_of
 from unhot.rules import Optimizer
+from unhot.sharing import Shared
 from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
-T = TypeVar("T")
 
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
-class Table:
+class Table(Shared):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the rows touched.
 
     Args:
@@ -113,24 +112,6 @@ class Table:
         self._pending: list[tuple[Array, Array]] = []
         self._lock = Lock()
         self.out_of_range = out_of_range
-
-    def _read(self, read: Callable[[Engine], T]) -> T:
-        """`read(engine)`, of one moment between two changes.
-
-        No lock is held unless something was changed meanwhile, so that any number of threads may read.
-        """
-        engine = self._engine
-        version = engine.version
-        if version >= 0:
-            try:
-                found = read(engine)
-            except Exception:  # which may come of having read both sides of a change
-                if self._engine is engine and engine.version == version:
-                    raise
-            else:
-                if self._engine is engine and engine.version == version:
-                    return found
-        return self._lock.holding(lambda: read(self._engine))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -427,30 +408,5 @@ class Table:
     def __iter__(self) -> Iterator[Array]:
         return iter(self.array)
 
-    def __copy__(self) -> Table:
-        # Two tables that shared their rows would not share the clock and the lock.
-        return copy.deepcopy(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Table:
-        table = memo[id(self)] = object.__new__(type(self))
-
-        def copied(_: Engine) -> tuple[dict[str, Any], dict[int, Any]]:
-            seen = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
-            return copy.deepcopy(self._held(), seen), seen
-
-        state, seen = self._read(copied)
-        memo.update(seen)
-        table.__setstate__(state)
-        return table
-
     def __repr__(self) -> str:
         return f"Table({self.rows}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self._read(lambda _: copy.deepcopy(self._held()))
-
-    def _held(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=Lock())

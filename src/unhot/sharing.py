@@ -1,0 +1,63 @@
+"""What threads share of a table: its engine, which any number of them may read, and one at a time may change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+from unhot.atomic import Lock
+from unhot.engine import Engine
+
+T = TypeVar("T")
+
+
+class Shared:
+    """An engine and its lock: what reads both, and copies that show one moment between two changes."""
+
+    _engine: Engine
+    _lock: Lock
+    """Held by whoever changes the engine."""
+
+    def _read(self, read: Callable[[Engine], T]) -> T:
+        """`read(engine)`, of one moment between two changes.
+
+        No lock is held unless something was changed meanwhile, so that any number of threads may read.
+        """
+        engine = self._engine
+        version = engine.version
+        if version >= 0:
+            try:
+                found = read(engine)
+            except Exception:  # which may come of having read both sides of a change
+                if self._engine is engine and engine.version == version:
+                    raise
+            else:
+                if self._engine is engine and engine.version == version:
+                    return found
+        return self._lock.holding(lambda: read(self._engine))
+
+    def __copy__(self) -> Self:
+        # Two tables that shared their rows would not share the clock and the lock.
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = object.__new__(type(self))
+
+        def copied(_: Engine) -> tuple[dict[str, Any], dict[int, Any]]:
+            seen = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
+            return copy.deepcopy(self._held(), seen), seen
+
+        state, seen = self._read(copied)
+        memo.update(seen)
+        made.__setstate__(state)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._read(lambda _: copy.deepcopy(self._held()))
+
+    def _held(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
