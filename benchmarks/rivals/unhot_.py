@@ -82,22 +82,24 @@ def versions() -> dict[str, str]:
 
 
 class Stopwatch:
-    """Adds up the time of the functions it wraps."""
+    """Adds up the time of the functions it wraps, and of the calls that they give to be made later."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def wrap(self, owner: Any, name: str) -> None:
-        inner: Callable[..., Any] = getattr(owner, name)
+        setattr(owner, name, self.timed(getattr(owner, name)))
 
+    def timed(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             before = time.perf_counter()
             try:
-                return inner(*args, **kwargs)
+                found = inner(*args, **kwargs)
             finally:
                 self.seconds += time.perf_counter() - before
+            return [self.timed(call) for call in found] if isinstance(found, list) else found
 
-        setattr(owner, name, wrapped)
+        return wrapped
 
 
 def coefficients(case: Case, round_: int, seconds: float, make: Callable[[Case], Trained]) -> dict[str, Any]:
