@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize wheel bench bench-full docs clean
+.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize mutants wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -85,6 +85,11 @@ test-sanitize: $(VENV)/tests
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
+
+# Whether the fast set notices small faults, put in one by one; `make mutants ONLY="--only NAME"` tries one of tests/mutants.
+mutants: $(VENV)/tests
+	$(BIN)/python -m pip install $(PIP) cmake ninja nanobind
+	$(BIN)/python tests/mutants/run.py $(ONLY)
 
 # dist/: the source archive, and the wheel without native kernels, for systems that have none.
 archives: .venv-wheel/installed
