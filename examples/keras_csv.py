@@ -1,6 +1,6 @@
-"""Predict the ratings of a CSV file, whose users and items are strings, with two embeddings in Keras.
+"""Predict the ratings in a CSV file with string users and items, using two embeddings in Keras.
 
-Choose the backend by KERAS_BACKEND: torch, jax or tensorflow.
+Set KERAS_BACKEND to choose the backend: torch, jax or tensorflow.
 """
 
 import csv
@@ -16,7 +16,7 @@ RATINGS = Path(__file__).parent / "data" / "ratings.csv"
 
 
 def rows_of(names: list[str]) -> dict[str, int]:
-    """Each name's row in the table.  Row 0 stands for names that are not in the file."""
+    """Number the names from 1.  Row 0 is free for names that are not in the file."""
     return {name: row for row, name in enumerate(sorted(set(names)), start=1)}
 
 
@@ -27,7 +27,8 @@ def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
     users = np.array([user_row[line["user"]] for line in lines], dtype="int32")
     items = np.array([item_row[line["item"]] for line in lines], dtype="int32")
     ratings = np.array([float(line["rating"]) for line in lines], dtype="float32")
-    mean, held_out = float(ratings.mean()), len(lines) // 10  # the first tenth is not trained on
+    held_out = len(lines) // 10  # the first tenth is held out
+    mean = float(ratings[held_out:].mean())
 
     keras.utils.set_random_seed(0)
     user, item = keras.Input((), dtype="int32", name="user"), keras.Input((), dtype="int32", name="item")
@@ -39,7 +40,7 @@ def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
 
     predicted = mean + model.predict([users[:held_out], items[:held_out]], verbose=0)[:, 0]
     error, guess = (float(np.sqrt(np.mean((x - ratings[:held_out]) ** 2))) for x in (predicted, mean))
-    print(f"root mean squared error on {held_out} ratings: {error:.3f}; of the mean rating: {guess:.3f}")
+    print(f"root mean squared error on {held_out} held-out ratings: {error:.3f} (always predicting the mean: {guess:.3f})")
     return error, guess
 
 

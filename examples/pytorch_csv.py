@@ -1,4 +1,4 @@
-"""Predict the ratings of a CSV file, whose users and items are strings, with two embeddings in PyTorch."""
+"""Predict the ratings in a CSV file with string users and items, using two embeddings in PyTorch."""
 
 import csv
 import sys
@@ -25,7 +25,7 @@ class Ratings(torch.nn.Module):
 
 
 def rows_of(names: list[str]) -> dict[str, int]:
-    """Each name's row in the table.  Row 0 stands for names that are not in the file."""
+    """Number the names from 1.  Row 0 is free for names that are not in the file."""
     return {name: row for row, name in enumerate(sorted(set(names)), start=1)}
 
 
@@ -36,23 +36,24 @@ def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
     users = torch.tensor([user_row[line["user"]] for line in lines])
     items = torch.tensor([item_row[line["item"]] for line in lines])
     ratings = torch.tensor([float(line["rating"]) for line in lines])
-    held_out = len(lines) // 10  # the first tenth is not trained on
+    held_out = len(lines) // 10  # the first tenth is held out
+    mean = ratings[held_out:].mean()
 
     torch.manual_seed(0)
     data = torch.utils.data.TensorDataset(users[held_out:], items[held_out:], ratings[held_out:])
-    model = Ratings(len(user_row) + 1, len(item_row) + 1, ratings.mean().item())
+    model = Ratings(len(user_row) + 1, len(item_row) + 1, mean.item())
     optimizer = unhot.torch.Adam(model.parameters(), lr=0.02)  # was torch.optim.Adam
     for _ in range(epochs):
-        for some_users, some_items, wanted in torch.utils.data.DataLoader(data, batch_size=128, shuffle=True):
-            loss = torch.nn.functional.mse_loss(model(some_users, some_items), wanted)
+        for some_users, some_items, targets in torch.utils.data.DataLoader(data, batch_size=128, shuffle=True):
+            loss = torch.nn.functional.mse_loss(model(some_users, some_items), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
     with torch.no_grad():
-        errors = [model(users[:held_out], items[:held_out]) - ratings[:held_out], ratings.mean() - ratings[:held_out]]
+        errors = [model(users[:held_out], items[:held_out]) - ratings[:held_out], mean - ratings[:held_out]]
     error, guess = (x.square().mean().sqrt().item() for x in errors)
-    print(f"root mean squared error on {held_out} ratings: {error:.3f}; of the mean rating: {guess:.3f}")
+    print(f"root mean squared error on {held_out} held-out ratings: {error:.3f} (always predicting the mean: {guess:.3f})")
     return error, guess
 
 

@@ -23,6 +23,20 @@ def test_csv_examples(name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -
     assert f"{error:.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lines", [30, 431])
+@pytest.mark.parametrize("name", ["numpy_csv", "jax_csv"])
+def test_csv_examples_take_files_of_any_length(name: str, lines: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also shorter ones than a batch, and those that do not divide into whole batches."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    file = tmp_path / "ratings.csv"
+    file.write_text("".join((EXAMPLES / "data" / "ratings.csv").read_text().splitlines(keepends=True)[: lines + 1]))
+    try:
+        error, _ = importlib.import_module(name).main(file, epochs=1)
+    finally:
+        sys.modules.pop(name, None)
+    assert 0 < error < 5
+
+
 def test_unknown_names_have_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example numbers names from 1, so that row 0 is free for those that are not in the file."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
