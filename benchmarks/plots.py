@@ -17,9 +17,9 @@ from report import Results
 from targets import TARGETS
 
 LINES = (
-    ("torch.optim.Adam, dense", "#c0392b", "o"),
-    ("torch.optim.SparseAdam: other weights", "#2471a3", "s"),
-    ("unhot.torch.Adam: dense Adam's weights", "#1a1a1a", "D"),
+    ("torch.optim.Adam (dense)", "#c0392b", "o"),
+    ("torch.optim.SparseAdam (different weights)", "#2471a3", "s"),
+    ("unhot.torch.Adam (same weights as dense Adam)", "#1a1a1a", "D"),
 )
 """How the lines of CHART are named and drawn."""
 
