@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their set-up themselves: they need Python 3.11 or newer and make; a C++ compiler is used
+# `make demo` and `make test` set up everything they need. They require Python 3.11 or newer and make, and use a C++ compiler
 # if there is one.
 
 PYTHON ?= python3
@@ -13,16 +13,16 @@ PIP := --disable-pip-version-check --quiet
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
-# Ten minutes on two cores, after the set-up: every rule, option, front end and kind of input, but not all combinations of them.
+# Ten minutes on two cores, after the set-up. Covers every rule, option, front end and kind of input, but not all combinations.
 test: $(VENV)/tests check test-numpy
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 20 $(ALL) --ignore tests/keras3 tests
 	$(MAKE) test-keras
 
-# All combinations, an hour and a half.  What is in which set: tests/selection.py.
+# All combinations: an hour and a half. tests/selection.py defines which test is in which set.
 test-all:
 	$(MAKE) test ALL=--all
 
-# The Keras front end, in a process for each backend.
+# The Keras front end, one process per backend.
 test-keras: $(VENV)/tests
 	for backend in torch jax tensorflow; do \
 	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) tests/keras3 || exit 1; \
@@ -54,10 +54,10 @@ $(VENV)/tests: $(VENV)/installed
 	$(BIN)/python -m pip install $(PIP) --group test --group $(FRAMEWORKS) --group check
 	touch $@
 
-# What needs no framework; it runs on the package that is installed.
+# Tests that need no framework. They run on the installed package.
 CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py tests/test_state.py
 
-# The package as it installs without a C++ compiler, in an environment of its own; then the conformance suite on its kernels.
+# The package as it installs without a C++ compiler, in its own environment; then the conformance suite on the NumPy kernels.
 test-numpy: $(VENV)/tests .venv-numpy/installed
 	.venv-numpy/bin/python -c "from unhot import kernels; assert kernels.name == 'numpy', kernels.name"
 	.venv-numpy/bin/python -m pytest -q -n 2 $(CORE_TESTS)
@@ -86,12 +86,13 @@ test-sanitize: $(VENV)/tests
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
 
-# Whether the fast set notices small faults, put in one by one; `make mutants ONLY="--only NAME"` tries one of tests/mutants.
+# Puts small faults in one by one and checks that the fast set finds them. `make mutants ONLY="--only NAME"` tries a single one
+# of tests/mutants.
 mutants: $(VENV)/tests
 	$(BIN)/python -m pip install $(PIP) cmake ninja nanobind
 	$(BIN)/python tests/mutants/run.py $(ONLY)
 
-# dist/: the source archive, and the wheel without native kernels, for systems that have none.
+# dist/: the source archive, and the wheel without native kernels, for systems that cannot use them.
 archives: .venv-wheel/installed
 	rm -rf dist
 	.venv-wheel/bin/python -m build --sdist
@@ -99,8 +100,9 @@ archives: .venv-wheel/installed
 	.venv-wheel/bin/twine check --strict dist/*
 	.venv-wheel/bin/python .ci/check_dist.py dist
 
-# And the wheel of this machine (Linux), from the source archive, made fit for other Linux systems and tried in an environment of
-# its own.  With Python 3.12 or newer it is for that and all later ones (the stable ABI), with 3.11 for 3.11 alone.
+# As above, and the wheel for this machine (Linux): built from the source archive, repaired for other Linux systems, and tested
+# in its own environment. Built with Python 3.12 or newer, the wheel is for that version and all later ones (the stable ABI).
+# Built with 3.11, it is for 3.11 only.
 wheel: archives
 	rm -rf .venv-clean
 	.venv-wheel/bin/python -m pip wheel $(PIP) --no-deps --wheel-dir dist/built dist/*.tar.gz
