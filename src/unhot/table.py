@@ -1,4 +1,4 @@
-"""The table: what a user looks up, trains and saves.  Arguments are checked and locks held here; `engine` does the work."""
+"""The table that users look up, train and save. It checks arguments and holds locks; `engine` does the work."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=un
 
 
 class Table(Shared):
-    """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the rows touched.
+    """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
     Args:
         rows: the number of rows (the vocabulary).
         dim: the length of a row's vector.
-        optimizer: one of unhot's rules, e.g. `unhot.Adam(1e-3)`; None for a table that is only read.
-        init: "uniform" in [-0.05, 0.05), "normal" with standard deviation 0.05, "zeros", or a callable from the shape
+        optimizer: one of unhot's rules, for example `unhot.Adam(1e-3)`, or None for a table that is only read.
+        init: "uniform" in [-0.05, 0.05), "normal" with standard deviation 0.05, "zeros", or a callable that maps the shape
             (rows, dim) to an array.
-        dtype: "float32" or "float64", of the weights, slots and gradients.
-        seed: of the random initial weights.
-        out_of_range: what an id outside [0, rows) is: "raise" (an IndexError), "zero" (a zero vector without a gradient), or
-            the number of the row that stands for all unknown ids.  Negative ids are out of range.
+        dtype: the dtype of the weights, slots and gradients: "float32" or "float64".
+        seed: the seed of the random initial weights.
+        out_of_range: what happens to an id outside [0, rows), including negative ids: "raise" (an IndexError), "zero" (a zero
+            vector without a gradient), or the number of the row that stands for all unknown ids.
 
-    Raises: TypeError or ValueError for arguments that are not usable; MemoryError if the table cannot be had.
+    Raises: TypeError or ValueError for unusable arguments; MemoryError if the table does not fit into memory.
 
     Example:
         >>> import unhot
@@ -74,10 +74,10 @@ class Table(Shared):
 
     @classmethod
     def from_array(cls, array: RealsLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise") -> Table:
-        """A table with a copy of `array` as its weights.
+        """A table whose weights are a copy of `array`.
 
         Args:
-            array: (rows, dim), of float32 or float64.
+            array: an array of shape (rows, dim), float32 or float64.
             optimizer, out_of_range: as for `Table`.
 
         Raises: as for `Table`.
@@ -115,7 +115,7 @@ class Table(Shared):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dim)."""
+        """The shape of the weights: (rows, dim)."""
         return self._engine.shape
 
     @property
@@ -130,12 +130,12 @@ class Table(Shared):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the weights, the slots and the gradients: float32 or float64."""
+        """The dtype of the weights, slots and gradients: float32 or float64."""
         return self._engine.weights.dtype
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The rule.  Its hyperparameters may be assigned between steps, and so may a rule with the same slots."""
+        """The rule. Between steps, you may assign its hyperparameters, or another rule with the same slots."""
         return self._optimizer
 
     @optimizer.setter
@@ -147,7 +147,7 @@ class Table(Shared):
 
     @property
     def out_of_range(self) -> OutOfRange:
-        """What an id outside [0, rows) is: "raise", "zero" or a row number."""
+        """What happens to an id outside [0, rows): "raise", "zero" or a row number."""
         return self._out_of_range
 
     @out_of_range.setter
@@ -157,14 +157,16 @@ class Table(Shared):
     # ------------------------------------------------------------------ lookups
 
     def lookup(self, ids: IdsLike, out: Array | None = None) -> Array:
-        """The vectors of `ids`: shape ids.shape + (dim,), as dense training would hold them now.
+        """The vectors of `ids`, as dense training would hold them now: shape ids.shape + (dim,).
+
+        A lookup never changes the table.
 
         Args:
             ids: integers of any integer dtype and any shape.
-            out: an array of that shape and of the table's dtype to write into; returned.
+            out: an array to write into and return, of the result's shape and the table's dtype.
 
-        Raises: IndexError for an id out of range (under out_of_range="raise"), TypeError for ids that are not integers, and
-        ValueError for an unusable `out`.  A lookup never changes the table.
+        Raises: IndexError for an id out of range (with out_of_range="raise"); TypeError for ids that are not integers;
+            ValueError for an unusable `out`.
 
         Example:
             >>> import unhot
@@ -196,11 +198,12 @@ class Table(Shared):
         """The pooled vectors of bags of ids: shape (bags, dim).
 
         Args:
-            ids: (bags, length), or flat with `offsets`.
-            offsets: where each bag begins among flat ids; the first is 0, the last bag ends with the ids.
-            weights: a factor for each id, of the shape of `ids`; mean then divides by the bag's sum of them.  Not with "max".
-            mode: "sum", "mean" or "max".  Sums are formed in float64 and rounded once.  An empty bag is 0.
-            out: an array of the result's shape and the table's dtype to write into; returned.
+            ids: an array of shape (bags, length), or a flat array with `offsets`.
+            offsets: where each bag begins in the flat ids. The first is 0, and the last bag ends where the ids end.
+            weights: one factor per id, of the shape of `ids`, not allowed with "max". "mean" divides by the sum of the bag's
+                factors.
+            mode: "sum", "mean" or "max". Sums are formed in float64 and rounded once. An empty bag is 0.
+            out: an array to write into and return, of the result's shape and the table's dtype.
 
         Raises: as for `lookup`; ValueError for offsets, weights or a mode that do not fit.
 
@@ -228,12 +231,12 @@ class Table(Shared):
         return out
 
     def matmul(self, x: Any) -> Array:
-        """x @ weights, for one-hot, multi-hot or soft rows: shape (n, dim).
+        """The product x @ weights, for one-hot, multi-hot or soft rows: shape (n, dim).
 
         Args:
-            x: (n, rows), dense or a SciPy sparse array.  Weights that are multiplied by 0 are not read.
+            x: a dense or SciPy sparse array of shape (n, rows). Weights that are multiplied by 0 are not read.
 
-        Raises: ValueError for a shape that does not fit, TypeError for an x that is not real numbers.
+        Raises: ValueError for a shape that does not fit; TypeError if `x` does not hold real numbers.
 
         Example:
             >>> import unhot
@@ -250,9 +253,9 @@ class Table(Shared):
     # ------------------------------------------------------------------ training
 
     def accumulate(self, ids: IdsLike, grads: RealsLike) -> None:
-        """Add gradients to those of the next `step`; for several lookups in one step.
+        """Add gradients to those of the next `step`, for several lookups in one step.
 
-        Args: as for `step`.  Both are copied.
+        Args: as for `step`. Both are copied.
 
         Raises: as for `step`.
 
@@ -272,16 +275,17 @@ class Table(Shared):
         self._lock.holding(partial(self._pending.append, batch))
 
     def step(self, ids: IdsLike | None = None, grads: RealsLike | None = None) -> None:
-        """Make one optimizer step, in which only the rows `ids` have a gradient; the others move as dense ones would.
+        """Make one optimizer step. Only the rows `ids` have a gradient; all others move as in dense training.
+
+        The step also uses the gradients given to `accumulate`. Without arguments, it uses only those.
 
         Args:
-            ids: integers of any shape; the gradients of a repeated id are summed.
-            grads: floats of shape ids.shape + (dim,); converted to the table's dtype.  NaN and infinite values spoil their
+            ids: integers of any shape. The gradients of a repeated id are summed.
+            grads: floats of shape ids.shape + (dim,), converted to the table's dtype. NaN and infinite values spoil their
                 rows, as they would in dense training.
-            Without both, the step uses what `accumulate` was given, and otherwise it adds to it.
 
-        Raises: TypeError or ValueError for unusable ids or gradients or a learning rate that is not a number at least 0,
-        IndexError for ids out of range, RuntimeError without an optimizer.  After an error the table is as it was.
+        Raises: TypeError or ValueError for unusable ids or gradients, or a learning rate that is not a number of at least 0;
+            IndexError for ids out of range; RuntimeError without an optimizer. An error leaves the table unchanged.
 
         Example:
             >>> import unhot
@@ -320,10 +324,10 @@ class Table(Shared):
     def settle(self, ids: IdsLike | None = None) -> None:
         """Apply the deferred steps of `ids`, or of all rows, now.
 
-        Lookups do not need it: they show settled rows without writing them.
+        Lookups do not need this: they return settled rows without writing them.
 
         Args:
-            ids: integers of any shape; all rows if left out.  Ids out of range are treated as in `lookup`.
+            ids: integers of any shape; None settles all rows. Ids out of range are treated as in `lookup`.
 
         Raises: as for `lookup`.
 
@@ -344,7 +348,7 @@ class Table(Shared):
 
     @property
     def array(self) -> Array:
-        """The settled weights, (rows, dim): a copy.
+        """A copy of the settled weights: shape (rows, dim).
 
         Example:
             >>> import unhot
@@ -361,15 +365,15 @@ class Table(Shared):
 
     @property
     def clock(self) -> int:
-        """The number of steps made."""
+        """The number of steps made so far."""
         return self._engine.clock
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training goes on from, as a flat dict of arrays, numbers and strings; settles all rows.
+        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
 
-        `numpy.savez(file, **table.state_dict())` saves it.  A learning rate that is a callable is not part of it.
+        Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning rate that is a callable.
 
-        Raises: RuntimeError if gradients wait for a step.
+        Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
 
         Example:
             >>> import unhot
@@ -384,13 +388,13 @@ class Table(Shared):
         return self._engine.settled(lambda: export_state(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave: training goes on from there bit for bit.
+        """Load what `state_dict` returned. Training resumes from there, bit for bit.
 
         Args:
-            state: from a table of the same shape, dtype and rule; also as read back by `numpy.load`.  Its hyperparameters
-                become the optimizer's, but for a learning rate that was a callable.
+            state: the state of a table of the same shape, dtype and rule, also as read back by `numpy.load`. Its
+                hyperparameters become the optimizer's, except a learning rate that was a callable.
 
-        Raises: ValueError or TypeError for a state that does not fit; the table is then as it was.
+        Raises: ValueError or TypeError for a state that does not fit. The table is then unchanged.
 
         Example:
             >>> import unhot

@@ -2,9 +2,9 @@
 
 Without shrinkage a row without a gradient keeps its slots, and its weight follows from them and the current rate alone.
 With l2 shrinkage s2 the linear slot z moves too: y = z - clip(z, -l1, l1) shrinks in step s by the factor
-1 - 2 s2 d_s e / (X + 2 l2 e), e the rate of the step before, X = accumulator^-p + beta.  Its logarithm is a smooth
+1 - 2 s2 d_s e / (X + 2 l2 e), e the rate of the step before, X = accumulator^-p + beta. Its logarithm is a smooth
 function of X0/X in (0, 1], X0 the least X there is, and 0 at 0: a few Chebyshev coefficients of it divided by X0/X, summed
-over the steps, give the product for every element, also where it is near 1.  The first step after a touch is taken
+over the steps, give the product for every element, also where it is near 1. The first step after a touch is taken
 literally, since an initial weight need not agree with its z.
 """
 
@@ -31,22 +31,23 @@ TO_CHEBYSHEV = np.linalg.inv(np.polynomial.chebyshev.chebvander(2.0 * NODES - 1.
 
 @dataclass
 class Ftrl(Optimizer):
-    """Follow the regularised leader, proximal.
+    """Ftrl: follow the regularised leader, proximal.
 
-    With p = learning_rate_power and w after decay, z = z + g + 2 l2_shrinkage w - (n'^-p - n^-p) / rate w, where
-    n' = n + g^2; then w = (clip(z, -l1, l1) - z) / ((n'^-p + beta) / rate + 2 l2).  As in dense training, a row that is
-    never touched becomes 0 in the first step (without shrinkage), whatever it started from.
+    With p = learning_rate_power, n' = n + g^2 and w after decay, z = z + g + 2 l2_shrinkage w - (n'^-p - n^-p) / rate w; then
+    w = (clip(z, -l1, l1) - z) / ((n'^-p + beta) / rate + 2 l2). Without shrinkage, a row that is never touched becomes 0 in
+    the first step, whatever its initial value, as in dense training.
 
     Args:
-        learning_rate: a number above 0, or a callable from the step (the first is 1) to such a number; 0.001.
-        learning_rate_power: at most 0; -0.5.
-        initial_accumulator_value: what n starts from; 0.1.
-        l1_regularization_strength, l2_regularization_strength: at least 0.
-        l2_shrinkage_regularization_strength: at least 0; then 4 l2_shrinkage rate and 2 l2 rate may be at most n0^-p + beta.
-        beta: at least 0.
-        weight_decay: decoupled; may change from step to step.
+        learning_rate: a number above 0, or a callable that maps the step (the first is 1) to such a number. Default: 0.001.
+        learning_rate_power: a number of at most 0. Default: -0.5.
+        initial_accumulator_value: the initial value of n, called n0 below. Default: 0.1.
+        l1_regularization_strength, l2_regularization_strength: numbers of at least 0.
+        l2_shrinkage_regularization_strength: a number of at least 0. Above 0, 4 l2_shrinkage rate and 2 l2 rate may be at most
+            n0^-p + beta.
+        beta: a number of at least 0.
+        weight_decay: decoupled. It may change from step to step.
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot

@@ -1,4 +1,4 @@
-"""Gradient descent, and with a rate for each element: SGD, Adagrad, RMSprop, Adadelta.  linear.py carries them out."""
+"""Gradient descent, also with one rate per element: SGD, Adagrad, RMSprop, Adadelta. linear.py carries them out."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from unhot.rules.linear import Descent, Divisor, Linear
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum or Nesterov's momentum.
 
-    With convention="keras": b = momentum b - rate g; w = (1 - rate weight_decay) w + b
-    (Nesterov: + momentum b - rate g).  With convention="torch": g' = g + weight_decay w; b = momentum b +
-    (1 - dampening) g' (b = g' in the first step); w = w - rate b (Nesterov: - rate (g' + momentum b)).
+    With convention="keras": b = momentum b - rate g; w = (1 - rate weight_decay) w + b (Nesterov: + momentum b - rate g).
+    With convention="torch": g' = g + weight_decay w; b = momentum b + (1 - dampening) g' (b = g' in the first step);
+    w = w - rate b (Nesterov: - rate (g' + momentum b)).
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.01, torch 0.001.
-        momentum: in [0, 1); may change from step to step.
-        nesterov: Nesterov's momentum.
-        weight_decay: decoupled in Keras's convention, coupled (L2) in PyTorch's; may change from step to step.
-        dampening: PyTorch's convention only.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.01, torch 0.001.
+        momentum: in [0, 1). It may change from step to step.
+        nesterov: whether to use Nesterov's momentum.
+        weight_decay: decoupled in Keras's convention, coupled (L2) in PyTorch's. It may change from step to step.
+        dampening: in PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -65,20 +65,20 @@ class SGD(Optimizer):
 
 @dataclass
 class Adagrad(Optimizer):
-    """Adagrad: the gradient over the root of the sum of all its squares.
+    """Adagrad: the gradient divided by the root of the sum of all its squares.
 
-    sum = sum + g^2; w = (1 - rate weight_decay) w - rate g / sqrt(sum + epsilon), in PyTorch's convention
-    w = w - rate / (1 + (step - 1) lr_decay) g / (sqrt(sum) + epsilon).
+    sum = sum + g^2. With convention="keras": w = (1 - rate weight_decay) w - rate g / sqrt(sum + epsilon).
+    With convention="torch": w = w - rate / (1 + (step - 1) lr_decay) g / (sqrt(sum) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.01.
-        initial_accumulator_value: what the sums start from; 0.1, torch 0.
-        epsilon: above 0; 1e-7, torch 1e-10.
-        weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
-        lr_decay: PyTorch's convention only.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.01.
+        initial_accumulator_value: the initial value of the sums. Default: 0.1, torch 0.
+        epsilon: a number above 0. Default: 1e-7, torch 1e-10.
+        weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.
+        lr_decay: in PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -115,25 +115,25 @@ class Adagrad(Optimizer):
 
 @dataclass
 class RMSprop(Optimizer):
-    """RMSprop: the gradient over the root of a running average of its squares.
+    """RMSprop: the gradient divided by the root of a running average of its squares.
 
-    v = rho v + (1 - rho) g^2; q = g / sqrt(v + epsilon) (torch: g / (sqrt(v) + epsilon)); `centered` takes v less the
-    square of the running average of g.  w = (1 - rate weight_decay) w - rate q, or with momentum b = momentum b + rate q;
+    v = rho v + (1 - rho) g^2; q = g / sqrt(v + epsilon) (torch: g / (sqrt(v) + epsilon)). `centered` replaces v with v less
+    the square of the running average of g. w = (1 - rate weight_decay) w - rate q. With momentum, b = momentum b + rate q;
     w = w - b (torch: b = momentum b + q; w = w - rate b).
 
-    A centered average can round to a negative variance where the gradients are steady; the row then becomes NaN, as it
-    does in dense training.
+    If the gradients are steady, a centered average can round to a negative variance. The row then becomes NaN, as it does in
+    dense training.
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.01.
-        rho: decay of the averages, in [0, 1); 0.9, torch 0.99 (there called alpha).
-        momentum: in [0, 1); may change from step to step.
-        epsilon: above 0; 1e-7, torch 1e-8.
-        centered: divide by the root of the variance instead of the mean square.
-        weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.01.
+        rho: the decay of the averages, in [0, 1). Default: 0.9, torch 0.99 (where it is called alpha).
+        momentum: in [0, 1). It may change from step to step.
+        epsilon: a number above 0. Default: 1e-7, torch 1e-8.
+        centered: whether to divide by the root of the variance instead of the mean square.
+        weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -178,13 +178,13 @@ class Adadelta(Optimizer):
     w = (1 - rate weight_decay) w - rate q.
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 1.0.
-        rho: decay of the averages, in [0, 1); 0.95, torch 0.9.
-        epsilon: above 0; 1e-7, torch 1e-6.
-        weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
-        convention: "keras" or "torch": the defaults.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 1.0.
+        rho: the decay of the averages, in [0, 1). Default: 0.95, torch 0.9.
+        epsilon: a number above 0. Default: 1e-7, torch 1e-6.
+        weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.
+        convention: "keras" or "torch". It determines only the defaults.
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot

@@ -1,4 +1,4 @@
-"""Rules that divide a momentum by a root: Adam, AdamW, NAdam, Adamax.  measure.py and crossing.py carry them out."""
+"""Rules that divide a momentum by a root: Adam, AdamW, NAdam, Adamax. measure.py and crossing.py carry them out."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ class _Moments(Optimizer):
 
 @dataclass
 class Adam(_Moments):
-    """Adam, with decoupled decay.
+    """Adam, with decoupled weight decay.
 
-    m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2, and in step n, with B1 = 1 - beta_1^n, B2 = 1 - beta_2^n,
-    w = (1 - rate weight_decay) w - rate sqrt(B2) / B1 m / (sqrt(v) + epsilon), in PyTorch's convention
-    w = (1 - rate weight_decay) w - rate / B1 m / (sqrt(v / B2) + epsilon).
+    m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g^2. In step n, B1 = 1 - beta_1^n and B2 = 1 - beta_2^n.
+    With convention="keras": w = (1 - rate weight_decay) w - rate sqrt(B2) / B1 m / (sqrt(v) + epsilon).
+    With convention="torch": w = (1 - rate weight_decay) w - rate / B1 m / (sqrt(v / B2) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001.
-        beta_1: in [0, 1); may change from step to step.  Up to 0.997 with any beta_2 (at the default epsilon); nearer to 1 as
-            far as the steps that still move a row after its last gradient are at most 2^17, which 0.999 with beta_2 = 0.999 is.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001.
+        beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
+            Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient, for example 0.999
+            with beta_2 = 0.999.
         beta_2: in (0, 1).
-        epsilon: above 0; 1e-7, torch 1e-8.
-        amsgrad: divide by the root of the largest v so far.
-        weight_decay: decoupled; may change from step to step.  With convention="torch" it needs decoupled_weight_decay=True
-            (PyTorch's default, coupled decay, is refused: it is not a recurrence of one row).
-        decoupled_weight_decay: PyTorch's convention only.
+        epsilon: a number above 0. Default: 1e-7, torch 1e-8.
+        amsgrad: whether to divide by the root of the largest v so far.
+        weight_decay: decoupled. It may change from step to step. With convention="torch" it needs decoupled_weight_decay=True.
+            Coupled decay, PyTorch's default, is refused, because it is not a recurrence of one row.
+        decoupled_weight_decay: in PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -84,11 +85,11 @@ class Adam(_Moments):
 
 @dataclass
 class AdamW(Adam):
-    """Adam with decoupled decay by default: 0.004, torch 0.01.  Everything else as in `Adam`.
+    """Adam with decoupled weight decay by default: 0.004, torch 0.01. Everything else is as in `Adam`.
 
-    Args: those of `Adam`, but for decoupled_weight_decay, which is always on.
+    Args: those of `Adam`, except decoupled_weight_decay, which is always on.
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -111,21 +112,22 @@ class AdamW(Adam):
 class NAdam(_Moments):
     """Adam with Nesterov's momentum.
 
-    mu_n = beta_1 (1 - 0.96^(n psi) / 2), P_n = mu_1 ... mu_n, psi = momentum_decay (Keras: 1); m and v as in Adam;
+    m and v are as in Adam. With psi = momentum_decay (Keras: 1), mu_n = beta_1 (1 - 0.96^(n psi) / 2), P_n = mu_1 ... mu_n:
     w = (1 - rate weight_decay) w - rate (mu_(n+1) m / (1 - P_(n+1)) + (1 - mu_n) g / (1 - P_n)) / (sqrt(v / B2) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.002.
-        beta_1: in [0, 1); may change from step to step.  Up to 0.997 with any beta_2 (at the default epsilon); nearer to 1 as
-            far as the steps that still move a row after its last gradient are at most 2^17, which 0.999 with beta_2 = 0.999 is.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.002.
+        beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
+            Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient, for example 0.999
+            with beta_2 = 0.999.
         beta_2: in (0, 1).
-        epsilon: above 0; 1e-7, torch 1e-8.
-        momentum_decay: PyTorch's convention only; 0.004.
-        weight_decay: decoupled; may change from step to step.  With convention="torch" it needs decoupled_weight_decay=True.
-        decoupled_weight_decay: PyTorch's convention only.
+        epsilon: a number above 0. Default: 1e-7, torch 1e-8.
+        momentum_decay: in PyTorch's convention only. Default: 0.004.
+        weight_decay: decoupled. It may change from step to step. With convention="torch" it needs decoupled_weight_decay=True.
+        decoupled_weight_decay: in PyTorch's convention only.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
@@ -163,19 +165,21 @@ class NAdam(_Moments):
 class Adamax(_Moments):
     """Adam with the largest gradient in place of the root of the second moment.
 
-    m = beta_1 m + (1 - beta_1) g; u = max(beta_2 u, |g|); w = (1 - rate weight_decay) w - rate / B1 m / (u + epsilon), in
-    PyTorch's convention u = max(beta_2 u, |g| + epsilon); w = w - rate / B1 m / u.
+    m = beta_1 m + (1 - beta_1) g. In step n, B1 = 1 - beta_1^n.
+    With convention="keras": u = max(beta_2 u, |g|); w = (1 - rate weight_decay) w - rate / B1 m / (u + epsilon).
+    With convention="torch": u = max(beta_2 u, |g| + epsilon); w = w - rate / B1 m / u.
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001, torch 0.002.
-        beta_1: in [0, 1); may change from step to step.  Up to 0.997 with any beta_2 (at the default epsilon); nearer to 1 as
-            far as the steps that still move a row are at most 2^17.  With convention="torch", at most 0.99 beta_2.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.002.
+        beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
+            Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient. With convention="torch",
+            beta_1 is at most 0.99 beta_2.
         beta_2: in (0, 1).
-        epsilon: above 0; 1e-7, torch 1e-8.
-        weight_decay: decoupled, Keras's convention only (PyTorch's coupled decay is refused).
+        epsilon: a number above 0. Default: 1e-7, torch 1e-8.
+        weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.
         convention: "keras" or "torch".
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot

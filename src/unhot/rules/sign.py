@@ -1,7 +1,7 @@
-"""Lion, which steps by the sign of a momentum: a row without a gradient moves on in the direction of that sign.
+"""Lion, which steps by the sign of a momentum: a row without a gradient keeps moving in the direction of that sign.
 
-The sign must survive however long the row rests, so a decaying momentum stops at a floor far below any gradient instead
-of becoming 0 (dense float32 training stops there when its momentum underflows; dense float64 goes on).
+The sign must survive for as long as the row rests. A decaying momentum therefore stops at a floor far below any gradient
+instead of becoming 0 (dense float32 training stops there when its momentum underflows; dense float64 goes on).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Lion(Optimizer):
     A momentum that decays without gradients keeps its sign: it stops at 1e-30 (float64: 1e-290) instead of underflowing.
 
     Args:
-        learning_rate: a number, or a callable from the step (the first is 1) to a number; 0.001.
-        beta_1: in (0, 1); may change from step to step.
+        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001.
+        beta_1: in (0, 1). It may change from step to step.
         beta_2: in (0, 1).
-        weight_decay: decoupled; may change from step to step.
+        weight_decay: decoupled. It may change from step to step.
 
-    Raises: TypeError or ValueError that names the hyperparameter.
+    Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
         >>> import unhot
