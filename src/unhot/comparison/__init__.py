@@ -1,4 +1,4 @@
-"""One-hot x Dense against the table, as Python objects; `unhot.cli` shows them."""
+"""The comparison of one-hot x Dense with the table, as Python objects. `unhot.cli` shows them."""
 
 from unhot.comparison.results import (
     Agreement,

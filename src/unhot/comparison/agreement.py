@@ -1,4 +1,4 @@
-"""Do both routes give the same vectors, gradients and trained weights, as far as float32 allows?"""
+"""Whether both routes give the same vectors, gradients and trained weights, as far as float32 allows."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from unhot.table import Table
 Array = npt.NDArray[Any]
 
 LEAST = 6
-"""Steps made whatever patience says: from the sixth on, all rows that have rested have come again, unless they are many."""
+"""Steps made whatever `patience` is: by the sixth, all rows that have rested have come again, unless there are many of them."""
 
 ONE_HOT = 1 << 26
-"""Elements that a one-hot matrix may have, in float64 half a GiB: a smaller batch says more in the same time."""
+"""The most elements of a one-hot matrix: half a GiB in float64. A smaller batch says more in the same time."""
 
 
 class Differences:
-    """The largest distances from float64 seen so far, of one quantity."""
+    """The largest distances of one quantity from float64 so far."""
 
     def __init__(self, quantity: str) -> None:
         self.quantity = quantity
         self.table = self.dense = self.size = 0.0
 
     def see(self, table: Array, dense: Array, exact: Array) -> None:
-        """Take in what the table, dense float32 and dense float64 hold; a NaN stays."""
+        """Compare what the table, dense float32 and dense float64 hold. A NaN stays."""
         if not exact.size:
             return
         self.table = float(np.maximum(self.table, np.abs(table - exact).max()))
@@ -48,7 +48,7 @@ class Differences:
 
 
 def summed(ids: Array, grads: Array, rows: int) -> Array:
-    """The gradient of all rows as a table forms it: a table of zeros less one step of SGD with rate 1."""
+    """The gradient of all rows as a table forms it: a table of zeros after one step of SGD with rate 1, negated."""
     table = Table(rows, grads.shape[1], optimizer=SGD(1.0), init="zeros", dtype=grads.dtype)
     table.step(ids, grads)
     return -table.array
@@ -68,17 +68,17 @@ def measure_agreement(
     table: Table | None = None,
     done: Callable[[float], None] = lambda fraction: None,
 ) -> Agreement:
-    """Train the table, one-hot x Dense in float32 and the same in float64 side by side, each on what it reads itself.
+    """Train the table and one-hot x Dense, in float32 and in float64, side by side. Each uses only what it reads itself.
 
     Args:
-        ids: the column, each in [0, rows), of which `Batches` makes batches.
-        rows, dim: the table's.
+        ids: the column, with ids in [0, rows). `Batches` makes batches of it.
+        rows, dim: the shape of the table.
         optimizer: the rule of all three.
         batch, steps, patience, seed: as for `unhot.compare`.
-        table: what to check in place of a table trained by `optimizer`; a new one with the same `seed`.
-        done: told the fraction done after each step.
+        table: the table to check in place of one trained by `optimizer`. It must be new, with the same `seed`.
+        done: called after each step with the fraction done.
 
-    Raises: those of `Table`; ValueError if training diverges.
+    Raises: what `Table` raises; ValueError if training diverges.
 
     Example:
         >>> import numpy as np, unhot

@@ -1,4 +1,4 @@
-"""The batches that all routes are trained on: rows rest in between, and come again."""
+"""The batches that all routes train on. Rows rest in between and come again."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 
 GROUPS = 3
-"""The rows are dealt into so many groups, and each step leaves one of them out, in turn."""
+"""The number of groups of rows. Each step leaves out one group, in turn."""
 
 
 class Batches:
     """Batches of a column for a comparison of training steps.
 
-    Drawn at random alone, a frequent id might never rest, and a rare one never come twice: then an optimizer that forgets
-    resting rows could not be told from one that moves them. So each step leaves a third of the rows out, and three quarters
-    of a batch are rows that have rested and not come again, as long as there are such. The rest is drawn from the column.
-    A batch is empty where all values of the column are left out.
+    In random batches, a frequent id might never rest, and a rare one might never come twice. The comparison could then not
+    tell an optimizer that forgets resting rows from one that moves them. Each step therefore leaves out a third of the rows.
+    Three quarters of a batch are rows that have rested and not come again, as long as there are any. The rest is drawn from
+    the column. A batch is empty if all values of the column are left out.
 
     Args:
-        ids: the column, each in [0, rows).
+        ids: the column, with ids in [0, rows).
         rows: the number of rows.
-        size: the ids in a batch.
-        seed: of what is drawn.
+        size: the number of ids in a batch.
+        seed: the seed of the random draws.
 
     Raises: nothing.
 
@@ -39,15 +39,15 @@ class Batches:
         self.size = size
         self.step = 0
         self.last: npt.NDArray[np.int64] = np.full(rows, -1)
-        """The step at which each row was in a batch last."""
+        """The last step at which each row was in a batch."""
         self.returned: npt.NDArray[np.bool_] = np.zeros(rows, bool)
-        """Whether a row was in a batch, rested for a step and was in another."""
+        """Whether a row was in a batch, rested for a step and was in another batch."""
         self._rng = np.random.default_rng([seed, 2])
         self._columns = [ids[ids % GROUPS != group] for group in range(GROUPS)]
 
     @property
     def reached(self) -> int:
-        """The rows that were in a batch."""
+        """The number of rows that were in a batch."""
         return int(np.count_nonzero(self.last >= 0))
 
     def next(self) -> Ids:

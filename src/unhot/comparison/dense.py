@@ -1,6 +1,6 @@
 """The routes that the table is compared with, in plain NumPy, trained by the ordinary dense optimizer.
 
-One-hot x Dense; and the same without the one-hot matrix, as PyTorch's and Keras's embedding layers do it."""
+They are one-hot x Dense, and the same without the one-hot matrix, as in PyTorch's and Keras's embedding layers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BLOCK = 1 << 15
 
 
 def one_hot(ids: Array, rows: int, dtype: np.dtype[Any]) -> Array:
-    """The one-hot matrix, (len(ids), rows).
+    """The one-hot matrix, of shape (len(ids), rows).
 
-    Zeros and then the ones: the fastest way in NumPy.  The system may leave pages of zeros that are never written out of
-    memory, which is to the dense route's advantage in time and memory.
+    Writing zeros and then the ones is the fastest way in NumPy. The system may never put unwritten pages of zeros into memory,
+    which saves the dense route time and memory.
     """
     x = np.zeros((len(ids), rows), dtype)
     x[np.arange(len(ids)), ids] = 1
@@ -30,7 +30,7 @@ def one_hot(ids: Array, rows: int, dtype: np.dtype[Any]) -> Array:
 
 
 class Dense:
-    """A Dense layer without bias on one-hot vectors; nothing in it knows of rows, of deferring or of `unhot.Table`."""
+    """A Dense layer without bias on one-hot vectors. It knows nothing about rows, deferring or `unhot.Table`."""
 
     def __init__(self, weights: Array, optimizer: Optimizer) -> None:
         self.weights = weights
@@ -39,7 +39,7 @@ class Dense:
         self.steps = 0
 
     def forward(self, ids: Array) -> Array:
-        """one_hot(ids) @ weights; the one-hot matrix is kept for `gradient`."""
+        """one_hot(ids) @ weights. The one-hot matrix is kept for `gradient`."""
         self.x = one_hot(ids, len(self.weights), self.weights.dtype)
         return np.asarray(self.x @ self.weights)
 
@@ -50,7 +50,7 @@ class Dense:
         return np.asarray(x.T @ grads)
 
     def step(self, gradient: Array) -> None:
-        """The dense optimizer's step: every weight, every slot."""
+        """One step of the dense optimizer, on every weight and every slot."""
         self.steps += 1
         hyper = self.optimizer.read(self.steps)
         rule, height = RULES[type(self.optimizer)], max(1, BLOCK // self.weights.shape[1])
@@ -61,20 +61,20 @@ class Dense:
                 old[:] = new
 
     def train(self, ids: Array, grads: Array) -> None:
-        """Gradient and step; `ids` are those of the last `forward`."""
+        """Compute the gradient and make a step. `ids` are those of the last `forward`."""
         self.step(self.gradient(grads))
 
 
 class Gathered(Dense):
-    """An embedding layer with a dense optimizer: rows are gathered, and their gradients scattered into one of all rows."""
+    """An embedding layer with a dense optimizer. It gathers rows and scatters their gradients into a gradient of all rows."""
 
     def forward(self, ids: Array) -> Array:
-        """weights[ids]; the ids are kept for `gradient`."""
+        """weights[ids]. The ids are kept for `gradient`."""
         self.ids = ids
         return np.asarray(self.weights[ids])
 
     def gradient(self, grads: Array) -> Array:
-        """The gradient of all weights: zeros, to which those of the ids of the last `forward` are added."""
+        """The gradient of all weights: zeros, plus the gradients of the ids of the last `forward`."""
         gradient = np.zeros_like(self.weights)
         dim = gradient.shape[1]
         # One index for each element, for which NumPy has a loop in C.

@@ -1,8 +1,8 @@
-"""The dense optimizers, written down once more, from the frameworks' own formulas, for whole arrays with a gradient each.
+"""The dense optimizers, written again from the frameworks' own formulas, for whole arrays with one gradient each.
 
-They share no formula with `unhot.rules` and `unhot._native`, only the hyperparameters: were both wrong in the same way, the
-comparison would not notice.  Each is (optimizer, step, hyperparameters of the step, gradient, weights, *slots) ->
-(weights, *slots).  Sources: keras/src/optimizers, torch/optim; the tests compare every one of them with these.
+They share only the hyperparameters with `unhot.rules` and `unhot._native`, no formulas: the comparison would not notice a
+mistake made in both. Each is (optimizer, step, hyperparameters of the step, gradient, weights, *slots) -> (weights, *slots).
+The sources are keras/src/optimizers and torch/optim, and the tests compare every function with them.
 """
 
 from __future__ import annotations

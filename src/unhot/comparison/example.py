@@ -1,4 +1,4 @@
-"""The worked example: one_hot(ids) @ w is a choice of rows."""
+"""The worked example: one_hot(ids) @ w picks rows of w."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The costs of each route, on the column and over vocabularies."""
+"""The costs of each route, on the column and for a range of vocabularies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def measure_costs(job: Job, slow_at: Mapping[Route, int] | None = None) -> Costs
     """The costs of each route for one vocabulary.
 
     Args:
-        job: what to measure; all routes, whichever it names.
-        slow_at: by route, a smaller vocabulary at which it was too slow; it is then not tried.
+        job: what to measure. All routes are measured, whichever it names.
+        slow_at: for each route, a smaller vocabulary at which it was too slow. Such a route is not tried.
 
-    Raises: those of `measure_cost`.
+    Raises: what `measure_cost` raises.
     """
     found: dict[Route, Cost] = {}
     for route in ROUTES:
@@ -29,14 +29,14 @@ def measure_costs(job: Job, slow_at: Mapping[Route, int] | None = None) -> Costs
 
 
 def measure_growth(job: Job, vocabularies: Sequence[int], done: Callable[[int], None] = lambda rows: None) -> Growth:
-    """The costs of each route for every vocabulary, with ids drawn uniformly, which touch the most rows.
+    """The costs of each route for every vocabulary, with uniform ids, which touch the most rows.
 
     Args:
-        job: the rest of what to measure.
+        job: everything else about what to measure.
         vocabularies: the numbers of rows.
-        done: told each vocabulary that was measured.
+        done: called with each vocabulary that has been measured.
 
-    Raises: those of `measure_cost`.
+    Raises: what `measure_cost` raises.
     """
     points: list[Costs] = []
     slow_at: dict[Route, int] = {}

@@ -1,4 +1,4 @@
-"""What of the machine and its software bears on the figures."""
+"""The parts of the machine and its software that affect the figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unhot import kernels
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine and the versions that a comparison ran on."""
+    """The machine and the software versions that a comparison ran on."""
 
     kernels: str
     threads: int
@@ -24,7 +24,7 @@ class Machine:
     memory_bytes: int | None
     system: str
     huge_pages: str
-    """Linux's transparent huge pages: they decide how much of a matrix of zeros is in memory."""
+    """Linux's transparent huge pages, which decide how much of a matrix of zeros is in memory."""
     python: str
     numpy: str
     blas: str
@@ -32,7 +32,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
+    """The machine on which this process runs."""
     return Machine(
         kernels=kernels.name,
         threads=kernels.get_num_threads(),

@@ -1,4 +1,4 @@
-"""What a comparison finds, as plain objects; each shows itself as text."""
+"""The results of a comparison, as plain objects with a readable repr."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Array = npt.NDArray[Any]
 
 
 def in_seconds(seconds: float | None) -> str:
-    """A duration in s or ms."""
+    """A duration, in s or ms."""
     if seconds is None:
         return "-"
     return f"{three_digits(seconds)} s" if seconds >= 0.9995 else f"{three_digits(1e3 * seconds)} ms"
 
 
 def in_bytes(size: int | None) -> str:
-    """An amount of memory in GiB or MiB."""
+    """An amount of memory, in GiB or MiB."""
     if size is None:
         return "-"
     return f"{three_digits(size / 2**30)} GiB" if size >= 2**30 else f"{three_digits(size / 2**20)} MiB"
@@ -34,7 +34,7 @@ def three_digits(number: float) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Example:
-    """The worked example: the same rows by one-hot x Dense and by reading them."""
+    """The worked example: the same rows, computed by one-hot x Dense and read from the table."""
 
     weights: Array
     ids: Array
@@ -56,33 +56,33 @@ class Example:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of ids: where it is from, how many values and how many different ones it has."""
+    """A column of ids: its source, how many values it has, and how many of them are different."""
 
     source: str
     name: str
     values: int
     vocabulary: int
     missing: int
-    """Values that are missing; together they are one id, unless `dropped`."""
+    """The number of missing values. Together they are one id, unless `dropped`."""
     dropped: bool = False
-    """Whether missing values were left out, and are not among `values`."""
+    """Whether missing values were left out and do not count in `values`."""
 
 
 @dataclass(frozen=True, repr=False)
 class Difference:
-    """How far two float32 routes are from float64 training: the largest difference of any element."""
+    """How far two float32 routes are from float64 training: the largest difference in any element."""
 
     quantity: str
     table: float
-    """Of the table."""
+    """The largest difference of the table."""
     dense: float
-    """Of one-hot x Dense in float32."""
+    """The largest difference of one-hot x Dense in float32."""
     ulp: float
-    """The distance of neighbouring float32 numbers at the largest exact element."""
+    """The distance between neighbouring float32 numbers at the largest exact element."""
 
     @property
     def allowance(self) -> float:
-        """What float32 allows: twice the distance of one-hot x Dense, plus 4 units in the last place."""
+        """The difference that float32 allows: twice that of one-hot x Dense, plus 4 units in the last place."""
         return 2 * self.dense + 4 * self.ulp
 
     @property
@@ -97,39 +97,40 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Agreement:
-    """Whether the table trains as one-hot x Dense does."""
+    """Whether the table trains like one-hot x Dense."""
 
     forward: Difference
     gradient: Difference
     weights: Difference
     steps: int
-    """Training steps made; fewer than asked for if patience ran out."""
+    """The number of training steps made: fewer than requested if patience ran out."""
     batch: int
-    """Ids in a step; fewer than asked for if the one-hot matrix would not fit."""
+    """The number of ids in a step: fewer than requested if the one-hot matrix would not fit."""
     touched: float
-    """Rows that a step touches, on average."""
+    """The average number of rows that a step touches."""
     moved: float
-    """How far training moved the weight that moved most."""
+    """How far the weight that moved most has moved."""
     reached: int
-    """Rows that were in a batch."""
+    """The number of rows that were in a batch."""
     returned: int
-    """Rows that were in a batch, rested for a step at least, and were in another."""
+    """The number of rows that were in a batch, rested for at least one step, and were in another batch."""
 
     @property
     def differences(self) -> tuple[Difference, Difference, Difference]:
-        """Forward, gradient, weights."""
+        """The differences of forward, gradient and weights."""
         return self.forward, self.gradient, self.weights
 
     @property
     def holds(self) -> bool:
-        """Whether all three stay within what float32 allows."""
+        """Whether all three differences stay within what float32 allows."""
         return all(difference.holds for difference in self.differences)
 
     @property
     def conclusive(self) -> bool:
-        """Whether a table that trains otherwise would have been found out.
+        """Whether the comparison would have exposed a table that trains differently.
 
-        The allowance is at most a hundredth of the largest movement, and at least half of the rows rested and came again.
+        This is the case if the allowance is at most a hundredth of the largest movement, and at least half of the rows in the
+        batches rested and came again.
         """
         return self.weights.allowance <= 0.01 * self.moved and 2 * self.returned >= self.reached
 
@@ -139,26 +140,26 @@ class Agreement:
 
 
 BUSY = 0.3
-"""CPUs kept busy by others from which on the figures are not to be trusted."""
+"""The number of CPUs kept busy by other processes above which the figures are doubtful."""
 
 
 @dataclass(frozen=True, repr=False)
 class Cost:
-    """What a training step costs by one route, measured in a process of its own."""
+    """The cost of a training step by one route, measured in its own process."""
 
     seconds: float | None = None
-    """The median over `steps` steps; None if it did not run."""
+    """The median over `steps` steps. None if it did not run."""
     peak_bytes: int | None = None
-    """The largest resident memory above that of Python with NumPy and unhot; None if it did not run or is unknown."""
+    """The peak of resident memory beyond Python, NumPy and unhot. None if it did not run or is unknown."""
     steps: int = 0
     others_busy: float = 0.0
-    """CPUs that other processes kept busy meanwhile: much above 0, the figures are too large."""
+    """The number of CPUs that other processes kept busy. If it is well above 0, the figures are too large."""
     not_run: str = ""
     """Why it did not run."""
 
     @property
     def doubtful(self) -> bool:
-        """Whether other processes kept so many CPUs busy that the time is not to be trusted."""
+        """Whether other processes kept so many CPUs busy that the time cannot be trusted."""
         return self.others_busy > BUSY
 
     def __repr__(self) -> str:
@@ -174,18 +175,18 @@ class Costs:
     vocabulary: int
     table: Cost
     gather: Cost
-    """Rows gathered and a dense optimizer, as in an embedding layer of PyTorch's or Keras's."""
+    """Gathered rows with a dense optimizer, as in PyTorch's or Keras's embedding layer."""
     dense: Cost
     """One-hot x Dense."""
 
     @property
     def times_faster(self) -> float | None:
-        """How often the table's step fits into that of one-hot x Dense; None if one did not run."""
+        """How many times faster the table's step is than that of one-hot x Dense. None if either did not run."""
         return _times(self.dense, self.table)
 
     @property
     def times_faster_than_gather(self) -> float | None:
-        """How often the table's step fits into that of gathered rows with a dense optimizer; None if one did not run."""
+        """How many times faster the table's step is than gathered rows with a dense optimizer. None if either did not run."""
         return _times(self.gather, self.table)
 
     def __repr__(self) -> str:
@@ -198,7 +199,7 @@ def _times(slow: Cost, fast: Cost) -> float | None:
 
 @dataclass(frozen=True, repr=False)
 class Growth:
-    """How the cost of each route grows with the vocabulary, for ids drawn uniformly."""
+    """How the cost of each route grows with the vocabulary, for uniform ids."""
 
     points: tuple[Costs, ...]
 
@@ -210,7 +211,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the comparison was asked for."""
+    """The settings of the comparison."""
 
     optimizer: str
     dim: int
@@ -222,7 +223,7 @@ class Settings:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """One-hot x Dense against the table, on this machine."""
+    """The results of comparing one-hot x Dense with the table on this machine."""
 
     machine: Machine
     settings: Settings
@@ -234,11 +235,11 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether the results of both routes agree; `agreement.conclusive` says whether that means much."""
+        """Whether the results of both routes agree. `agreement.conclusive` says how much that means."""
         return self.example.same and self.agreement.holds
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as numbers, strings, lists and dictionaries, for JSON."""
+        """All results as numbers, strings, lists and dictionaries, for JSON."""
         found: dict[str, Any] = asdict(self)
         found["example"] = {name: np.asarray(value).tolist() for name, value in found["example"].items()}
         found["example"]["same"] = self.example.same

