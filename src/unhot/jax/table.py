@@ -1,4 +1,4 @@
-"""Tables for JAX: an immutable state, and functions of it that compile."""
+"""Tables for JAX: an immutable state, and functions that compile."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from unhot.traced.engine import Traced
 )
 @dataclass(frozen=True)
 class TableState:
-    """A table and its training: a pytree, to be passed to jitted functions and donated to those that return its successor.
+    """A table and its training state, as a pytree.
 
-    Made by `from_array`.  Rows may have deferred steps: look them up with `lookup`, or settle all of them.
+    Create it with `from_array`. Pass it to jitted functions, and donate it to those that return its successor. Rows may have
+    deferred steps: read them with `lookup`, or settle them all.
 
     Args:
-        rows: arrays with one line for each row: "weights" and the rule's slots, (rows, dim) of the table's dtype; "last",
-            (rows,) int32, the step of the last touch; "place", (rows,) int32, which a step uses for itself.
-        history: what the steps made have left, a few MB.
+        rows: arrays with one line per row: "weights" and the rule's slots, (rows, dim) in the table's dtype; "last", (rows,)
+            int32, the step of the last touch; "place", (rows,) int32, scratch space for a step.
+        history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
-        trained: the rule; not an array, and compiled into what is jitted.
+        trained: the rule. It is not an array, and is compiled into jitted functions.
 
     Raises: nothing of its own.
 
@@ -53,20 +54,20 @@ class TableState:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, dim)."""
+        """The shape of the weights: (rows, dim)."""
         rows, dim = self.rows["weights"].shape
         return rows, dim
 
 
 def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
-    """A table with these weights, which no step has trained yet.
+    """A new, untrained table with these weights.
 
     Args:
-        array: (rows, dim), float32 or float64 (which JAX has with `jax_enable_x64` only); copied.
-        optimizer: a rule of `unhot`.  Its learning rate may be a callable of the step (the first is 1), which is then traced.
+        array: an array of shape (rows, dim), float32 or float64 (which needs `jax_enable_x64`). It is copied.
+        optimizer: a rule of `unhot`. Its learning rate may be a callable of the step (the first step is 1), which is traced.
 
-    Raises: TypeError or ValueError for an array that is no such table; ValueError for a rule that has no form inside a graph
-        (PyTorch's Adamax, and PyTorch's SGD with weight decay or dampening).
+    Raises: TypeError or ValueError for an unusable array; ValueError for a rule that does not work inside a graph (PyTorch's
+        Adamax, and PyTorch's SGD with weight decay or dampening).
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax
@@ -93,17 +94,17 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
 
 
 def lookup(state: TableState, ids: Any) -> jax.Array:
-    """The vectors of `ids`, with all steps made: ids.shape + (dim,).
+    """The vectors of `ids`, with all deferred steps applied: shape ids.shape + (dim,).
 
-    Differentiate a loss with respect to these vectors, and give the gradient to `update`: no array of the table's size is
-    made.  An attempt to differentiate with respect to the table itself is an error.
+    Differentiate a loss with respect to these vectors and pass the gradient to `update`. This creates no array of the table's
+    size. Differentiating with respect to the table itself raises an error.
 
     Args:
         state: the table.
         ids: integers of any shape.
 
-    Raises: IndexError for an id outside [0, rows); in a compiled function, which cannot raise it, its vector is NaN.
-        TypeError for ids that are not integers.
+    Raises: IndexError for an id outside [0, rows) (a compiled function cannot raise, so the vector is NaN there); TypeError
+        for ids that are not integers; TypeError for differentiating with respect to the table.
 
     Example:
         >>> import jax, jax.numpy as jnp, unhot, unhot.jax
@@ -143,9 +144,9 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
 
     Args:
         state: the table.
-        ids: integers of any shape; ids that repeat are summed, those outside [0, rows) take no part.
-        gradients: ids.shape + (dim,).
-        learning_rate: of this step, instead of the optimizer's; may be traced.
+        ids: integers of any shape. The gradients of a repeated id are summed. Ids outside [0, rows) are ignored.
+        gradients: floats of shape ids.shape + (dim,).
+        learning_rate: the learning rate of this step, in place of the optimizer's. It may be traced.
 
     Raises: IndexError as for `lookup`; TypeError or ValueError for gradients that do not fit.
 
@@ -179,7 +180,7 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
 
 
 def settle(state: TableState) -> TableState:
-    """The same table with all deferred steps applied: `rows` then holds what dense training would.
+    """The same table with all deferred steps applied. `rows` then holds what dense training would.
 
     Args:
         state: the table.
@@ -200,7 +201,7 @@ def settle(state: TableState) -> TableState:
 
 
 def weights(state: TableState) -> jax.Array:
-    """All weights, settled: (rows, dim).
+    """All weights, settled: shape (rows, dim).
 
     Args:
         state: the table.

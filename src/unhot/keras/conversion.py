@@ -1,4 +1,4 @@
-"""Models with the embedding layers here in place of Keras's, and of Dense layers on one-hot vectors."""
+"""Replacing Keras's embedding layers, and Dense layers on one-hot vectors, in a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ REPLACEMENTS: dict[type, type] = {
     keras.layers.Embedding: Embedding,
     keras.layers.ReversibleEmbedding: ReversibleEmbedding,
 }
-"""Keras's layers, and those that take over their configurations and weights."""
+"""Keras's layers, and the layers that take over their configurations and weights."""
 
 
 @dataclass
 class Conversion:
-    """What `convert` did, by the layers' names; those in models within the model begin with the names of these.
+    """What `convert` did, by layer name. The name of a layer in a nested model begins with the name of that model.
 
     Args:
-        swapped: the layers that are unhot's now, and what they were.
+        swapped: the layers that are now unhot's, and what they were before.
         left: what was left alone, and why.
-        compiled: whether the given model was compiled; the new one is not.
+        compiled: whether the given model was compiled. The new model is not.
 
     Raises: nothing.
 
@@ -53,25 +53,27 @@ class Conversion:
 
 
 def convert(model: Any) -> tuple[Any, Conversion]:
-    """A copy of a functional or Sequential model in which `unhot.keras.Embedding` does what Embedding and one-hot x Dense did.
+    """Copy a functional or Sequential model, with layers of `unhot.keras` in place of Embedding and one-hot x Dense.
 
-    These become layers of `unhot.keras` with the same weights, under the same name, also in models within the model:
-    `keras.layers.Embedding` and `ReversibleEmbedding`; and `keras.layers.Dense` on the vectors of `CategoryEncoding` (one_hot,
-    multi_hot, count, with count_weights too), `keras.ops.one_hot` or `keras.ops.multi_hot`, with its bias, activation,
-    regularizer and constraint.
-    Outputs are equal: bit by bit for single ids, and up to the rounding of a sum in another order for several.  An id out of
-    range is a zero vector to the bias and the activation of such a Dense, as it was.  Shared layers stay shared.
+    The new layers keep the weights and names of the layers they replace, including in nested models. `convert` replaces
+    `keras.layers.Embedding` and `ReversibleEmbedding`. It also replaces `keras.layers.Dense` on the vectors of
+    `CategoryEncoding` (one_hot, multi_hot, count, also with count_weights), `keras.ops.one_hot` or `keras.ops.multi_hot`, and
+    keeps its bias, activation, regularizer and constraint.
 
-    The given model is left as it is, and shares no weights with the copy.  The copy is not compiled: compile it with an
-    optimizer of `unhot.keras`, whose state begins anew.
+    Outputs are equal: bit for bit for single ids, and for several ids up to the rounding of a sum in a different order. As
+    before, an id out of range is a zero vector to the bias and the activation of such a Dense layer. Shared layers stay
+    shared.
+
+    The given model is unchanged and shares no weights with the copy. The copy is not compiled. Compile it with an optimizer of
+    `unhot.keras`, whose state starts from scratch.
 
     Args:
         model: a model that has been built.
 
-    Returns: the new model, and a `Conversion`: what was swapped, and what was left alone and why.  A model that cannot be
-        copied layer by layer (a subclassed one, or one in which two layers hold the same weight) is returned itself.
+    Returns: the new model, and a `Conversion` that says what was replaced, and what was left alone and why. A model that
+        cannot be copied layer by layer (a subclass, or a model in which two layers hold the same weight) is returned as it is.
 
-    Raises: TypeError for what is no model; ValueError for a model without weights as yet.
+    Raises: TypeError for anything but a model; ValueError for a model that has no weights yet.
 
     Example:
         >>> import numpy as np, keras, unhot.keras

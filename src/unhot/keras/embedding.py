@@ -1,4 +1,4 @@
-"""`keras.layers.Embedding` whose table trains at the cost of the rows touched."""
+"""`keras.layers.Embedding` with a table that trains at the cost of the touched rows."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from unhot.rules.base import flag
 
 @keras.saving.register_keras_serializable("unhot")
 class Embedding(keras.layers.Embedding):  # type: ignore[misc]
-    """`keras.layers.Embedding`, whose rows an optimizer of `unhot.keras` trains exactly, at the cost of those touched.
+    """`keras.layers.Embedding` whose rows an optimizer of `unhot.keras` trains exactly, at the cost of the touched rows.
 
     Args: those of `keras.layers.Embedding`, with its defaults, and
-        use_bias: add a trained vector, as the Dense layer on one-hot vectors would.
-        bias_initializer: where that starts from.
-        activation: applied to the result.
-        combiner: how the vectors of the last axis of the ids become one: "sum" (what Dense makes of a multi-hot vector),
-            "mean", "max" or "sqrtn" (the sum over the root of the sum of the squared weights); None keeps them apart.  With
-            `mask_zero`, ids 0 take no part.  A bag in which nothing takes part, or all weights are 0, is 0.
-        out_of_range: what an id outside [0, input_dim) is, also a fraction: "raise" (an IndexError; in a compiled graph, which
-            cannot raise it, the result for that id or bag is NaN, and no row has a gradient from it), "zero" (a zero vector
+        use_bias: whether to add a trained vector, as a Dense layer on one-hot vectors would.
+        bias_initializer: the initializer of this vector.
+        activation: a function applied to the result.
+        combiner: how to combine the vectors along the last axis of the ids: "sum" (the result of Dense on a multi-hot vector),
+            "mean", "max" or "sqrtn" (the sum divided by the root of the sum of the squared weights). None does not combine
+            them. With `mask_zero`, ids of 0 are left out. A bag is 0 if nothing is left in it or all of its weights are 0.
+        out_of_range: what happens to an id outside [0, input_dim), or to a fraction: "raise" (an IndexError; a compiled graph
+            cannot raise, so the result for that id or bag is NaN, and no row gets a gradient from it), "zero" (a zero vector
             without a gradient, which counts in a mean or maximum) or the number of the row that stands for all unknown ids.
 
-    Call: `layer(ids, weights=None)`; ids of any shape (..., n), integers, or floats where all rows have exact numbers in
-    their dtype (float32: 2**24 rows); `weights` of the same shape, trainable, go with a combiner other than "max".  Ragged and
-    sparse ids are those of `keras.layers.Embedding`, without a combiner.
+    Call: `layer(ids, weights=None)`. The ids have any shape (..., n). They are integers, or floats whose dtype has an exact
+        number for every row (float32: 2**24 rows). `weights` have the same shape, can be trained, and need a combiner other
+        than "max". Ragged and sparse ids work as in `keras.layers.Embedding`, without a combiner.
 
-    Returns: ids.shape + (output_dim,), without the ids' last axis if there is a combiner.
+    Returns: vectors of shape ids.shape + (output_dim,). A combiner removes the last axis of the ids.
 
-    Raises: those of `keras.layers.Embedding`; ValueError for what does not go together; IndexError for an id out of range;
-        TypeError for booleans, and for floats that cannot hold every row's number.
+    Raises: what `keras.layers.Embedding` raises; ValueError for arguments that do not go together; IndexError for an id out
+        of range; TypeError for booleans, and for floats that cannot hold every row's number.
 
-    Called eagerly, the layer sees ids before they are converted, and takes none for another.  `fit`, `evaluate` and `predict`
-    convert arrays before any layer sees them: floats become `keras.config.floatx()`, which rounds fractions such as 3 + 1e-9;
-    on JAX without x64, int64 and uint64 keep their last 32 bits, so that 2**32 + 5 becomes 5; and `keras.Input` casts to its
-    dtype, float32 by default.  Check such ids before, or make them int32.
+    A layer called eagerly sees the ids before they are converted, so it never mistakes one id for another. `fit`, `evaluate`
+    and `predict` convert arrays before any layer sees them. Floats become `keras.config.floatx()`, which rounds fractions such
+    as 3 + 1e-9. On JAX without x64, int64 and uint64 keep only their last 32 bits: 2**32 + 5 becomes 5. `keras.Input` casts to
+    its dtype, float32 by default. Check such ids beforehand, or convert them to int32.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -80,7 +80,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     # ------------------------------------------------------------------ variables
 
     def build(self, input_shape: Any = None) -> None:
-        """As Keras's, with the bias."""
+        """Keras's `build`, and the bias."""
         if self.built:
             return
         super().build(input_shape)
@@ -91,7 +91,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             self.bias = self.add_weight(shape=(self.output_dim,), initializer=self.bias_initializer, name="bias")
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """As Keras's; the matrix with a row for each id is a table too."""
+        """Keras's `enable_lora`. The LoRA matrix with a row for each id also becomes a table."""
         super().enable_lora(*args, **kwargs)
         self._make_table(self.lora_embeddings_a)
 
@@ -101,20 +101,20 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self._post_track_variable(variable)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
-        """As Keras's, which is not for subclasses: neither those of Keras's layer, but for this one, nor those of this."""
+        """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one, and subclasses of this one."""
         if type_check and type(self) is not Embedding:
             raise self._not_implemented_error(self.quantize)
         super().quantize(mode, type_check=False, config=config)
 
     @property
     def variables(self) -> Any:
-        """As Keras's; on JAX, what a trainer has to carry of an owned table stands in its place."""
+        """Keras's `variables`. On JAX, an owned table is replaced by what a trainer has to carry of it."""
         return port.state_variables(super().variables)
 
     # ------------------------------------------------------------------ the call
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's; ids are looked at before they are converted, which may make them shorter."""
+        """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
         if not args and kwargs.keys() <= {"training"} and port.ready(inputs) and self._plain(inputs):
             return super(keras.layers.Layer, self).__call__(inputs)
         ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
@@ -125,7 +125,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     def _plain(self, ids: Any) -> bool:
         """Whether `keras.layers.Layer.__call__` would only call: there are no masks, losses, scopes or specifications.
 
-        What it does to find out takes longer than the rest of what Python does for a lookup.  torch's and Keras's ways from
+        What it does to find out takes longer than the rest of what Python does for a lookup. torch's and Keras's ways from
         there on to `call` are taken in any case, with hooks, quantization and rematerialization.
         """
         this: Any = self
@@ -141,9 +141,10 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             port.seen(variable)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's, by which torch's `Module.__call__` comes to `call`; straight to an owned table's rows where it can.
+        """Keras's `forward`, through which torch's `Module.__call__` reaches `call`.
 
-        Keras wraps `call` to add its arguments to the message of an error.
+        Where possible, it goes straight to the rows of an owned table. Keras wraps `call` to add its arguments to the message
+        of an error.
         """
         called: Any = self.call
         if len(args) == 1 and not kwargs and not self._remat_mode and getattr(called, "__func__", None) is Embedding.call:
@@ -156,7 +157,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         return super().forward(*args, **kwargs)
 
     def call(self, inputs: Any, weights: Any = None) -> Any:
-        """The vectors of the ids; see the class."""
+        """The vectors of the ids. See the class."""
         found = self._owned_rows(inputs) if weights is None else None
         return self._vectors(self._rows, inputs, weights) if found is None else found
 
@@ -228,22 +229,22 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             )
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """As Keras's; a combiner leaves nothing to mask."""
+        """Keras's `compute_mask`. A combiner leaves nothing to mask."""
         return None if self.combiner is not None else super().compute_mask(inputs, mask)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As Keras's, without the last axis of the ids if there is a combiner."""
+        """Keras's `compute_output_shape`. A combiner removes the last axis of the ids."""
         return super().compute_output_shape(input_shape[:-1] if self.combiner is not None else input_shape)
 
     def compute_output_spec(self, inputs: Any, weights: Any = None) -> Any:
-        """As Keras's."""
+        """Keras's `compute_output_spec`."""
         self._check_call(inputs, weights)
         return super().compute_output_spec(inputs)
 
     # ------------------------------------------------------------------ saving
 
     def get_config(self) -> dict[str, Any]:
-        """As Keras's; what is here alone only where it differs from the default, so that Keras's layer takes the rest."""
+        """Keras's `get_config`, with unhot's arguments only if they are not the default, so Keras can read the rest."""
         config: dict[str, Any] = super().get_config()
         if self.use_bias:
             config |= {"use_bias": True, "bias_initializer": keras.initializers.serialize(self.bias_initializer)}
@@ -257,7 +258,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     @property
     def variable_serialization_spec(self) -> dict[Any, list[str]]:
-        """As Keras's; the bias comes last."""
+        """Keras's `variable_serialization_spec`, with the bias last."""
         spec = super().variable_serialization_spec
         return {mode: [*names, "bias"] for mode, names in spec.items()} if self.use_bias else spec
 

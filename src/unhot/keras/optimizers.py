@@ -1,4 +1,4 @@
-"""Keras's optimizers, whose steps of a table cost what the rows with gradients cost."""
+"""Keras's optimizers, with steps of a table that cost only the rows with gradients."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ registered: Any = keras.saving.register_keras_serializable("unhot")
 
 @registered
 class SGD(RowSparse, stock("SGD")):  # type: ignore[misc]
-    """`keras.optimizers.SGD`, with momentum and Nesterov's; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.SGD`, exact for tables at the cost of the touched rows, including momentum and Nesterov.
 
     Args: those of `keras.optimizers.SGD`.
 
-    Raises: those of `keras.optimizers.SGD`.
+    Raises: what `keras.optimizers.SGD` raises.
 
     Example:
         >>> import unhot.keras
@@ -35,11 +35,11 @@ class SGD(RowSparse, stock("SGD")):  # type: ignore[misc]
 
 @registered
 class Adagrad(RowSparse, stock("Adagrad")):  # type: ignore[misc]
-    """`keras.optimizers.Adagrad`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Adagrad`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Adagrad`.
 
-    Raises: those of `keras.optimizers.Adagrad`.
+    Raises: what `keras.optimizers.Adagrad` raises.
 
     Example:
         >>> import unhot.keras
@@ -56,11 +56,11 @@ class Adagrad(RowSparse, stock("Adagrad")):  # type: ignore[misc]
 
 @registered
 class RMSprop(RowSparse, stock("RMSprop")):  # type: ignore[misc]
-    """`keras.optimizers.RMSprop`, centered and with momentum too; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.RMSprop`, exact for tables at the cost of the touched rows, including `centered` and momentum.
 
     Args: those of `keras.optimizers.RMSprop`.
 
-    Raises: those of `keras.optimizers.RMSprop`.
+    Raises: what `keras.optimizers.RMSprop` raises.
 
     Example:
         >>> import unhot.keras
@@ -77,11 +77,11 @@ class RMSprop(RowSparse, stock("RMSprop")):  # type: ignore[misc]
 
 @registered
 class Adadelta(RowSparse, stock("Adadelta")):  # type: ignore[misc]
-    """`keras.optimizers.Adadelta`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Adadelta`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Adadelta`.
 
-    Raises: those of `keras.optimizers.Adadelta`.
+    Raises: what `keras.optimizers.Adadelta` raises.
 
     Example:
         >>> import unhot.keras
@@ -98,11 +98,11 @@ class Adadelta(RowSparse, stock("Adadelta")):  # type: ignore[misc]
 
 @registered
 class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
-    """`keras.optimizers.Adam`, AMSGrad too; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Adam`, exact for tables at the cost of the touched rows, including AMSGrad.
 
     Args: those of `keras.optimizers.Adam`.
 
-    Raises: those of `keras.optimizers.Adam`.
+    Raises: what `keras.optimizers.Adam` raises.
 
     Example:
         >>> import numpy as np, keras, unhot.keras
@@ -120,11 +120,11 @@ class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
 
 @registered
 class AdamW(RowSparse, stock("AdamW")):  # type: ignore[misc]
-    """`keras.optimizers.AdamW`, AMSGrad too; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.AdamW`, exact for tables at the cost of the touched rows, including AMSGrad.
 
     Args: those of `keras.optimizers.AdamW`.
 
-    Raises: those of `keras.optimizers.AdamW`.
+    Raises: what `keras.optimizers.AdamW` raises.
 
     Example:
         >>> import unhot.keras
@@ -141,11 +141,11 @@ class AdamW(RowSparse, stock("AdamW")):  # type: ignore[misc]
 
 @registered
 class Adamax(RowSparse, stock("Adamax")):  # type: ignore[misc]
-    """`keras.optimizers.Adamax`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Adamax`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Adamax`.
 
-    Raises: those of `keras.optimizers.Adamax`.
+    Raises: what `keras.optimizers.Adamax` raises.
 
     Example:
         >>> import unhot.keras
@@ -162,11 +162,11 @@ class Adamax(RowSparse, stock("Adamax")):  # type: ignore[misc]
 
 @registered
 class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
-    """`keras.optimizers.Nadam`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Nadam`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Nadam`.
 
-    Raises: those of `keras.optimizers.Nadam`.
+    Raises: what `keras.optimizers.Nadam` raises.
 
     Example:
         >>> import unhot.keras
@@ -190,11 +190,11 @@ class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
 
 @registered
 class Lion(RowSparse, stock("Lion")):  # type: ignore[misc]
-    """`keras.optimizers.Lion`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Lion`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Lion`.
 
-    Raises: those of `keras.optimizers.Lion`.
+    Raises: what `keras.optimizers.Lion` raises.
 
     Example:
         >>> import unhot.keras
@@ -211,11 +211,11 @@ class Lion(RowSparse, stock("Lion")):  # type: ignore[misc]
 
 @registered
 class Ftrl(RowSparse, stock("Ftrl")):  # type: ignore[misc]
-    """`keras.optimizers.Ftrl`; exact for tables, at the cost of the rows touched.
+    """`keras.optimizers.Ftrl`, exact for tables at the cost of the touched rows.
 
     Args: those of `keras.optimizers.Ftrl`.
 
-    Raises: those of `keras.optimizers.Ftrl`.
+    Raises: what `keras.optimizers.Ftrl` raises.
 
     Example:
         >>> import unhot.keras

@@ -1,4 +1,4 @@
-"""Giving tables back to Keras."""
+"""Releasing tables to other optimizers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import keras
 
 
 def release(model: Any) -> None:
-    """Let another optimizer train the tables of a model: their deferred steps are applied, and nobody owns them any more.
+    """Apply the deferred steps of a model's tables and end their ownership, so another optimizer can train them.
 
-    An optimizer of `unhot.keras` owns a table from its `build` on, and may have deferred steps of its rows.  Another optimizer
-    of `unhot.keras` takes over by itself; before one of Keras's own, or any other, is compiled in, call this.  The old
-    optimizer cannot train the tables again.
+    An optimizer of `unhot.keras` owns a table as soon as it is built, and may have deferred steps of its rows. Another
+    optimizer of `unhot.keras` takes over by itself. Call `release` before you compile the model with any other optimizer, such
+    as one of Keras's own. The old optimizer cannot train the tables again.
 
     Args:
         model: a Keras model or layer.

@@ -1,4 +1,4 @@
-"""`keras.layers.ReversibleEmbedding` whose table trains at the cost of the rows touched."""
+"""`keras.layers.ReversibleEmbedding` with a table that trains at the cost of the touched rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from unhot.keras.input_ids import as_tensor, require_exact
 
 @keras.saving.register_keras_serializable("unhot")
 class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type: ignore[misc]
-    """`keras.layers.ReversibleEmbedding`, the tied output head of a language model, exact under optimizers of `unhot.keras`.
+    """`keras.layers.ReversibleEmbedding`, the tied output head of a language model, exact with optimizers of `unhot.keras`.
 
-    With `tie_weights=False` the table is trained by the rows touched.  Where it also makes the logits, all of its rows have
-    gradients: such a step costs what Keras's costs.
+    With `tie_weights=False`, a step costs only the touched rows. If the table also computes the logits, all of its rows have
+    gradients, and a step costs as much as Keras's.
 
     Args: those of `keras.layers.ReversibleEmbedding`, with its defaults, and
         out_of_range: as in `unhot.keras.Embedding`.
 
-    Call: `layer(ids)` gives vectors, `layer(vectors, reverse=True)` logits, (..., output_dim) -> (..., input_dim).
+    Call: `layer(ids)` returns vectors. `layer(vectors, reverse=True)` returns logits: (..., output_dim) -> (..., input_dim).
 
-    Raises: those of `keras.layers.ReversibleEmbedding` and, for ids, of `unhot.keras.Embedding`.
+    Raises: what `keras.layers.ReversibleEmbedding` raises; for ids, what `unhot.keras.Embedding` raises.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -50,12 +50,12 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
             raise ValueError("ReversibleEmbedding has no bias, no activation and no combiner. Use Embedding for those.")
 
     def build(self, input_shape: Any = None) -> None:
-        """As Keras's."""
+        """Keras's `build`, once."""
         if not self.built:
             super().build(input_shape)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's; ids, but not vectors, are looked at before they are converted."""
+        """Keras's `__call__`. It checks ids, but not vectors, before they are converted."""
         if not kwargs.get("reverse"):
             return super().__call__(inputs, *args, **kwargs)
         result = super(Embedding, self).__call__(as_tensor(inputs), *args, **kwargs)
@@ -63,13 +63,13 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         return result
 
     def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
-        """As Keras's."""
+        """Keras's `compute_output_spec`."""
         if not reverse:
             require_exact(inputs, self)
         return super().compute_output_spec(inputs, reverse)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
-        """As Keras's, which is not for subclasses, but for this one."""
+        """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one."""
         if type_check and type(self) is not ReversibleEmbedding:
             raise self._not_implemented_error(self.quantize)
         super().quantize(mode, type_check=False, config=config)

@@ -1,4 +1,4 @@
-"""Clipping the norm of gradients of which some are row-sparse."""
+"""Clipping the norm of gradients, some of which are row-sparse."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """`torch.nn.utils.clip_grad_norm_`, also for row-sparse gradients: the norm is that of the dense ones.
+    """`torch.nn.utils.clip_grad_norm_` that also accepts row-sparse gradients. The norm is that of the dense gradients.
 
-    The gradients of an id that repeats are summed first.
+    The gradients of a repeated id are summed first.
 
     Args: those of `torch.nn.utils.clip_grad_norm_`.
 
-    Raises: RuntimeError for a norm that is not finite, if `error_if_nonfinite`.
+    Raises: RuntimeError for a norm that is not finite, if `error_if_nonfinite` is set.
 
     Example:
         >>> import torch, unhot.torch
@@ -56,7 +56,7 @@ def clip_grad_norm_(
 
 
 def summed(gradient: Tensor) -> Tensor:
-    """A row-sparse gradient with each row once: the sum of those given for it, formed in float64."""
+    """A row-sparse gradient that holds each row once. Gradients of the same row are summed in float64."""
     if gradient.is_coalesced():
         return gradient
     if not gradient.is_cpu or gradient.dtype not in (torch.float32, torch.float64) or gradient.sparse_dim() != 1:

@@ -1,4 +1,4 @@
-"""Swapping the embedding layers of a model."""
+"""Replacing the embedding layers of a model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from unhot.torch.parameter import become_table
 
 @dataclass
 class Conversion:
-    """What `convert` did, by the modules' names.
+    """What `convert` did, by module name.
 
     Args:
-        swapped: the embedding layers that are unhot's now.
-        left: those left alone, and why.
+        swapped: the embedding layers that are now unhot's.
+        left: the embedding layers left alone, and why.
 
     Raises: nothing.
 
@@ -38,13 +38,13 @@ class Conversion:
 def convert(model: nn.Module) -> Conversion:
     """Turn every `nn.Embedding` and `nn.EmbeddingBag` of `model` into unhot's, in place.
 
-    Weights stay the parameters they are, tied ones stay tied, and hooks and names are kept.  Make the optimizer afterwards: one
-    of unhot's that was made before does not own the tables.
+    The weights remain the same parameters, tied weights stay tied, and hooks and names are kept. Create the optimizer
+    afterwards: an unhot optimizer created earlier does not own the tables.
 
     Args:
-        model: any module; it may be an embedding layer itself.
+        model: any module. It may itself be an embedding layer.
 
-    Returns: what was swapped, and what was left alone and why.
+    Returns: which layers were replaced, and which were left alone and why.
 
     Raises: nothing of its own.
 

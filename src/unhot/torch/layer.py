@@ -55,14 +55,14 @@ class _DecidedLater:
 class Embedding(_DecidedLater, nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
-    Args: those of `torch.nn.Embedding`, with its defaults, but for
-        sparse: None lets the optimizer decide; True and False are torch's.
-        bias: add a learnable vector, as the Dense layer on one-hot vectors would.
-        activation: applied to the result.
-        out_of_range: what an id outside [0, num_embeddings) is: "raise" (an IndexError), "zero" (a zero vector without a
-            gradient) or the number of the row that stands for all unknown ids.
+    Args: those of `torch.nn.Embedding`, with its defaults, except
+        sparse: None lets the optimizer decide; True and False mean what they mean in torch.
+        bias: whether to add a learnable vector, as a Dense layer on one-hot vectors would.
+        activation: a function applied to the result.
+        out_of_range: what happens to an id outside [0, num_embeddings): "raise" (an IndexError), "zero" (a zero vector without
+            a gradient) or the number of the row that stands for all unknown ids.
 
-    Raises: those of `torch.nn.Embedding`; TypeError or ValueError for an unusable `bias` or `out_of_range`.
+    Raises: what `torch.nn.Embedding` raises; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
     Example:
         >>> import torch, unhot.torch
@@ -106,7 +106,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         self.out_of_range = check_policy(out_of_range, num_embeddings)
 
     def forward(self, input: Tensor) -> Tensor:
-        """The vectors of the ids in `input`: input.shape + (embedding_dim,)."""
+        """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
         if self.out_of_range == "raise":
             found = self._rows(input)
         else:
@@ -150,11 +150,11 @@ class Embedding(_DecidedLater, nn.Embedding):
         scale_grad_by_freq: bool = False,
         sparse: bool | None = None,
     ) -> Embedding:
-        """As `torch.nn.Embedding.from_pretrained`, but for the default of `sparse`.
+        """`torch.nn.Embedding.from_pretrained` with another default for `sparse`.
 
         Args: those of `torch.nn.Embedding.from_pretrained`.
 
-        Raises: those of `torch.nn.Embedding.from_pretrained`.
+        Raises: what `torch.nn.Embedding.from_pretrained` raises.
 
         Example:
             >>> import torch, unhot.torch
@@ -168,13 +168,13 @@ class Embedding(_DecidedLater, nn.Embedding):
 
     @classmethod
     def from_dense(cls, linear: nn.Linear, **options: Any) -> Embedding:
-        """The embedding that gives what `linear` gives for one-hot vectors; a copy of its weights and bias.
+        """The embedding that returns for ids what `linear` returns for one-hot vectors. Copies its weights and bias.
 
         Args:
-            linear: fed with vectors of as many entries as the embedding has rows.
+            linear: a layer with one input per row of the embedding.
             options: further arguments of `Embedding`.
 
-        Raises: those of `Embedding`.
+        Raises: what `Embedding` raises.
 
         Example:
             >>> import torch, unhot.torch
@@ -192,7 +192,9 @@ class Embedding(_DecidedLater, nn.Embedding):
         return layer
 
     def to_dense(self) -> nn.Linear:
-        """The `nn.Linear` that gives for one-hot vectors what this gives for ids, activation aside; a copy of the weights.
+        """The `nn.Linear` that returns for one-hot vectors what this layer returns for ids, without the activation.
+
+        The weights and the bias are copied.
 
         Example:
             >>> import torch, unhot.torch
@@ -225,10 +227,10 @@ class Embedding(_DecidedLater, nn.Embedding):
 class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
     """`torch.nn.EmbeddingBag`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
-    Args: those of `torch.nn.EmbeddingBag`, with its defaults, but for
-        sparse: None lets the optimizer decide; True and False are torch's.
+    Args: those of `torch.nn.EmbeddingBag`, with its defaults, except
+        sparse: None lets the optimizer decide; True and False mean what they mean in torch.
 
-    Raises: those of `torch.nn.EmbeddingBag`.
+    Raises: what `torch.nn.EmbeddingBag` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -264,7 +266,7 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         self._given_sparse = sparse
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
-        """The pooled vectors of the bags of ids: (bags, embedding_dim)."""
+        """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""
         weight, sparse = self.weight, cast(bool, self._given_sparse)  # None leaves it to the table parameter
         if not isinstance(weight, TableParameter):
             settle_beneath(weight)
@@ -287,11 +289,11 @@ class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
         include_last_offset: bool = False,
         padding_idx: int | None = None,
     ) -> EmbeddingBag:
-        """As `torch.nn.EmbeddingBag.from_pretrained`, but for the default of `sparse`.
+        """`torch.nn.EmbeddingBag.from_pretrained` with another default for `sparse`.
 
         Args: those of `torch.nn.EmbeddingBag.from_pretrained`.
 
-        Raises: those of `torch.nn.EmbeddingBag.from_pretrained`.
+        Raises: what `torch.nn.EmbeddingBag.from_pretrained` raises.
 
         Example:
             >>> import torch, unhot.torch

@@ -1,4 +1,4 @@
-"""The optimizers of `torch.optim`, each with the rule that steps the rows of its tables."""
+"""The optimizers of `torch.optim`, each with the rule that it applies to the rows of its tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unhot.torch.stepping import RowSparse
 
 
 class SGD(RowSparse, torch.optim.SGD):
-    """`torch.optim.SGD`, with momentum, Nesterov, dampening and weight decay; exact for row-sparse gradients.
+    """`torch.optim.SGD`, exact for row-sparse gradients, including momentum, Nesterov, dampening and weight decay.
 
     Args: those of `torch.optim.SGD`.
 
-    Raises: those of `torch.optim.SGD`; ValueError for a table that another optimizer owns.
+    Raises: what `torch.optim.SGD` raises; ValueError for a table that another optimizer owns.
 
     Example:
         >>> import torch, unhot.torch
@@ -40,12 +40,12 @@ class SGD(RowSparse, torch.optim.SGD):
 
 
 class Adagrad(RowSparse, torch.optim.Adagrad):
-    """`torch.optim.Adagrad`; exact for row-sparse gradients.
+    """`torch.optim.Adagrad`, exact for row-sparse gradients.
 
     Args: those of `torch.optim.Adagrad`.
 
-    Raises: those of `torch.optim.Adagrad`; ValueError for a table that another optimizer owns, and, before anything is changed,
-    for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.Adagrad` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
@@ -68,12 +68,12 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
 
 
 class RMSprop(RowSparse, torch.optim.RMSprop):
-    """`torch.optim.RMSprop`, centered and with momentum too; exact for row-sparse gradients.
+    """`torch.optim.RMSprop`, exact for row-sparse gradients, including `centered` and momentum.
 
     Args: those of `torch.optim.RMSprop`.
 
-    Raises: those of `torch.optim.RMSprop`; ValueError for a table that another optimizer owns, and, before anything is changed,
-    for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.RMSprop` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
@@ -97,12 +97,12 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
 
 
 class Adadelta(RowSparse, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`; exact for row-sparse gradients.
+    """`torch.optim.Adadelta`, exact for row-sparse gradients.
 
     Args: those of `torch.optim.Adadelta`.
 
-    Raises: those of `torch.optim.Adadelta`; ValueError for a table that another optimizer owns, and, before anything is
-    changed, for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.Adadelta` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
@@ -133,12 +133,12 @@ def _moments(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Adam(RowSparse, torch.optim.Adam):
-    """`torch.optim.Adam`, AMSGrad too; exact for row-sparse gradients.
+    """`torch.optim.Adam`, exact for row-sparse gradients, including AMSGrad.
 
     Args: those of `torch.optim.Adam`.
 
-    Raises: those of `torch.optim.Adam`; ValueError for a table that another optimizer owns, and, before anything is changed,
-    for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.Adam` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
@@ -159,11 +159,11 @@ class Adam(RowSparse, torch.optim.Adam):
 
 
 class AdamW(RowSparse, torch.optim.AdamW):
-    """`torch.optim.AdamW`, AMSGrad too; exact for row-sparse gradients.
+    """`torch.optim.AdamW`, exact for row-sparse gradients, including AMSGrad.
 
     Args: those of `torch.optim.AdamW`.
 
-    Raises: those of `torch.optim.AdamW`; ValueError for a table that another optimizer owns.
+    Raises: what `torch.optim.AdamW` raises; ValueError for a table that another optimizer owns.
 
     Example:
         >>> import torch, unhot.torch
@@ -183,12 +183,12 @@ class AdamW(RowSparse, torch.optim.AdamW):
 
 
 class Adamax(RowSparse, torch.optim.Adamax):
-    """`torch.optim.Adamax`; exact for row-sparse gradients.
+    """`torch.optim.Adamax`, exact for row-sparse gradients.
 
     Args: those of `torch.optim.Adamax`.
 
-    Raises: those of `torch.optim.Adamax`; ValueError for a table that another optimizer owns, and, before anything is changed,
-    for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.Adamax` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
@@ -208,12 +208,12 @@ class Adamax(RowSparse, torch.optim.Adamax):
 
 
 class NAdam(RowSparse, torch.optim.NAdam):
-    """`torch.optim.NAdam`; exact for row-sparse gradients.
+    """`torch.optim.NAdam`, exact for row-sparse gradients.
 
     Args: those of `torch.optim.NAdam`.
 
-    Raises: those of `torch.optim.NAdam`; ValueError for a table that another optimizer owns, and, before anything is changed,
-    for a coupled weight decay when a row-sparse gradient meets it.
+    Raises: what `torch.optim.NAdam` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
+        coupled weight decay and a row-sparse gradient, before anything is changed.
 
     Example:
         >>> import torch, unhot.torch
