@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,17 @@ def compare(rule: str, dtype: str, ours: list[np.ndarray], theirs: list[np.ndarr
 )
 def test_families_match_the_numpy_rules(rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str) -> None:
     """Lookup, settle and step of a table with deferred rows give the NumPy rules' bits on every instruction set."""
+    check_families(rule, dtype, rows, dim, steps, seed, isa)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_every_rule_on_every_instruction_set(rule: str, isa: str) -> None:
+    for dtype, seed in itertools.product(("float32", "float64"), range(2)):
+        check_families(rule, dtype, 12, 17, 40, seed, isa)
+
+
+def check_families(rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str) -> None:
     table = trained(rule, dtype, rows, dim, steps, seed)
     generator = np.random.default_rng(seed + 1)
     ids = generator.integers(0, rows, size=7)

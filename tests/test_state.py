@@ -160,6 +160,21 @@ def test_a_momentum_that_stands_at_zero_keeps_its_slot(make: Callable[..., Any])
     assert_held(other, held(table))
 
 
+def test_an_amsgrad_maximum_that_is_behind() -> None:
+    """A state from elsewhere may hold less than the second moment: rows at rest take up at the next step what dense ones would."""
+    start = np.arange(8.0).reshape(4, 2)
+    table = unhot.Table.from_array(start, optimizer=unhot.Adam(0.1, amsgrad=True))
+    table.step(np.arange(4), start + 1.0)
+    state = table.state_dict()
+    state["slot.largest_velocity"][...] = 0.0
+    table.load_state_dict(state)
+    table.step([0], np.ones((1, 2)))
+    momentum, velocity = 0.9 * state["slot.momentum"], 0.999 * state["slot.velocity"]
+    moved = 0.1 * np.sqrt(1 - 0.999**2) / (1 - 0.9**2) * momentum / (np.sqrt(velocity) + 1e-7)
+    np.testing.assert_allclose(table.array[1:], (state["weights"] - moved)[1:], rtol=1e-12)
+    np.testing.assert_allclose(table.state_dict()["slot.largest_velocity"][1:], velocity[1:], rtol=1e-12)
+
+
 def test_gradients_that_wait() -> None:
     """A state has no place for them: the error says to step first; loading drops them."""
     table = trained("adam")
