@@ -161,7 +161,7 @@ def test_a_momentum_that_stands_at_zero_keeps_its_slot(make: Callable[..., Any])
 
 
 def test_an_amsgrad_maximum_that_is_behind() -> None:
-    """A state from elsewhere may hold less than the second moment: rows at rest take up at the next step what dense ones would."""
+    """A state from elsewhere may hold less than the second moment, which rows at rest take up as dense ones would."""
     start = np.arange(8.0).reshape(4, 2)
     table = unhot.Table.from_array(start, optimizer=unhot.Adam(0.1, amsgrad=True))
     table.step(np.arange(4), start + 1.0)
