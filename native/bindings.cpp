@@ -105,7 +105,9 @@ void py_measure_extend(Out<double, 2> scale, Out<double, 2> suffix, Out<double, 
                        In<int64_t, 1> panel_of, double height, In<double, 2> to_powers, std::array<double, 3> factors,
                        double rate, const std::vector<double>& centres) {
     const auto ring = static_cast<int64_t>(scale.shape(0));
-    const auto block = suffix.shape(0) ? ring / static_cast<int64_t>(suffix.shape(0)) : 1;
+    check_ring(ring);
+    check(suffix.shape(0) > 0 && suffix.shape(0) <= scale.shape(0), "measure_extend: a suffix for each block");
+    const auto block = ring / static_cast<int64_t>(suffix.shape(0));
     const auto terms = static_cast<int64_t>(to_powers.shape(0));
     check(scale.shape(1) == 3 && polynomial.shape(0) == scale.shape(0) && used.shape(0) == scale.shape(0) &&
               suffix.shape(1) == 3 && static_cast<int64_t>(suffix.shape(0)) * block == ring &&
@@ -118,6 +120,7 @@ void py_measure_extend(Out<double, 2> scale, Out<double, 2> suffix, Out<double, 
                         panel_of.data(), height, to_powers.data(), terms,  factors.data(), rate,
                         centres.data()};
     nb::gil_scoped_release release;
+    check_rows(panel_of.data(), static_cast<int64_t>(panel_of.shape(0)), static_cast<int64_t>(polynomial.shape(1)));
     measure_extend(Ring{ring - 1, block}, scale.data(), suffix.data(), polynomial.data(), used.data(),
                    static_cast<int64_t>(polynomial.shape(1)), static_cast<int64_t>(polynomial.shape(2)), s);
 }
@@ -127,6 +130,7 @@ void py_matrix_coefficients(int64_t block, In<double, 2> entry, In<double, 2> su
     check(block > 0 && static_cast<int64_t>(suffix.shape(0)) * block >= static_cast<int64_t>(entry.shape(0)) &&
               entry.shape(1) == 5 && suffix.shape(1) == 5 && out.shape(0) == steps.shape(0) && out.shape(1) == 8,
           "matrix_coefficients: entries of 5, out of 8 numbers");
+    check_ring(static_cast<int64_t>(entry.shape(0)));
     const Ring ring{static_cast<int64_t>(entry.shape(0)) - 1, block};
     nb::gil_scoped_release release;
     matrix_coefficients(ring, entry.data(), suffix.data(), steps.data(), static_cast<int64_t>(steps.shape(0)), out.data());
@@ -140,6 +144,7 @@ void py_measure_coefficients(int64_t block, In<double, 2> scale, In<double, 2> s
               polynomial.shape(0) == scale.shape(0) && out.shape(0) == steps.shape(0) &&
               out.shape(1) == 7 + polynomial.shape(1) * polynomial.shape(2),
           "measure_coefficients: the history's arrays do not fit together, or out does not fit them");
+    check_ring(static_cast<int64_t>(scale.shape(0)));
     const Ring ring{static_cast<int64_t>(scale.shape(0)) - 1, block};
     nb::gil_scoped_release release;
     measure_coefficients(ring, scale.data(), suffix.data(), polynomial.data(), used.data(),
@@ -191,6 +196,7 @@ struct Table {
     int64_t height, count = 0, lines = 0;  // rows of the table and of the plan, lines of coefficients
 
     Table(nb::tuple rule, const Out<T, 2>& weights, nb::list slots) {
+        check(nb::len(rule) == 4, "a rule is its family, variant, parameters and table");
         job.rule.family = nb::cast<int>(rule[0]);
         job.rule.variant = nb::cast<int>(rule[1]);
         const auto parameters = nb::cast<In<double, 1>>(rule[2], false);
@@ -201,6 +207,7 @@ struct Table {
         check(static_cast<int64_t>(parameters.shape(0)) == need.parameters, "the rule has not as many parameters");
         if (job.rule.family == kCrossing) {
             const auto sums = nb::cast<In<double, 2>>(rule[3], false);
+            check_ring(static_cast<int64_t>(sums.shape(0)));
             check(static_cast<double>(sums.shape(0)) == parameters.data()[3] + 1 && sums.shape(1) == 3,
                   "the rule's table has another size");
             job.rule.table = sums.data();
@@ -245,6 +252,8 @@ struct Table {
     void check_numbers(int64_t places) const {
         check_rows(job.rows, count, height);
         if (job.which) check_lines(job.which, count, lines);
+        if (job.which && job.rule.family == kMeasure)
+            check_terms(static_cast<const T*>(job.coefficients), lines, job.width, job.rule.parameters[2]);
         if (job.starts) check_plan(job.order, places, job.starts, count);
     }
 

@@ -44,6 +44,22 @@ inline void check_rows(const int64_t* rows, int64_t count, int64_t limit) {
     if (outside(rows, count, limit) >= 0) throw std::out_of_range("a row number lies outside of the table");
 }
 
+// A ring has a power of two of entries.
+inline void check_ring(int64_t entries) {
+    check(entries > 0 && (entries & (entries - 1)) == 0, "a history's entries must be a power of two");
+}
+
+// Whether each line of the step measure says to use 1 to `most` terms.
+template <typename T>
+inline void check_terms(const T* lines, int64_t count, int64_t width, double most) {
+    bool good = true;
+    for (int64_t k = 0; k < count; ++k) {
+        const auto used = static_cast<double>(lines[k * width + 6]);
+        good &= used >= 1 && used <= most;  // not so for a NaN
+    }
+    check(good, "a line of coefficients has more terms than the rule");
+}
+
 // Whether `which` names lines of which there are so many, or -1.
 inline void check_lines(const int32_t* which, int64_t count, int64_t lines) {
     bool bad = false;

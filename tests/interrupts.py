@@ -15,20 +15,22 @@ from typing import Any
 import unhot
 
 PACKAGE = str(Path(unhot.__file__).parent)
+OURS = (PACKAGE,)
+"""The files at whose bytecodes exceptions are raised."""
 
 
 class Interrupted(BaseException):
     """What a handler raises, as KeyboardInterrupt is."""
 
 
-def before_bytecode(work: Callable[[], object], at: int, handler: Callable[[], object]) -> bool:
+def before_bytecode(work: Callable[[], object], at: int, handler: Callable[[], object], files: tuple[str, ...] = OURS) -> bool:
     """Call `work`, and `handler` before the bytecode number `at` of the package's; whether there is such a one."""
     left, called = at, False
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left, called
         if event == "call":
-            if called or not frame.f_code.co_filename.startswith(PACKAGE):
+            if called or not frame.f_code.co_filename.startswith(files):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode" and not called:
@@ -47,25 +49,27 @@ def before_bytecode(work: Callable[[], object], at: int, handler: Callable[[], o
     return called
 
 
-def interrupted(work: Callable[[], object], at: int) -> bool:
+def interrupted(work: Callable[[], object], at: int, files: tuple[str, ...] = OURS) -> bool:
     """Call `work`, with an exception before the bytecode number `at` of the package's; whether there is such a one."""
 
     def interrupt() -> None:
         raise Interrupted
 
     try:
-        before_bytecode(work, at, interrupt)
+        before_bytecode(work, at, interrupt, files)
     except Interrupted:
         return True
     return False
 
 
-def everywhere(prepare: Callable[[], Any], work: Callable[[Any], object], stride: int = 1) -> Iterator[Any]:
+def everywhere(
+    prepare: Callable[[], Any], work: Callable[[Any], object], stride: int = 1, files: tuple[str, ...] = OURS
+) -> Iterator[Any]:
     """What `prepare` makes, after `work` on it was interrupted at each bytecode in turn, or at every `stride`-th."""
     at = 0
     while True:
         subject = prepare()
-        if not interrupted(lambda subject=subject: work(subject), at):
+        if not interrupted(lambda subject=subject: work(subject), at, files):
             assert at > 20, "there is nothing to interrupt"
             return
         yield subject

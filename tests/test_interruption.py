@@ -6,11 +6,15 @@ So after each one the table is trained on and compared with dense float64 traini
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from operator import call
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from conformance.dense import RULES as DENSE
 from interrupts import Interrupted, before_bytecode, everywhere
 
 import unhot
+from unhot.atomic import Version
 
 ROWS, DIM = 12, 2
 LIMIT = 20.0
@@ -250,27 +255,109 @@ def test_a_step_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     as_dense(table, case.dense([*case.first, *THEN]))
 
 
-def test_a_handler_may_use_the_table() -> None:
-    """At any moment of a lookup, step or settling, a handler may look up, save or settle the same table."""
-    case, now = Case("Adam"), batch(50)
+WORKS: dict[str, Callable[[unhot.Table], object]] = {
+    "step": lambda table: table.step(*batch(50)),
+    "array": lambda table: table.array,
+    "settle": lambda table: table.settle(),
+    "state_dict": lambda table: table.state_dict()["weights"],
+    "lookup": lambda table: table.lookup(np.arange(ROWS)),
+    "deepcopy": copy.deepcopy,
+}
+HANDLERS: dict[str, Callable[[unhot.Table], object]] = {
+    "looks": lambda table: table.lookup([1, 2]),
+    "saves": lambda table: table.state_dict(),
+    "steps": lambda table: table.step(*batch(51)),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("work", WORKS)
+def test_a_handler_may_use_the_table(work: str, handler: str) -> None:
+    """At any moment a handler may look up, save or step the table; what it interrupted is still of whole steps."""
+    case = Case("Adam")
     before = case.table(case.first)
-    expected = case.dense([*case.first, now, *THEN])
-    weights = case.dense(case.first), case.dense([*case.first, now])
-    for at in range(0, 4000, 23):
-        table = copy.deepcopy(before)
-        if not before_bytecode(lambda table=table: table.step(*now), at, lambda table=table: use(table, weights)):
+    orders = [[batch(51)], [batch(50), batch(51)], [batch(51), batch(50)]] if handler == "steps" else [[], [batch(50)]]
+    ends = [case.dense([*case.first, *steps, *THEN]) for steps in orders]
+    shown = [case.dense(case.first), case.dense([*case.first, batch(51)])]
+    for at in range(0, 6000, 29):
+        table, found = copy.deepcopy(before), []
+        if not before_bytecode(
+            lambda table=table, found=found: found.append(WORKS[work](table)), at, lambda table=table: HANDLERS[handler](table)
+        ):
             break
+        if isinstance(found[0], unhot.Table):
+            found[0] = found[0].array
+        if found[0] is not None:
+            assert any(np.allclose(found[0], weights, rtol=1e-9) for weights in shown)
         for each in THEN:
             table.step(*each)
-        as_dense(table, expected)
+        assert any(np.allclose(table.array, weights, rtol=1e-9, atol=1e-12) for weights in ends)
     else:
-        raise AssertionError("the step has no end")
+        raise AssertionError("there is no end")
 
 
-def use(table: unhot.Table, weights: tuple[np.ndarray, np.ndarray]) -> None:
-    made = table.clock - 15
-    np.testing.assert_allclose(table.lookup([1, 2]), weights[made][[1, 2]], rtol=1e-9)
-    np.testing.assert_allclose(table.state_dict()["weights"], weights[made], rtol=1e-9)
+def test_a_handler_that_steps_takes_the_gradients_that_wait() -> None:
+    """They are used once: by its step or by the interrupted one."""
+    new = lambda: unhot.Table(5, 1, optimizer=unhot.SGD(1.0), init="zeros", dtype="float64")  # noqa: E731
+    for at in range(0, 3000, 7):
+        table = new()
+        table.accumulate([3], [[1.0]])
+        step = lambda row, table=table: table.step([row], [[1.0]])  # noqa: E731
+        if not before_bytecode(lambda step=step: step(2), at, lambda step=step: step(1)):
+            return
+        np.testing.assert_array_equal(table.array[:, 0], [0, -1, -1, -1, 0])
+    raise AssertionError("the step has no end")
+
+
+def test_ids_that_change_while_they_are_looked_up() -> None:
+    """What is kept of a lookup for the next one belongs to the ids that it was found for."""
+    before = Case("Adam").table(Case("Adam").first)
+    expected = before.array
+    for at in range(0, 3000, 5):
+        table, ids = copy.deepcopy(before), np.array([1, 2])
+        going_on = before_bytecode(
+            lambda table=table, ids=ids: table.lookup(ids), at, lambda ids=ids: ids.__setitem__(slice(None), [4, 5])
+        )
+        np.testing.assert_allclose(table.lookup([4, 5]), expected[[4, 5]], rtol=1e-12)
+        if not going_on:
+            return
+    raise AssertionError("the lookup has no end")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs signals")
+def test_a_change_that_is_refused_while_a_signal_waits() -> None:
+    """Its number stays, so that the table is not refused afterwards."""
+
+    def handler(*_: Any) -> None:
+        raise Interrupted
+
+    version = Version()
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        refuse = partial(deque, map(call, [partial(os.kill, os.getpid(), signal.SIGALRM), partial(int, "no number")]))
+        with pytest.raises((Interrupted, ValueError)):
+            version.change(0, [refuse])
+    except Interrupted:  # right after
+        pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert version.number == 0
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_numpys_error_settings(name: str) -> None:
+    """Underflow is part of the arithmetic of decays: `np.seterr(all="raise")` changes nothing."""
+    case = Case(name)
+    tables = []
+    for setting in ("raise", "ignore"):
+        with np.errstate(all=setting):
+            table = case.table([])
+            table.optimizer.learning_rate = 1e-3
+            for i in range(1500):
+                table.step([i % 3], np.full((1, DIM), 1e-3))
+            table.lookup(np.arange(ROWS))
+            tables.append(table.array)
+    np.testing.assert_array_equal(*tables)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")

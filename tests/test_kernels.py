@@ -268,15 +268,17 @@ def test_native_arguments_are_checked() -> None:
 def with_one_changed(arguments: list[Any]) -> Iterator[list[Any]]:
     """The arguments with one of their arrays cut short, or one number of it far outside: in each place in turn."""
     for i, argument in enumerate(arguments):
-        if isinstance(argument, tuple | list):
+        if isinstance(argument, tuple | list) and argument:
+            yield [*arguments[:i], argument[:-1], *arguments[i + 1 :]]
             for part in with_one_changed(list(argument)):
                 yield [*arguments[:i], type(argument)(part), *arguments[i + 1 :]]
         elif isinstance(argument, np.ndarray) and argument.size:
-            yield [*arguments[:i], argument[:-1].copy(), *arguments[i + 1 :]]
+            for cut in (argument[:-1], argument[:0]):
+                yield [*arguments[:i], cut.copy(), *arguments[i + 1 :]]
             if argument.ndim > 1:
                 yield [*arguments[:i], np.ascontiguousarray(argument[:, :-1]), *arguments[i + 1 :]]
             if argument.dtype in (np.int64, np.int32):
-                for value in (1000, -1000):
+                for value in (10**9, -1000):
                     changed = argument.copy()
                     changed[len(changed) // 2] = value
                     yield [*arguments[:i], changed, *arguments[i + 1 :]]

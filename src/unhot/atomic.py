@@ -22,13 +22,30 @@ Call = Callable[[], object]
 """A C function with its arguments, as `functools.partial` makes one.
 
 A function in Python would have bytecodes of its own, and so have NumPy's with a dispatcher (`np.copyto`); where NumPy makes an
-array of a list, it looks for signals.  What assigns is `operator.setitem`, and what is assigned an array or a number.
+array of a list, it looks for signals; and its arithmetic may be told to raise errors (`np.seterr`).  What assigns is
+`operator.setitem`, and what is assigned an array that is ready, or a number.
 """
 
 
 def together(calls: Iterable[Call]) -> None:
     """Make the calls, one after the other, with nothing in between."""
     deque(map(call, calls), maxlen=0)
+
+
+def within(enter: Call, work: Callable[[], T], leave: Call) -> T:
+    """`work()`, between two calls of C functions, of which the second is made however it ends.
+
+    Not a `with` statement: an exception that comes at one of its bytecodes after the block would pass over the end.
+    """
+    entered: list[None] = []
+    calls: tuple[Call, ...] = (enter, partial(entered.append, None), work, leave, entered.clear)
+    try:
+        results: list[object] = list(map(call, calls))
+        return cast(T, results[2])
+    except BaseException:
+        if entered:
+            leave()
+        raise
 
 
 class Version:
@@ -50,18 +67,20 @@ class Version:
 
         The first call may refuse, by an error, as long as it has then changed nothing.
         """
-        done: list[None] = []
-        note = partial(done.append, None)
+        # Lists, whose truth is told by a bytecode at which no handler runs; after a call one may, and the number be lost.
+        taken: list[None] = []
+        begun: list[None] = []
         first, *others = calls
+        changes: list[Call] = [partial(taken.append, None), first, partial(begun.append, None), *others]
         try:
-            together(
-                [partial(self._numbers.remove, since), note, first, note, *others, partial(self._numbers.append, since + 1)]
-            )
+            together([partial(self._numbers.remove, since), *changes, partial(self._numbers.append, since + 1)])
         except BaseException as error:
-            if not done and isinstance(error, ValueError) and self.number != since:  # an error of `remove`
+            if taken:
+                if not begun:
+                    self._numbers.append(since)
+                raise
+            if isinstance(error, ValueError) and self.number != since:  # an error of `remove`
                 return False
-            if len(done) == 1:
-                self._numbers.append(since)
             raise
         return True
 
@@ -77,24 +96,13 @@ class Lock:
         Lock._all.add(weakref.ref(self, Lock._all.discard))
 
     def holding(self, work: Callable[[], T]) -> T:
-        """`work()`, with the lock held.
-
-        Not a `with` statement, whose bytecodes after the block would be the place of an exception that leaves the lock taken.
-        """
+        """`work()`, with the lock held."""
         lock = self._lock
-        taken: list[None] = []
-        try:
-            calls: tuple[Call, ...] = (lock.acquire, partial(taken.append, None), work, lock.release, taken.clear)
-            results: list[object] = list(map(call, calls))
-            return cast(T, results[2])
-        except BaseException:
-            if taken:
-                lock.release()
-            raise
+        return within(lock.acquire, work, lock.release)
 
 
 def _open_all() -> None:
-    for reference in Lock._all:
+    for reference in tuple(Lock._all):
         lock = reference()
         if lock is not None:
             lock._lock = threading.RLock()  # the thread that held the other is not there in the child

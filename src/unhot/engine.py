@@ -22,6 +22,7 @@ from unhot.rules import Hyper, Optimizer, Recurrence
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+Batch = tuple[Array, Array, Sequence[Call]]
 
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
@@ -154,6 +155,7 @@ class Engine:
             ids[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
         self.kernels.pool(values, ids, starts, factors, mode, out)
 
+    @np.errstate(all="ignore")
     def _lateness(self, ids: Array, version: int) -> Lateness:
         """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
         assert self.rule is not None
@@ -161,9 +163,10 @@ class Engine:
         known = self._looked_up
         if known is not None and known.version == version and self.kernels.same(known.ids, ids):
             return known
-        plan = self.kernels.group(ids, self.last)
+        own = self.kernels.copied(ids)  # first: whoever holds the ids may change them meanwhile
+        plan = self.kernels.group(own, self.last)
         steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
-        late = Lateness(version, self.kernels.copied(ids), plan, which, self.rule.coefficients(steps))
+        late = Lateness(version, own, plan, which, self.rule.coefficients(steps))
         self._looked_up = late
         return late
 
@@ -184,11 +187,14 @@ class Engine:
         if self._followed is not None and self._followed[0] == types and self._followed[1] == values:
             return self._followed[2]
         self._followed = None
-        clock = self.clock
-        if clock + 1 >= 1 << 32:
-            raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {clock:,}.")
-        hyper = optimizer.read(clock + 1)
-        if self.clock != clock:
+        for _ in range(8):
+            clock = self.clock
+            if clock + 1 >= 1 << 32:
+                raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {clock:,}.")
+            hyper = optimizer.read(clock + 1)
+            if self.clock == clock:
+                break
+        else:
             raise RuntimeError("the table was stepped by its own learning rate, which may read the table, but not change it.")
         assert self.rule is not None
         optimizer.require_range(hyper, self.rule.dtype)
@@ -218,16 +224,24 @@ class Engine:
                 f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
             )
 
-    def step(self, ids: Array, gradients: Array, hyper: Hyper, also: Sequence[Call] = ()) -> None:
-        """Make the step whose flat ids, (n, dim) gradients and hyperparameters are known to be good, together with `also`."""
-        rule = self.rule
-        assert rule is not None
-        if self.last is None and rule.defers(hyper):
-            self._change(partial(self._deferring, rule, hyper))
-        self._sweep(rule)  # if the last step's was interrupted
-        if rule.reopened(self.clock + 1, hyper):
-            self._change(lambda: rule.reopened(self.clock + 1, hyper))
-        self._change(lambda: [*self._step(rule, ids, gradients, hyper), *also])
+    @np.errstate(all="ignore")
+    def step(self, batch: Callable[[], Batch], follow: Callable[[], Hyper]) -> None:
+        """Make a step of what `batch` gives: flat ids, (n, dim) gradients, and the calls to be made together with it.
+
+        `follow` gives the step's hyperparameters.  Both are asked again if a signal's handler steps the table meanwhile.
+        """
+        while True:
+            clock, hyper = self.clock, follow()
+            rule = self.rule
+            assert rule is not None
+            if self.last is None and rule.defers(hyper):
+                self._change(partial(self._deferring, rule, hyper))
+            self._sweep(rule)  # if the last step's was interrupted
+            if rule.reopened(clock + 1, hyper):
+                self._change(partial(rule.reopened, clock + 1, hyper))
+            version = self._whole()
+            if self.clock == clock and self._version.change(version, self._step(rule, batch(), hyper, version)):
+                break
         self._sweep(rule)
 
     def _change(self, prepare: Callable[[], list[Call]]) -> None:
@@ -243,18 +257,19 @@ class Engine:
         last = self.kernels.clocks(len(self.weights), self.clock)
         return [partial(setattr, self, "last", last), self._sweeps_begin(), *rule.restart(self.clock, hyper.momentum)]
 
-    def _step(self, rule: Recurrence, ids: Array, gradients: Array, hyper: Hyper) -> list[Call]:
+    def _step(self, rule: Recurrence, batch: Batch, hyper: Hyper, version: int) -> list[Call]:
         """What makes a step: rows, history and clock."""
+        ids, gradients, also = batch
         now = self.clock + 1
         scalars = rule.scalars(now, hyper)
         clock = partial(setattr, self, "clock", now)
         if self.last is None:
             plan = self.kernels.group(ids)
             rows = self.kernels.step(rule, self.state, None, plan, None, scalars[:0], scalars, gradients, now)
-            return [*rows, clock]
-        _, _, plan, which, coefficients = self._lateness(ids, self._whole())
+            return [*rows, clock, *also]
+        _, _, plan, which, coefficients = self._lateness(ids, version)
         rows = self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
-        return [*rows, *rule.advance(now, hyper), clock, partial(setattr, self, "behind", True)]
+        return [*rows, *rule.advance(now, hyper), clock, partial(setattr, self, "behind", True), *also]
 
     def _sweep(self, rule: Recurrence) -> None:
         """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
@@ -271,6 +286,7 @@ class Engine:
         """Apply the deferred steps of the distinct `rows`."""
         self._change(partial(self._settling, rows))
 
+    @np.errstate(all="ignore")
     def _settling(self, rows: Array) -> list[Call]:
         """What applies the deferred steps of the distinct `rows`, if there are any."""
         if not self.behind:

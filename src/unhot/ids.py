@@ -147,6 +147,8 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
     """
     flat = for_kernels(ids).reshape(-1)
     wide = widened(flat)
+    if np.may_share_memory(wide, ids):
+        wide = wide.copy()  # whoever holds the given ones may change them between this check and the kernels
     if flat.size == 0:
         return wide, None
     first = active.outside(wide, rows)

@@ -54,7 +54,7 @@ class Shared:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._read(lambda _: copy.deepcopy(self._held()))
+        return self._read(lambda _: copy.deepcopy(self._held(), {id(self): self}))  # which a learning rate may hold
 
     def _held(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}

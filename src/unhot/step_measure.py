@@ -22,7 +22,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import ceil, exp, expm1, log, sqrt
-from operator import imul, setitem
+from operator import setitem
 from typing import Any
 
 import numpy as np
@@ -281,9 +281,10 @@ class MeasureHistory(WindowedHistory):
 
     def _fold(self, a: int) -> list[Call]:
         factors, entries = self.suffix[a].copy(), slice(a * BLOCK, (a + 1) * BLOCK)
+        panels = self.polynomial[entries, :, 1:]
         return [
-            partial(imul, self.scale[entries], factors),
-            partial(imul, self.polynomial[entries, :, 1:], factors[0]),
+            partial(setitem, self.scale, entries, self.scale[entries] * factors),
+            partial(setitem, panels, ..., panels * factors[0]),
             partial(setitem, self.suffix, a, 1.0),
         ]
 
@@ -296,7 +297,8 @@ class MeasureHistory(WindowedHistory):
             first = float(1 << power) if power >= 0 else self._settled
             edges, points = self.panels.edges, self.panels.points
             spans = zip(edges[:-1], edges[1:], self.panels.centres, strict=True)
-            self._terms_from[power] = min(self.terms, max(points.terms(first, *span) for span in spans))
+            found = min(self.terms, max(points.terms(first, *span) for span in spans))
+            self._terms_from = {**self._terms_from, power: found}  # a new one: another thread may be copying the old one
         return self._terms_from[power]
 
     def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:

@@ -14,12 +14,12 @@ from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.bags import as_bags, as_sparse
 from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
-from unhot.engine import Engine, recurrence
+from unhot.engine import Batch, Engine, recurrence
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
 from unhot.outputs import as_output, target_of
-from unhot.rules import Optimizer
+from unhot.rules import Hyper, Optimizer
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
 
@@ -301,6 +301,20 @@ class Table(Shared):
         self._lock.holding(partial(self._step, optimizer, given))
 
     def _step(self, optimizer: Optimizer, given: list[tuple[Array, Array]]) -> None:
+        engine = self._engine
+
+        def follow() -> Hyper:
+            hyper = engine.follow(optimizer)
+            if self._engine is not engine:
+                raise RuntimeError(
+                    "a state was loaded by the table's own learning rate, which may read the table, but not change it."
+                )
+            return hyper
+
+        engine.step(partial(self._batch, given), follow)
+
+    def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
+        """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
         waiting = self._pending.copy()
         batches = [*waiting, *given]
         if len(batches) == 1:
@@ -308,13 +322,7 @@ class Table(Shared):
         else:
             ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
             gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
-        engine, used = self._engine, partial(self._pending.__delitem__, slice(len(waiting)))
-        hyper = engine.follow(optimizer)
-        if self._engine is not engine:
-            raise RuntimeError(
-                "a state was loaded by the table's own learning rate, which may read the table, but not change it."
-            )
-        engine.step(ids, gradients, hyper, also=[used])
+        return ids, gradients, [partial(self._pending.__delitem__, slice(len(waiting)))]
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:

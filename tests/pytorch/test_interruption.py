@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,27 @@ def test_a_step(name: str, kernels: str, others: ThreadPoolExecutor, monkeypatch
             assert torch.allclose(table.weight.detach(), found[i], rtol=1e-12)
             seen.add((i, torch.allclose(found[i], made[i], rtol=1e-9)))
     assert seen == {(0, False), (0, True), (1, False), (1, True)}
+
+
+def test_a_step_where_a_mode_is_told_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default device is a mode, whose Python code would otherwise run in the midst of a change."""
+    monkeypatch.setenv(KERNELS, "torch")
+    before = ours("AdamW", 1)
+    without, made = looked_up(stock("AdamW", 1, 2)), looked_up(stock("AdamW", 1, 2, 4))
+
+    def prepare() -> Pair:
+        pair = copy.deepcopy(before)
+        train(pair, 2)
+        backward(pair, 4)
+        return pair
+
+    torch.set_default_device("cpu")
+    try:
+        for pair in everywhere(prepare, lambda pair: pair[1].step(), 61, files=(str(Path(torch.__file__).parent / "utils"),)):
+            for found, *candidates in zip(looked_up(pair), without, made, strict=True):
+                assert is_one_of(found, candidates)
+    finally:
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize("first", [False, True])

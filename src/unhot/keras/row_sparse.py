@@ -186,10 +186,10 @@ class RowSparse:
             variables = [variable for _, variable in others]
             this._apply_weight_decay(variables)
             this._backend_update_step(clipped[len(rows) :], variables, rate)
-        else:
-            self._no_dense_step()
         for (gradient, _, table), values in zip(rows, clipped, strict=False):
             table.make_step(gradient.with_values(values))
+        if not others:
+            self._no_dense_step()
 
     @property
     def _clips(self) -> bool:

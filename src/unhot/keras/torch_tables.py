@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -262,7 +263,8 @@ class Training(RowTraining):
         assert engine is not None
         assert parameter is not None
         values = gradient.values.to(self._weights.dtype).contiguous()
-        engine.step(place.view(gradient.ids), place.view(values), self._hyper)
+        ids, rows = place.view(gradient.ids), place.view(values)
+        place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
     def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Any]) -> Engine:

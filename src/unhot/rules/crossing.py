@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil, log
-from operator import iadd, imul, setitem
+from operator import setitem
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,12 @@ class CrossingHistory(WindowedHistory):
         window, notes = self.reach(rate)
         first = max(self.origin, step - window) // BLOCK
         factors = np.array((beta, self.beta_2))
-        calls = [partial(imul, self.scale[a:b], factors) for _, a, b in self.spans(first * BLOCK, step)]
-        calls += [partial(imul, self.suffix[a:b], factors) for a, b in self.closed_blocks(first)]
+        decayed = [self.scale[a:b] for _, a, b in self.spans(first * BLOCK, step)]
+        decayed += [self.suffix[a:b] for a, b in self.closed_blocks(first)]
+        calls: list[Call] = [partial(setitem, part, ..., part * factors) for part in decayed]
         for t, a, b in self.spans(step - window, step):
-            terms = self._terms[len(self._terms) - (step - t) :][: b - a]
-            calls.append(partial(iadd, self.sums[a:b, :2], (rate * (self.scale[a:b, :1] * beta)) * terms))
+            terms, sums = self._terms[len(self._terms) - (step - t) :][: b - a], self.sums[a:b, :2]
+            calls.append(partial(setitem, sums, ..., sums + (rate * (self.scale[a:b, :1] * beta)) * terms))
         log_beta = self._log_beta + log(max(beta, 1e-300))
         return [
             *calls,
@@ -85,7 +86,7 @@ class CrossingHistory(WindowedHistory):
 
     def _fold(self, a: int) -> list[Call]:
         entries = self.scale[a * BLOCK : (a + 1) * BLOCK]
-        return [partial(imul, entries, self.suffix[a].copy()), partial(setitem, self.suffix, a, 1.0)]
+        return [partial(setitem, entries, ..., entries * self.suffix[a]), partial(setitem, self.suffix, a, 1.0)]
 
     def compose(self, steps: Array) -> Array:
         """(beta_1's product, beta_2's power) of `steps`, carried to now: (len(steps), 2)."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 from unhot import arrays
 from unhot.ids import in_range
 from unhot.kernels import active
+from unhot.torch._private import without_modes
 from unhot.torch.kernels import TorchKernels
+
+T = TypeVar("T")
 
 
 class Placement(Protocol):
@@ -34,6 +38,9 @@ class Placement(Protocol):
 
     def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
         """Raise IndexError if one of the flat ids lies outside [0, rows); its message tells where, in ids of that shape."""
+
+    def alone(self, change: Callable[[], T]) -> T:
+        """`change()`, whose calls of C functions run no Python code."""
 
 
 class Host:
@@ -60,6 +67,9 @@ class Host:
         if self.kernels.outside(flat, rows) >= 0:
             in_range(flat.reshape(shape), rows, "raise")  # says which
 
+    def alone(self, change: Callable[[], T]) -> T:
+        return change()
+
 
 class Device:
     """Tensors of any device, worked on by torch's operations."""
@@ -82,6 +92,9 @@ class Device:
     def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
         if self.kernels.outside(flat, rows) >= 0:
             in_range(flat.cpu().numpy().reshape(shape), rows, "raise")  # says which
+
+    def alone(self, change: Callable[[], T]) -> T:
+        return without_modes(change)
 
 
 KERNELS = "UNHOT_TORCH_KERNELS"

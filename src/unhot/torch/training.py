@@ -156,7 +156,7 @@ class RowTraining:
     def _settle(self) -> None:
         if self.engine is not None:
             with unseen():
-                self.engine.settle_all()
+                self._place.alone(self.engine.settle_all)
 
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
@@ -168,7 +168,7 @@ class RowTraining:
         _, flat = self._place.copied(ids)
         self._place.require_rows(flat, len(self._weights), ids.shape)
         if engine is not None:
-            engine.settle(engine.kernels.group(flat).rows)
+            self._place.alone(partial(engine.settle, engine.kernels.group(flat).rows))
 
     def release(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
@@ -200,7 +200,7 @@ class RowTraining:
                 calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
         if not written:
             calls.append(partial(setattr, self, "_exported", engine.clock))
-        together(calls)
+        self._place.alone(partial(together, calls))
         if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
             state.pop("momentum_buffer", None)
             self.engine = None
@@ -255,7 +255,8 @@ class RowTraining:
             values = values.detach()
         ids = place.view(gradient._indices()).reshape(-1)
         place.require_rows(ids, len(engine.weights), ids.shape)
-        engine.step(ids, place.view((-values if maximize else values).contiguous()), self._hyper)
+        rows = place.view((-values if maximize else values).contiguous())
+        place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
     def _bind(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> None:
