@@ -17,9 +17,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run every case, not the fast set alone (see tests/selection.py)")
 
 
+def all_asked_for(config: pytest.Config) -> bool:
+    """By the option, or by the names of tests."""
+    return config.getoption("--all") or any("::" in argument for argument in config.args)
+
+
+@pytest.fixture(scope="session")
+def everything(pytestconfig: pytest.Config) -> bool:
+    """Whether all is asked for: a test that tries many moments or values takes some of them in the fast set."""
+    return all_asked_for(pytestconfig)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is slow, unless all was asked for, or the tests by name."""
-    if config.getoption("--all") or any("::" in argument for argument in config.args):
+    """Leaves out what is slow, unless all was asked for."""
+    if all_asked_for(config):
         return
     left_out = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=left_out)

@@ -9,6 +9,8 @@ tests named.  A test is in the fast set unless it has the mark `slow`.  It gets 
   occur (`by=2`), or each value (`by=1`); the others are slow.  So whatever is added to the registry, to the streams or to
   another axis is covered from then on, in combination with each value of every other axis.
 
+A test that goes through many moments or values takes fewer of them in the fast set: the fixture `everything` tells which it is.
+
     @pytest.mark.parametrize(("rule", "stream"), product(RULES, STREAMS), ids=label)
     def test_something(rule, stream): ...
 """
