@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from unittest import mock
 
 import keras
 import numpy as np
 from keras import ops
+from selection import slow, some
 
 from unhot.keras.backends import port
 
 BACKEND = keras.backend.backend()
 IDS = np.array([[3, 0, 7, 3], [39, 1, 0, 0]], dtype="int32")
 FIT: dict[str, Any] = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
+
+
+def few(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
+    """`some`, but on torch all: there no case takes a second, where elsewhere it waits for several to compile a model."""
+    values = list(values)
+    return some(values, values if BACKEND == "torch" else fast)
+
+
+def slow_but_on_torch(test: Any) -> Any:
+    """For a test without parameters, or a class of tests."""
+    return test if BACKEND == "torch" else slow(test)
 
 
 def numbers(tensor: Any) -> Any:

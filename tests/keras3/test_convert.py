@@ -79,7 +79,10 @@ def test_one_hot_and_dense(name: str, options: dict[str, Any]) -> None:
     assert_equal(model, converted, ids_for(CHAINS[name][0]), exact="one_hot" in name and not options)
 
 
-@pytest.mark.parametrize("name", some(CHAINS, ["ops.one_hot", "ops.multi_hot", "one_hot of a scalar", "count"]))
+LEARNING = ["ops.one_hot", "ops.multi_hot", "one_hot of a scalar", "count"]
+
+
+@pytest.mark.parametrize("name", some(CHAINS, LEARNING if BACKEND == "torch" else LEARNING[::3]))
 def test_one_hot_and_dense_learn_the_same(name: str) -> None:
     """Repeated ids in a sample and in a batch too, and rows that rest."""
     shape, _ = CHAINS[name]
@@ -112,15 +115,19 @@ def test_ids_out_of_range(mode: str, bad: int) -> None:
     model = keras.Sequential([keras.Input((N,), dtype="int32"), one_hot_of(mode), dense(activation="relu")])
     converted, _ = unhot.keras.convert(model)
     ids = np.array([[1, bad, 1, 2]], dtype="int32")
-    bias = model.get_layer("dense").get_weights()[1]
+    kernel, bias = model.get_layer("dense").get_weights()
     if mode == "one_hot":
         np.testing.assert_array_equal(predict(converted, ids)[0, 1], np.maximum(bias, 0))
     try:
         predict(model, ids)
     except Exception:  # each backend has its own
         assert BACKEND != "jax"
-        return
-    assert_equal(model, converted, ids, exact=False)
+        hot = ids[0, :, None] == np.arange(V)  # no row: no hot element
+        hot = {"one_hot": hot, "multi_hot": hot.any(axis=0), "count": hot.sum(axis=0)}[mode]
+        expected = np.maximum(hot @ kernel + bias, 0)
+        np.testing.assert_allclose(predict(converted, ids)[0], expected, rtol=0, atol=2 * N * (N + 1) * EPSILON)
+    else:
+        assert_equal(model, converted, ids, exact=False)
 
 
 def test_sequential() -> None:

@@ -17,12 +17,15 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from selection import slow
 
 import unhot.keras
 
+from .calls import BACKEND, few
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BOTH_WAYS = Path(__file__).parents[1] / "both_ways"
-TENSORFLOW = keras.backend.backend() == "tensorflow"
+TENSORFLOW = BACKEND == "tensorflow"
 STEPS = 20
 ROUNDING = STEPS * 0.1 * 2.0**-24 / (1 - 0.999)
 """Keras's Adam forms 1 - beta_2^t in float32, and so is off by that part of a step of 0.1 at first, and by less later."""
@@ -66,10 +69,13 @@ def _float64() -> Iterator[None]:
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("keras_text", {"samples": 3072, "rows": 5000, "epochs": 3}),
-        ("keras_flights", {"samples": 4096, "room": 1000, "epochs": 3}),
-    ],
+    few(
+        [
+            ("keras_text", {"samples": 3072, "rows": 5000, "epochs": 3}),
+            ("keras_flights", {"samples": 4096, "room": 1000, "epochs": 3}),
+        ],
+        [("keras_text", {"samples": 3072, "rows": 5000, "epochs": 3})],
+    ),
 )
 def test_both_ways(name: str, options: dict[str, Any], example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     if TENSORFLOW:  # Keras's Adam there takes the betas as float32, so these are such
@@ -92,11 +98,12 @@ def test_csv_example(example: Any, capsys: Any) -> None:
     assert f"{error:.3f}" in capsys.readouterr().out
 
 
-def test_repeated_ids(example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@(slow if BACKEND == "jax" else lambda test: test)  # there is nothing to see, and much to compile
+def test_repeated_ids(example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, everything: bool) -> None:
     """On TensorFlow, Keras's Embedding ends elsewhere with all settings but SGD and Lion; unhot's nowhere."""
     script = example("keras_repeated_ids")
     assert len(script.SETTINGS) == 12
-    if not TENSORFLOW:  # to save time where there is nothing to see
+    if not (TENSORFLOW and everything):  # to save time
         monkeypatch.setattr(script, "SETTINGS", [each for each in script.SETTINGS if each[0] in ("SGD", "Adagrad")])
     smallest, differences = script.main(steps=STEPS, rows=100, dim=4)
     np.testing.assert_allclose(smallest["one-hot x Dense"], [0.3, 0.3], atol=1e-3)

@@ -82,7 +82,7 @@ def courses(name: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step(name: str, others: ThreadPoolExecutor) -> None:
+def test_a_step(name: str, others: ThreadPoolExecutor, everything: bool) -> None:
     expected = courses(name)
 
     def prepare() -> keras.Model:
@@ -91,7 +91,7 @@ def test_a_step(name: str, others: ThreadPoolExecutor) -> None:
         return made
 
     seen = set()
-    for made in everywhere(prepare, lambda made: train(made, 4), 43):
+    for made in everywhere(prepare, lambda made: train(made, 4), 43 if everything else 97):
         others.submit(train, made, 5).result(LIMIT)
         train(made, 6)
         agreeing = [np.allclose(weights(made), course, rtol=1e-9, atol=1e-12) for course in expected]
@@ -109,7 +109,7 @@ READS: dict[str, Callable[[keras.Model], object]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor) -> None:
+def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor, everything: bool) -> None:
     expected = courses("AdamW")[0]
 
     def prepare() -> keras.Model:
@@ -117,7 +117,7 @@ def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor) -> 
         train(made, 1, 2)
         return made
 
-    for made in everywhere(prepare, READS[read], 13):
+    for made in everywhere(prepare, READS[read], 13 if everything else 31):
         others.submit(train, made, 5).result(LIMIT)
         train(made, 6)
         np.testing.assert_allclose(weights(made), expected, rtol=1e-9, atol=1e-12)

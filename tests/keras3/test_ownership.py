@@ -12,8 +12,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from selection import product
 
 import unhot.keras
+
+from .calls import few
 
 BACKEND = keras.backend.backend()
 ROWS, DIM, IDS = 20_000, 2, 6
@@ -98,8 +101,7 @@ class Subclassed(keras.Model):
         return self.head(ops.mean(self.table(ids), axis=1))
 
 
-@pytest.mark.parametrize("called", [False, True])
-@pytest.mark.parametrize("way", ["Sequential", "subclassed"])
+@pytest.mark.parametrize(("way", "called"), product(["Sequential", "subclassed"], [False, True], by=1))
 def test_models_that_fit_builds_are_trained_by_rows(way: str, called: bool) -> None:
     """Their variables have no values yet when the table is made."""
     table = unhot.keras.Embedding(ROWS, DIM)
@@ -305,9 +307,10 @@ def clipped(optimizer: Any, tables: Any) -> None:
     optimizer.global_clipnorm = 0.05
 
 
-@pytest.mark.parametrize(("name", "change"), [
-    ("Nadam", None), ("Adam", scaled), ("Adam", clipped), pytest.param("Adam", constrained, marks=torch_only),
-])  # fmt: skip
+TABLES_ALONE = [("Nadam", None), ("Adam", scaled), ("Adam", clipped), *([("Adam", constrained)] if BACKEND == "torch" else [])]
+
+
+@pytest.mark.parametrize(("name", "change"), few(TABLES_ALONE, []))
 def test_a_model_of_tables_alone(name: str, change: Callable[[Any, Any], None] | None) -> None:
     """Its steps pass over Keras's own: what that changes beside variables and slots (Nadam's product), and on PyTorch more."""
     found = []

@@ -89,7 +89,7 @@ def low_rank(layer: Any) -> Observed:
 
 def hooked(layer: Any) -> Observed:
     if BACKEND != "torch":
-        return []
+        pytest.skip("hooks are torch's")
     seen: Observed = []
     before = layer.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs)))
     after = layer.register_forward_hook(lambda module, inputs, vectors: vectors * 2)

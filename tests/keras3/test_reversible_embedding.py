@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from selection import product
+from selection import product, slow
 
 import unhot.keras
 
-from .calls import BACKEND, FIT, IDS, by_rows, numbers
+from .calls import BACKEND, FIT, IDS, by_rows, few, numbers
 from .models import DIM, EPSILON, LENGTH, ROWS
 from .test_fit import both
 
@@ -62,7 +62,7 @@ def data() -> tuple[Any, Any]:
 
 
 FITS = {"torch": [(True, False), (False, False)], "jax": [(True, True), (False, True)]}.get(
-    BACKEND, [(True, True), (True, False), (False, False)]
+    BACKEND, [pytest.param(True, True, marks=slow), (True, False), (False, False)]
 )
 """Whether the table is tied, and how the step is compiled where there is a choice."""
 
@@ -131,7 +131,7 @@ def test_as_keras(options: dict[str, Any]) -> None:
     assert symbolic == [(None, LENGTH, ROWS)] * 2
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("tied", few([True, False], [False]), ids=["tied", "untied"])
 def test_files_move_both_ways(tied: bool, tmp_path: Path) -> None:
     for source, target in (KINDS, KINDS[::-1]):
         model, other = (language_model(kind(ROWS, DIM, tie_weights=tied)) for kind in (source, target))

@@ -7,25 +7,39 @@ layer cuts off fractions and counts negative ids from the end; ours refuses both
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from typing import Any
 
 import keras
 import pytest
 from keras import ops
 from keras.src import layers, optimizers
+from selection import slow
 
 import unhot.keras
 from unhot.keras.backends import port
+
+from .calls import slow_but_on_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 LAYERS = ("Embedding", "ReversibleEmbedding")
 
 
+@cache
 def keras_tests(name: str) -> Any:
-    """Keras's tests of the layer."""
+    """Keras's tests of the layer.  Two thirds of their time goes to quantized ones, of which the fast set has ours."""
     where = {"Embedding": "embedding_test", "ReversibleEmbedding": "reversible_embedding_test"}[name]
-    return getattr(importlib.import_module(f"keras.src.layers.core.{where}"), f"{name}Test")
+    tests = getattr(importlib.import_module(f"keras.src.layers.core.{where}"), f"{name}Test")
+    for each in quantized(tests):
+        slow(getattr(tests, each))
+    return tests
+
+
+def quantized(tests: Any) -> list[str]:
+    return [
+        name for name in dir(tests) if name.startswith("test") and any(word in name for word in ("quantize", "int4", "int8"))
+    ]
 
 
 class TestEmbedding(keras_tests("Embedding")):  # type: ignore[misc]
@@ -38,12 +52,10 @@ class TestReversibleEmbedding(keras_tests("ReversibleEmbedding")):  # type: igno
 
 def unquantized(tests: Any) -> Any:
     """Those in which there is a table: numbers of 8 and 4 bits are trained by nobody."""
-    quantized = [
-        name for name in dir(tests) if name.startswith("test") and ("quantize" in name or "int4" in name or "int8" in name)
-    ]
-    return type(tests.__name__, (tests,), dict.fromkeys(quantized))
+    return type(tests.__name__, (tests,), dict.fromkeys(quantized(tests)))
 
 
+@slow_but_on_torch
 class TestOwnedEmbedding(unquantized(keras_tests("Embedding"))):  # type: ignore[misc]
     """Each table belongs to an optimizer from the start: lookups, reads and writes take the way of a table in training."""
 
@@ -57,6 +69,7 @@ class TestOwnedEmbedding(unquantized(keras_tests("Embedding"))):  # type: ignore
             assert port.lookup(layer._embeddings, ops.convert_to_tensor([0])) is not None
 
 
+@slow_but_on_torch
 class TestOwnedReversibleEmbedding(unquantized(keras_tests("ReversibleEmbedding"))):  # type: ignore[misc]
     owned = True
 

@@ -299,48 +299,64 @@ def test_stock_optimizer_and_clipping() -> None:
 # ---------------------------------------------------------------- DistributedDataParallel
 
 
-def distributed(rank: int, folder: str, case: str) -> None:
-    """One of two processes; writes the parameters, or the error."""
+CASES = "optimizer first", "wrapped first", "mixed"
+
+
+def distributed(rank: int, folder: str) -> None:
+    """One of two processes; writes for each case the parameters, or the error."""
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=PATIENCE
     )
-    try:
-        model = twins()[1][0]
-        if case == "wrapped first":
-            wrapped = nn.parallel.DistributedDataParallel(model)
-            optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
-            assert "Embedding" in str(model)  # which asks for `sparse` as DistributedDataParallel does
-        else:
-            optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
-            wrapped = nn.parallel.DistributedDataParallel(model)
-        if case == "mixed":
-            plain = model.forward
-            model.forward = lambda ids: plain(ids) + model.table.weight.sum()
-        for ids, wanted in batches():
-            optimizer.zero_grad()
-            part = slice(rank * 4, rank * 4 + 4)
-            loss_of(wrapped, ids[part], wanted[part]).backward()
-            optimizer.step()
-        result: Any = {name: p.detach().clone() for name, p in model.named_parameters()}
-    except RuntimeError as error:
-        result = str(error)
-    torch.save(result, Path(folder) / f"{rank}.pt")
+    kept: list[Any] = []
+    for case in CASES:
+        try:
+            result: Any = trained_by_two(rank, case, kept)
+        except RuntimeError as error:
+            result = str(error)
+            kept.append(error)
+        torch.save(result, Path(folder) / f"{case} {rank}.pt")
     # The process ends here, and frees nothing. Freeing DDP's reducer holds the GIL while it waits for gloo's thread, and that
     # thread, where it happens to be freeing the work of a sparse all-reduce, waits for the GIL: torch can lock up for good.
     os._exit(0)
 
 
-def run_distributed(case: str, tmp_path: Path) -> list[Any]:
+def trained_by_two(rank: int, case: str, kept: list[Any]) -> dict[str, Tensor]:
+    """The parameters after training with half of each batch; `kept` is what must not be freed."""
+    model = twins()[1][0]
+    if case == "wrapped first":
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        kept.append(wrapped)
+        optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
+        assert "Embedding" in str(model)  # which asks for `sparse` as DistributedDataParallel does
+    else:
+        optimizer = unhot.torch.AdamW(model.parameters(), lr=0.02)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        kept.append(wrapped)
+    if case == "mixed":
+        plain = model.forward
+        model.forward = lambda ids: plain(ids) + model.table.weight.sum()
+    for ids, wanted in batches():
+        optimizer.zero_grad()
+        part = slice(rank * 4, rank * 4 + 4)
+        loss_of(wrapped, ids[part], wanted[part]).backward()
+        optimizer.step()
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each of them wrote for each case."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(distributed, (str(tmp_path), case), nprocs=2)
-    return [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    folder = tmp_path_factory.mktemp("distributed")
+    torch.multiprocessing.spawn(distributed, (str(folder),), nprocs=2)
+    return {case: [torch.load(folder / f"{case} {rank}.pt") for rank in range(2)] for case in CASES}
 
 
-def test_distributed_as_one_process(tmp_path: Path) -> None:
+def test_distributed_as_one_process(of_two_processes: dict[str, list[Any]]) -> None:
     """Two processes with half a batch each hold the same bits, and what one process with the whole batch holds."""
-    first, second = run_distributed("optimizer first", tmp_path)
+    first, second = of_two_processes["optimizer first"]
     pair = twins()
     model, optimizer = pair[1]
     for ids, wanted in batches():
@@ -355,8 +371,8 @@ def test_distributed_as_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "message"), [("wrapped first", "Make the optimizer first"), ("mixed", "used as a whole, not only looked up")]
 )
-def test_distributed_refusals(case: str, message: str, tmp_path: Path) -> None:
-    for error in run_distributed(case, tmp_path):
+def test_distributed_refusals(case: str, message: str, of_two_processes: dict[str, list[Any]]) -> None:
+    for error in of_two_processes[case]:
         assert isinstance(error, str)
         assert message in error
 

@@ -103,7 +103,7 @@ def is_one_of(found: Tensor, candidates: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step(name: str, kernels: str, others: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step(name: str, kernels: str, others: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, everything: bool) -> None:
     """Each table makes it or not, and then a further one; its gradient is there as long as torch's would be."""
     if kernels == "torch" and name != "AdamW":
         pytest.skip("the ways that kernels are called by are the same for all")
@@ -119,7 +119,7 @@ def test_a_step(name: str, kernels: str, others: ThreadPoolExecutor, monkeypatch
         backward(pair, 4)
         return pair
 
-    for model, optimizer in everywhere(prepare, lambda pair: pair[1].step(), 17):
+    for model, optimizer in everywhere(prepare, lambda pair: pair[1].step(), 17 if everything else 41):
         found = others.submit(looked_up, (model, optimizer)).result(LIMIT)
         for i, table in enumerate(model.tables):
             assert table.weight.grad is not None
@@ -152,7 +152,7 @@ def test_a_step_where_a_mode_is_told_of_operations(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("name", ["AdamW", "SGD"])
-def test_training_after_an_interrupted_step(name: str, first: bool, others: ThreadPoolExecutor) -> None:
+def test_training_after_an_interrupted_step(name: str, first: bool, others: ThreadPoolExecutor, everything: bool) -> None:
     """Also after the first, which makes the slots: with one table, what follows is dense training of one of two courses."""
 
     def single(pair: Pair) -> Pair:
@@ -167,7 +167,7 @@ def test_training_after_an_interrupted_step(name: str, first: bool, others: Thre
         backward(pair, 4)
         return pair
 
-    for pair in everywhere(prepare, lambda pair: pair[1].step(), 23):
+    for pair in everywhere(prepare, lambda pair: pair[1].step(), 23 if everything else 67):
         train(pair, 5)
         others.submit(train, pair, 6).result(LIMIT)
         assert is_one_of(looked_up(pair)[0], expected)
@@ -190,7 +190,7 @@ READS: dict[str, Callable[[Pair], object]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor) -> None:
+def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor, everything: bool) -> None:
     before = ours("AdamW", 1)
     expected = looked_up(stock("AdamW", 1, 2, 5, 6))
 
@@ -199,14 +199,14 @@ def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor) -> 
         train(pair, 2)
         return pair
 
-    for pair in everywhere(prepare, READS[read], 11):
+    for pair in everywhere(prepare, READS[read], 11 if everything else 43):
         train(pair, 5)
         others.submit(train, pair, 6).result(LIMIT)
         for found, wanted in zip(looked_up(pair), expected, strict=True):
             assert is_one_of(found, [wanted])
 
 
-def test_load_state_dict() -> None:
+def test_load_state_dict(everything: bool) -> None:
     """The optimizer's state is the one before or the one loaded."""
     before, saved = ours("AdamW", 1), stock("AdamW", 1, 2, 3)[1].state_dict()
     candidates = []
@@ -222,7 +222,7 @@ def test_load_state_dict() -> None:
         train(pair, 2)
         return *pair, copy.deepcopy(saved)
 
-    for *pair, _ in everywhere(prepare, lambda loading: loading[1].load_state_dict(loading[2]), 41):
+    for *pair, _ in everywhere(prepare, lambda loading: loading[1].load_state_dict(loading[2]), 41 if everything else 97):
         train(pair, 5)
         found = looked_up(pair)
         for i in range(2):

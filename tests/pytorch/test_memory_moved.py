@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from selection import product
 from torch import nn
 
 import unhot.torch
@@ -44,9 +45,7 @@ MOVES: dict[str, Callable[[nn.Embedding], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kernels", ["native", "torch"])
-@pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("before", [0, 45])
+@pytest.mark.parametrize(("move", "before", "kernels"), product(MOVES, [0, 45], ["native", "torch"]))
 def test_training_goes_on(move: str, before: int, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the slots as they were, as torch's do."""
     monkeypatch.setenv(KERNELS, kernels)

@@ -63,23 +63,17 @@ def test_torch_has_the_entry() -> None:
 
 
 def test_training_starts_no_thread_beside_those_of_torch() -> None:
-    """After torch's own parallel work there are as many threads as after training."""
-    run(
-        """
-        torch.ones(10_000_000).mul_(2).sum()
-        before = threads()
-        trained()
-        assert threads() == before, (before, threads())
-        """
-    )
-
-
-def test_where_torch_works_alone_so_do_the_kernels() -> None:
-    """`torch.set_num_threads(1)` holds for them too."""
+    """None where torch works alone; and after its own parallel work there are as many as after training."""
     run(
         """
         torch.set_num_threads(1)
         before = threads()
+        trained()
+        assert threads() == before, (before, threads())
+        torch.set_num_threads(2)
+        torch.ones(10_000_000).mul_(2).sum()
+        before, alone = threads(), before
+        assert before > alone, "torch's own work has a second thread"
         trained()
         assert threads() == before, (before, threads())
         """
