@@ -74,7 +74,7 @@ def _float64() -> Iterator[None]:
             ("keras_text", {"samples": 3072, "rows": 5000, "epochs": 3}),
             ("keras_flights", {"samples": 4096, "room": 1000, "epochs": 3}),
         ],
-        [("keras_text", {"samples": 3072, "rows": 5000, "epochs": 3})],
+        [],
     ),
 )
 def test_both_ways(name: str, options: dict[str, Any], example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -49,7 +49,7 @@ FLAGS = {"nesterov": "SGD", "amsgrad": "Adam", "centered": "RMSprop"}
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), by_one(FLAGS, [1, 0, "no"], fast=[("amsgrad", "no"), ("nesterov", 1), ("centered", 0)], off_torch=1)
+    ("flag", "value"), by_one(FLAGS, [1, 0, "no"], fast=[("amsgrad", "no"), ("nesterov", 1), ("centered", 0)], off_torch=0)
 )
 def test_what_keras_takes_for_true_or_false(flag: str, value: Any) -> None:
     name = FLAGS[flag]
@@ -89,7 +89,7 @@ def test_callbacks_that_set_the_learning_rate() -> None:
 
 @pytest.mark.parametrize(
     ("excluded", "by"),
-    few([("embeddings", "name"), ("kernel", "name"), ("embeddings", "variable")], [("embeddings", "variable")]),
+    few([("embeddings", "name"), ("kernel", "name"), ("embeddings", "variable")], []),
 )
 def test_weight_decay_with_exclusions(excluded: str, by: str) -> None:
     """Keras looks for the words in the variables' names; the rows that no id touches show whether the table decays."""
@@ -121,7 +121,7 @@ WHOLE: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("what", "options", "layer_options"), few(WHOLE, WHOLE[::2]), ids=[what for what, _, _ in WHOLE])
+@pytest.mark.parametrize(("what", "options", "layer_options"), few(WHOLE, WHOLE[:1]), ids=[what for what, _, _ in WHOLE])
 def test_what_takes_all_rows_is_trained_whole(what: str, options: dict[str, Any], layer_options: dict[str, Any]) -> None:
     """Exact too, at the cost of all rows: a warning says why."""
     stock = keras.layers.Embedding(ROWS, DIM, name="table", **layer_options)
@@ -138,7 +138,7 @@ def test_what_takes_all_rows_is_trained_whole(what: str, options: dict[str, Any]
     assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("policy", few(["mixed_bfloat16", "mixed_float16"], ["mixed_float16"]))
+@pytest.mark.parametrize("policy", few(["mixed_bfloat16", "mixed_float16"], []))
 def test_mixed_precision(policy: str) -> None:
     """The table stays float32, and a loss scale that overflows at first skips those steps, as with any variable."""
     keras.config.set_dtype_policy(policy)
@@ -242,7 +242,7 @@ FAST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("build", "name"), by_one(BUILDS, ["Adam", "Nadam", "SGD"], fast=FAST, off_torch=3))
+@pytest.mark.parametrize(("build", "name"), by_one(BUILDS, ["Adam", "Nadam", "SGD"], fast=FAST, off_torch=2))
 def test_models(build: str, name: str) -> None:
     options = {"learning_rate": 0.03} | ({"momentum": 0.9} if name == "SGD" else {})
     ours, theirs = pair(*both(name, **options), BUILDS[build])

@@ -12,15 +12,14 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from selection import product
+from selection import product, slow
 
 import unhot.keras
 
 from .calls import few
 
 BACKEND = keras.backend.backend()
-ROWS, DIM, IDS = 20_000, 2, 6
-"""More rows than are left to Keras."""
+ROWS, DIM, IDS = 1_000, 2, 6
 
 FIT: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
 
@@ -51,6 +50,7 @@ def model_on(table: Any, optimizer: Any) -> Any:
     return model
 
 
+@(slow if BACKEND == "tensorflow" else lambda test: test)  # ten seconds
 def test_optimizers_that_take_turns() -> None:
     """The first one trains the table whole then, which on JAX the carriers of the second one do not allow."""
     found = []

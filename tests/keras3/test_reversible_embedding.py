@@ -85,6 +85,7 @@ def test_fit(tied: bool, jit_compile: bool) -> None:
     np.testing.assert_allclose(numbers(layer(IDS)), numbers(models[1].layers[1](IDS)), rtol=1e-4, atol=1e-5)
 
 
+@(slow if BACKEND == "tensorflow" else lambda test: test)  # eight seconds
 def test_steps_by_rows_and_of_the_whole_table_in_turn() -> None:
     """Two models of one layer and one optimizer: rows are deferred by the first, and read as a whole by the second."""
     finals = []

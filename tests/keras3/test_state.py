@@ -122,6 +122,7 @@ def test_checkpoints_move_both_ways(tmp_path: Path) -> None:
     assert_same(again, theirs)
 
 
+@slow_but_on_torch
 def test_checkpoints_and_early_stopping(tmp_path: Path) -> None:
     """ModelCheckpoint reads in the middle of training, EarlyStopping restores weights: deferred steps do not come after."""
     ours, theirs = pair(*both("Adam", learning_rate=0.2))
@@ -152,6 +153,7 @@ def test_a_checkpoint_of_the_whole_model_in_the_middle(tmp_path: Path) -> None:
     assert_same(*loaded)
 
 
+@slow_but_on_torch
 def test_frozen_for_a_while() -> None:
     """Keras asks for `compile` after either.  Under SGD: Adam begins with steps of the gradients' signs, also of rounding's."""
     options = {"learning_rate": 0.05, "momentum": 0.9}
@@ -249,6 +251,7 @@ def compile_both(ours: keras.Model, theirs: keras.Model, name: str, **options: A
         model.compile(optimizer=optimizer, loss="mse")
 
 
+@slow_but_on_torch
 def test_another_optimizer_of_unhot_takes_over() -> None:
     ours, theirs = fitted()
     old = ours.optimizer
