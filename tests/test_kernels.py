@@ -89,8 +89,8 @@ def test_families_match_the_numpy_rules(rule: str, dtype: str, rows: int, dim: i
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_every_rule_on_every_instruction_set(rule: str, isa: str) -> None:
-    for dtype, seed in itertools.product(("float32", "float64"), range(2)):
-        check_families(rule, dtype, 12, 17, 40, seed, isa)
+    for dtype, rows in itertools.product(("float32", "float64"), (12, 3)):  # in the smaller table ids repeat often
+        check_families(rule, dtype, rows, 17, 40, 0, isa)
 
 
 def check_families(rule: str, dtype: str, rows: int, dim: int, steps: int, seed: int, isa: str) -> None:
@@ -319,6 +319,10 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
                 for array, was in zip((*engine.state, last), before, strict=True):
                     array[:] = was
         assert refused >= (4 if name in ("gather", "pool") else 9)
+    if (which >= 0).any():  # a line that there just is not
+        for name in ("gather_settled", "settle", "step"):
+            with pytest.raises(ValueError, match="a line of coefficients that there is not"):
+                getattr(_native, name)(*(coefficients[:-1].copy() if a is coefficients else a for a in calls[name]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -131,18 +131,19 @@ def test_state_goes_to_torch_and_back(name: str, options: dict[str, Any]) -> Non
 
 @settings()
 def test_dense_gradients_in_between(name: str, options: dict[str, Any]) -> None:
-    """A regulariser on the whole table makes some steps dense."""
-    theirs, ours = layers(torch.float64)
-    for layer, module in ((theirs, torch.optim), (ours, unhot.torch)):
-        optimizer = getattr(module, name)(layer.parameters(), **options)
+    """A regulariser on the whole of one table makes some of its steps dense; the other table goes on by rows."""
+    theirs, ours = (nn.ModuleList(both) for both in zip(layers(torch.float64), layers(torch.float64), strict=True))
+    for both, module in ((theirs, torch.optim), (ours, unhot.torch)):
+        optimizer = getattr(module, name)(both.parameters(), **options)
         for i, ids in enumerate(stream(60)):
             optimizer.zero_grad()
-            loss = layer(ids).pow(2).sum()
+            loss = sum(layer(ids).pow(2).sum() for layer in both)
             if i % 7 == 3:
-                loss = loss + 0.01 * layer.weight.pow(2).sum()
+                loss = loss + 0.01 * both[0].weight.pow(2).sum()
             loss.backward()
             optimizer.step()
-    close(ours.weight, theirs.weight)
+    for our, their in zip(ours, theirs, strict=True):
+        close(our.weight, their.weight)
 
 
 def test_the_gradient_is_row_sparse_once_owned() -> None:
