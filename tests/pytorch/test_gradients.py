@@ -199,3 +199,14 @@ def test_a_second_backward_needs_the_graph() -> None:
         with pytest.raises(RuntimeError, match="backward through the graph a second time"):
             total.backward()
         del optimizer
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+def test_sums_of_repeated_ids_are_rounded_once(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNHOT_TORCH_KERNELS", kernels)
+    layer = unhot.torch.Embedding.from_pretrained(torch.zeros(4, 1, dtype=torch.float32), freeze=False)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=1.0)
+    factors = torch.tensor([[2.0**24], [1.0], [-(2.0**24)]], dtype=torch.float32)
+    (layer(torch.tensor([1, 1, 1])) * factors).sum().backward()
+    optimizer.step()
+    assert layer.weight.tolist() == [[0.0], [-1.0], [0.0], [0.0]]
