@@ -236,7 +236,7 @@ def test_an_openmp_team_does_not_change_a_bit() -> None:
 
 def test_large_outputs_are_gathered_alike() -> None:
     """The copy around the caches, taken for large outputs, equals numpy.take, also for rows that it cannot align."""
-    for dim in (3, 64):
+    for dim in (3, 4, 20, 64):
         weights = np.random.default_rng(0).normal(size=(1000, dim)).astype(np.float32)
         ids = np.random.default_rng(1).integers(0, 1000, size=3 * 2**20 // dim)
         for shift in (0, 1):
