@@ -735,9 +735,10 @@ def test_command_without_its_packages() -> None:
 
 
 def test_command_runs_as_a_module_in_a_poor_terminal(tmp_path: Path) -> None:
+    """Narrow, and without a character beyond ASCII."""
     done = subprocess.run(
         [sys.executable, "-m", "unhot.cli", "compare", str(written(tmp_path, ".csv")), *SMALL, "--vocabularies", "0"],
-        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "60"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode("ascii").startswith("unhot")

@@ -67,7 +67,8 @@ def grid(*columns: str) -> Table:
     """A table whose columns, but for the first, are flush right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", vertical="bottom")
+        # What is too wide goes on in the next line: the dots that stand for the rest elsewhere are not ASCII.
+        table.add_column(column, justify="right" if i else "left", vertical="bottom", overflow="fold")
     return table
 
 
