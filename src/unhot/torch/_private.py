@@ -1,4 +1,4 @@
-"""What `unhot.torch` needs of PyTorch and PyTorch does not publish: each a function, with a way around where it is missing."""
+"""What `unhot.torch` needs of PyTorch and PyTorch does not publish, each as a function that says what it needs."""
 
 from __future__ import annotations
 
