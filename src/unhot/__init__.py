@@ -6,6 +6,7 @@ from unhot import kernels
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop
 from unhot.table import Table
+from unhot.training import DenseFallbackWarning
 
 if TYPE_CHECKING:
     from unhot.comparison import compare
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RMSprop", "Table", "compare",
-    "get_num_threads", "kernels", "set_num_threads",
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "DenseFallbackWarning", "Ftrl", "Lion", "NAdam", "RMSprop",
+    "Table", "compare", "get_num_threads", "kernels", "set_num_threads",
 ]  # fmt: skip
 
 

@@ -1,0 +1,55 @@
+"""Tables that are trained densely: the warning, and the report on all tables of a model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+
+class DenseFallbackWarning(UserWarning):
+    """A table is trained densely: exactly, but at the cost of all its rows. The message says why, and what to do about it.
+
+    It comes once for each table. To make it an error, use `warnings.filterwarnings("error", category=...)`.
+
+    Args:
+        message: table, reason and remedy.
+
+    Raises: nothing.
+
+    Example:
+        >>> import warnings, unhot
+        >>> warnings.filterwarnings("ignore", category=unhot.DenseFallbackWarning)
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class TableReport(NamedTuple):
+    """How one table of a model is trained.
+
+    Args:
+        name: the table's name in the model.
+        by_rows: whether a step costs the touched rows only.
+        reason: why the table is trained densely, or by whom it is trained by rows.
+    """
+
+    name: str
+    by_rows: bool
+    reason: str
+
+
+def warn_of_dense_training(table: object, name: str, reason: str, remedy: str, stacklevel: int = 2) -> None:
+    """Warn, once for each table, that it is trained densely.
+
+    `table` is what carries the mark that it was warned of, and `name` what users call it. `reason` is a clause ("its gradient
+    was written in place"), `remedy` a sentence.
+    """
+    if getattr(table, "warned_of_dense_training", False):
+        return
+    table.warned_of_dense_training = True  # type: ignore[attr-defined]
+    warnings.warn(
+        f"{name} is trained densely, at the cost of all its rows: {reason}. {remedy}",
+        DenseFallbackWarning,
+        stacklevel=stacklevel + 1,
+    )

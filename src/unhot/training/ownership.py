@@ -1,0 +1,132 @@
+"""The tie between a table and its owner: four states and six transitions, the same in every front end.
+
+A table is trained by rows for one owner at a time, an optimizer. The table knows the tie that holds now; each owner keeps its
+ties, also those that it has lost.
+
+    FREE ──own──> SETTLED ──step──> DEFERRED        settle: DEFERRED -> SETTLED
+                                                    release: SETTLED, DEFERRED -> FREE
+    LOST ─regain─> SETTLED                          lose: SETTLED, DEFERRED -> LOST
+
+A new owner takes a table over: the old one settles it first, hands its state over to the framework, and is LOST. If it steps
+again, it takes the table back in the same way. So nothing is ever refused, and whoever trains the table continues from what the
+framework's own optimizer would have left.
+"""
+
+from __future__ import annotations
+
+import enum
+import weakref
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from unhot.training.backend import Backend
+
+B = TypeVar("B", bound=Backend)
+
+
+class State(enum.Enum):
+    """How a table stands with one owner."""
+
+    FREE = "nobody's"
+    SETTLED = "owned, and all rows are up to date"
+    DEFERRED = "owned, and rows have steps to come"
+    LOST = "another owner has taken the table over"
+
+
+class Ownable(Protocol[B]):
+    """A table, as the framework's parameter or variable: what can be owned."""
+
+    ownership: Ownership[B] | None
+    """The tie that holds now."""
+
+
+class Ownership(Generic[B]):
+    """The tie between a table and one owner, neither of which it keeps alive.
+
+    Each transition first changes what the arrays hold and then, by one assignment, whose the table is. An exception between the
+    two leaves a table that is settled and still the old owner's.
+    """
+
+    def __init__(self, table: Ownable[B], owner: object, backend: B) -> None:
+        self._table, self._owner = weakref.ref(table), weakref.ref(owner)
+        self.backend = backend
+
+    @classmethod
+    def own(cls, table: Ownable[B], owner: object, backend: B) -> Ownership[B]:
+        """FREE -> SETTLED: the table is trained by `backend` for `owner` from now on. Another owner loses it first."""
+        made = cls(table, owner, backend)
+        made._take(table)
+        return made
+
+    @property
+    def table(self) -> Ownable[B] | None:
+        """The table, or None once it is gone."""
+        return self._table()
+
+    @property
+    def owner(self) -> object | None:
+        """The owner, or None once it is gone."""
+        return self._owner()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the table is the owner's now."""
+        table = self._table()
+        return table is not None and table.ownership is self
+
+    @property
+    def state(self) -> State:
+        """How the table stands with this owner. It is not kept anywhere, but follows from whose the table is."""
+        table = self._table()
+        if table is None or table.ownership is None:
+            return State.FREE
+        if table.ownership is not self:
+            return State.LOST
+        return State.DEFERRED if self.backend.has_deferred_steps() else State.SETTLED
+
+    def step(self, make: Callable[[], None]) -> None:
+        """SETTLED or DEFERRED -> DEFERRED: make one step of the rows, by `make`, once the table is the owner's again."""
+        self.regain()
+        make()
+
+    def settle(self) -> None:
+        """DEFERRED -> SETTLED: apply all deferred steps. In any other state there are none."""
+        if self.holds:
+            self.backend.settle()
+
+    def release(self) -> None:
+        """SETTLED or DEFERRED -> FREE: hand everything over to the framework, and let go of the table."""
+        table = self._table()
+        if table is not None and table.ownership is self:
+            self.backend.hand_over()
+            table.ownership = None
+
+    def lose(self, taker: Ownership[B]) -> None:
+        """SETTLED or DEFERRED -> LOST: hand everything over to the framework; the table is the taker's from now on."""
+        table = self._table()
+        if table is not None and table.ownership is self:
+            self.backend.hand_over()
+            taker.backend.resume()
+            table.ownership = taker
+
+    def regain(self) -> None:
+        """LOST, or released -> SETTLED: take the table back from whoever has it. Of an owner that has it, nothing."""
+        table = self._table()
+        if table is not None and table.ownership is not self:
+            self._take(table)
+
+    def _take(self, table: Ownable[B]) -> None:
+        if table.ownership is not None:
+            table.ownership.lose(self)
+        else:
+            self.backend.resume()
+            table.ownership = self
+
+
+def ownership_of(table: Ownable[B]) -> Ownership[B] | None:
+    """The tie that holds for the table now, or None for a free one. An owner that is gone has released it."""
+    tie = table.ownership
+    if tie is not None and tie.owner is None:
+        tie.release()
+        return None
+    return tie
