@@ -1,4 +1,4 @@
-"""`convert`: a copy of the model that gives the same and learns the same, and a report of what it swapped."""
+"""`convert`: a copy of the model that gives the same and learns the same, and a report of what it replaced."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from keras import layers, ops
 from selection import product, some
 
 import unhot.keras
+from unhot.keras import Conversion
 from unhot.keras.distinct import DistinctIds
 
 from .models import EPSILON, OneHotDense
@@ -43,6 +44,11 @@ CHAINS: dict[str, tuple[tuple[int, ...], Any]] = {
 }
 
 
+def convert(model: Any) -> tuple[Any, Conversion[Any]]:
+    report = unhot.keras.convert(model)
+    return report.model, report
+
+
 def ids_for(shape: tuple[int | None, ...]) -> Any:
     return IDS if shape in ((N,), (None,)) else IDS[:, :1] if shape else IDS[:, 0]
 
@@ -67,8 +73,8 @@ def assert_equal(model: Any, converted: Any, *inputs: Any, exact: bool = True) -
 @pytest.mark.parametrize(("name", "options"), product(CHAINS, [{}, {"use_bias": False, "activation": "tanh"}], by=1), ids=str)
 def test_one_hot_and_dense(name: str, options: dict[str, Any]) -> None:
     model = chain(name, **options)
-    converted, report = unhot.keras.convert(model)
-    assert list(report.swapped) == ["dense"]
+    converted, report = convert(model)
+    assert list(report.replaced) == ["dense"]
     assert not report.left
     table = converted.get_layer("dense")
     assert isinstance(table, unhot.keras.Embedding)
@@ -87,7 +93,7 @@ def test_one_hot_and_dense_learn_the_same(name: str) -> None:
     """Repeated ids in a sample and in a batch too, and rows that rest."""
     shape, _ = CHAINS[name]
     model = chain(name, activation="tanh")
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     converted.compile(unhot.keras.Adam(0.01), "mse")
     random = np.random.default_rng(0)
@@ -104,8 +110,8 @@ def test_one_hot_and_dense_learn_the_same(name: str) -> None:
 def test_count_weights() -> None:
     ids, weights = keras.Input((N,), dtype="int32"), keras.Input((N,))
     model = keras.Model([ids, weights], dense()(one_hot_of("count")(ids, count_weights=weights)))
-    converted, report = unhot.keras.convert(model)
-    assert report.swapped == {"dense": "Dense on count vectors"}
+    converted, report = convert(model)
+    assert report.replaced == {"dense": "Dense on count vectors"}
     assert_equal(model, converted, IDS, np.random.default_rng(0).random(IDS.shape, dtype="float32"), exact=False)
 
 
@@ -113,7 +119,7 @@ def test_count_weights() -> None:
 def test_ids_out_of_range(mode: str, bad: int) -> None:
     """Where Keras gives vectors for them, the same ones; where it raises, a zero vector."""
     model = keras.Sequential([keras.Input((N,), dtype="int32"), one_hot_of(mode), dense(activation="relu")])
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     ids = np.array([[1, bad, 1, 2]], dtype="int32")
     kernel, bias = model.get_layer("dense").get_weights()
     if mode == "one_hot":
@@ -134,11 +140,11 @@ def test_sequential() -> None:
     """Without an Input, too: what `build` made of it, which is float32 here."""
     model = keras.Sequential([one_hot_of("multi_hot"), dense(activation="relu"), layers.Dense(2, name="out")], name="sets")
     model.build((None, N))
-    converted, report = unhot.keras.convert(model)
+    converted, report = convert(model)
     assert type(converted) is keras.Sequential
     assert converted.name == "sets"
     assert [layer.name for layer in converted.layers] == ["dense_ids", "dense", "out"]
-    assert repr(report) == "swapped: dense (Dense on multi_hot vectors)"
+    assert repr(report) == "replaced: dense (Dense on multi_hot vectors)"
     assert_equal(model, converted, IDS, exact=False)
 
 
@@ -147,8 +153,8 @@ def test_embeddings_keep_masks_and_sharing() -> None:
     words, lstm = layers.Embedding(V, D, mask_zero=True, name="words"), layers.LSTM(2, name="lstm")
     outputs = {"a": lstm(words(left)), "b": layers.GlobalAveragePooling1D()(words(right)) * 2.0}
     model = keras.Model({"left": left, "right": right}, outputs)
-    converted, report = unhot.keras.convert(model)
-    assert report.swapped == {"words": "Embedding"}
+    converted, report = convert(model)
+    assert report.replaced == {"words": "Embedding"}
     inputs = {"left": IDS, "right": IDS[::-1].copy()}
     mine, other = predict(converted, inputs), predict(model, inputs)
     assert list(mine) == ["a", "b"]
@@ -168,7 +174,7 @@ def test_embeddings_in_other_forms(change: Any) -> None:
     model = keras.Model(ids, layers.Embedding(V, D, name="words")(ids))
     change(model.get_layer("words"))
     model.set_weights([np.random.default_rng(0).integers(1, 9, w.shape).astype(w.dtype) for w in model.get_weights()])
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     assert_equal(model, converted, IDS)
 
 
@@ -176,14 +182,14 @@ def test_a_tied_output_head() -> None:
     ids = keras.Input((N,), dtype="int32")
     table = layers.ReversibleEmbedding(V, D, name="words")
     model = keras.Model(ids, table(layers.Dense(D)(table(ids)), reverse=True))
-    converted, report = unhot.keras.convert(model)
-    assert report.swapped == {"words": "ReversibleEmbedding"}
+    converted, report = convert(model)
+    assert report.replaced == {"words": "ReversibleEmbedding"}
     assert len(converted.weights) == len(model.weights)
     assert_equal(model, converted, IDS)
 
 
 def test_models_in_models() -> None:
-    """A model used twice stays one model; a Dense layer used in two graphs is swapped as one layer."""
+    """A model used twice stays one model; a Dense layer used in two graphs is replaced as one layer."""
     shared = dense(name="shared")
     ids = keras.Input((N,), dtype="int32")
     inner = keras.Model(ids, shared(ops.one_hot(layers.Identity()(ids), V)), name="inner")
@@ -194,8 +200,8 @@ def test_models_in_models() -> None:
     flat = layers.Flatten()
     parts = [flat(inner(left)), flat(inner(right)), flat(shared(ops.one_hot(right, V))), row(left)]
     model = keras.Model([left, right], [layers.Concatenate()(parts), inner(right)])
-    converted, report = unhot.keras.convert(model)
-    assert report.swapped == {"shared": "Dense on one_hot vectors", "row/words": "Embedding"}
+    converted, report = convert(model)
+    assert report.replaced == {"shared": "Dense on one_hot vectors", "row/words": "Embedding"}
     assert not report.left
     assert [w.shape for w in converted.weights] == [w.shape for w in model.weights]
     assert len([layer for layer in converted.layers if layer.name == "inner"]) == 1
@@ -209,12 +215,12 @@ def test_a_dense_layer_given_two_kinds_of_sums() -> None:
     model = keras.Model(
         ids, [layer(one_hot_of("count")(ids)), layer(ops.multi_hot(ids, V)), layer(ops.multi_hot(ids[:, 1:], V))]
     )
-    converted, report = unhot.keras.convert(model)
-    assert report.swapped == {"dense": "Dense on count and multi_hot vectors"}
+    converted, report = convert(model)
+    assert report.replaced == {"dense": "Dense on count and multi_hot vectors"}
     assert_equal(model, converted, IDS, exact=False)
     layer = dense()
     model = keras.Model(ids, [layer(ops.one_hot(ids, V)), layer(ops.multi_hot(ids, V))])
-    converted, report = unhot.keras.convert(model)
+    converted, report = convert(model)
     assert "single ids in one place" in report.left["dense"]
     assert_equal(model, converted, IDS)
 
@@ -222,7 +228,7 @@ def test_a_dense_layer_given_two_kinds_of_sums() -> None:
 def test_regularizers_and_constraints_are_carried_over() -> None:
     options = {"kernel_regularizer": "l2", "kernel_constraint": "non_neg", "activity_regularizer": "l1", "trainable": False}
     model = chain("count", **options)
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     losses = [
         [float(ops.convert_to_numpy(loss)) for loss in (m(ops.convert_to_tensor(IDS)), m.losses)[1]] for m in (model, converted)
     ]
@@ -239,7 +245,7 @@ def test_regularizers_and_constraints_are_carried_over() -> None:
 def test_dtype_policies(policy: str) -> None:
     ids = keras.Input((N,), dtype="int32")
     model = keras.Model(ids, dense(dtype=policy)(ops.one_hot(ids, V)))
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     assert converted.get_layer("dense").dtype_policy.name == policy
     assert converted.output.dtype == model.output.dtype
     if policy == "float64":  # which Keras's Dense does not always keep to on torch
@@ -260,7 +266,7 @@ def test_what_stays_is_copied_with_its_state() -> None:
     model.compile("adam", "mse")
     model.get_layer("norm").set_weights([np.full(w.shape, 0.5) for w in model.get_layer("norm").get_weights()])
     model.fit(data, wanted, verbose=0)
-    converted, report = unhot.keras.convert(model)
+    converted, report = convert(model)
     assert report.compiled
     assert repr(report).endswith("compile it: the given model was compiled")
     assert not converted.compiled
@@ -283,28 +289,28 @@ def test_vocabularies_are_copied() -> None:
     words, lookup = keras.Input((1,), dtype="int64"), layers.IntegerLookup(name="lookup")
     lookup.adapt(np.array([[90], [90], [70]]))
     model = keras.Model(words, layers.Embedding(4, D, name="words")(lookup(words)))
-    converted, _ = unhot.keras.convert(model)
+    converted, _ = convert(model)
     assert_equal(model, converted, np.array([[90], [70], [5], [90]]))
 
 
 def test_a_converted_model_is_saved_and_loaded(tmp_path: Path) -> None:
-    converted, _ = unhot.keras.convert(chain("multi_hot"))
+    converted, _ = convert(chain("multi_hot"))
     converted.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert any(isinstance(layer, DistinctIds) for layer in loaded.layers)
     assert_equal(converted, loaded, IDS)
-    again, report = unhot.keras.convert(loaded)
-    assert not report.swapped
+    again, report = convert(loaded)
+    assert not report.replaced
     assert_equal(converted, again, IDS)
 
 
 def test_settled_weights_are_copied() -> None:
     """Those of a table that an optimizer of ours is training, whose rows are behind."""
-    converted, _ = unhot.keras.convert(chain("count"))
+    converted, _ = convert(chain("count"))
     converted.compile(unhot.keras.Adam(0.1), "mse")
     for row in IDS:
         converted.train_on_batch(row[None], np.ones((1, D)))
-    again, _ = unhot.keras.convert(converted)
+    again, _ = convert(converted)
     for mine, other in zip(again.get_weights(), converted.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -356,8 +362,8 @@ def test_left_alone(name: str, build: Any, why: str | None) -> None:
     """With the reason; and the copy gives the same."""
     ids = keras.Input((N,), dtype="int32")
     model = keras.Model(ids, build(ids), name="model")
-    converted, report = unhot.keras.convert(model)
-    assert not report.swapped
+    converted, report = convert(model)
+    assert not report.replaced
     if why is not None:
         (reason,) = (found for key, found in report.left.items() if key == name or (name == "one_hot" and "one_hot" in key))
         assert why in reason
@@ -366,7 +372,7 @@ def test_left_alone(name: str, build: Any, why: str | None) -> None:
 
 def test_booleans_are_no_ids() -> None:
     ids = keras.Input((N,), dtype="bool")
-    _, report = unhot.keras.convert(keras.Model(ids, dense()(ops.one_hot(ids, V))))
+    _, report = convert(keras.Model(ids, dense()(ops.one_hot(ids, V))))
     assert report.left == {"dense": "its ids are of dtype bool"}
 
 
@@ -374,8 +380,8 @@ def test_an_encoder_with_other_uses_stays_for_them() -> None:
     ids = keras.Input((N,), dtype="int32")
     counts = one_hot_of("count")(ids)
     model = keras.Model(ids, [dense()(counts), layers.Rescaling(2.0, name="twice")(counts)])
-    converted, report = unhot.keras.convert(model)
-    assert list(report.swapped) == ["dense"]
+    converted, report = convert(model)
+    assert list(report.replaced) == ["dense"]
     assert report.left == {"encoder": "its vectors go to 'twice', where all of their elements may be used"}
     assert_equal(model, converted, IDS, exact=False)
 
@@ -383,10 +389,10 @@ def test_an_encoder_with_other_uses_stays_for_them() -> None:
 def test_a_layer_that_cannot_be_copied_is_in_both_models() -> None:
     ids = keras.Input((N,), dtype="int32")
     model = keras.Model(ids, [Holder(layers.Embedding(V, D))(ids), layers.Embedding(V, D, name="words")(ids)])
-    converted, report = unhot.keras.convert(model)
+    converted, report = convert(model)
     assert converted.get_layer("holder") is model.get_layer("holder")
     assert "the same in both models" in report.left["holder"]
-    assert list(report.swapped) == ["words"]
+    assert list(report.replaced) == ["words"]
     assert_equal(model, converted, IDS)
 
 
@@ -423,26 +429,26 @@ class Stepper(keras.Model):
 def test_models_that_cannot_be_taken_apart() -> None:
     whole = Whole()
     whole(ops.convert_to_tensor(IDS))
-    converted, report = unhot.keras.convert(whole)
+    converted, report = convert(whole)
     assert converted is whole
     assert "no functional or Sequential model" in report.left["whole"]
     row = Row([keras.Input((N,), dtype="int32"), layers.Embedding(V, D)], name="row")
-    assert unhot.keras.convert(row)[0] is row
+    assert unhot.keras.convert(row).model is row
     ids = keras.Input((N,), dtype="int32")
     table = layers.Embedding(V, D, name="words")
     tied = keras.Model(ids, Tied(table, name="head")(table(ids)), name="tied")
-    converted, report = unhot.keras.convert(tied)
+    converted, report = convert(tied)
     assert converted is tied
     assert "'words' and 'head' hold the same weight" in report.left["tied"]
     outer = keras.Model(ids, whole(ids))
-    converted, report = unhot.keras.convert(outer)
-    assert not report.swapped
+    converted, report = convert(outer)
+    assert not report.replaced
     assert any("it is called by Whole" in why for why in report.left.values())
     stepper = Stepper(ids, table(ids))
-    converted, report = unhot.keras.convert(stepper)
+    converted, report = convert(stepper)
     assert type(converted).__name__ == "Stepper"
     assert isinstance(converted, Stepper)
-    assert list(report.swapped) == ["words"]
+    assert list(report.replaced) == ["words"]
 
 
 def test_bad_input() -> None:
@@ -456,8 +462,8 @@ def test_dense_layers_elsewhere_are_not_mentioned() -> None:
     """And a custom layer on one-hot vectors inside is none of the report's business."""
     ids = keras.Input((N,), dtype="int32")
     model = keras.Model(ids, layers.Dense(2)(layers.Flatten()(OneHotDense(V, D)(ids))))
-    converted, report = unhot.keras.convert(model)
-    assert repr(report) == "swapped: nothing"
+    converted, report = convert(model)
+    assert repr(report) == "replaced: nothing"
     assert_equal(model, converted, IDS)
 
 
@@ -465,7 +471,7 @@ def test_a_lambda_of_python_code_is_shared() -> None:
     ids = keras.Input((3,), dtype="int32")
     vectors = keras.layers.Embedding(7, 2)(ids)
     model = keras.Model(ids, keras.layers.Lambda(lambda x: x * 2.0, output_shape=(3, 2), name="doubled")(vectors))
-    converted, report = unhot.keras.convert(model)
+    converted, report = convert(model)
     assert "cannot be copied" in report.left["doubled"]
     given = np.array([[1, 2, 6]])
     np.testing.assert_array_equal(converted.predict(given, verbose=0), model.predict(given, verbose=0))

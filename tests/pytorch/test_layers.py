@@ -235,7 +235,8 @@ def test_convert_keeps_weights_ties_and_hooks() -> None:
     model.words.register_forward_hook(lambda *_: called.append(1))
     words, before = model.words, model.words(torch.arange(ROWS)).detach()
     report = unhot.torch.convert(model)
-    assert report.swapped == ["words", "bag"]
+    assert report.replaced == {"words": "Embedding", "bag": "EmbeddingBag"}
+    assert report.model is model
     assert list(report.left) == ["odd"]
     assert model.words is words
     assert model.head.weight is model.words.weight
@@ -246,7 +247,7 @@ def test_convert_keeps_weights_ties_and_hooks() -> None:
     model.words(torch.tensor([3])).sum().backward()
     assert model.words.weight.grad.is_sparse
     optimizer.step()
-    assert unhot.torch.convert(model).swapped == []
+    assert not unhot.torch.convert(model).replaced
 
 
 def test_copies_are_settled_and_without_an_owner() -> None:

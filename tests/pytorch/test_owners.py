@@ -116,7 +116,7 @@ def test_convert_keeps_the_parameters_that_others_hold() -> None:
         train(theirs, reference)
         train(other, optimizer)
         weight = other.weight
-        assert unhot.torch.convert(other).swapped == ["Embedding"]
+        assert list(unhot.torch.convert(other).replaced) == ["Embedding"]
         assert other.weight is weight
         train(theirs, reference, seed=1)
         train(other, optimizer, seed=1)
@@ -157,7 +157,7 @@ def test_convert_leaves_parameters_of_other_kinds() -> None:
     model = nn.Sequential(nn.Embedding(ROWS, DIM), nn.Embedding(ROWS, DIM))
     model[1].weight = Special(torch.ones(ROWS, DIM))
     report = unhot.torch.convert(model)
-    assert report.swapped == ["0"]
+    assert list(report.replaced) == ["0"]
     assert "Special" in report.left["1"]
     assert type(model[1]) is nn.Embedding
     assert type(model[1].weight) is Special

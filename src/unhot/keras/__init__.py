@@ -1,13 +1,14 @@
 """Keras 3: `Embedding` and the optimizers, on the backends torch, JAX and TensorFlow; importing this imports Keras."""
 
 from unhot import extras
+from unhot.reports import Conversion, TableReport, TrainingReport
 
 try:
     import keras as _keras  # noqa: F401
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.keras", "keras", error) from error
 
-from unhot.keras.conversion import Conversion, convert
+from unhot.keras.conversion import convert
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
 from unhot.keras.release import release
@@ -15,5 +16,5 @@ from unhot.keras.reversible_embedding import ReversibleEmbedding
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "Ftrl", "Lion", "Nadam",
-    "RMSprop", "ReversibleEmbedding", "convert", "release",
+    "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert", "release",
 ]  # fmt: skip

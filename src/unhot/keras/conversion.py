@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -16,6 +15,7 @@ from unhot.keras.distinct import DistinctIds
 from unhot.keras.embedding import Embedding
 from unhot.keras.encodings import Encoding, encoding, first, unfit
 from unhot.keras.reversible_embedding import ReversibleEmbedding
+from unhot.reports import Conversion
 
 REPLACEMENTS: dict[type, type] = {
     keras.layers.Embedding: Embedding,
@@ -24,35 +24,7 @@ REPLACEMENTS: dict[type, type] = {
 """Keras's layers, and the layers that take over their configurations and weights."""
 
 
-@dataclass
-class Conversion:
-    """What `convert` did, by layer name. The name of a layer in a nested model begins with the name of that model.
-
-    Args:
-        swapped: the layers that are now unhot's, and what they were before.
-        left: what was left alone, and why.
-        compiled: whether the given model was compiled. The new model is not.
-
-    Raises: nothing.
-
-    Example:
-        >>> import keras, unhot.keras
-        >>> model = keras.Sequential([keras.Input((3,), dtype="int32"), keras.layers.Embedding(10, 4, name="words")])
-        >>> unhot.keras.convert(model)[1].swapped
-        {'words': 'Embedding'}
-    """
-
-    swapped: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    compiled: bool = False
-
-    def __repr__(self) -> str:
-        lines = [f"swapped: {', '.join(f'{name} ({was})' for name, was in self.swapped.items()) or 'nothing'}"]
-        lines += [f"left alone: {name}: {why}" for name, why in self.left.items()]
-        return "\n".join(lines + ["compile it: the given model was compiled"] * self.compiled)
-
-
-def convert(model: Any) -> tuple[Any, Conversion]:
+def convert(model: Any) -> Conversion[Any]:
     """Copy a functional or Sequential model, with layers of `unhot.keras` in place of Embedding and one-hot x Dense.
 
     The new layers keep the weights and names of the layers they replace, including in nested models. `convert` replaces
@@ -70,8 +42,8 @@ def convert(model: Any) -> tuple[Any, Conversion]:
     Args:
         model: a model that has been built.
 
-    Returns: the new model, and a `Conversion` that says what was replaced, and what was left alone and why. A model that
-        cannot be copied layer by layer (a subclass, or a model in which two layers hold the same weight) is returned as it is.
+    Returns: a `Conversion` with the new model, what was replaced, and what was left alone and why. A model that cannot be
+        copied layer by layer (a subclass, or a model in which two layers hold the same weight) is returned as it is.
 
     Raises: TypeError for anything but a model; ValueError for a model that has no weights yet.
 
@@ -80,11 +52,11 @@ def convert(model: Any) -> tuple[Any, Conversion]:
         >>> ids = keras.Input((3,), dtype="int32")
         >>> counts = keras.layers.CategoryEncoding(10, output_mode="count")(ids)
         >>> model = keras.Model(ids, keras.layers.Dense(4, activation="relu", name="words")(counts))
-        >>> converted, report = unhot.keras.convert(model)
-        >>> report
-        swapped: words (Dense on count vectors)
+        >>> conversion = unhot.keras.convert(model)
+        >>> conversion
+        replaced: words (Dense on count vectors)
         >>> bags = np.array([[1, 2, 2], [7, 0, 9]])
-        >>> bool(np.allclose(model.predict(bags, verbose=0), converted.predict(bags, verbose=0), rtol=1e-6))
+        >>> bool(np.allclose(model.predict(bags, verbose=0), conversion.model.predict(bags, verbose=0), rtol=1e-6))
         True
 
     References: keras/src/models/functional.py, keras/src/layers/preprocessing/category_encoding.py.
@@ -93,12 +65,13 @@ def convert(model: Any) -> tuple[Any, Conversion]:
         raise TypeError(f"convert takes a Keras model. Received: {type(model).__name__}. Put layers into a Sequential model.")
     if not model.built:
         raise ValueError(f"model '{model.name}' has no weights as yet. Call it once, or build(input_shape), before convert.")
-    report = Conversion(compiled=model.compiled)
+    report = Conversion(model, compiled=model.compiled)
     obstacle = _opaque(model) or _tied(model)
     if obstacle:
         report.left[model.name] = obstacle
-        return model, report
-    return _Copy(_Plan(model, report)).of_model(model), report
+    else:
+        report.model = _Copy(_Plan(model, report)).of_model(model)
+    return report
 
 
 def _opaque(model: Any) -> str | None:
@@ -142,21 +115,21 @@ def _tied(model: Any) -> str | None:
 
 
 class _Plan:
-    """Which layers are swapped.
+    """Which layers are replaced.
 
     Args:
         model: with a known graph.
         report: where that is written down, and what is left alone.
     """
 
-    def __init__(self, model: Any, report: Conversion) -> None:
+    def __init__(self, model: Any, report: Conversion[Any]) -> None:
         self.report = report
         self.names: dict[Any, str] = {}
         self.calls: dict[Any, list[Any]] = {}
         self.takers: dict[int, list[str]] = {}
         """For a tensor's id, what takes it beside Dense layers."""
         self.tables: dict[Any, Encoding | None] = {}
-        """The layers to swap, and, for a Dense layer, one of the things it is given."""
+        """The layers to replace, and, for a Dense layer, one of the things it is given."""
         self._walk(model, "")
         for operation in self.calls:
             if isinstance(operation, keras.layers.Dense):
@@ -198,7 +171,7 @@ class _Plan:
             self._keep(layer, obstacle)
             return
         self.tables[layer] = None
-        self.report.swapped[self.names[layer]] = type(layer).__name__
+        self.report.replaced[self.names[layer]] = type(layer).__name__
 
     def _decide_dense(self, layer: Any) -> None:
         given: list[Any] = [_source(node) for node in self.calls[layer]]
@@ -210,7 +183,7 @@ class _Plan:
             return
         self.tables[layer] = given[0]
         modes = sorted({each.mode for each in given})
-        self.report.swapped[self.names[layer]] = f"Dense on {' and '.join(modes)} vectors"
+        self.report.replaced[self.names[layer]] = f"Dense on {' and '.join(modes)} vectors"
 
     def _look_inside(self, operation: Any) -> None:
         if not isinstance(operation, keras.Layer):
@@ -235,7 +208,7 @@ def _source(node: Any) -> Encoding | str | None:
 
 
 def _obstacle(dense: Any, given: list[Any]) -> str | None:
-    """Why a Dense layer that is given these encodings is not swapped."""
+    """Why a Dense layer that is given these encodings is not replaced."""
     unknown = next((each for each in given if isinstance(each, str)), None)
     if unknown is not None:
         return unknown

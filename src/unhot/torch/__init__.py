@@ -7,6 +7,7 @@ training loop.
 from __future__ import annotations
 
 from unhot import extras
+from unhot.reports import Conversion, TableReport, TrainingReport
 
 try:
     from torch.serialization import add_safe_globals
@@ -15,14 +16,14 @@ except ModuleNotFoundError as error:
 
 from unhot.torch import openmp
 from unhot.torch.clip import clip_grad_norm_
-from unhot.torch.conversion import Conversion, convert
+from unhot.torch.conversion import convert
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop
 from unhot.torch.parameter import TableParameter, rebuilt
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingBag", "NAdam", "RMSprop",
-    "clip_grad_norm_", "convert",
+    "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
 ]  # fmt: skip
 
 openmp.join()
