@@ -265,3 +265,48 @@ def test_betas_in_use(beta_1: float, beta_2: float, convention: Any) -> None:
         tables[0].step(ids, dense[ids])
         tables[1].step([0, 1, 2, 3], dense)
     np.testing.assert_allclose(tables[0].array, tables[1].array, rtol=1e-9)
+
+
+def test_a_schedule_that_counts_from_0() -> None:
+    """With `zero_based`, a schedule of Keras or PyTorch has the same effect as there; without it, the first step is 1."""
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=1, decay_rate=0.5)
+    keras_weight = keras.Variable(np.zeros((1, 1), np.float32))
+    keras_optimizer = keras.optimizers.SGD(schedule)
+    parameter = torch.nn.Parameter(torch.zeros(1, 1))
+    torch_optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda epoch: 0.5 * 0.5**epoch)
+    rates = (unhot.zero_based(schedule), unhot.zero_based(lambda n: 0.5 * 0.5**n), lambda n: 0.5**n)
+    tables = [unhot.Table(1, 1, init="zeros", optimizer=unhot.SGD(rate)) for rate in rates]
+    for expected in (-0.5, -0.75, -0.875):
+        keras_optimizer.apply([keras.ops.ones((1, 1))], [keras_weight])
+        parameter.grad = torch.ones(1, 1)
+        torch_optimizer.step()
+        scheduler.step()
+        for table in tables:
+            table.step([0], [[1.0]])
+        assert {keras_weight.value.detach().item(), parameter.item(), *(table.array.item() for table in tables)} == {expected}
+
+
+def test_what_a_schedule_gives() -> None:
+    """A number, or an array without dimensions, of another framework, too; anything else is an error that names the rate."""
+    for value in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor(0.5, dtype=torch.float64)):
+        table = unhot.Table(1, 1, init="zeros", optimizer=unhot.SGD(lambda step, value=value: value))
+        table.step([0], [[1.0]])
+        assert table.array.item() == -0.5
+    for wrong in (None, "0.5", True, torch.tensor(True), torch.ones(1), [0.5], 1j):
+        table = unhot.Table(1, 1, init="zeros", optimizer=unhot.SGD(lambda step, value=wrong: value))
+        with pytest.raises(TypeError, match="SGD: `learning_rate` must be a real number"):
+            table.step([0], [[1.0]])
+        assert table.array.item() == 0.0
+
+
+def test_zero_based_takes_a_schedule() -> None:
+    def schedule(step: int) -> float:
+        return 0.5**step
+
+    assert unhot.zero_based(schedule) == unhot.zero_based(schedule)
+    assert pickle.loads(pickle.dumps(unhot.zero_based(abs)))(-2) == 3
+    with pytest.raises(TypeError, match=r"`schedule` must be a callable .* Received: 0\.1 "):
+        unhot.zero_based(0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is the result of `zero_based` already"):
+        unhot.zero_based(unhot.zero_based(schedule))

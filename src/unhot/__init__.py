@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from unhot import kernels
 from unhot.kernels import get_num_threads, set_num_threads
-from unhot.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop
+from unhot.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop, zero_based
 from unhot.table import Table
 from unhot.training import DenseFallbackWarning
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "DenseFallbackWarning", "Ftrl", "Lion", "NAdam", "RMSprop",
-    "Table", "compare", "get_num_threads", "kernels", "set_num_threads",
+    "Table", "compare", "get_num_threads", "kernels", "set_num_threads", "zero_based",
 ]  # fmt: skip
 
 

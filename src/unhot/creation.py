@@ -35,13 +35,18 @@ def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return kind
 
 
-def as_rule(optimizer: Any) -> Optimizer:
-    """`optimizer` if it is one of unhot's rules, else an error."""
+def as_rule(optimizer: Any, instead: str = ", or None") -> Optimizer:
+    """`optimizer` if it is one of unhot's rules, else an error; `instead` is what else could have been given."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            "`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3), or None. Received:"
-            f" {optimizer!r} (of type {type(optimizer).__name__})."
-        )
+        expected = f"`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3){instead}."
+        kind = type(optimizer).__name__
+        if isinstance(optimizer, tuple) and getattr(optimizer, "_fields", ())[:2] == ("init", "update"):
+            raise TypeError(
+                f"{expected} Received: an optimizer of Optax (of type {kind}). It would have to update every row in every step."
+                " Use the rule that equals it, e.g. unhot.Adam(1e-3, convention='torch') for optax.adam(1e-3);"
+                " docs/jax.md has a table of them."
+            )
+        raise TypeError(f"{expected} Received: {optimizer!r} (of type {kind}).")
     optimizer.check()
     return optimizer
 

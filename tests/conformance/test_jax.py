@@ -5,7 +5,9 @@ float32 tables are trained as JAX is by default, without any float64; float64 on
 
 from __future__ import annotations
 
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -179,8 +181,78 @@ def test_bad_input_says_so() -> None:
         unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adamax(convention="torch"))
     with pytest.raises(ValueError, match="not supported inside a graph"):
         unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.SGD(0.1, weight_decay=0.1, convention="torch"))
+    for wrong in (None, "adam", unhot.Adam, lambda step: 0.1):
+        with pytest.raises(
+            TypeError, match=r"`optimizer` must be one of unhot's rules, e\.g\. unhot\.Adam\(1e-3\)\. Received: "
+        ):
+            unhot.jax.from_array(jnp.ones((5, 2)), optimizer=wrong)  # type: ignore[arg-type]
+
+
+def test_differentiating_the_state_is_an_error() -> None:
+    """JAX's own for `jax.grad`, as it looks at the inputs before any of our code; docs/jax.md explains its words."""
+    state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
+
+    def loss(state: Any) -> Any:
+        return unhot.jax.lookup(state, jnp.array([1])).sum()
+
     with pytest.raises(TypeError, match="not differentiated as a whole"):
-        jax.grad(lambda state: unhot.jax.lookup(state, jnp.array([1])).sum(), allow_int=True)(state)
+        jax.grad(loss, allow_int=True)(state)
+    with pytest.raises(TypeError, match="not differentiated as a whole"):
+        jax.vjp(loss, state)
+    page = " ".join((Path(__file__).parents[2] / "docs" / "jax.md").read_text().split())
+    quoted = page.partition('`jax.grad` words it as "')[2].partition('"')[0]
+    assert quoted
+    for differentiate in (jax.grad, jax.value_and_grad):
+        with pytest.raises(TypeError) as caught:
+            differentiate(loss)(state)
+        assert re.match(re.escape(quoted).replace(re.escape("[...]"), ".*"), str(caught.value))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (40,), (5, 8)], ids=str)
+def test_sum_by_id(shape: tuple[int, ...]) -> None:
+    """The sums of the dense gradient, each once; `update` does the same with them; what lies outside the table is left out."""
+    rng = np.random.default_rng(0)
+    state = unhot.jax.from_array(jnp.ones((9, 2)), optimizer=unhot.SGD(0.1))
+    for compile_ in (lambda function: function, jax.jit):
+        outside = 0 if compile_ is not jax.jit else 3
+        ids = jnp.asarray(rng.integers(-outside, 9 + outside, shape), jnp.int32)
+        gradients = jnp.asarray(rng.normal(size=(*shape, 2)), jnp.float32)
+        sums = compile_(unhot.jax.sum_by_id)(state, ids, gradients)
+        assert (sums.shape, sums.dtype) == (gradients.shape, gradients.dtype)
+        flat, lines = np.asarray(ids).reshape(-1), np.asarray(sums).reshape(-1, 2)
+        expected = np.zeros((9, 2))
+        for i, gradient in zip(flat, np.asarray(gradients).reshape(-1, 2), strict=True):
+            if 0 <= i < 9:
+                expected[i] += gradient
+        for row in range(9):
+            found = lines[flat == row]
+            np.testing.assert_allclose(found[:1], expected[[row] * len(found[:1])], rtol=0, atol=1e-5)
+            assert not found[1:].any()
+        assert not lines[(flat < 0) | (flat >= 9)].any()
+        update = jax.jit(unhot.jax.update)
+        after = [unhot.jax.weights(update(state, ids, given)) for given in (gradients, sums)]
+        np.testing.assert_array_equal(*after)
+    with pytest.raises(ValueError, match="`gradients` must have the shape"):
+        unhot.jax.sum_by_id(state, jnp.arange(3), jnp.ones((3, 3)))
+    with pytest.raises(IndexError, match="id 9 at position"):
+        unhot.jax.sum_by_id(state, jnp.array([9]), jnp.ones((1, 2)))
+
+
+def test_a_zero_based_schedule_is_compiled_once() -> None:
+    """Two tables of one schedule, as two layers would have it, share what is compiled."""
+    traced: list[Any] = []
+
+    def halving(steps: Any) -> Any:
+        traced.append(steps)
+        return 0.5**steps
+
+    update = jax.jit(unhot.jax.update)
+    for _ in range(2):
+        state = unhot.jax.from_array(jnp.zeros((3, 1)), optimizer=unhot.SGD(unhot.zero_based(halving)))
+        for _ in range(3):
+            state = update(state, jnp.array([2]), jnp.ones((1, 1)))
+        assert unhot.jax.weights(state)[2, 0] == -1.75
+    assert len(traced) == 1
 
 
 def test_a_learning_rate_of_the_step() -> None:

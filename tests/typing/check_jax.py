@@ -11,6 +11,7 @@ state = unhot.jax.from_array(jax.numpy.zeros((3, 2)), optimizer=unhot.Adam(1e-3)
 assert_type(state, unhot.jax.TableState)
 assert_type(unhot.jax.lookup(state, jax.numpy.array([1])), jax.Array)
 assert_type(unhot.jax.weights(state), jax.Array)
+assert_type(unhot.jax.sum_by_id(state, jax.numpy.array([1]), jax.numpy.ones((1, 2))), jax.Array)
 
 # Each checker reports each of these errors: where one does not, it complains of an `ignore` for nothing.
 unhot.jax.lookup(state)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhot.creation import as_rule
 from unhot.ids import refuse_booleans
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.rules import Optimizer
@@ -64,10 +65,12 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
 
     Args:
         array: an array of shape (rows, dim), float32 or float64 (which needs `jax_enable_x64`). It is copied.
-        optimizer: a rule of `unhot`. Its learning rate may be a callable of the step (the first step is 1), which is traced.
+        optimizer: a rule of `unhot`. Its learning rate may be a callable of the step (the first step is 1; see
+            `unhot.zero_based`), which is traced.
 
-    Raises: TypeError or ValueError for an unusable array; ValueError for a rule that does not work inside a graph (PyTorch's
-        Adamax, and PyTorch's SGD with weight decay or dampening).
+    Raises: TypeError or ValueError for an unusable array; TypeError for what is not a rule, such as an optimizer of Optax;
+        ValueError for a rule that does not work inside a graph (PyTorch's Adamax, and PyTorch's SGD with weight decay or
+        dampening).
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax
@@ -80,7 +83,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
         raise TypeError(f"a table must be float32 or float64. Received: dtype {weights.dtype}. Convert it first.")
     if weights.ndim != 2 or 0 in weights.shape:
         raise ValueError(f"a table must have the shape (rows, dim), both at least 1. Received: shape {weights.shape}.")
-    trained = Traced(copy.copy(optimizer), weights.dtype.name, len(weights))
+    trained = Traced(copy.copy(as_rule(optimizer, "")), weights.dtype.name, len(weights))
     rows = {"weights": weights}
     for name, start in trained.slots.items():
         rows[name] = jnp.full_like(weights, start)
@@ -158,25 +161,49 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
         >>> unhot.jax.weights(state)[3]
         Array([0., 0.], dtype=float32)
     """
-    flat = _flat(state, ids)
-    rows, dim = state.shape
-    wanted = (*jnp.shape(ids), dim)
-    if jnp.shape(gradients) != wanted:
-        raise ValueError(f"`gradients` must have the shape ids.shape + (dim,) = {wanted}. Received: {jnp.shape(gradients)}.")
+    flat, given = _flat_gradients(state, ids, gradients)
+    rows = state.shape[0]
     ops = _operations(state)
-    given = jnp.asarray(gradients, ops.dtype).reshape((-1, dim))
-    known = (flat >= 0) & (flat < rows)
-    given = jnp.where(known[:, None], given, 0)
     store = ArrayRows(state.rows)
     rate: Any = learning_rate
     if rate is None:
         rate = state.trained.optimizer.learning_rate
         rate = rate(state.clock + 1) if callable(rate) else rate
-    flat = jnp.where(known, flat, rows)
     history = state.trained.step(
         ops, state.history, store, flat, given, state.clock, jnp.asarray(rate, ops.dtype), after(flat, rows, state._read)
     )
     return replace(state, rows=store.arrays, history=history, clock=state.clock + 1)
+
+
+def sum_by_id(state: TableState, ids: Any, gradients: Any) -> jax.Array:
+    """The gradients with those of a repeated id summed: the sum stands at the id's first position, and zeros at the others.
+
+    `update` does the same with the result as with `gradients`. But the result has the norm of the table's gradient, also if ids
+    repeat. So clip it together with the other gradients, for example with `optax.clip_by_global_norm`.
+
+    Args:
+        state: the table.
+        ids: integers of any shape. Gradients of ids outside [0, rows) become 0.
+        gradients: floats of shape ids.shape + (dim,).
+
+    Raises: as for `update`.
+
+    Example:
+        >>> import jax.numpy as jnp, unhot, unhot.jax
+        >>> state = unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.Adam(0.1))
+        >>> unhot.jax.sum_by_id(state, jnp.array([3, 1, 3]), jnp.array([[1.0, 0.0], [2.0, 2.0], [2.0, 4.0]]))
+        Array([[3., 4.],
+               [2., 2.],
+               [0., 0.]], dtype=float32)
+    """
+    flat, given = _flat_gradients(state, ids, gradients)
+    places = jnp.arange(len(flat), dtype=jnp.int32)
+    order = jnp.argsort(flat, stable=True).astype(places.dtype)
+    ordered = flat[order]
+    starts = jnp.concatenate([jnp.ones(min(len(flat), 1), bool), ordered[1:] != ordered[:-1]])
+    first = order[jax.lax.cummax(jnp.where(starts, places, 0))]  # where the id of each of `ordered` stands first in `flat`
+    sums = jax.ops.segment_sum(given, jnp.zeros_like(places).at[order].set(first), len(places))
+    return sums.reshape(jnp.shape(gradients))
 
 
 def settle(state: TableState) -> TableState:
@@ -218,6 +245,18 @@ def weights(state: TableState) -> jax.Array:
 
 def _operations(state: TableState) -> Operations:
     return Operations(state.rows["weights"].dtype)
+
+
+def _flat_gradients(state: TableState, ids: Any, gradients: Any) -> tuple[jax.Array, jax.Array]:
+    """The ids, flat, and a line of gradients for each; `rows` and zeros where an id lies outside of the table."""
+    flat = _flat(state, ids)
+    rows, dim = state.shape
+    wanted = (*jnp.shape(ids), dim)
+    if jnp.shape(gradients) != wanted:
+        raise ValueError(f"`gradients` must have the shape ids.shape + (dim,) = {wanted}. Received: {jnp.shape(gradients)}.")
+    given = jnp.asarray(gradients, state.rows["weights"].dtype).reshape((-1, dim))
+    known = (flat >= 0) & (flat < rows)
+    return jnp.where(known, flat, rows), jnp.where(known[:, None], given, 0)
 
 
 def _flat(state: TableState, ids: Any) -> jax.Array:

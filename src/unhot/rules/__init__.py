@@ -4,6 +4,7 @@ from unhot.rules.base import Hyper, Optimizer, Recurrence
 from unhot.rules.closed_form import Ftrl
 from unhot.rules.descent import SGD, Adadelta, Adagrad, RMSprop
 from unhot.rules.moments import Adam, Adamax, AdamW, NAdam
+from unhot.rules.schedules import zero_based
 from unhot.rules.sign import Lion
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -13,5 +14,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 __all__ = [
     "OPTIMIZERS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Hyper", "Lion", "NAdam", "Optimizer",
-    "RMSprop", "Recurrence",
+    "RMSprop", "Recurrence", "zero_based",
 ]  # fmt: skip

@@ -44,6 +44,13 @@ def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: flo
     return number
 
 
+def _plain(value: Any) -> Any:
+    """What a schedule gives, as NumPy's where it is an array of another framework: Optax's schedules give JAX's."""
+    if isinstance(value, (int, float, np.generic, np.ndarray)) or not hasattr(value, "__array__"):
+        return value
+    return np.asarray(value)
+
+
 def flag(owner: str, name: str, value: Any) -> bool:
     """`value` if it is True or False, NumPy's too; else an error that names it."""
     if not isinstance(value, (bool, np.bool_)):
@@ -117,7 +124,7 @@ class Optimizer:
     def read(self, step: int) -> Hyper:
         """The scheduled hyperparameters of `step` (the first step is 1), checked."""
         self.check()
-        rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+        rate = _plain(self.learning_rate(step)) if callable(self.learning_rate) else self.learning_rate
         momentum = real(self, self.momentum_name, getattr(self, self.momentum_name), below=1.0) if self.momentum_name else 0.0
         return Hyper(self._rate(rate), momentum, float(self.weight_decay or 0.0))
 

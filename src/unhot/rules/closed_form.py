@@ -38,7 +38,7 @@ class Ftrl(Optimizer):
     the first step, whatever its initial value, as in dense training.
 
     Args:
-        learning_rate: a number above 0, or a callable that maps the step (the first is 1) to such a number. Default: 0.001.
+        learning_rate: a number above 0, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001.
         learning_rate_power: a number of at most 0. Default: -0.5.
         initial_accumulator_value: the initial value of n, called n0 below. Default: 0.1.
         l1_regularization_strength, l2_regularization_strength: numbers of at least 0.

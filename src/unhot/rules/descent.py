@@ -21,7 +21,7 @@ class SGD(Optimizer):
     w = w - rate b (Nesterov: - rate (g' + momentum b)).
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.01, torch 0.001.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.01, torch 0.001.
         momentum: in [0, 1). It may change from step to step.
         nesterov: whether to use Nesterov's momentum.
         weight_decay: decoupled in Keras's convention, coupled (L2) in PyTorch's. It may change from step to step.
@@ -71,7 +71,7 @@ class Adagrad(Optimizer):
     With convention="torch": w = w - rate / (1 + (step - 1) lr_decay) g / (sqrt(sum) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.01.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 0.01.
         initial_accumulator_value: the initial value of the sums. Default: 0.1, torch 0.
         epsilon: a number above 0. Default: 1e-7, torch 1e-10.
         weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.
@@ -125,7 +125,7 @@ class RMSprop(Optimizer):
     dense training.
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.01.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 0.01.
         rho: the decay of the averages, in [0, 1). Default: 0.9, torch 0.99 (where it is called alpha).
         momentum: in [0, 1). It may change from step to step.
         epsilon: a number above 0. Default: 1e-7, torch 1e-8.
@@ -178,7 +178,7 @@ class Adadelta(Optimizer):
     w = (1 - rate weight_decay) w - rate q.
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 1.0.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 1.0.
         rho: the decay of the averages, in [0, 1). Default: 0.95, torch 0.9.
         epsilon: a number above 0. Default: 1e-7, torch 1e-6.
         weight_decay: decoupled, in Keras's convention only. PyTorch's coupled decay is refused.

@@ -43,7 +43,7 @@ class Adam(_Moments):
     With convention="torch": w = (1 - rate weight_decay) w - rate / B1 m / (sqrt(v / B2) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001.
         beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
             Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient, for example 0.999
             with beta_2 = 0.999.
@@ -116,7 +116,7 @@ class NAdam(_Moments):
     w = (1 - rate weight_decay) w - rate (mu_(n+1) m / (1 - P_(n+1)) + (1 - mu_n) g / (1 - P_n)) / (sqrt(v / B2) + epsilon).
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.002.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 0.002.
         beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
             Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient, for example 0.999
             with beta_2 = 0.999.
@@ -170,7 +170,7 @@ class Adamax(_Moments):
     With convention="torch": u = max(beta_2 u, |g| + epsilon); w = w - rate / B1 m / u.
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001, torch 0.002.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 0.002.
         beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
             Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient. With convention="torch",
             beta_1 is at most 0.99 beta_2.

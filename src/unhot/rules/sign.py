@@ -38,7 +38,7 @@ class Lion(Optimizer):
     A momentum that decays without gradients keeps its sign: it stops at 1e-30 (float64: 1e-290) instead of underflowing.
 
     Args:
-        learning_rate: a number, or a callable that maps the step (the first is 1) to a number. Default: 0.001.
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001.
         beta_1: in (0, 1). It may change from step to step.
         beta_2: in (0, 1).
         weight_decay: decoupled. It may change from step to step.
