@@ -159,7 +159,7 @@ BY = 2 if BACKEND == "torch" else 1
     ("policy", "dtype", "owned"), product(["raise", "zero", 7], ["int32", "float32"], [False, True], by=BY)
 )
 def test_out_of_range(policy: Any, dtype: str, owned: bool) -> None:
-    """The same eagerly and in a graph, but that a graph cannot raise: there the vector is NaN."""
+    """The same eagerly and in a graph, but that a compiled graph cannot raise: there the vector is NaN."""
     layer = unhot.keras.Embedding(ROWS, DIM, out_of_range=policy)
     layer.build()
     optimizer = unhot.keras.Adam(0.1)
@@ -169,7 +169,7 @@ def test_out_of_range(policy: Any, dtype: str, owned: bool) -> None:
     good = (BAD >= 0) & (BAD < ROWS)
     instead = {"raise": np.full(DIM, np.nan), "zero": np.zeros(DIM)}.get(policy, weights[7])
     expected = np.where(good[..., None], weights[np.where(good, BAD, 0)], instead)
-    for jit_compile in [True, False][: 1 + (BACKEND == "tensorflow")]:
+    for jit_compile in [True, False][: 1 + (BACKEND == "tensorflow" and policy != "raise")]:  # else see test_stopped_runs.py
         np.testing.assert_array_equal(numbers(in_graph(layer, jit_compile)(BAD.astype(dtype))), expected)
     if policy == "raise":
         with pytest.raises(
@@ -223,6 +223,7 @@ def test_training_with_ids_out_of_range(policy: Any, combiner: str | None) -> No
     assert_same(*models)
 
 
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="its runs stop: see test_stopped_runs.py")
 @pytest.mark.parametrize("combiner", few([None, "mean"], ["mean"]))
 def test_fit_with_ids_that_should_raise(combiner: str | None) -> None:
     """Where the step is a graph: a loss of NaN, and samples and rows that have nothing to do with it are trained as ever."""
@@ -235,7 +236,7 @@ def test_fit_with_ids_that_should_raise(combiner: str | None) -> None:
         given = keras.Input((2,), dtype="int32")
         model = keras.Model(given, layer(given) if combiner else ops.sum(layer(given), axis=1))
         model.compile(optimizer=unhot.keras.SGD(0.1, momentum=0.9), loss="mse")
-        options = {"epochs": 2, "verbose": 0, "shuffle": False}
+        options: dict[str, Any] = {"epochs": 2, "verbose": 0, "shuffle": False}
         if ids is bad and BACKEND == "torch":
             with pytest.raises(IndexError, match=r"id 40 at position \(1, 0\)"):
                 model.fit(ids, np.ones((3, DIM)), **options)
@@ -286,14 +287,13 @@ def test_torch_compile(policy: Any, combiner: str | None) -> None:
 
 
 def test_what_predict_converts() -> None:
-    """On JAX, Keras keeps the last 32 bits of what it is given; elsewhere the layer sees the id."""
+    """On JAX, Keras keeps the last 32 bits of what it is given; elsewhere the layer sees the id and refuses it."""
     ids = keras.Input((1,), dtype="int64")
     layer = unhot.keras.Embedding(ROWS, DIM)
     model = keras.Model(ids, layer(ids))
     given = np.array([[2**32 + 5]])
-    if BACKEND == "torch":
-        with pytest.raises(IndexError, match=f"id {2**32 + 5} at position"):
-            model.predict(given, verbose=0)
+    if BACKEND == "jax":
+        np.testing.assert_array_equal(model.predict(given, verbose=0)[0, 0], layer.get_weights()[0][5])
     else:
-        expected = layer.get_weights()[0][5] if BACKEND == "jax" else np.full(DIM, np.nan)
-        np.testing.assert_array_equal(model.predict(given, verbose=0)[0, 0], expected)
+        with pytest.raises(Exception, match=f"id {2**32 + 5} at position"):
+            model.predict(given, verbose=0)

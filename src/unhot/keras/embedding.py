@@ -27,9 +27,10 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         combiner: how to combine the vectors along the last axis of the ids: "sum" (the result of Dense on a multi-hot vector),
             "mean", "max" or "sqrtn" (the sum divided by the root of the sum of the squared weights). None does not combine
             them. With `mask_zero`, ids of 0 are left out. A bag is 0 if nothing is left in it or all of its weights are 0.
-        out_of_range: what happens to an id outside [0, input_dim), or to a fraction: "raise" (an IndexError; a compiled graph
-            cannot raise, so the result for that id or bag is NaN, and no row gets a gradient from it), "zero" (a zero vector
-            without a gradient, which counts in a mean or maximum) or the number of the row that stands for all unknown ids.
+        out_of_range: what happens to an id outside [0, input_dim), or to a fraction: "raise" (an IndexError; in a graph
+            of TensorFlow an InvalidArgumentError; what XLA compiles cannot raise, so there the result for that id or bag is
+            NaN, and no row gets a gradient from it), "zero" (a zero vector without a gradient, which counts in a mean or
+            maximum) or the number of the row that stands for all unknown ids.
 
     Call: `layer(ids, weights=None)`. The ids have any shape (..., n). They are integers, or floats whose dtype has an exact
         number for every row (float32: 2**24 rows). `weights` have the same shape, can be trained, and need a combiner other
@@ -198,6 +199,8 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             return inputs.with_flat_values(self._vectors(rows_of, inputs.flat_values, None))
         inputs = ops.convert_to_tensor(inputs, sparse=False)
         ids, bad = checked(inputs, self.input_dim, self.out_of_range, port.concrete)
+        if bad is not None and self.out_of_range == "raise":
+            ids, bad = port.refuse_later(ids, bad, inputs, self)
         found = rows_of(ids)
         if bad is not None and self.out_of_range == "zero":
             found = _where(bad, 0.0, found)

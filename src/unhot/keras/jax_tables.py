@@ -88,6 +88,11 @@ def concrete(ids: Any) -> Any:
     return None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
 
 
+def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
+    """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
+    return ids, bad
+
+
 # ---------------------------------------------------------------- training
 
 

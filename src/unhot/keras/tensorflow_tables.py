@@ -13,6 +13,7 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Settled, become
+from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Graphs
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows
 from unhot.rules import Optimizer
@@ -102,6 +103,11 @@ def concrete(ids: Any) -> Any:
     return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
 
 
+def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
+    """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
+    return stop_if_bad(ids, bad, given, layer)
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -125,8 +131,8 @@ def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
 
 
 def outside_graph(function: Any) -> Any:
-    """The function as it is: rows are settled and stepped within the graph."""
-    return function
+    """The function within the graph, where rows are settled and stepped, once all gradients are there."""
+    return all_or_nothing(function)
 
 
 def check_rule(rule: Optimizer, variable: Any) -> None:
