@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from conformance.compiled import assert_no_copies
+from selection import slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -37,11 +42,45 @@ def test_csv_examples_take_files_of_any_length(name: str, lines: int, monkeypatc
     assert 0 < error < 5
 
 
+@pytest.fixture(params=["flax_nnx_csv", "flax_linen_csv"])
+def flax_example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield importlib.import_module(request.param)
+    sys.modules.pop(request.param, None)
+
+
+@slow
+def test_flax_examples(flax_example: ModuleType, capsys: Any) -> None:
+    """They learn, and from the checkpoint on bit for bit what they learn without one: -1 is none of the epochs."""
+    error, guess = flax_example.main()
+    assert error < 0.6 * guess
+    assert f"{error:.3f}" in capsys.readouterr().out
+    assert flax_example.main(ends=-1) == (error, guess)
+
+
+@slow
+def test_flax_examples_take_files_of_any_length(flax_example: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "ratings.csv"
+    file.write_text("".join((EXAMPLES / "data" / "ratings.csv").read_text().splitlines(keepends=True)[:31]))
+    error, _ = flax_example.main(file, epochs=2, ends=1)
+    assert 0 < error < 5
+
+
+@slow
+def test_flax_examples_copy_no_table(flax_example: ModuleType) -> None:
+    """A step of theirs updates donated tables in place, also those that a module of NNX holds."""
+    rows, ids = 50_000, np.arange(16, dtype=np.int32)
+    made = flax_example.new(rows, rows)
+    parts = made if isinstance(made, tuple) else (made,)
+    text = flax_example.step.lower(*parts, ids, ids, np.ones(16, np.float32)).compile().as_text()
+    assert_no_copies(text, rows, 4)
+
+
 def test_unknown_names_have_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every example numbers names from 1, so that row 0 is free for those that are not in the file."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     assert importlib.import_module("numpy_csv").rows_of(["b", "a", "b"]) == {"a": 1, "b": 2}
     sources = [path.read_text() for path in sorted(EXAMPLES.glob("*_csv.py"))]
     shared = [source[source.index("def rows_of") :].split("\n\n")[0] for source in sources]
-    assert len(shared) == 4
+    assert len(shared) == 6
     assert len(set(shared)) == 1
