@@ -320,7 +320,10 @@ def twice(layer: Any, *inputs: Any) -> Any:
 
 
 class Words(layers.Embedding):
-    """A subclass."""
+    """A subclass that does something of its own."""
+
+    def call(self, ids: Any) -> Any:
+        return super().call(ids)
 
 
 class Head(layers.Dense):
@@ -355,7 +358,7 @@ class Holder(layers.Layer):
         ("one_hot", lambda ids: layers.Flatten(name="flat")(ops.one_hot(ids, V)), "go to 'flat'"),
         ("encoder", lambda ids: one_hot_of("count")(ids), "the outputs of model 'model'"),
         ("dense", lambda ids: twice(dense(), ops.multi_hot(ids, V), ops.tile(ids, (1, 3))), "something else than one-hot"),
-        ("holder/words", lambda ids: Holder(layers.Embedding(V, D, name="words"))(ids), "it is called by Holder"),
+        ("holder/words", lambda ids: Holder(layers.Embedding(V, D, name="words"))(ids), "Holder, which holds it, cannot be"),
     ],
 )  # fmt: skip
 def test_left_alone(name: str, build: Any, why: str | None) -> None:
@@ -412,7 +415,21 @@ class Whole(keras.Model):
 
     def __init__(self) -> None:
         super().__init__(name="whole")
-        self.table = layers.Embedding(V, D)
+        self.table = layers.Embedding(V, D, name="words")
+
+    def call(self, ids: Any) -> Any:
+        return self.table(ids)
+
+
+class Unlike(keras.Model):
+    """A subclassed model that its configuration does not describe."""
+
+    def __init__(self, dim: int = D) -> None:
+        super().__init__(name="unlike")
+        self.table = layers.Embedding(V, dim)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
 
     def call(self, ids: Any) -> Any:
         return self.table(ids)
@@ -426,36 +443,64 @@ class Stepper(keras.Model):
     """A functional model with a train step of its own."""
 
 
-def test_models_that_cannot_be_taken_apart() -> None:
-    whole = Whole()
-    whole(ops.convert_to_tensor(IDS))
-    converted, report = convert(whole)
-    assert converted is whole
-    assert "no functional or Sequential model" in report.left["whole"]
-    row = Row([keras.Input((N,), dtype="int32"), layers.Embedding(V, D)], name="row")
-    assert unhot.keras.convert(row).model is row
+def called(model: Any) -> Any:
+    model(ops.convert_to_tensor(IDS))
+    return model
+
+
+def test_subclassed_models_are_copied_as_their_configuration_says() -> None:
+    for model, name in ((Whole(), "words"), (Row([layers.Embedding(V, D, name="words")]), "words")):
+        converted, report = convert(called(model))
+        assert converted is not model
+        assert type(converted) is type(model)
+        assert report.replaced == {name: "Embedding"}
+        assert not report.left
+        assert_equal(model, converted, IDS)
     ids = keras.Input((N,), dtype="int32")
-    table = layers.Embedding(V, D, name="words")
-    tied = keras.Model(ids, Tied(table, name="head")(table(ids)), name="tied")
-    converted, report = convert(tied)
-    assert converted is tied
-    assert "'words' and 'head' hold the same weight" in report.left["tied"]
-    outer = keras.Model(ids, whole(ids))
+    outer = keras.Model(ids, called(Whole())(ids))
     converted, report = convert(outer)
-    assert not report.replaced
-    assert any("it is called by Whole" in why for why in report.left.values())
-    stepper = Stepper(ids, table(ids))
+    assert report.replaced == {"whole/words": "Embedding"}
+    assert_equal(outer, converted, IDS)
+    stepper = Stepper(ids, layers.Embedding(V, D, name="words")(ids))
     converted, report = convert(stepper)
     assert type(converted).__name__ == "Stepper"
     assert isinstance(converted, Stepper)
     assert list(report.replaced) == ["words"]
 
 
+def test_models_that_cannot_be_copied_are_left_alone() -> None:
+    other = called(Unlike(D + 1))
+    converted, report = convert(other)
+    assert converted is other
+    assert "Unlike is no functional or Sequential model" in report.left["unlike"]
+    ids = keras.Input((N,), dtype="int32")
+    table = layers.Embedding(V, D, name="words")
+    tied = keras.Model(ids, Tied(table, name="head")(table(ids)), name="tied")
+    converted, report = convert(tied)
+    assert converted is tied
+    assert "'words' and 'head' hold the same weight" in report.left["tied"]
+
+
+def test_models_without_weights_and_layers() -> None:
+    for model in (keras.Sequential([layers.Embedding(V, D, name="words"), layers.Flatten()]), Whole()):
+        converted, report = convert(model)
+        assert report.replaced == {"words": "Embedding"}
+        assert not converted.weights
+        called(converted)
+        assert isinstance(converted.layers[0], unhot.keras.Embedding)
+    for layer in (layers.Embedding(V, D, name="words"), layers.TimeDistributed(layers.Embedding(V, D, name="words"))):
+        layer.build((None, N, 1))
+        converted, report = convert(layer)
+        assert report.replaced == {"words": "Embedding"}
+        ids = IDS[..., None]
+        np.testing.assert_array_equal(*(ops.convert_to_numpy(each(ops.convert_to_tensor(ids))) for each in (layer, converted)))
+
+
 def test_bad_input() -> None:
-    with pytest.raises(TypeError, match=r"takes a Keras model\. Received: Embedding"):
-        unhot.keras.convert(layers.Embedding(3, 2))
-    with pytest.raises(ValueError, match="has no weights as yet"):
-        unhot.keras.convert(keras.Sequential([layers.Embedding(3, 2)]))
+    with pytest.raises(TypeError, match=r"takes a Keras model or layer\. Received: list"):
+        unhot.keras.convert([layers.Embedding(3, 2)])
+    with pytest.raises(ValueError, match=r"`to` is 'unhot' or 'stock'\. Received: 'keras'"):
+        unhot.keras.convert(layers.Embedding(3, 2), to="keras")  # type: ignore[arg-type]
 
 
 def test_dense_layers_elsewhere_are_not_mentioned() -> None:

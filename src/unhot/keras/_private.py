@@ -5,7 +5,10 @@ Each has a fallback, for a version that has it no more: the results stay the sam
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import keras
 
 
 def compiled_by_xla(graph: Any) -> bool:
@@ -32,3 +35,95 @@ def being_saved() -> bool:
     except ImportError:
         return False
     return bool(in_save_context())
+
+
+# ---------------------------------------------------------------- graphs of functional models, and layers in layers
+
+
+def graph_of(model: Any) -> Any:
+    """The functional model that knows the calls of a model: itself, or the one in a Sequential model that has been called.
+
+    Needs: the class of functional models; where Sequential keeps the graph of its calls.
+    Fallback: None. `convert` then copies models as a whole, by their configuration, and leaves Dense layers alone.
+    """
+    try:
+        from keras.src.models.functional import Functional
+    except ImportError:
+        return None
+    if isinstance(model, keras.Sequential):
+        return getattr(model, "_functional", None)
+    return model if isinstance(model, Functional) and hasattr(model, "_run_through_graph") else None
+
+
+def made_of_inputs_and_outputs(kind: type) -> bool:
+    """Whether a class of functional models is constructed from inputs and outputs, as `keras.Model` is.
+
+    Needs: what Keras's own `clone_model` asks.
+    Fallback: only of `keras.Model`'s own class. Other classes are copied as a whole.
+    """
+    try:
+        from keras.src.models.functional import functional_like_constructor
+    except ImportError:
+        return kind.__module__.startswith("keras.")
+    return bool(functional_like_constructor(kind))
+
+
+def calls(graph: Any) -> Iterator[Any]:
+    """The calls that a graph makes, inputs first: each with `operation`, `arguments`, `input_tensors` and `outputs`.
+
+    Needs: the nodes of the graph. There is no graph without them (`graph_of`).
+    """
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
+
+
+def origin(tensor: Any) -> tuple[Any, Any]:
+    """The operation that gave a tensor of a graph, and the arguments of that call.
+
+    Needs: the history of the tensor. There is no graph without it (`graph_of`).
+    """
+    operation, index, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[index].arguments
+
+
+def run_through(graph: Any, inputs: Any, operation_of: Callable[[Any], Any], call: Callable[..., Any]) -> Any:
+    """The outputs of a graph made anew from these inputs, with other operations in place of its own.
+
+    Needs: what Keras's own `clone_model` does. Without it there is no graph (`graph_of`).
+    """
+    return graph._run_through_graph(inputs, operation_fn=operation_of, call_fn=call)
+
+
+def hot_encoder(operation: Any) -> str | None:
+    """Gives "one_hot" or "multi_hot" for the operations of a graph that `keras.ops` makes under these names, or None.
+
+    Needs: the classes of these operations.
+    Fallback: None. Dense layers on what they give are then left alone.
+    """
+    try:
+        from keras.src.ops.nn import MultiHot, OneHot
+    except ImportError:
+        return None
+    return "one_hot" if isinstance(operation, OneHot) else "multi_hot" if isinstance(operation, MultiHot) else None
+
+
+def layers_in(layer: Any, recursive: bool = True) -> list[Any]:
+    """The layers that a layer holds, outer ones first; without those that these hold, unless `recursive`.
+
+    Needs: what Keras tracks of a layer's attributes.
+    Fallback: the layers of models only. Layers inside others keep the kind they have.
+    """
+    if hasattr(layer, "_flatten_layers"):
+        found: list[Any] = layer._flatten_layers(include_self=False, recursive=recursive)
+        return found
+    own = list(getattr(layer, "layers", ()))
+    return [each for held in own for each in (held, *layers_in(held))] if recursive else own
+
+
+def seed_generators(layer: Any) -> list[Any]:
+    """The generators of random numbers that a layer itself holds.
+
+    Needs: what Keras tracks of a layer's attributes.
+    Fallback: none. A copy of a Dropout layer then begins with its seed.
+    """
+    return list(getattr(layer, "_seed_generators", ()))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras.src.ops.nn import MultiHot, OneHot
 
+from unhot.keras._private import hot_encoder
 from unhot.keras.input_ids import EXACT
 
 MODES = ("one_hot", "multi_hot", "count")
@@ -35,13 +35,14 @@ class Encoding:
 def encoding(operation: Any, args: Any, kwargs: Any) -> Encoding | str | None:
     """What a call of the operation encodes; why that cannot be followed; or None if it makes no such vectors."""
     mode = str(getattr(operation, "output_mode", None))
-    if not isinstance(operation, (OneHot, MultiHot)) and mode not in MODES:
+    hot = hot_encoder(operation)
+    if hot is None and mode not in MODES:
         return None
     ids = first(args, kwargs)
-    if isinstance(operation, (OneHot, MultiHot)):
+    if hot is not None:
         if operation.axis != -1:
             return f"it encodes along axis {operation.axis}, and a Dense layer takes the last"
-        if isinstance(operation, OneHot):
+        if hot == "one_hot":
             return Encoding("one_hot", operation.num_classes, False, ids)
         return _pooled(Encoding("multi_hot", operation.num_classes, True, ids))
     kind = type(operation).__name__
