@@ -184,18 +184,19 @@ def test_replaced_inside(name: str) -> None:
 
 @pytest.mark.parametrize("name", some(["positions", "late", "head", "backbone", "subclassed", "over time"], ["subclassed"]))
 def test_they_learn_the_same(name: str) -> None:
+    """With ids that do not repeat in a batch, where Keras's own layer is not exact on TensorFlow; rows rest."""
     model = MODELS[name][0]()
     predict(model)
     converted, _ = convert(model)
     model.compile(keras.optimizers.Adam(0.01), "mse")
     converted.compile(unhot.keras.Adam(0.01), "mse")
     random = np.random.default_rng(0)
-    ids = IDS[random.integers(0, 4, 24)]
+    ids = np.concatenate([random.permutation(V)[: 2 * N].reshape(2, N) for _ in range(12)]).astype("int32")
     wanted = random.normal(size=(24, *predict(model).shape[1:])).astype("float32")
     for each in (model, converted):
-        each.fit(ids, wanted, batch_size=6, epochs=5, shuffle=False, verbose=0)
+        each.fit(ids, wanted, batch_size=2, epochs=2, shuffle=False, verbose=0)
     for mine, other in zip(converted.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_allclose(mine, other, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in models.assert_same: 20 steps
+        np.testing.assert_allclose(mine, other, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in models.assert_same: 24 steps
 
 
 class Booleans(layers.Layer):
