@@ -1,9 +1,8 @@
-"""Tables that are trained densely: the warning, and the report on all tables of a model."""
+"""Tables that are trained densely: the warning. (`unhot.reports` has the report on all tables of a model.)"""
 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 
 class DenseFallbackWarning(UserWarning):
@@ -23,20 +22,6 @@ class DenseFallbackWarning(UserWarning):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-
-
-class TableReport(NamedTuple):
-    """How one table of a model is trained.
-
-    Args:
-        name: the table's name in the model.
-        by_rows: whether a step costs the touched rows only.
-        reason: why the table is trained densely, or by whom it is trained by rows.
-    """
-
-    name: str
-    by_rows: bool
-    reason: str
 
 
 def warn_of_dense_training(table: object, name: str, reason: str, remedy: str, stacklevel: int = 2) -> None:
