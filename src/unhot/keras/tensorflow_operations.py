@@ -83,7 +83,7 @@ class Operations:
         return tf.math.unsorted_segment_sum(lines, group, tf.size(group))
 
     def take(self, x: Any, i: Any) -> Any:
-        return tf.gather(x, i)
+        return gathered(x, i) if isinstance(x, tf.Variable) else tf.gather(x, i)
 
     def put(self, x: Any, i: Any, lines: Any) -> Any:
         """`x` with its lines `i` replaced: a variable itself, or a new tensor."""
@@ -121,6 +121,20 @@ def _as(dtype: Any, value: Any) -> Any:
     return tf.cast(value, dtype) if hasattr(value, "dtype") else tf.constant(value, dtype)
 
 
+def gathered(variable: Any, ids: Any) -> Any:
+    """The lines `ids` of a variable, read so that neither tapes nor the graph's list of its variables hear of it.
+
+    Nothing is differentiated here, and a tape that watched the weights would have compiled functions give what it may need.
+    `model.export` writes all variables on that list, beside those that the saved function then uses.
+    """
+    return tf.raw_ops.ResourceGather(resource=variable.handle, indices=ids, dtype=variable.dtype)
+
+
+def as_it_is(variable: Any) -> Any:
+    """The value of a variable, read in the same way."""
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
 class VariableRows:
     """`unhot.traced.engine.Rows` in variables, which are written in place."""
 
@@ -128,8 +142,7 @@ class VariableRows:
         self.variables, self.rows = variables, rows
 
     def take(self, name: str, ids: Any) -> Any:
-        # Nothing is differentiated here; a tape that watches the weights would have compiled functions give what it may need.
-        return tf.stop_gradient(tf.gather(self.variables[name], self._within(ids)))
+        return gathered(self.variables[name], self._within(ids))
 
     def put(self, name: str, ids: Any, lines: Any) -> None:
         # Ids beyond the table come from settling in turn only. The last row's line is then written again as it is.

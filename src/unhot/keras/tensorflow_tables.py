@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +12,12 @@ import tensorflow as tf
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from unhot.keras._private import being_saved
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Settled, become
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Graphs
-from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows
+from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 
@@ -75,6 +77,9 @@ def lookup(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     training = training_of(variable)
     if training is None or in_stateless_scope():
+        return None
+    if being_saved():
+        training.settle()
         return None
     flat = tf.reshape(ids, (-1,))
     found = _as_settled(tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat)))
@@ -221,20 +226,26 @@ class Training:
         return self._ops[not tf.executing_eagerly()]
 
     def _now(self) -> Any:
-        return self.clock.read_value() if self.traced.defers else tf.constant(0, tf.int32)
+        return as_it_is(self.clock) if self.traced.defers else tf.constant(0, tf.int32)
 
     # ------------------------------------------------------------------ reading
 
     def lookup(self, ids: Any) -> Any:
         """The settled weights of the flat `ids`."""
+        # A number of the history is a number also where it is not taken from by `Operations.take`.
+        history = {name: value if len(value.shape) else as_it_is(value) for name, value in self.history.items()}
         if tf.executing_eagerly() or not _in_training():  # the graphs of others, who may not compile, are kept plain
-            return self.traced.lookup(self._ops[0], self.history, self.store, ids, self._now())
-        found = self.traced.lookup(self.ops, self.history, self.store, self.ops.padded(ids), self._now())
+            return self.traced.lookup(self._ops[0], history, self.store, ids, self._now())
+        found = self.traced.lookup(self.ops, history, self.store, self.ops.padded(ids), self._now())
         return found[: tf.size(ids)]
 
     def settle(self) -> None:
-        """Apply all deferred steps."""
+        """Apply all deferred steps: now, for a graph that is saved with the weights as they are, or whenever the graph runs."""
         if not self.traced.defers:
+            return
+        if being_saved() and not tf.executing_eagerly():
+            with ThreadPoolExecutor(1) as eager:  # every thread begins eagerly; `tf.init_scope` may lead to the saved graph
+                eager.submit(self.settle).result()
             return
         if not (tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function):
             return  # that graph is a saved model's, which copies variables as they are
