@@ -12,9 +12,11 @@ from unhot.keras.conversion import convert
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
 from unhot.keras.release import release
+from unhot.keras.report import report
 from unhot.keras.reversible_embedding import ReversibleEmbedding
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "Ftrl", "Lion", "Nadam",
-    "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert", "release",
+    "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
+    "release", "report",
 ]  # fmt: skip
