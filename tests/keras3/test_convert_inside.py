@@ -108,6 +108,24 @@ class Subclassed(keras.Model):
         return self.backbone(ids) + self.table(ids)
 
 
+class Tied(keras.Model):
+    """Holds one layer twice, and two layers of one name."""
+
+    def __init__(self, dim: int = D, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.table = layers.Embedding(V, dim, name="words")
+        self.same = self.table
+        self.nested = [Head(name="head"), Head(name="head")]
+
+    def call(self, ids: Any) -> Any:
+        return self.nested[0](ids) + self.nested[1](ids) + ops.sum(self.table(ids) * self.same(ids), -1, keepdims=True)
+
+
+def called(model: Any) -> Any:
+    model(ops.convert_to_tensor(IDS))
+    return model
+
+
 def in_graph(make: Any) -> Any:
     ids = keras.Input((N,), dtype="int32")
     vectors = make()(ids)
@@ -115,9 +133,7 @@ def in_graph(make: Any) -> Any:
 
 
 def subclassed() -> Any:
-    model = keras.Sequential([Subclassed(name="whole"), layers.Dense(1, name="out")])
-    model(ops.convert_to_tensor(IDS))
-    return model
+    return called(keras.Sequential([Subclassed(name="whole"), layers.Dense(1, name="out")]))
 
 
 def over_time() -> Any:
@@ -138,6 +154,10 @@ MODELS: dict[str, tuple[Any, dict[str, str]]] = {
     "backbone": (lambda: in_graph(lambda: Backbone(D, name="backbone")), {"backbone/words": "Embedding"}),
     "backbone alone": (lambda: Backbone(D, name="backbone"), {"words": "Embedding"}),
     "subclassed": (subclassed, {"whole/backbone/words": "Embedding", "whole/more": "Embedding"}),
+    "tied": (
+        lambda: called(Tied()),
+        {"words": "Embedding", "head/words": "Embedding", "head_1/words": "Embedding"},
+    ),
     "over time": (over_time, {"each/words": "Embedding"}),
     "row": (
         lambda: keras.Sequential([keras.Input((N,), dtype="int32"), Head(name="head"), layers.Dense(1)]),

@@ -172,8 +172,8 @@ def whole(model: Any, kinds: Kinds) -> tuple[Any, dict[str, str], dict[str, str]
 def compared(layer: Any, copy: Any, kinds: Kinds, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
     """Which layers inside a layer were replaced in its copy, and which were left alone and why."""
     replaced, left = {}, {}
-    for (name, old), (_, new) in zip(named(layer, prefix), named(copy, prefix), strict=True):
-        verdict = kinds.verdict(old)
+    for (inner, old), new in zip(named(layer).items(), named(copy).values(), strict=True):
+        name, verdict = f"{prefix}{inner}", kinds.verdict(old)
         if isinstance(verdict, str):
             left[name] = verdict
         elif verdict is not None and isinstance(new, verdict) and kinds.verdict(new) is None:

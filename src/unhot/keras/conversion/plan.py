@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import chain, count
 from typing import Any
 
 import keras
@@ -48,12 +49,27 @@ def _leaves(model: Any) -> Iterator[Any]:
         yield from _leaves(layer) if is_graph(layer) else [layer]
 
 
-def named(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The layers inside a layer, outer ones first, with names that lead to them."""
-    for each in layers_in(layer, recursive=False):
-        name = f"{prefix}{each.name}"
-        yield name, each
-        yield from named(each, f"{name}/")
+def named(layer: Any) -> dict[str, Any]:
+    """The layers inside a layer, outer ones first, each once, by names that lead to them."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def collect(holder: Any, prefix: str) -> None:
+        for each in layers_in(holder, recursive=False):
+            if id(each) not in seen:
+                seen.add(id(each))
+                name = unique(f"{prefix}{each.name}", found)
+                found[name] = each
+                collect(each, f"{name}/")
+
+    collect(layer, "")
+    return found
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """The name, with a number if it is taken."""
+    names = chain([name], (f"{name}_{i}" for i in count(1)))
+    return next(each for each in names if each not in taken)
 
 
 class Plan:
@@ -126,8 +142,8 @@ class Plan:
         elif isinstance(operation, keras.layers.Dense) and self.kinds.encodes:
             self._decide_dense(operation)
         elif isinstance(operation, keras.Layer):
-            found = {f"{self.names[operation]}/{name}": layer for name, layer in named(operation)}
-            held = {name: layer for name, layer in found.items() if self.kinds.verdict(layer) is not None}
+            found = {name: layer for name, layer in named(operation).items() if self.kinds.verdict(layer) is not None}
+            held = {f"{self.names[operation]}/{name}": layer for name, layer in found.items()}
             if held:
                 self.inside[operation] = held
 
