@@ -57,7 +57,7 @@ class LayerCopy:
         for loss in losses:
             loss.backward()
         assert self.layer.weight.grad is not None
-        assert self.layer.weight.grad.is_sparse
+        assert isinstance(self.layer.weight.grad, unhot.torch.RowGradient)
         self.optimizer.step()
 
     def assign(self, hyper: dict[str, Any]) -> None:

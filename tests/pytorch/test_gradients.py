@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import unhot.torch
 
-from .twins import DIM, LR, ROWS, _double, batches, close, layers  # noqa: F401
+from .twins import DIM, LR, ROWS, _double, batches, by_rows, close, deferred, layers, pair, train  # noqa: F401
 
 SHAPES = {"flat": (6,), "nested": (3, 2)}
 
@@ -89,33 +89,11 @@ def test_a_scaler_unscales_each_gradient_once(way: str, shape: tuple[int, ...]) 
         close(ours.weight, theirs.weight)
 
 
-MODELS: dict[str, Callable[[Tensor], Tensor]] = {
-    "squares": lambda found: found.pow(2).sum(),
-    "flattened": lambda found: (found.flatten() * torch.arange(6 * DIM)).sum(),
-    "a layer on sequences": lambda found: nn.functional.linear(found, torch.ones(2, DIM).to(found)).pow(2).sum(),
-    "views of views": lambda found: nn.functional.linear(
-        found.view(2, 3, DIM).flatten(0, 1), torch.ones(2, DIM).to(found)
-    ).sum(),
-    "beside numbers": lambda found: torch.cat([found.view(-1, DIM), torch.ones(3, DIM).to(found)]).pow(2).sum(),
-}
-
-
-@pytest.mark.parametrize("way", MODELS)
-def test_a_gradient_of_its_own_is_not_copied(way: str) -> None:
-    _, ours = layers()
-    optimizer = unhot.torch.SGD(ours.parameters(), lr=LR)
-    found, memory = ours(torch.arange(6).view(3, 2)), []
-    found.register_hook(lambda grad: memory.append(grad.data_ptr()))
-    MODELS[way](found).backward()
-    assert memory == [ours.weight.grad._values().data_ptr()]
-    optimizer.step()
-
-
 def test_a_given_gradient_stays_as_it_was() -> None:
     for first, _, _ in two_tables():
         given = torch.ones(3, DIM)
         first(torch.tensor([1, 2, 1])).backward(given)
-        (first.weight.grad._values() if first.weight.grad.is_sparse else first.weight.grad).mul_(5.0)
+        first.weight.grad.mul_(5.0)
         assert torch.equal(given, torch.ones(3, DIM))
 
 
@@ -126,20 +104,229 @@ def test_a_gradient_asked_for_beside_the_tables_stays_as_it_was(shape: tuple[int
         found = found if found.shape == shape else found.view(shape)
         asked, table = torch.autograd.grad(found.pow(2).sum(), [found, first.weight])
         before = asked.clone()
-        (table._values() if table.is_sparse else table).mul_(5.0)
+        table.mul_(5.0)
         assert torch.equal(asked, before)
 
 
+@pytest.mark.parametrize("torchs", [False, True])
 @pytest.mark.parametrize("ids", [[1], [1, 2, 1]], ids=str)
-def test_clipping_scales_each_gradient_once(ids: list[int]) -> None:
+def test_clipping_scales_each_gradient_once(ids: list[int], torchs: bool) -> None:
     made = two_tables()
     for first, second, optimizer in made:
         (first(torch.tensor(ids)) + second(torch.tensor(ids))).pow(2).sum().backward()
-        clip = torch.nn.utils.clip_grad_norm_ if type(first) is nn.Embedding else unhot.torch.clip_grad_norm_
+        clip = torch.nn.utils.clip_grad_norm_ if type(first) is nn.Embedding or torchs else unhot.torch.clip_grad_norm_
         clip([first.weight, second.weight], 0.5)
         optimizer.step()
     for theirs, ours in zip(made[0][:2], made[1][:2], strict=True):
         close(ours.weight, theirs.weight)
+
+
+MASK = (torch.arange(ROWS) >= 3).double().unsqueeze(1)
+
+
+def set_rows(gradient: Tensor) -> None:
+    gradient.data[torch.tensor([1, 4])] = 0.0
+
+
+def set_slice(gradient: Tensor) -> None:
+    gradient[:-5] = 0.0
+
+
+BETWEEN: dict[str, tuple[Callable[[Any], Any], bool]] = {
+    "clip_grad_norm_": (lambda layer: nn.utils.clip_grad_norm_(layer.parameters(), 0.5), True),
+    "clip_grad_norm_, foreach": (lambda layer: nn.utils.clip_grad_norm_(layer.parameters(), 0.5, 1.0, foreach=True), True),
+    "clip_grad_norm_, single": (lambda layer: nn.utils.clip_grad_norm_(layer.weight, 0.5, float("inf"), foreach=False), True),
+    "clip_grads_with_norm_": (
+        lambda layer: nn.utils.clip_grads_with_norm_(layer.weight, 0.5, nn.utils.get_total_norm([layer.weight.grad])),
+        True,
+    ),
+    "clip_grad_value_": (lambda layer: nn.utils.clip_grad_value_(layer.parameters(), 0.5), True),
+    "clip_grad_value_, foreach": (lambda layer: nn.utils.clip_grad_value_(layer.parameters(), 0.5, foreach=True), True),
+    "logging": (
+        lambda layer: [f(layer.weight.grad) for f in (torch.mean, torch.std, lambda g: torch.isfinite(g).all(), torch.max)],
+        True,
+    ),
+    "histogram": (lambda layer: torch.histc(layer.weight.grad), True),
+    "a copy of it": (lambda layer: layer.weight.grad.clone().numpy(), True),
+    "numpy": (lambda layer: layer.weight.grad.numpy(), False),
+    "a vector": (lambda layer: nn.utils.parameters_to_vector([layer.weight.grad]), False),
+    "scaled": (lambda layer: layer.weight.grad.mul_(0.5), True),
+    "averaged": (lambda layer: setattr(layer.weight, "grad", layer.weight.grad / 3), True),
+    "masked": (lambda layer: layer.weight.grad.mul_(MASK), True),
+    "rows set": (lambda layer: set_rows(layer.weight.grad), False),
+    "a slice set": (lambda layer: set_slice(layer.weight.grad), False),
+    "centralized": (lambda layer: layer.weight.grad.sub_(layer.weight.grad.mean()), False),
+    "noise": (lambda layer: layer.weight.grad.add_(torch.linspace(-1, 1, ROWS * DIM).reshape(ROWS, DIM)), False),
+    "coupled decay by hand": (lambda layer: layer.weight.grad.add_(layer.weight.detach(), alpha=0.1), False),
+    "nothing": (lambda layer: layer.weight.grad.zero_(), True),
+    "replaced": (lambda layer: setattr(layer.weight, "grad", torch.ones(ROWS, DIM)), False),
+    "data replaced": (lambda layer: setattr(layer.weight.grad, "data", torch.ones(ROWS, DIM)), False),
+    "another backward": (lambda layer: layer(torch.tensor([1, 0, 1])).pow(2).sum().backward(), True),
+    "a penalty": (lambda layer: layer.weight.pow(2).sum().backward(), False),
+}
+"""What loops do between the backward pass and the step, and whether the step then goes by rows."""
+
+
+@pytest.mark.parametrize("way", BETWEEN)
+def test_between_backward_and_step(way: str) -> None:
+    change, rows = BETWEEN[way]
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+        for i, ids in enumerate(batches(0, 12)):
+            optimizer.zero_grad()
+            (layer(ids) - i).pow(2).sum().backward()
+            if i >= 3:
+                change(layer)
+            assert layer.weight.grad.shape == (ROWS, DIM)
+            optimizer.step()
+    assert deferred(twins[1][0]) == rows
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
+def set_item(gradient: Tensor) -> Tensor:
+    gradient = gradient.clone()
+    gradient[:3] = 0.0
+    return gradient
+
+
+HOOKS: dict[str, tuple[Callable[[Tensor], Tensor | None], bool]] = {
+    "scaled": (lambda g: g * 0.5, True),
+    "masked": (lambda g: g * MASK, True),
+    "filled": (lambda g: g.masked_fill(MASK.bool(), 0), True),
+    "clamped": (lambda g: g.clamp(-0.1, 0.1), True),
+    "rows set": (set_item, False),
+    "dense": (lambda g: g.to_dense() + 0.0 * MASK, False),
+    "noise": (lambda g: g + torch.linspace(-1, 1, ROWS * DIM).reshape(ROWS, DIM), False),
+    "seen": (lambda g: None, True),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it is accumulated", "after"])
+@pytest.mark.parametrize("way", HOOKS)
+def test_hooks(way: str, after: bool) -> None:
+    hook, rows = HOOKS[way]
+
+    def afterwards(parameter: Any) -> None:
+        found = hook(parameter.grad)
+        parameter.grad = parameter.grad if found is None else found
+
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+        train(layer, optimizer, steps=3)
+        if after:
+            layer.weight.register_post_accumulate_grad_hook(afterwards)
+        else:
+            layer.weight.register_hook(hook)
+        train(layer, optimizer, seed=1, steps=8)
+    assert deferred(twins[1][0]) == rows
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_accumulated_over_micro_batches(clip: float | None) -> None:
+    """With the optimizer's `zero_grad` of either kind."""
+    for to_none in (True, False):
+        twins = pair("AdamW")
+        for layer, optimizer in twins:
+            for i, ids in enumerate(batches(0, 18)):
+                (layer(ids) / 3).pow(2).sum().backward()
+                if i % 3 == 2:
+                    if clip:
+                        nn.utils.clip_grad_norm_(layer.parameters(), clip)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=to_none)
+        assert deferred(twins[1][0])
+        close(twins[1][0].weight, twins[0][0].weight)
+
+
+@pytest.mark.parametrize("order", ["rows first", "dense first", "in one pass"])
+def test_dense_and_row_gradients_of_one_table_add_up(order: str) -> None:
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+        for ids in batches(0, 10):
+            optimizer.zero_grad()
+            parts = [layer(ids).pow(2).sum(), layer.weight.sin().sum()]
+            if order == "in one pass":
+                sum(parts).backward()
+            else:
+                for part in parts if order == "rows first" else parts[::-1]:
+                    part.backward()
+            optimizer.step()
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
+STOCK: list[tuple[str, dict[str, Any]]] = [
+    (name, {**given, way: True})
+    for name, given in (("Adam", {}), ("SGD", {"momentum": 0.9}), ("Adagrad", {}), ("RMSprop", {}), ("NAdam", {}))
+    for way in ("foreach", "fused", "capturable")
+    if way == "foreach" or (way == "fused" and name in ("Adam", "SGD", "Adagrad"))
+]
+
+
+@pytest.mark.parametrize(("name", "given"), [*STOCK, ("Adam", {}), ("SGD", {}), ("Adamax", {}), ("ASGD", {}), ("LBFGS", {})])
+def test_stock_optimizers_take_it(name: str, given: dict[str, Any]) -> None:
+    """While an optimizer of ours owns the table, which then has nothing to settle."""
+    theirs, ours = layers()
+    owner = unhot.torch.AdamW(ours.parameters(), lr=LR)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=LR)
+    for layer, own in ((theirs, reference), (ours, owner)):
+        train(layer, own, steps=5)
+        other = getattr(torch.optim, name)(layer.parameters(), lr=LR, **given)
+        for ids in batches(1, 5):
+            other.zero_grad()
+            if name == "LBFGS":
+                other.step(lambda layer=layer, ids=ids, other=other: closure(layer, ids, other))
+            else:
+                layer(ids).pow(2).sum().backward()
+                other.step()
+        train(layer, own, seed=2, steps=5)
+    close(ours.weight, theirs.weight)
+
+
+def closure(layer: Any, ids: Tensor, optimizer: Any) -> Tensor:
+    optimizer.zero_grad()
+    loss = layer(ids).pow(2).sum()
+    loss.backward()
+    return loss
+
+
+def test_gradients_asked_for() -> None:
+    """`autograd.grad`, also with a graph, for a penalty on the gradient; and of a backward pass with a graph."""
+    found = []
+    for layer, optimizer in pair("AdamW", padding_idx=1):
+        for ids in batches(0, 6):
+            optimizer.zero_grad()
+            loss = layer(ids).pow(3).sum()
+            (plain,) = torch.autograd.grad(loss, [layer.weight], retain_graph=True)
+            (graphed,) = torch.autograd.grad(loss, [layer.weight], create_graph=True)
+            close(plain.to_dense(), graphed)
+            (loss + graphed.pow(2).sum()).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        layer(batches(0, 1)[0]).pow(3).sum().backward(create_graph=True)
+        assert layer.weight.grad.requires_grad
+        layer.weight.grad.pow(2).sum().backward()
+        found.append(layer.weight.grad.detach().clone())
+        found.append(layer.weight.detach().clone())
+    close(found[2], found[0])
+    close(found[3], found[1])
+
+
+def test_an_optimizer_in_the_backward_pass() -> None:
+    """A step in a hook that comes once the gradient is accumulated."""
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+
+        def step(parameter: Any, optimizer: Any = optimizer) -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        layer.weight.register_post_accumulate_grad_hook(step)
+        for ids in batches(0, 12):
+            layer(ids).pow(2).sum().backward()
+            assert layer.weight.grad is None
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
@@ -186,7 +373,7 @@ def test_in_place_operations_on_what_was_looked_up(way: str, shape: tuple[int, .
         IN_PLACE[way](found)
         found.pow(3).sum().backward()
         grads.append(layer.weight.grad)
-    assert grads[1].is_sparse
+    assert by_rows(grads[1])
     close(grads[1].to_dense(), grads[0])
     del optimizer
 

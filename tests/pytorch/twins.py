@@ -58,6 +58,11 @@ def close(ours: Any, theirs: Any) -> None:
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
+def by_rows(gradient: Any) -> bool:
+    """Whether a gradient holds the rows that have one, and no others."""
+    return gradient.is_sparse or (isinstance(gradient, unhot.torch.RowGradient) and gradient.ids is not None)
+
+
 def deferred(layer: nn.Embedding) -> bool:
     """Whether rows of the table have steps to come."""
     training: Any = getattr(layer.weight, "training", None)

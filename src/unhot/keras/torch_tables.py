@@ -17,9 +17,9 @@ from torch import Tensor
 from unhot.engine import UNCHANGING, Engine, recurrence
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Owned, Settled, become, trait_of
-from unhot.keras.torch_parameter import KerasParameter, RowSparse
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
+from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.training import RowTraining, steps_made
@@ -50,7 +50,7 @@ def make_table(variable: Any) -> None:
         kind: Any = type(variable)
         variable.__class__ = trait_of(Deferred, kind)
     if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
-        variable._value = KerasParameter(value.detach(), value.requires_grad)
+        variable._value = TableParameter(value.detach(), value.requires_grad)
 
 
 def state_variables(variables: list[Any]) -> list[Any]:
@@ -75,12 +75,12 @@ def obstacle(variable: Any) -> str | None:
 def lookup(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     weight = getattr(variable, "_value", None)
-    if type(weight) is not KerasParameter or get_device() == "meta":
+    if type(weight) is not TableParameter or get_device() == "meta":
         return None
     return without_torch_functions(_owned_lookup, weight, ids)
 
 
-def _owned_lookup(weight: KerasParameter, ids: Any) -> Any:
+def _owned_lookup(weight: TableParameter, ids: Any) -> Any:
     training = owner_of(weight, None)
     return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
@@ -166,13 +166,9 @@ def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple
     """The gradients, those of owned tables by rows where they are row-sparse, and all others dense; and the variables."""
     found = []
     for gradient, variable in zip(gradients, variables, strict=True):
-        if isinstance(gradient, RowSparse):
-            gradient = gradient.held
-        if isinstance(gradient, Tensor) and gradient.is_sparse:
-            if optimizer.table(variable) is None:
-                gradient = gradient.to_dense()
-            else:
-                gradient = RowGradient(gradient._indices().view(-1), gradient._values().detach())
+        if isinstance(gradient, RowsOfTorch) and optimizer.table(variable) is not None:
+            ids, values = gradient.ids, gradient.values
+            gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values)
         found.append(gradient)
     return found, variables
 

@@ -17,16 +17,18 @@ except ModuleNotFoundError as error:
 from unhot.torch import openmp
 from unhot.torch.clip import clip_grad_norm_
 from unhot.torch.conversion import convert
+from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient import rebuilt as rebuilt_gradient
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop
 from unhot.torch.parameter import TableParameter, rebuilt
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingBag", "NAdam", "RMSprop",
-    "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
+    "RowGradient", "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
 ]  # fmt: skip
 
 openmp.join()
 
 # What a saved layer or parameter is made of: plain data, which `torch.load` may read under its default, weights_only=True.
-add_safe_globals([Embedding, EmbeddingBag, TableParameter, rebuilt])
+add_safe_globals([Embedding, EmbeddingBag, TableParameter, rebuilt, RowGradient, rebuilt_gradient])

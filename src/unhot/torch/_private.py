@@ -1,22 +1,43 @@
-"""What `unhot.torch` needs of PyTorch and PyTorch does not publish, each as a function that says what it needs."""
+"""What `unhot.torch` needs of PyTorch and PyTorch does not publish, each as a function that says what it needs.
+
+Each has a fallback of published names, for a PyTorch that no longer has the name. `UNHOT_PRIVATE=off` in the environment turns
+the fallbacks on, which is how they are tested; they are slower.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
-from torch._C import DisableTorchFunction, DisableTorchFunctionSubclass
-from torch.utils._python_dispatch import _disable_current_modes
+from torch import Tensor
 
 from unhot.atomic import within
 
 T = TypeVar("T")
 
+_TORCH_FUNCTION: Any = Tensor.__torch_function__
+"""What calls a function without asking classes for `__torch_function__`, and leaves the classes of its results as they are."""
+G = TypeVar("G", bound=Tensor)
+
+ON = os.environ.get("UNHOT_PRIVATE", "on") != "off"
+"""Whether names that PyTorch does not publish are used."""
+
+if ON:
+    from torch._C import DisableTorchFunction, DisableTorchFunctionSubclass
+    from torch.utils._python_dispatch import _disable_current_modes
+
 
 def without_torch_functions(function: Callable[..., T], *arguments: Any) -> T:
-    """`function(*arguments)`, in which tensors of a class with `__torch_function__` are treated as any others."""
+    """`function(*arguments)`, in which tensors of a class with `__torch_function__` are treated as any others.
+
+    Without `DisableTorchFunctionSubclass`, by the published method that PyTorch's own subclasses call for this.
+    """
+    if not ON:
+        return cast(T, _TORCH_FUNCTION(function, (), arguments, {}))
     if torch.compiler.is_compiling():
         with DisableTorchFunctionSubclass():
             return function(*arguments)
@@ -24,10 +45,89 @@ def without_torch_functions(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def without_modes(function: Callable[[], T]) -> T:
-    """`function()`, in which no mode (`torch.set_default_device`, say) is told of operations: that would be Python code."""
+    """`function()`, in which no mode (`torch.set_default_device`, say) is told of operations: that would be Python code.
+
+    Without a way to turn modes off they are told; an exception of a signal's handler in the midst of their code may then tear
+    a change apart.
+    """
+    if not ON:
+        return function()
     return _inside(DisableTorchFunction(), partial(_inside, _disable_current_modes(), function))
 
 
 def _inside(manager: Any, function: Callable[[], T]) -> T:
     """`with manager: return function()`, whatever exception comes when (see `atomic.within`)."""
     return within(manager.__enter__, function, partial(manager.__exit__, None, None, None))
+
+
+# ---------------------------------------------------------------- tensors without memory
+
+
+def without_memory(kind: type[G], shape: Sequence[int], like: Tensor) -> G:
+    """A tensor of a class with `__torch_dispatch__` that has the given shape, and dtype and device as `like`, and no memory.
+
+    Without `_make_wrapper_subclass`, one with the memory of a single number.
+    """
+    if not ON:
+        return torch.zeros((), dtype=like.dtype, device=like.device).expand(*shape).as_subclass(kind)
+    make: Any = Tensor._make_wrapper_subclass
+    made: G = make(kind, shape, dtype=like.dtype, device=like.device)
+    return made
+
+
+def called_plainly(kind: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    """`__torch_function__` of a class for which only `__torch_dispatch__` counts.
+
+    `torch._C._disabled_torch_function_impl` does the same, and PyTorch then does not come to Python at all.
+    """
+    return _TORCH_FUNCTION(func, (), args, kwargs or {})
+
+
+not_a_torch_function: Any = torch._C._disabled_torch_function_impl if ON else classmethod(called_plainly)
+
+
+# ---------------------------------------------------------------- what an operator does
+
+
+class Effects(NamedTuple):
+    """What an operator does to its arguments.
+
+    Args:
+        writes: the positions and names of the arguments that it writes.
+        views: whether its results share memory with an argument that it does not write.
+    """
+
+    writes: frozenset[int | str]
+    views: bool
+
+
+VIEWS = frozenset(
+    {
+        "_conj", "_neg_view", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk", "diagonal", "expand",
+        "lift_fresh", "movedim", "narrow", "permute", "real", "select", "slice", "split", "split_with_sizes", "squeeze",
+        "swapaxes", "swapdims", "t", "transpose", "unbind", "unfold", "unsafe_chunk", "unsafe_split",
+        "unsafe_split_with_sizes", "unsqueeze", "view", "view_as_complex", "view_as_real", "view_copy",
+    }
+)  # fmt: skip
+"""The operators whose results share memory with their argument, by name."""
+
+
+@functools.cache
+def effects(operator: Any) -> Effects:
+    """What an operator of PyTorch (an `OpOverload`) does, as its schema says.
+
+    Without the schema, as its name says: those that end with an underscore write their first argument, and the fused and
+    scaling ones all lists of tensors.
+    """
+    if ON:
+        arguments, writes = operator._schema.arguments, set()
+        for position, argument in enumerate(arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                writes.add(argument.name if argument.kwarg_only else position)
+        returned = any(r.alias_info is not None and not r.alias_info.is_write for r in operator._schema.returns)
+        return Effects(frozenset(writes), returned)
+    name, _, overload = str(operator).removeprefix("aten.").partition(".")
+    written: set[int | str] = {0} if name.endswith("_") and not name.endswith("__") else set()
+    if name.startswith("_fused_"):
+        written |= set(range(6))
+    return Effects(frozenset(written | {"out", "grad_input"} if "out" in overload else written), name in VIEWS)

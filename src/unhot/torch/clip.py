@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unhot.kernels import active as kernels
-from unhot.torch.lookup import row_sparse
+from unhot.torch.gradient import coalesced
+from unhot.torch.lookup import sparse_tensor
 
 
 def clip_grad_norm_(
@@ -19,9 +18,10 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """`torch.nn.utils.clip_grad_norm_` that also accepts row-sparse gradients. The norm is that of the dense gradients.
+    """`torch.nn.utils.clip_grad_norm_` that also accepts sparse gradients, which layers made with `sparse=True` have.
 
-    The gradients of a repeated id are summed first.
+    The norm is that of the dense gradients: the gradients of a repeated id are summed first. Without such layers, it does what
+    PyTorch's own does.
 
     Args: those of `torch.nn.utils.clip_grad_norm_`.
 
@@ -59,11 +59,7 @@ def summed(gradient: Tensor) -> Tensor:
     """A row-sparse gradient that holds each row once. Gradients of the same row are summed in float64."""
     if gradient.is_coalesced():
         return gradient
-    if not gradient.is_cpu or gradient.dtype not in (torch.float32, torch.float64) or gradient.sparse_dim() != 1:
+    if gradient.sparse_dim() != 1:
         return gradient.coalesce()
-    values = np.ascontiguousarray(gradient._values().detach().numpy())
-    plan = kernels.group(gradient._indices()[0].numpy())
-    out = torch.empty((len(plan.rows), *values.shape[1:]), dtype=gradient.dtype)
-    kernels.pool(values, plan.order, plan.starts, None, "sum", out.numpy())
-    found: Tensor = row_sparse(out, torch.from_numpy(plan.rows.copy()), gradient.size(0), -1, False)
-    return found
+    ids, values = coalesced(gradient._indices()[0], gradient._values().detach())
+    return sparse_tensor(ids, values, gradient.size(0))

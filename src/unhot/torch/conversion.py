@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from unhot.reports import Conversion
+from unhot.torch.gradient import RowGradient
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.parameter import TableParameter, become_table
 
@@ -131,8 +132,10 @@ def _become_plain(parameter: TableParameter) -> None:
     """Settle a table, end its ownership, and make a parameter like any other of it."""
     if parameter.training is not None:
         parameter.training.release()
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.to_dense()  # as torch's layer would have left it
+        if isinstance(parameter.grad, RowGradient):
+            parameter.grad = parameter.grad.content.write("`convert`")  # as torch's layer would have left it
+        elif parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
     for name in ("training", "announced"):
         parameter.__dict__.pop(name, None)
     parameter.__class__ = nn.Parameter  # type: ignore[assignment]

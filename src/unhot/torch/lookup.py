@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.torch import distributed
+from unhot.torch.gradient import RowGradient
 
 DTYPES = (torch.float32, torch.float64)
 """Those of tables whose rows can be trained apart; others take torch's own way."""
@@ -33,7 +34,10 @@ def lookup(
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    return owned_lookup(training, input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq)
+    as_torchs = bool(sparse) or (weight.announced and distributed.active())
+    return owned_lookup(
+        training, input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq, as_torchs
+    )
 
 
 def owned_lookup(training: Any, *given: Any) -> Tensor:
@@ -145,48 +149,42 @@ def bag_lookup(
 
 
 class RowLookup(torch.autograd.Function):
-    """Forward: settled rows.  Backward: the ids and the rows of the gradient, as a sparse COO tensor that shares both."""
+    """Forward: settled rows.  Backward: the gradient of these rows."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool) -> Tensor:
+    def forward(
+        ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
+    ) -> Tensor:
         own, rows = training.read(ids)
         ctx.save_for_backward(own)
-        ctx.rows, ctx.padding_idx, ctx.scaled = len(weight), padding_idx, scale_grad_by_freq
+        ctx.table, ctx.shape = weight, tuple(weight.shape)
+        ctx.padding_idx, ctx.scaled, ctx.sparse = padding_idx, scale_grad_by_freq, sparse
         found: Tensor = rows
         return found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        return RowLookup._gradient(ctx, grad), None, None, None, None, None
+
+    @staticmethod
+    def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+        """The gradient of the table: dense where it needs a graph, sparse as PyTorch's where the layer was given that."""
         (ids,) = ctx.saved_tensors
-        if not _alone(grad):
-            grad = grad.clone(memory_format=torch.contiguous_format)
-        if grad.dim() != 2:
-            grad = grad.reshape(len(ids), grad.size(-1))
+        rows, dim = ctx.shape
+        values = grad.reshape(len(ids), dim)
         if ctx.scaled:
             _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-            grad = grad / counts[inverse].unsqueeze(1)
-        return row_sparse(grad, ids, ctx.rows, ctx.padding_idx, False), None, None, None, None
+            values = values / counts[inverse].unsqueeze(1)
+        if ctx.padding_idx >= 0:
+            kept = (ids != ctx.padding_idx).nonzero()[:, 0]
+            ids, values = ids[kept], values[kept]
+        if torch.is_grad_enabled() and not ctx.sparse:  # `create_graph=True`
+            return values.new_zeros((rows, dim)).index_add(0, ids, values)
+        if values.data_ptr() == grad.data_ptr():  # others have that gradient, too, and may change theirs
+            values = values.clone(memory_format=torch.contiguous_format)
+        return sparse_tensor(ids, values, rows) if ctx.sparse else RowGradient.of(ids, values, rows, ctx.table)
 
 
-apply_row_lookup: Any = super(torch.autograd.Function, RowLookup).apply
-"""`RowLookup.apply` without torch's search for transforms of `torch.func`, which `owner_of` has made."""
-
-
-def _alone(grad: Tensor) -> bool:
-    """Whether nothing else uses the memory of a gradient, so that the table's own gradient can be made of it.
-
-    The sum of two tables passes one gradient to both, and what unscales or clips gradients in place would do so twice.
-    """
-    memory = grad.untyped_storage()
-    internals: Any = torch._C
-    counted: Any = grad
-    whole: Any = grad._base  # of a view, as behind a `flatten`, which only the view may hold, and `whole` itself
-    users = 2 if whole is None else 3  # `grad`, `memory` and `whole`
-    if not grad.is_contiguous() or counted._use_count() > 1 or (whole is not None and whole._use_count() > 2):
-        return False
-    in_use: int = internals._storage_Use_Count(memory._cdata)
-    return in_use <= users
-
-
-row_sparse: Any = torch.ops.aten.embedding_sparse_backward.default
-"""(grad, ids, rows, padding_idx, False): a sparse tensor that shares both; those of `padding_idx` are left out."""
+def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:
+    """A sparse COO tensor of so many rows, of which it holds some, possibly repeated. It shares memory with both."""
+    return torch.sparse_coo_tensor(ids.unsqueeze(0), values, (rows, values.size(1)), check_invariants=False)

@@ -13,7 +13,8 @@ from torch.optim import optimizer as torch_optimizer
 from unhot.atomic import Lock
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
-from unhot.torch.lookup import DTYPES
+from unhot.torch.gradient import RowGradient
+from unhot.torch.lookup import DTYPES, RowLookup
 from unhot.torch.parameter import TableParameter
 from unhot.torch.training import RowTraining, hide_from_compiler
 
@@ -67,6 +68,8 @@ class RowSparse(torch.optim.Optimizer):
         if self.lock is None:
             self.lock = Lock()
             hide_from_compiler(RowSparse, "_step_outside_graph", "_zero_grad_outside_graph")
+            hide_from_compiler(RowLookup, "_gradient")
+            hide_from_compiler(RowGradient, "_called")
         if table.training is not None:
             table.training.release()
         table.training = RowTraining(table, self)
@@ -131,11 +134,13 @@ class RowSparse(torch.optim.Optimizer):
                 if gradient is None:
                     continue
                 owned = isinstance(parameter, TableParameter) and parameter.training is not None
-                if owned and gradient.is_sparse and gradient.sparse_dim() == 1:
+                if owned and is_by_rows(gradient):
                     _require_owner(self, parameter)
                     rows.append((group, parameter, gradient))
-                else:
-                    dense.append(parameter)
+                    continue
+                if isinstance(gradient, RowGradient):
+                    parameter.grad = gradient.content.write("a step")  # which torch's code reads without a detour
+                dense.append(parameter)
         return rows, dense
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -203,6 +208,13 @@ def training_of(parameter: TableParameter) -> RowTraining:
     """What trains the rows of an owned table."""
     assert parameter.training is not None
     return parameter.training
+
+
+def is_by_rows(gradient: Tensor) -> bool:
+    """Whether a gradient says what the rows are that have one."""
+    if isinstance(gradient, RowGradient):
+        return gradient.ids is not None
+    return gradient.is_sparse and gradient.sparse_dim() == 1
 
 
 def _require_owner(optimizer: RowSparse, table: TableParameter) -> None:

@@ -19,7 +19,8 @@ from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
 from unhot.state import whole
 from unhot.torch._private import without_torch_functions
-from unhot.torch.lookup import apply_row_lookup
+from unhot.torch.gradient import RowGradient
+from unhot.torch.lookup import RowLookup
 from unhot.torch.placement import Placement, placement
 
 if TYPE_CHECKING:
@@ -111,13 +112,19 @@ class RowTraining:
     # ------------------------------------------------------------------ reading
 
     def lookup(
-        self, ids: Tensor, padding_idx: int, max_norm: float | None, norm_type: float, scale_grad_by_freq: bool
+        self,
+        ids: Tensor,
+        padding_idx: int,
+        max_norm: float | None,
+        norm_type: float,
+        scale_grad_by_freq: bool,
+        sparse: bool = False,
     ) -> Tensor:
-        """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient."""
+        """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient; `sparse`: as PyTorch's own."""
         if max_norm is not None:
             renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
             self.lock.holding(partial(renorm, ids, max_norm, norm_type))
-        found: Tensor = apply_row_lookup(self._parameter(), ids, self, padding_idx, scale_grad_by_freq)
+        found: Tensor = RowLookup.apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
         return found
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
@@ -250,10 +257,14 @@ class RowTraining:
         engine, place, parameter = self.engine, self._place, self._parameter()
         assert engine is not None
         assert parameter is not None
-        values = gradient._values()
+        if isinstance(gradient, RowGradient):
+            assert gradient.content.rows is not None
+            named, values, *_ = gradient.content.rows
+        else:
+            named, values = gradient._indices()[0], gradient._values()
         if values.requires_grad:  # of a backward pass that was asked for a graph
             values = values.detach()
-        ids = place.view(gradient._indices()).reshape(-1)
+        ids = place.view(named)
         place.require_rows(ids, len(engine.weights), ids.shape)
         rows = place.view((-values if maximize else values).contiguous())
         place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
@@ -354,4 +365,4 @@ def hide_from_compiler(kind: type, *names: str) -> None:
     disable: Any = torch.compiler.disable
     for name in names:
         hidden: Any = disable(getattr(kind, name), reason="unhot reads, settles and steps rows outside graphs")
-        setattr(kind, name, hidden)
+        setattr(kind, name, staticmethod(hidden) if isinstance(vars(kind).get(name), staticmethod) else hidden)

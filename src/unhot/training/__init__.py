@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from unhot.training.backend import Backend
-from unhot.training.dense import DenseFallbackWarning, warn_of_dense_training
+from unhot.training.dense import DenseFallbackWarning, warn_of_dense_training, warn_once
 from unhot.training.ownership import Ownable, Ownership, State, ownership_of
 
 __all__ = [
     "Backend", "DenseFallbackWarning", "Ownable", "Ownership", "State", "ownership_of",
-    "warn_of_dense_training",
+    "warn_of_dense_training", "warn_once",
 ]  # fmt: skip

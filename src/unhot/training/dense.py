@@ -30,11 +30,13 @@ def warn_of_dense_training(table: object, name: str, reason: str, remedy: str, s
     `table` is what carries the mark that it was warned of, and `name` what users call it. `reason` is a clause ("its gradient
     was written in place"), `remedy` a sentence.
     """
+    message = f"{name} is trained densely, at the cost of all its rows: {reason}. {remedy}"
+    warn_once(table, message, stacklevel + 1)
+
+
+def warn_once(table: object, message: str, stacklevel: int = 2) -> None:
+    """Warn that something costs all rows of the table, if it was not warned of this table before."""
     if getattr(table, "warned_of_dense_training", False):
         return
     table.warned_of_dense_training = True  # type: ignore[attr-defined]
-    warnings.warn(
-        f"{name} is trained densely, at the cost of all its rows: {reason}. {remedy}",
-        DenseFallbackWarning,
-        stacklevel=stacklevel + 1,
-    )
+    warnings.warn(message, DenseFallbackWarning, stacklevel=stacklevel + 1)
