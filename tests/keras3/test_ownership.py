@@ -237,19 +237,11 @@ def test_gradients_changed_in_place() -> None:
             model.zero_grad()
             (model(ids) - torch.from_numpy(wanted)).pow(2).sum().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-            parameters[0].grad.mul_(3.0)
+            parameters[0].grad.mul_(3.0).clamp_(-0.05, 0.05).add_(0.01)
+            torch.nn.utils.clip_grad_value_(model.parameters(), 0.04)
             model.optimizer.apply([parameter.grad for parameter in parameters], model.trainable_weights)
         found.append(model.get_weights()[0])
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
-    for change in (
-        lambda g: g.clamp_(-0.1, 0.1),
-        lambda g: g.add_(1.0),
-        lambda g: torch.nn.utils.clip_grad_value_(model.parameters(), 1),
-    ):
-        with pytest.raises(RuntimeError, match="only be scaled in place"):
-            change(parameters[0].grad)
-    parameters[0].grad.zero_()
-    assert not parameters[0].grad.any()
 
 
 @torch_only
@@ -288,11 +280,10 @@ def test_a_gradient_is_let_go_of() -> None:
     model.optimizer.build(model.trainable_variables)
     (model(data()[0])).sum().backward()
     table = model.trainable_weights[0].value
-    held = [weakref.ref(table.grad), weakref.ref(table.grad.held)]
-    assert isinstance(held[1](), torch.Tensor)
-    assert table.grad is held[0]()
+    held = weakref.ref(table.grad.values)
+    assert isinstance(held(), torch.Tensor)
     model.zero_grad()
-    assert [reference() for reference in held] == [None, None]
+    assert held() is None
 
 
 def scaled(optimizer: Any, tables: Any) -> None:
