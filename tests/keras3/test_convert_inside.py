@@ -121,6 +121,40 @@ class Tied(keras.Model):
         return self.nested[0](ids) + self.nested[1](ids) + ops.sum(self.table(ids) * self.same(ids), -1, keepdims=True)
 
 
+class Several(keras.Model):
+    """Takes several inputs, of which Keras writes down the first one's shape, and only integers."""
+
+    def __init__(self) -> None:
+        super().__init__(name="several")
+        self.table = layers.Embedding(V, D, name="words")
+        self.wide = layers.Dense(D)
+
+    def call(self, ids: Any, others: Any = None) -> Any:
+        others = ids if others is None else others
+        return self.table(ids) + self.wide(ops.one_hot(others, V)) + ops.cast(ids & 1, "float32")[..., None]
+
+
+class Step(layers.Layer):
+    """A cell, which is not registered."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.state_size = D
+        self.table = layers.Embedding(V, D, name="words")
+
+    def build(self, input_shape: Any) -> None:
+        self.table.build(input_shape)
+
+    def call(self, ids: Any, states: Any) -> Any:
+        following = ops.tanh(self.table(ops.cast(ids[:, 0], "int32")) + states[0])
+        return following, [following]
+
+
+def recurrent() -> Any:
+    ids = keras.Input((N,), dtype="int32")
+    return keras.Model(ids, layers.RNN(Step(name="step"), name="rnn")(ops.expand_dims(ops.cast(ids, "float32"), -1)))
+
+
 def called(model: Any) -> Any:
     model(ops.convert_to_tensor(IDS))
     return model
@@ -158,6 +192,8 @@ MODELS: dict[str, tuple[Any, dict[str, str]]] = {
         lambda: called(Tied()),
         {"words": "Embedding", "head/words": "Embedding", "head_1/words": "Embedding"},
     ),
+    "several": (lambda: called(Several()), {"words": "Embedding"}),
+    "recurrent": (recurrent, {"rnn/step/words": "Embedding"}),
     "over time": (over_time, {"each/words": "Embedding"}),
     "row": (
         lambda: keras.Sequential([keras.Input((N,), dtype="int32"), Head(name="head"), layers.Dense(1)]),

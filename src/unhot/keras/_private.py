@@ -120,6 +120,15 @@ def layers_in(layer: Any, recursive: bool = True) -> list[Any]:
     return [each for held in own for each in (held, *layers_in(held))] if recursive else own
 
 
+def builds_something(layer: Any) -> bool:
+    """Whether a layer has a `build` of its own, which makes its weights.
+
+    Needs: Keras's mark at the `build` that layers inherit.
+    Fallback: True. Keras's own `build` then warns of models that it cannot build.
+    """
+    return not getattr(layer.build, "_is_default", False)
+
+
 def seed_generators(layer: Any) -> list[Any]:
     """The generators of random numbers that a layer itself holds.
 

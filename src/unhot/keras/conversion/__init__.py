@@ -94,8 +94,9 @@ def _as_a_whole(model: Any, kinds: Kinds) -> Found:
     try:
         copy, replaced, left = whole(model, kinds)
     except Exception as error:  # of the model's own code: a model that cannot be copied is left alone
-        why = " ".join(str(error).split())[:300]
-        return model, {}, {model.name: f"{obstacle or 'it cannot be copied'}; from its configuration: {why}"}
+        why = f"{obstacle}, and it" if obstacle else "it"
+        error_line = " ".join(str(error).split())[:300]
+        return model, {}, {model.name: f"{why} cannot be copied from its configuration: {error_line}"}
     if not replaced:
         return model, {}, left or ({model.name: obstacle} if obstacle else {})
     return copy, replaced, left

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from unhot.keras._private import graph_of, layers_in, origin, run_through, seed_generators
+from unhot.keras._private import builds_something, graph_of, layers_in, origin, run_through, seed_generators
 from unhot.keras.conversion.encodings import Encoding, encoding, first
 from unhot.keras.conversion.kinds import Kinds
 from unhot.keras.conversion.plan import Plan, is_graph, named
@@ -185,19 +185,27 @@ def compared(layer: Any, copy: Any, kinds: Kinds, prefix: str) -> tuple[dict[str
 
 def from_config(operation: Any) -> Any:
     """A new operation, layer or model, as its configuration says."""
-    kind, config = type(operation), operation.get_config()
-    try:
-        made = kind.from_config(dict(config))
-    except TypeError:
-        # Keras adds these to the arguments of a constructor, which need not take them.
-        made = kind.from_config({name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")})
     if not isinstance(operation, keras.Layer):
-        return made
+        return type(operation).from_config(operation.get_config())
+    kind, config = type(operation), operation.get_config()
+    with keras.saving.custom_object_scope(_classes(operation)):
+        try:
+            made = kind.from_config(dict(config))
+        except TypeError:  # Keras adds these to the arguments of a constructor, which need not take them
+            config = {name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")}
+            made = kind.from_config(config)
     if made.dtype_policy != operation.dtype_policy:
         raise ValueError(f"its copy has the dtype policy {made.dtype_policy.name} instead of {operation.dtype_policy.name}")
     if made.name != operation.name:
         made.name = operation.name
     return made
+
+
+def _classes(layer: Any) -> dict[str, type]:
+    """The classes of the layers inside a layer by name, as configurations have them, which need not be registered."""
+    kinds = {type(each) for each in layers_in(layer) if not type(each).__module__.startswith("keras.")}
+    names = [kind.__name__ for kind in kinds]
+    return {kind.__name__: kind for kind in kinds if names.count(kind.__name__) == 1}
 
 
 def _input(tensor: Any) -> Any:
@@ -232,10 +240,9 @@ def carry_over(layer: Any, copy: Any) -> None:
 
     Raises: ValueError for a copy that has other layers or weights.
     """
-    if layer.built and len(copy.weights) != len(layer.weights):
-        copy.build_from_config(layer.get_build_config())
+    if len(copy.weights) != len(layer.weights):
+        _build_like(layer, copy, set())
     copy.set_weights(layer.get_weights())
-    copy.built = layer.built
     for old, new in zip([layer, *layers_in(layer)], [copy, *layers_in(copy)], strict=True):
         if old.trainable != new.trainable:
             new.trainable = old.trainable
@@ -247,3 +254,18 @@ def carry_over(layer: Any, copy: Any) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 old.save_assets(folder)
                 new.load_assets(folder)
+
+
+def _build_like(layer: Any, copy: Any, seen: set[int]) -> None:
+    """Give a copy that was never called its variables, and so on inside it.
+
+    For a model, Keras's `build_from_config` calls it with floats of the shape of its first argument, which not all models take.
+    """
+    seen.add(id(layer))
+    if layer.built and not copy.built and builds_something(copy):
+        copy.build_from_config(layer.get_build_config())
+    with keras.name_scope(copy.name, caller=copy):
+        for old, new in zip(layers_in(layer, recursive=False), layers_in(copy, recursive=False), strict=True):
+            if id(old) not in seen:
+                _build_like(old, new, seen)
+    copy.built = layer.built
