@@ -196,8 +196,9 @@ def from_config(operation: Any) -> Any:
             made = kind.from_config(config)
     if made.dtype_policy != operation.dtype_policy:
         raise ValueError(f"its copy has the dtype policy {made.dtype_policy.name} instead of {operation.dtype_policy.name}")
-    if made.name != operation.name:
-        made.name = operation.name
+    for old, new in zip([operation, *layers_in(operation)], [made, *layers_in(made)], strict=False):
+        if new.name != old.name:  # that of a layer without a given name has the next number
+            new.name = old.name
     return made
 
 
