@@ -142,16 +142,19 @@ MOST_RISE = 1e9
 SLACK = 8.0
 """What the series' error may grow to, in units of its error at constant rates (docs/mathematics.md, "Rates that rise")."""
 
+CANCELLED = 1e5
+"""What a difference of sums may lose: its rounding errors are 1e-16 of the sums, and 1e-10 of the movement is allowed."""
+
 
 class RateWindow:
     """How far back a step's rate can still matter: the window, widened where rates have risen.
 
-    `slope` is 1/f where the weight of a step falls by exp(-f) with each step of distance, 0 where it does not fall; `exact`
-    says that what is in the window is summed without a series.
+    `slope` is 1/f where the weight of a step falls by exp(-f) with each step of distance, 0 where it does not fall.
+    `momentum_fall` is given where movements are differences of sums and not a series: -log of the momentum's decay.
     """
 
-    def __init__(self, base: int, largest: int, slope: float, *, exact: bool = False) -> None:
-        self.base, self.largest, self.slope, self.exact = base, largest, slope, exact
+    def __init__(self, base: int, largest: int, slope: float, momentum_fall: float | None = None) -> None:
+        self.base, self.largest, self.slope, self.momentum_fall = base, largest, slope, momentum_fall
         self._lows: deque[tuple[int, float]] = deque()
         self._rates: deque[float] = deque()
         self._least_before = inf
@@ -162,17 +165,24 @@ class RateWindow:
         A row touched at step t has moved by at least W = max r^i rate_(t+i) (in units of one step's movement at rate 1), and
         what a step at distance j adds is off by up to r^(j/2) rate: SLACK W is allowed.  A row touched before the window
         loses what the step adds, at most rate / MOST_RISE: W is allowed.
+
+        A difference of sums is off by the rounding of what the step adds to them, r^j rate.  The row may have crossed epsilon,
+        and moved by no more than W = max momentum^i rate_(t+i): CANCELLED W is allowed.
         """
         if rate > MOST_RISE * self._least_before:
             return True
-        if self.exact or not self.slope or not self._lows or rate <= SLACK**2 * self._lows[0][1]:
+        series = self.momentum_fall is None
+        if not self.slope or not self._lows or rate <= (SLACK**2 if series else CANCELLED) * self._lows[0][1]:
             return False
         rates = np.fromiter(self._rates, np.float64, len(self._rates))
-        fall = np.arange(len(rates)) / self.slope
+        distance = np.arange(len(rates))
+        fall = distance * (self.momentum_fall or 1.0 / self.slope)
         with np.errstate(divide="ignore"):
             moved = np.maximum.accumulate((np.log(rates) - fall)[::-1])[::-1] + fall  # log W of each step in the window
-        half = 0.5 * (fall[::-1] + 1.0 / self.slope)  # -log r^(j/2)
-        return bool(np.any((half >= log(SLACK)) & (log(rate) - half > log(SLACK) + moved)))
+        added = log(rate) - (0.5 if series else 1.0) * (distance[::-1] + 1) / self.slope
+        slack = SLACK if series else CANCELLED
+        reached = added <= log(rate) - log(SLACK) if series else True
+        return bool(np.any(reached & (added > log(slack) + moved)))
 
     def width(self, step: int, rate: float) -> tuple[int, list[Call]]:
         """The window of `step`: base, and `slope` steps more for each factor e by which `rate` exceeds an earlier one.
@@ -209,10 +219,12 @@ NOT_REACHED: tuple[int, float, RateWindow | None, tuple[int, list[Call]]] = (-1,
 class WindowedHistory(History):
     """A history whose steps reach back over a window that is wider where rates have risen."""
 
-    def __init__(self, rows: int, numbers: int, base: int, largest: int, slope: float, *, exact: bool = False) -> None:
+    def __init__(
+        self, rows: int, numbers: int, base: int, largest: int, slope: float, momentum_fall: float | None = None
+    ) -> None:
         """For windows as `RateWindow` has them, and entries as in `History`."""
         super().__init__(rows, numbers, 2 * largest)
-        self._base, self._largest, self._slope, self._exact = base, largest, slope, exact
+        self._shape = base, largest, slope, momentum_fall
         self._window: RateWindow
         self._reached = NOT_REACHED
 
@@ -220,16 +232,16 @@ class WindowedHistory(History):
         return {**self.__dict__, "_reached": NOT_REACHED}  # which would change what was copied
 
     def restart(self, step: int) -> list[Call]:
-        window = RateWindow(self._base, self._largest, self._slope, exact=self._exact)
+        window = RateWindow(*self._shape)
         return [*super().restart(step), partial(setattr, self, "_window", window)]
 
     def outruns(self, rate: float) -> bool:
         """Whether all rows must be settled before a step with this `rate`, as in `reach`."""
-        return self._largest > 0 and self._window.outruns(rate)
+        return self._shape[1] > 0 and self._window.outruns(rate)
 
     def reach(self, rate: float) -> tuple[int, list[Call]]:
         """The window of the step now + 1, and what notes its rate; kept, since a step asks for it twice."""
-        if not self._largest:
+        if not self._shape[1]:
             return 0, []
         now, of, window, known = self._reached
         if now != self.now or of != rate or window is not self._window:

@@ -150,3 +150,24 @@ def test_rates_that_rise_after_long(rule: Rule, low: tuple[float, int]) -> None:
     for number, step in enumerate(steps, start=1):
         step.hyper["learning_rate"] = rounded(rule.rate * (1.0 if number > length else part))
     check(rule, Stream(np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM)), steps), [length + 1, length + 5, length + 40])
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.93), (0.5, 0.9)], ids=label)
+def test_rates_that_rise_after_the_norm_has_reached_epsilon(betas: tuple[float, float]) -> None:
+    """PyTorch's Adamax: what a resting row has still to move by is a small rest of large sums, unless it is settled in time."""
+    rule = Rule("Adamax", "torch", 1.0, {"beta_1": betas[0], "beta_2": betas[1]})
+    rng = generator("crossing", betas)
+    courses: list[float] = []
+    for _ in range(3):
+        courses += [rounded(rng.choice((0.0, 1.0)) * 10.0 ** rng.uniform(-14, -9))] * int(rng.integers(200, 900))
+        courses += [rounded(10.0 ** rng.uniform(-3, -1))] * int(rng.integers(1, 60))
+    steps = [
+        Step(np.array([number % ROWS]), rounded(10.0 ** rng.uniform(-6, 3) * rng.normal(size=(1, DIM))))
+        if number < 2 * ROWS or rng.random() < 0.003
+        else Step(np.arange(0), REST)
+        for number in range(len(courses))
+    ]
+    for step, rate in zip(steps, courses, strict=True):
+        step.hyper["learning_rate"] = rate
+    changes = [number + 1 for number in range(1, len(courses)) if courses[number] != courses[number - 1]]
+    check(rule, Stream(np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM)), steps), [*changes, len(steps)])

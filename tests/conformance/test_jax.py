@@ -102,6 +102,7 @@ class StateCopy:
         return self.lookup(np.arange(self.state.shape[0]))
 
 
+@pytest.mark.timeout(1800)  # XLA compiles the 27 panels of some betas for minutes
 @pytest.mark.parametrize(("rule", "dtype"), some(CASES, FAST), ids=label)
 def test_as_dense_training(rule: Rule, dtype: str) -> None:
     for stream, schedule in STREAMS:

@@ -7,7 +7,8 @@ c_s u >= eps (the first J steps, J = floor(log(u/eps) / -log beta_2)) the terms 
 
 Both come from two sums per t that reach from t to now, H(t) = sum a_s/c_s and T(t) = sum a_s:
 head[J] = H(t) - (beta_1^J/beta_2^J) H(t + J) and tail[J] = beta_1^J T(t + J), beta_1^J being the product of the momenta
-of the J steps.  The difference loses nothing that matters: with beta_1 <= 0.99 beta_2 the subtrahend is the smaller.
+of the J steps.  The difference loses nothing that matters: with beta_1 <= 0.99 beta_2 the subtrahend is the smaller, unless
+the rates have risen steeply since the crossing.  Rows are settled before such a step (`RateWindow.outruns`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class CrossingHistory(WindowedHistory):
                 " factor of more than 1e300 while a row still moves. Use a lower beta_1, or convention='keras', which has no"
                 " such bound."
             )
-        super().__init__(rows, 5, base, largest, 1.0 / fall, exact=True)
+        super().__init__(rows, 5, base, largest, 1.0 / fall, momentum_fall=-log(beta) if beta else np.inf)
         self.scale = np.ones((self.capacity, 2))
         self.suffix = np.ones((self.blocks, 2))
         self.sums = np.zeros((self.capacity, 3))
