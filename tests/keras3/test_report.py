@@ -112,6 +112,8 @@ def test_all_embedding_layers_are_named() -> None:
         "stock/embeddings": "it is of keras.layers.Embedding, which unhot.keras.convert replaces",
     }
     assert not unhot.keras.report(layers.Dense(2)).tables
+    object.__setattr__(stock, "_embeddings", shared._embeddings)
+    assert unhot.keras.report(model).by_rows.count("inner/table/embeddings") == 1, "a variable that two layers hold"
 
 
 def test_bad_input() -> None:

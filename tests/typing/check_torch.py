@@ -16,8 +16,12 @@ torch.optim.lr_scheduler.StepLR(optimizer, 10)
 assert_type(layer.forward(torch.tensor([1])), torch.Tensor)
 assert_type(layer.weight, torch.Tensor)
 assert_type(unhot.torch.clip_grad_norm_(layer.parameters(), 1.0), torch.Tensor)
+conversion = unhot.torch.convert(torch.nn.Sequential(stock), to="stock")
+assert_type(conversion.model, torch.nn.Sequential)
+assert_type(conversion.replaced, dict[str, str])
 
 # Each checker reports each of these errors: where one does not, it complains of an `ignore` for nothing.
 unhot.torch.Adam(layer.parameters(), learning_rate=1e-3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+unhot.torch.convert(stock, to="keras")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.torch.Embedding("ten", 4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.torch.Lion()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

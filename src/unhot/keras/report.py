@@ -48,7 +48,10 @@ def report(model: Any, optimizer: Any = None) -> TrainingReport:
     if not (optimizer is None or isinstance(optimizer, keras.optimizers.Optimizer)):
         raise TypeError(f"`optimizer` is a Keras optimizer or None. Received: {type(optimizer).__name__}.")
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    tables = {id(variable): (variable, layer) for variable, layer in _tables(model)}
+    tables: dict[int, tuple[Any, Any]] = {}
+    for variable, layer in _tables(model):
+        if id(variable) not in tables or isinstance(layer, Embedding):  # a layer of Keras's may hold the table of one of ours
+            tables[id(variable)] = variable, layer
     return TrainingReport(tuple(_of(variable, layer, optimizer) for variable, layer in tables.values()))
 
 
