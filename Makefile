@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize mutants wheel bench bench-full docs clean
+.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize test-third-party test-versions mutants wheel \
+    bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -21,6 +22,7 @@ test: $(VENV)/tests check test-numpy
 # All combinations: an hour and a half. tests/selection.py defines which test is in which set.
 test-all:
 	$(MAKE) test ALL=--all
+	$(MAKE) test-third-party
 
 # The Keras front end, one process per backend. On JAX most of the fast set's time is compiling, which takes a third less without
 # LLVM's optimizations; `make test-all` has them on.
@@ -76,6 +78,21 @@ test-numpy: $(VENV)/tests .venv-numpy/installed
 	.venv-numpy/bin/python -m pip install $(PIP) --upgrade pip
 	CXX=no-compiler CC=no-compiler .venv-numpy/bin/python -m pip install $(PIP) ".[sparse]"
 	.venv-numpy/bin/python -m pip install $(PIP) pytest pytest-timeout pytest-xdist hypothesis
+	touch $@
+
+# Other libraries that train embeddings, in their own environment.
+THIRD_PARTY := .venv-third-party/bin/python -m pytest -q -n 2 --dist worksteal --durations 5
+test-third-party: .venv-third-party/installed
+	$(THIRD_PARTY) tests/third_party/pytorch
+	for backend in torch jax tensorflow; do \
+	    KERAS_BACKEND=$$backend $(THIRD_PARTY) tests/third_party/keras3 || exit 1; \
+	done
+
+.venv-third-party/installed: $(SOURCES)
+	$(PYTHON) -m venv .venv-third-party
+	.venv-third-party/bin/python -m pip install $(PIP) --upgrade pip
+	.venv-third-party/bin/python -m pip install $(PIP) .
+	.venv-third-party/bin/python -m pip install $(PIP) --group third-party
 	touch $@
 
 # The native kernels under the address and undefined-behaviour sanitizers.
