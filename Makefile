@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 FRAMEWORKS ?= newest
+CHECK ?= --group check
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize test-third-party test-versions mutants wheel \
-    bench bench-full docs clean
+.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize test-third-party test-versions test-front-ends \
+    mutants wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -56,7 +57,7 @@ $(VENV)/installed: $(VENV)/pip $(SOURCES)
 	touch $@
 
 $(VENV)/tests: $(VENV)/installed
-	$(BIN)/python -m pip install $(PIP) --group test --group $(FRAMEWORKS) --group check
+	$(BIN)/python -m pip install $(PIP) --group test --group $(FRAMEWORKS) $(CHECK)
 	touch $@
 
 # Tests that need no framework. They run on the installed package.
@@ -110,6 +111,17 @@ test-sanitize: $(VENV)/tests
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
+
+# The front ends with the oldest and with the newest supported frameworks, each in an environment of its own. Older releases of
+# PyTorch come with CUDA's libraries, which take 7 GB.
+test-versions:
+	$(MAKE) test-front-ends VENV=.venv-oldest FRAMEWORKS=oldest CHECK=
+	$(MAKE) test-front-ends VENV=.venv-newest FRAMEWORKS=newest CHECK=
+
+FRONT_ENDS := tests/pytorch $(addprefix tests/conformance/test_,pytorch.py against_frameworks.py jax.py optax.py)
+test-front-ends: $(VENV)/tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) $(FRONT_ENDS)
+	$(MAKE) test-keras
 
 # Puts small faults in one by one and checks that the fast set finds them. `make mutants ONLY="--only NAME"` tries a single one
 # of tests/mutants.

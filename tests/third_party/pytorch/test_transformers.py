@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from .twins import NORMS, SECOND, assert_same, prepared, trained_twice
+from .twins import SECOND, assert_same, prepared, trained_twice
 
 TOKENS, LENGTH, TEXTS = 60, 6, 32
 SIZES = {"vocab_size": TOKENS, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
@@ -48,7 +48,6 @@ def trainer(model: nn.Module, optimizers: ModuleType, folder: Path, *, tokens: i
     )
 
 
-@NORMS
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("given", [{}, {"max_grad_norm": 0}, {"gradient_accumulation_steps": 2}], ids=str)
 def test_trainer(tied: bool, given: dict[str, Any], tmp_path: Path) -> None:
@@ -67,7 +66,6 @@ def test_trainer(tied: bool, given: dict[str, Any], tmp_path: Path) -> None:
     assert logs[1] == pytest.approx(logs[0], rel=1e-7)  # a tenth of a weight's error per weight at most, summed over squares
 
 
-@NORMS
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_resume(tied: bool, tmp_path: Path) -> None:
     """From the checkpoint in the middle, as if there had been no interruption."""
@@ -82,7 +80,6 @@ def test_resume(tied: bool, tmp_path: Path) -> None:
     assert_same(train)
 
 
-@NORMS
 def test_a_checkpoint_goes_on_with_the_other(tmp_path: Path) -> None:
     """One of unhot's, resumed with torch's layers and optimizer, and one of torch's, resumed with unhot's."""
     import unhot.torch
@@ -103,7 +100,6 @@ def test_a_checkpoint_goes_on_with_the_other(tmp_path: Path) -> None:
     assert_same(resumed)
 
 
-@NORMS
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_resize(tied: bool, tmp_path: Path) -> None:
     """New tokens after some training; then it goes on with another Trainer and another optimizer."""
@@ -118,7 +114,6 @@ def test_resize(tied: bool, tmp_path: Path) -> None:
     assert_same(train)
 
 
-@NORMS
 def test_resized_layers_are_tables(tmp_path: Path) -> None:
     """Converted again after resizing, what is new is trained by rows, too."""
 
@@ -149,7 +144,6 @@ def test_two_trainers(tmp_path: Path) -> None:
     assert_same(train)
 
 
-@NORMS
 def test_optimizer_made_by_the_trainer(tmp_path: Path) -> None:
     """From a class and its arguments; without decay for biases and norms, as the Trainer groups parameters."""
 

@@ -19,13 +19,6 @@ ALLOWED = 1e-8
 """Relative to a weight, or to 1 if it is smaller. Rows of float64 agree to 1e-9; the few steps of these small models, at rates
 of at most 0.05, do not make ten times as much of it."""
 
-NORMS = pytest.mark.xfail(
-    raises=(NotImplementedError, RuntimeError),
-    strict=True,
-    reason="torch cannot take the norm of a row-sparse gradient, or clip it",
-)
-"""Of what is to come: the gradient of a table that unhot trains is row-sparse for all who ask."""
-
 SECOND = pytest.mark.xfail(
     raises=ValueError, strict=True, reason="a second optimizer is refused while the first of the table exists"
 )
