@@ -90,9 +90,6 @@ def test_optimizer_alone(build: Any) -> None:
     assert_same(lambda names: fit(build(), names, next_token=build is gpt2, weight_decay=0.125))
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, strict=True, reason="`convert` does not look into layers and models of other libraries"
-)
 @pytest.mark.parametrize("build", [bert] if COMPILED else [gpt2, bert, around_layer])
 def test_converted(build: Any) -> None:
     """The table within the library's layers is found, and then trained by rows."""
