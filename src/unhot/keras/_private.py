@@ -6,7 +6,7 @@ Each has a fallback, for a version that has it no more: the results stay the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -39,8 +39,11 @@ def being_saved() -> bool:
 
 # ---------------------------------------------------------------- graphs of functional models, and layers in layers
 
+Node: TypeAlias = Any
+"""A call in a graph: it has `operation`, `arguments`, `input_tensors` and `outputs`."""
 
-def graph_of(model: Any) -> Any:
+
+def graph_of(model: keras.Model) -> keras.Model | None:
     """The functional model that knows the calls of a model: itself, or the one in a Sequential model that has been called.
 
     Needs: the class of functional models; where Sequential keeps the graph of its calls.
@@ -68,7 +71,7 @@ def made_of_inputs_and_outputs(kind: type) -> bool:
     return bool(functional_like_constructor(kind))
 
 
-def calls(graph: Any) -> Iterator[Any]:
+def calls(graph: keras.Model) -> Iterator[Node]:
     """The calls that a graph makes, inputs first: each with `operation`, `arguments`, `input_tensors` and `outputs`.
 
     Needs: the nodes of the graph. There is no graph without them (`graph_of`).
@@ -77,7 +80,7 @@ def calls(graph: Any) -> Iterator[Any]:
         yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
 
 
-def origin(tensor: Any) -> tuple[Any, Any]:
+def origin(tensor: keras.KerasTensor) -> tuple[keras.Operation, Any]:
     """The operation that gave a tensor of a graph, and the arguments of that call.
 
     Needs: the history of the tensor. There is no graph without it (`graph_of`).
@@ -86,7 +89,9 @@ def origin(tensor: Any) -> tuple[Any, Any]:
     return operation, operation._inbound_nodes[index].arguments
 
 
-def run_through(graph: Any, inputs: Any, operation_of: Callable[[Any], Any], call: Callable[..., Any]) -> Any:
+def run_through(
+    graph: keras.Model, inputs: Any, operation_of: Callable[[keras.Operation], keras.Operation], call: Callable[..., Any]
+) -> Any:
     """The outputs of a graph made anew from these inputs, with other operations in place of its own.
 
     Needs: what Keras's own `clone_model` does. Without it there is no graph (`graph_of`).
@@ -94,7 +99,7 @@ def run_through(graph: Any, inputs: Any, operation_of: Callable[[Any], Any], cal
     return graph._run_through_graph(inputs, operation_fn=operation_of, call_fn=call)
 
 
-def hot_encoder(operation: Any) -> str | None:
+def hot_encoder(operation: keras.Operation) -> str | None:
     """Gives "one_hot" or "multi_hot" for the operations of a graph that `keras.ops` makes under these names, or None.
 
     Needs: the classes of these operations.
@@ -107,20 +112,20 @@ def hot_encoder(operation: Any) -> str | None:
     return "one_hot" if isinstance(operation, OneHot) else "multi_hot" if isinstance(operation, MultiHot) else None
 
 
-def layers_in(layer: Any, recursive: bool = True) -> list[Any]:
+def layers_in(layer: keras.Layer, recursive: bool = True) -> list[keras.Layer]:
     """The layers that a layer holds, outer ones first; without those that these hold, unless `recursive`.
 
     Needs: what Keras tracks of a layer's attributes.
     Fallback: the layers of models only. Layers inside others keep the kind they have.
     """
     if hasattr(layer, "_flatten_layers"):
-        found: list[Any] = layer._flatten_layers(include_self=False, recursive=recursive)
+        found: list[keras.Layer] = layer._flatten_layers(include_self=False, recursive=recursive)
         return found
     own = list(getattr(layer, "layers", ()))
     return [each for held in own for each in (held, *layers_in(held))] if recursive else own
 
 
-def builds_something(layer: Any) -> bool:
+def builds_something(layer: keras.Layer) -> bool:
     """Whether a layer has a `build` of its own, which makes its weights.
 
     Needs: Keras's mark at the `build` that layers inherit.
@@ -129,7 +134,7 @@ def builds_something(layer: Any) -> bool:
     return not getattr(layer.build, "_is_default", False)
 
 
-def seed_generators(layer: Any) -> list[Any]:
+def seed_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     """The generators of random numbers that a layer itself holds.
 
     Needs: what Keras tracks of a layer's attributes.

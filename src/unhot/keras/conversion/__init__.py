@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 
@@ -12,7 +12,7 @@ from unhot.keras.conversion.plan import Plan, is_graph, opaque, tied
 from unhot.reports import Conversion
 
 
-def convert(model: Any, to: Literal["unhot", "stock"] = "unhot") -> Conversion[Any]:
+def convert(model: keras.Layer, to: Literal["unhot", "stock"] = "unhot") -> Conversion[keras.Layer]:
     """Copy a model with layers of `unhot.keras` in place of Embedding and one-hot x Dense, or with Keras's own again.
 
     The new layers keep the weights and names of the layers they replace. `convert` replaces `keras.layers.Embedding` and
@@ -68,11 +68,11 @@ def convert(model: Any, to: Literal["unhot", "stock"] = "unhot") -> Conversion[A
     return Conversion(model, replaced, left, compiled=compiled)
 
 
-Found = tuple[Any, dict[str, str], dict[str, str]]
+Found = tuple[keras.Layer, dict[str, str], dict[str, str]]
 """A model, what was replaced in it, and what was left alone and why."""
 
 
-def _by_graph(model: Any, kinds: Kinds) -> Found | None:
+def _by_graph(model: keras.Model, kinds: Kinds) -> Found | None:
     """The copy of a model, layer by layer, with as much replaced as is possible; None if it cannot be copied in this way."""
     plan = Plan(model, kinds)
     while True:
@@ -88,7 +88,7 @@ def _by_graph(model: Any, kinds: Kinds) -> Found | None:
             return made, plan.replaced | copy.replaced, plan.left | copy.left
 
 
-def _as_a_whole(model: Any, kinds: Kinds) -> Found:
+def _as_a_whole(model: keras.Layer, kinds: Kinds) -> Found:
     """The copy of a model or layer as its own code makes it; the model itself if that is not possible."""
     obstacle = (tied(model) if is_graph(model) else opaque(model)) if isinstance(model, keras.Model) else None
     try:

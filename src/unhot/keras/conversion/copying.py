@@ -5,14 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
 
 from unhot.keras._private import builds_something, graph_of, layers_in, origin, run_through, seed_generators
-from unhot.keras.conversion.encodings import Encoding, encoding, first
+from unhot.keras.conversion.encodings import Argument, Encoding, encoding, first
 from unhot.keras.conversion.kinds import Kinds
 from unhot.keras.conversion.plan import Plan, is_graph, named
 from unhot.keras.distinct import DistinctIds
@@ -22,7 +21,7 @@ from unhot.keras.embedding import Embedding
 class CopyError(Exception):
     """An operation could not be copied in the way that was planned."""
 
-    def __init__(self, operation: Any, error: Exception) -> None:
+    def __init__(self, operation: keras.Operation, error: Exception) -> None:
         super().__init__(str(error))
         self.operation = operation
         self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -42,14 +41,14 @@ class Copy:
         self.replaced: dict[str, str] = {}
         """The layers inside others that were replaced."""
         self.left: dict[str, str] = {}
-        self.made: dict[Any, Any] = {}
-        self.originals: dict[int, Any] = {}
-        self.encodings: dict[int, tuple[Any, Any]] = {}
+        self.made: dict[keras.Operation, keras.Operation] = {}
+        self.originals: dict[int, keras.Operation] = {}
+        self.encodings: dict[int, tuple[keras.KerasTensor, Encoding]] = {}
         """For the id of a tensor in the new graphs: the tensor, so that the id remains its own, and what it encodes."""
-        self.distinct: dict[int, Any] = {}
+        self.distinct: dict[int, keras.Layer] = {}
         """For the id of a table that was a Dense layer: what its ids go through if they are a set."""
 
-    def of_model(self, model: Any) -> Any:
+    def of_model(self, model: keras.Model) -> keras.Model:
         """The model with the layers made."""
         graph = graph_of(model)
         if isinstance(model, keras.Sequential):
@@ -68,7 +67,7 @@ class Copy:
                 self._finish(layer, made)
         return copy
 
-    def _sequential(self, row: list[Any], model: Any) -> Any:
+    def _sequential(self, row: list[keras.Layer], model: keras.Model) -> keras.Sequential:
         try:
             with self._scope(*map(self._original, row)):
                 return keras.Sequential(row, name=model.name)
@@ -78,7 +77,7 @@ class Copy:
                 passed = self._call(layer, passed)  # raises CopyError for the layer with which it is not possible
             raise
 
-    def _finish(self, layer: Any, made: Any) -> None:
+    def _finish(self, layer: keras.Layer, made: keras.Layer) -> None:
         """What is not known of a copy before it has been called."""
         try:
             with self._scope(layer):
@@ -90,12 +89,12 @@ class Copy:
             self.replaced |= replaced
             self.left |= left
 
-    def _scope(self, *operations: Any) -> AbstractContextManager[Any]:
+    def _scope(self, *operations: keras.Operation) -> AbstractContextManager[None]:
         """In which layers inside these are replaced as they are made."""
         inside = [each for each in operations if each in self.plan.inside and each not in self.plan.plain]
         return self.plan.kinds.constructed() if inside else nullcontext()
 
-    def of(self, operation: Any) -> Any:
+    def of(self, operation: keras.Operation) -> keras.Operation:
         """What stands for an operation in the new graph."""
         if operation not in self.made:
             made = self._make(operation)
@@ -103,10 +102,10 @@ class Copy:
             self.originals[id(made)] = operation
         return self.made[operation]
 
-    def _original(self, made: Any) -> Any:
+    def _original(self, made: keras.Operation) -> keras.Operation | None:
         return self.originals.get(id(made))
 
-    def _make(self, operation: Any) -> Any:
+    def _make(self, operation: keras.Operation) -> keras.Operation:
         if is_graph(operation):
             return self.of_model(operation)
         if operation in self.plan.shared:
@@ -123,7 +122,7 @@ class Copy:
         except Exception as error:
             raise CopyError(operation, error) from error
 
-    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, operation: keras.Operation, *args: Argument, **kwargs: Argument) -> Argument:
         """Call what `of` gave; a table that was a Dense layer, with the ids."""
         original = self._original(operation)
         try:
@@ -134,18 +133,18 @@ class Copy:
         except Exception as error:
             raise CopyError(original, error) from error
 
-    def _called(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def _called(self, operation: keras.Operation, *args: Argument, **kwargs: Argument) -> Argument:
         if id(operation) in self.distinct:
             _, found = self.encodings[id(first(args, kwargs))]
             ids = self.distinct[id(operation)](found.ids) if found.mode == "multi_hot" else found.ids
             return operation(ids) if found.weights is None else operation(ids, found.weights)
         result = operation(*args, **kwargs)
-        found = encoding(operation, args, kwargs)
-        if isinstance(found, Encoding):
-            self.encodings[id(result)] = result, found
+        encoded = encoding(operation, args, kwargs)
+        if isinstance(encoded, Encoding):
+            self.encodings[id(result)] = result, encoded
         return result
 
-    def _row_of(self, model: Any) -> Iterator[Any]:
+    def _row_of(self, model: keras.Model) -> Iterator[keras.Layer]:
         """The layers of a Sequential model."""
         for layer, following in zip(model.layers, [*model.layers[1:], None], strict=True):
             found = self.plan.tables.get(following)
@@ -155,7 +154,7 @@ class Copy:
                 yield self.distinct[id(self.of(following))]
 
 
-def whole(model: Any, kinds: Kinds) -> tuple[Any, dict[str, str], dict[str, str]]:
+def whole(model: keras.Layer, kinds: Kinds) -> tuple[keras.Layer, dict[str, str], dict[str, str]]:
     """A copy of a model or layer as a whole, from its configuration; what was replaced in it, and what was not and why.
 
     Raises: whatever the model's own code raises; ValueError for a copy with other weights.
@@ -169,7 +168,7 @@ def whole(model: Any, kinds: Kinds) -> tuple[Any, dict[str, str], dict[str, str]
     return copy, *compared(model, copy, kinds, "")
 
 
-def compared(layer: Any, copy: Any, kinds: Kinds, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
+def compared(layer: keras.Layer, copy: keras.Layer, kinds: Kinds, prefix: str) -> tuple[dict[str, str], dict[str, str]]:
     """Which layers inside a layer were replaced in its copy, and which were left alone and why."""
     replaced, left = {}, {}
     for (inner, old), new in zip(named(layer).items(), named(copy).values(), strict=True):
@@ -183,7 +182,7 @@ def compared(layer: Any, copy: Any, kinds: Kinds, prefix: str) -> tuple[dict[str
     return replaced, left
 
 
-def from_config(operation: Any) -> Any:
+def from_config(operation: keras.Operation) -> keras.Operation:
     """A new operation, layer or model, as its configuration says."""
     if not isinstance(operation, keras.Layer):
         return type(operation).from_config(operation.get_config())
@@ -202,25 +201,26 @@ def from_config(operation: Any) -> Any:
     return made
 
 
-def _classes(layer: Any) -> dict[str, type]:
+def _classes(layer: keras.Layer) -> dict[str, type]:
     """The classes of the layers inside a layer by name, as configurations have them, which need not be registered."""
     kinds = {type(each) for each in layers_in(layer) if not type(each).__module__.startswith("keras.")}
     names = [kind.__name__ for kind in kinds]
     return {kind.__name__: kind for kind in kinds if names.count(kind.__name__) == 1}
 
 
-def _input(tensor: Any) -> Any:
+def _input(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
     """The input layer of a copy."""
     layer, _ = origin(tensor)
     return type(layer).from_config(layer.get_config())
 
 
-def table(layer: Any, given: Encoding | None, kinds: Kinds) -> Any:
+def table(layer: keras.Layer, given: Encoding | None, kinds: Kinds) -> keras.Layer:
     """The layer in place of an embedding layer, or of a Dense layer on such vectors."""
     config = layer.get_config()
     if given is None:
-        kind: Any = kinds.verdict(layer)
-        made = kind.from_config(config)
+        kind = kinds.verdict(layer)
+        assert isinstance(kind, type)
+        made = kind.from_config(config)  # type: ignore[attr-defined]  # a class of layers
     else:
         same = ("name", "trainable", "dtype", "bias_initializer", "activity_regularizer")
         made = Embedding.from_config(
@@ -236,7 +236,7 @@ def table(layer: Any, given: Encoding | None, kinds: Kinds) -> Any:
     return made
 
 
-def carry_over(layer: Any, copy: Any) -> None:
+def carry_over(layer: keras.Layer, copy: keras.Layer) -> None:
     """Give the copy of a layer its weights, and what layers hold beside them.
 
     Raises: ValueError for a copy that has other layers or weights.
@@ -257,7 +257,7 @@ def carry_over(layer: Any, copy: Any) -> None:
                 new.load_assets(folder)
 
 
-def _build_like(layer: Any, copy: Any, seen: set[int]) -> None:
+def _build_like(layer: keras.Layer, copy: keras.Layer, seen: set[int]) -> None:
     """Give a copy that was never called its variables, and so on inside it.
 
     For a model, Keras's `build_from_config` calls it with floats of the shape of its first argument, which not all models take.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from unhot.keras._private import hot_encoder
 from unhot.keras.input_ids import EXACT
+
+Argument: TypeAlias = Any
+"""What an operation is called with, or gives: anything, in the end tensors of a graph."""
 
 MODES = ("one_hot", "multi_hot", "count")
 
@@ -28,11 +31,11 @@ class Encoding:
     mode: str
     rows: int
     pooled: bool
-    ids: Any
-    weights: Any = None
+    ids: keras.KerasTensor
+    weights: keras.KerasTensor | None = None
 
 
-def encoding(operation: Any, args: Any, kwargs: Any) -> Encoding | str | None:
+def encoding(operation: keras.Operation, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Encoding | str | None:
     """What a call of the operation encodes; why that cannot be followed; or None if it makes no such vectors."""
     mode = str(getattr(operation, "output_mode", None))
     hot = hot_encoder(operation)
@@ -57,7 +60,7 @@ def encoding(operation: Any, args: Any, kwargs: Any) -> Encoding | str | None:
     return Encoding(mode, operation.num_tokens, len(ids.shape) > 1 and ids.shape[-1] == 1, ids)
 
 
-def first(args: Any, kwargs: Any) -> Any:
+def first(args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Argument:
     """The first argument of a call, which may be given by its name."""
     return args[0] if args else next(iter(kwargs.values()))
 
@@ -68,7 +71,7 @@ def _pooled(found: Encoding) -> Encoding | str:
     return found if len(shape) == 2 else f"{found.mode} vectors of ids of shape {shape}, where Keras counts along axis 1"
 
 
-def unfit(ids: Any, rows: int) -> str | None:
+def unfit(ids: keras.KerasTensor, rows: int) -> str | None:
     """Why tensors of this dtype cannot be the ids of a table of so many rows."""
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if dtype in ("bool", "string"):

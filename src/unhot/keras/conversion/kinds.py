@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 
@@ -22,7 +22,7 @@ PAIRS: dict[type, type] = {
 
 OURS: dict[type, type] = {ours: stock for stock, ours in PAIRS.items()}
 
-BEYOND_STOCK: dict[str, Any] = {"use_bias": False, "activation": None, "combiner": None, "out_of_range": "raise"}
+BEYOND_STOCK: dict[str, object] = {"use_bias": False, "activation": None, "combiner": None, "out_of_range": "raise"}
 """The arguments of our layers that Keras's do not have, with the values at which both are the same."""
 
 OF_EACH_CLASS = {
@@ -44,15 +44,15 @@ class Kinds(ABC):
     """Whether Dense layers on one-hot vectors are looked for, too."""
 
     @abstractmethod
-    def verdict(self, layer: Any) -> type | str | None:
+    def verdict(self, layer: keras.Layer) -> type | str | None:
         """The class that takes a layer's place; why it is left alone; None for a layer that is not looked for."""
 
     @abstractmethod
-    def called(self, layer: Any) -> str:
+    def called(self, layer: keras.Layer) -> str:
         """What the report calls a layer that was replaced."""
 
     @abstractmethod
-    def instead(self, kind: type, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]] | None:
+    def instead(self, kind: type, given: Mapping[str, object]) -> tuple[type, dict[str, object]] | None:
         """The class, and its keywords, for a layer that some code constructs; None if it gets what it asks for."""
 
     @contextmanager
@@ -64,10 +64,10 @@ class Kinds(ABC):
         """
         thread = threading.get_ident()
 
-        def patched(base: Any) -> Any:
-            original = base.__new__
+        def patched(base: type) -> staticmethod[..., object]:
+            original: Callable[..., object] = base.__new__
 
-            def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            def new(cls: type, *args: object, **kwargs: object) -> object:
                 found = self.instead(cls, kwargs) if threading.get_ident() == thread else None
                 if found is None:
                     return original(cls, *args, **kwargs)
@@ -81,23 +81,23 @@ class Kinds(ABC):
         with _patching, ExitStack() as after:
             for base in self.bases:
                 own = vars(base).get("__new__")
-                base.__new__ = patched(base)  # type: ignore[method-assign]
+                base.__new__ = patched(base)  # type: ignore[method-assign, assignment]
                 after.callback(_restore, base, own)
             yield
 
 
-def _restore(base: Any, own: Any) -> None:
+def _restore(base: type, own: object) -> None:
     if own is None:
         del base.__new__
     else:
-        base.__new__ = own
+        base.__new__ = own  # type: ignore[assignment]
 
 
 class ToUnhot(Kinds):
     bases = (keras.layers.Embedding,)
     encodes = True
 
-    def verdict(self, layer: Any) -> type | str | None:
+    def verdict(self, layer: keras.Layer) -> type | str | None:
         if not isinstance(layer, keras.layers.Embedding) or isinstance(layer, Embedding):
             return None
         found = _stock(type(layer))
@@ -105,10 +105,10 @@ class ToUnhot(Kinds):
             return f"{type(layer).__name__} is a subclass of Keras's layer and may use its weight otherwise"
         return PAIRS[found]
 
-    def called(self, layer: Any) -> str:
+    def called(self, layer: keras.Layer) -> str:
         return type(layer).__name__
 
-    def instead(self, kind: type, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]] | None:
+    def instead(self, kind: type, given: Mapping[str, object]) -> tuple[type, dict[str, object]] | None:
         found = None if issubclass(kind, Embedding) else _stock(kind)
         return None if found is None else (PAIRS[found], dict(given))
 
@@ -117,7 +117,7 @@ class ToStock(Kinds):
     bases = (Embedding,)
     encodes = False
 
-    def verdict(self, layer: Any) -> type | str | None:
+    def verdict(self, layer: keras.Layer) -> type | str | None:
         if isinstance(layer, DistinctIds):
             return "Keras has no such layer"
         if not isinstance(layer, Embedding):
@@ -127,10 +127,10 @@ class ToStock(Kinds):
         named = [name for name, same in BEYOND_STOCK.items() if getattr(layer, name) != same]
         return f"keras.layers.{type(layer).__name__} has no {' and no '.join(named)}" if named else OURS[type(layer)]
 
-    def called(self, layer: Any) -> str:
+    def called(self, layer: keras.Layer) -> str:
         return f"unhot.keras.{type(layer).__name__}"
 
-    def instead(self, kind: type, given: Mapping[str, Any]) -> tuple[type, dict[str, Any]] | None:
+    def instead(self, kind: type, given: Mapping[str, object]) -> tuple[type, dict[str, object]] | None:
         if kind not in OURS or any(given.get(name, same) != same for name, same in BEYOND_STOCK.items()):
             return None
         return OURS[kind], {name: value for name, value in given.items() if name not in (*BEYOND_STOCK, "bias_initializer")}

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import chain, count
-from typing import Any
 
 import keras
 
-from unhot.keras._private import calls, graph_of, layers_in, made_of_inputs_and_outputs, origin
+from unhot.keras._private import Node, calls, graph_of, layers_in, made_of_inputs_and_outputs, origin
 from unhot.keras.conversion.encodings import Encoding, encoding, unfit
 from unhot.keras.conversion.kinds import Kinds
 
 
-def opaque(model: Any) -> str | None:
+def opaque(model: keras.Model) -> str | None:
     """Why the graph of a model is not known, or cannot be made anew."""
     kind = type(model).__name__
     if isinstance(model, keras.Sequential):
@@ -27,14 +26,14 @@ def opaque(model: Any) -> str | None:
     return None if made_of_inputs_and_outputs(type(model)) else f"{kind} cannot be made from inputs and outputs"
 
 
-def is_graph(operation: Any) -> bool:
+def is_graph(operation: keras.Operation) -> bool:
     """Whether this is a model that can be made anew, layer by layer."""
     return isinstance(operation, keras.Model) and opaque(operation) is None
 
 
-def tied(model: Any) -> str | None:
+def tied(model: keras.Model) -> str | None:
     """Which layers hold the same weight: each would be given a copy of its own."""
-    owners: dict[int, Any] = {}
+    owners: dict[int, keras.Layer] = {}
     for layer in _leaves(model):
         for weight in layer.weights:
             other = owners.setdefault(id(weight), layer)
@@ -43,18 +42,18 @@ def tied(model: Any) -> str | None:
     return None
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
     """The layers that are no graphs, of a model and of those within it; some more than once."""
     for layer in model.layers:
         yield from _leaves(layer) if is_graph(layer) else [layer]
 
 
-def named(layer: Any) -> dict[str, Any]:
+def named(layer: keras.Layer) -> dict[str, keras.Layer]:
     """The layers inside a layer, outer ones first, each once, by names that lead to them."""
-    found: dict[str, Any] = {}
+    found: dict[str, keras.Layer] = {}
     seen: set[int] = set()
 
-    def collect(holder: Any, prefix: str) -> None:
+    def collect(holder: keras.Layer, prefix: str) -> None:
         for each in layers_in(holder, recursive=False):
             if id(each) not in seen:
                 seen.add(id(each))
@@ -80,21 +79,21 @@ class Plan:
         kinds: the direction.
     """
 
-    def __init__(self, model: Any, kinds: Kinds) -> None:
+    def __init__(self, model: keras.Model, kinds: Kinds) -> None:
         self.kinds = kinds
         self.replaced: dict[str, str] = {}
         self.left: dict[str, str] = {}
-        self.names: dict[Any, str] = {}
-        self.calls: dict[Any, list[Any]] = {}
+        self.names: dict[keras.Operation, str] = {}
+        self.calls: dict[keras.Operation, list[Node]] = {}
         self.takers: dict[int, list[str]] = {}
         """For a tensor's id, what takes it beside Dense layers."""
-        self.tables: dict[Any, Encoding | None] = {}
+        self.tables: dict[keras.Layer, Encoding | None] = {}
         """The layers to replace, and, for a Dense layer, one of the things it is given."""
-        self.inside: dict[Any, dict[str, Any]] = {}
+        self.inside: dict[keras.Operation, dict[str, keras.Layer]] = {}
         """The layers that hold others to replace, with these."""
-        self.plain: set[Any] = set()
+        self.plain: set[keras.Operation] = set()
         """Those of them whose copies hold what they have always held."""
-        self.shared: set[Any] = set()
+        self.shared: set[keras.Operation] = set()
         """What cannot be copied, and is the same in both models."""
         self._walk(model, "")
         for operation in self.calls:
@@ -103,7 +102,7 @@ class Plan:
             for operation in self.calls:
                 self._report_encoder(operation)
 
-    def _walk(self, model: Any, prefix: str) -> None:
+    def _walk(self, model: keras.Model, prefix: str) -> None:
         graph = graph_of(model)
         if graph is None:  # a Sequential model that was never called
             for layer in model.layers:
@@ -121,7 +120,7 @@ class Plan:
             if operation in self.calls:
                 self.calls[operation].append(node)
 
-    def _enter(self, operation: Any, prefix: str) -> None:
+    def _enter(self, operation: keras.Operation, prefix: str) -> None:
         if operation in self.names:
             return
         self.names[operation] = prefix + operation.name
@@ -130,10 +129,10 @@ class Plan:
         else:
             self.calls[operation] = []
 
-    def _keep(self, operation: Any, why: str) -> None:
+    def _keep(self, operation: keras.Operation, why: str) -> None:
         self.left[self.names[operation]] = why
 
-    def _decide(self, operation: Any) -> None:
+    def _decide(self, operation: keras.Operation) -> None:
         verdict = self.kinds.verdict(operation)
         if isinstance(verdict, str):
             self._keep(operation, verdict)
@@ -147,7 +146,7 @@ class Plan:
             if held:
                 self.inside[operation] = held
 
-    def _decide_embedding(self, layer: Any) -> None:
+    def _decide_embedding(self, layer: keras.Layer) -> None:
         lookups = [node for node in self.calls[layer] if not node.arguments.kwargs.get("reverse")]
         obstacle = next(filter(None, (unfit(node.input_tensors[0], layer.input_dim) for node in lookups)), None)
         if obstacle and self.kinds.encodes:
@@ -156,25 +155,27 @@ class Plan:
         self.tables[layer] = None
         self.replaced[self.names[layer]] = self.kinds.called(layer)
 
-    def _decide_dense(self, layer: Any) -> None:
-        given: list[Any] = [_source(node) for node in self.calls[layer]]
+    def _decide_dense(self, layer: keras.Layer) -> None:
+        given = [_source(node) for node in self.calls[layer]]
         if not any(given):
             return
-        why = _obstacle(layer, given)
-        if why:
-            self._keep(layer, why)
+        found = _alike(given)
+        if not isinstance(found, str):
+            found = _obstacle(layer, found) or found
+        if isinstance(found, str):
+            self._keep(layer, found)
             return
-        self.tables[layer] = given[0]
-        modes = sorted({each.mode for each in given})
+        self.tables[layer] = found[0]
+        modes = sorted({each.mode for each in found})
         self.replaced[self.names[layer]] = f"Dense on {' and '.join(modes)} vectors"
 
-    def _report_encoder(self, operation: Any) -> None:
+    def _report_encoder(self, operation: keras.Operation) -> None:
         for node in self.calls[operation]:
             takers = self.takers.get(id(node.outputs[0]))
             if takers and encoding(operation, node.arguments.args, node.arguments.kwargs):
                 self._keep(operation, f"its vectors go to {', '.join(takers)}, where all of their elements may be used")
 
-    def give_up(self, operation: Any, error: str) -> bool:
+    def give_up(self, operation: keras.Operation, error: str) -> bool:
         """Ask less of an operation that could not be copied in this way; whether that was possible."""
         kind = type(operation).__name__
         if operation in self.tables:
@@ -194,21 +195,27 @@ class Plan:
         return True
 
 
-def _source(node: Any) -> Encoding | str | None:
+def _source(node: Node) -> Encoding | str | None:
     """What the input of a call encodes, as `encoding` says it."""
     operation, arguments = origin(node.input_tensors[0])
     return encoding(operation, arguments.args, arguments.kwargs)
 
 
-def _obstacle(dense: Any, given: list[Any]) -> str | None:
-    """Why a Dense layer that is given these encodings is not replaced."""
+def _alike(given: list[Encoding | str | None]) -> list[Encoding] | str:
+    """What a Dense layer is given, or why one table cannot take the place of all of that."""
     unknown = next((each for each in given if isinstance(each, str)), None)
     if unknown is not None:
         return unknown
-    if None in given:
+    found = [each for each in given if isinstance(each, Encoding)]
+    if len(found) < len(given):
         return "it is given something else than one-hot vectors, too"
-    if len({each.pooled for each in given}) > 1:
+    if len({each.pooled for each in found}) > 1:
         return "it is given the vectors of single ids in one place and those of several ids in another"
+    return found
+
+
+def _obstacle(dense: keras.layers.Dense, given: list[Encoding]) -> str | None:
+    """Why a Dense layer that is given these encodings is not replaced."""
     if type(dense) is not keras.layers.Dense:
         return f"{type(dense).__name__} is a subclass of Dense and may use its kernel otherwise"
     if dense.lora_enabled or dense.quantization_mode is not None:
