@@ -369,3 +369,17 @@ def test_constructors_are_what_they_were() -> None:
     assert "__new__" not in vars(layers.Embedding)
     assert type(layers.Embedding(V, D)) is layers.Embedding
     assert type(layers.ReversibleEmbedding(V, D)) is layers.ReversibleEmbedding
+
+
+@pytest.mark.parametrize("name", ["positions", "row", "backbone", "several"])
+def test_where_graphs_are_not_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a version of Keras that keeps them elsewhere, models are copied as a whole."""
+    for module in (unhot.keras.conversion.plan, unhot.keras.conversion.copying):
+        monkeypatch.setattr(module, "graph_of", lambda model: None)
+    make, replaced = MODELS[name]
+    model = called(make())
+    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    with keras.saving.custom_object_scope(classes):
+        converted, report = convert(model)
+    assert report.replaced == replaced
+    np.testing.assert_array_equal(predict(converted), predict(model))
