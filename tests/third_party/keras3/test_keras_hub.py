@@ -90,7 +90,8 @@ def test_optimizer_alone(build: Any) -> None:
     assert_same(lambda names: fit(build(), names, next_token=build is gpt2, weight_decay=0.125))
 
 
-@pytest.mark.parametrize("build", [bert] if COMPILED else [gpt2, bert, around_layer])
+# BERT's segments repeat in a batch, which Keras on TensorFlow does not train exactly (see `ids`).
+@pytest.mark.parametrize("build", [around_layer] if COMPILED else [gpt2, bert, around_layer])
 def test_converted(build: Any) -> None:
     """The table within the library's layers is found, and then trained by rows."""
 
