@@ -22,14 +22,14 @@ from rivals.torch_loss import loss
 from rivals.unhot_torch import Core, Tables
 from workloads import Workload
 
+from unhot.torch.backend import TorchBackend
 from unhot.torch.layer import Embedding
 from unhot.torch.lookup import RowLookup
-from unhot.torch.training import RowTraining
 
 PARTS = (
-    "forward", "  Embedding.forward", "    RowTraining.lookup", "      RowTraining.read",
+    "forward", "  Embedding.forward", "    TorchBackend.lookup", "      TorchBackend.read",
     "loss", "backward", "  RowLookup.backward",
-    "step", "  RowTraining.prepare", "  RowTraining.step",
+    "step", "  TorchBackend.prepare", "  TorchBackend.step",
     "zero_grad", "letting go", "all",
 )  # fmt: skip
 
@@ -112,7 +112,7 @@ def main() -> None:
     model, core = Tables(case, given.tables), Core(case, given.tables)
     clocks[0].watch(Embedding, "forward")
     for name in ("lookup", "read", "prepare", "step"):
-        clocks[0].watch(RowTraining, name)
+        clocks[0].watch(TorchBackend, name)
     clocks[0].watch(RowLookup, "backward", static=True)
     for turn in range(given.turns + 3 * given.rows // given.ids):
         ids = [torch.from_numpy(workload.warm()) for _ in range(given.tables)]

@@ -150,7 +150,44 @@ class Dense:
         self.weights -= slots
 
 
-KINDS: dict[str, Callable[[], Kind]] = {"fake": Fake}
+class Torch(Kind):
+    """Parameters of `unhot.torch`."""
+
+    def table(self) -> Any:
+        import torch
+
+        import unhot.torch
+
+        layer = unhot.torch.Embedding.from_pretrained(torch.zeros(ROWS, 1, dtype=torch.float64), freeze=False)
+        layer.weight.layer = layer  # type: ignore[attr-defined]
+        return layer.weight
+
+    def owner(self, table: Any) -> Any:
+        import unhot.torch
+
+        return unhot.torch.SGD([table], lr=1.0, momentum=MOMENTUM)
+
+    def step(self, table: Any, owner: Any, row: int) -> None:
+        import torch
+
+        owner.zero_grad()
+        table.layer(torch.tensor([row])).sum().backward()
+        owner.step()
+
+    def weights(self, table: Any) -> np.ndarray[Any, Any]:
+        found: np.ndarray[Any, Any] = table.detach().numpy()[:, 0].copy()
+        return found
+
+    def slots(self, table: Any, owner: Any) -> np.ndarray[Any, Any]:
+        held = owner.state[table].get("momentum_buffer")
+        return np.zeros(ROWS) if held is None else held.numpy()[:, 0].copy()
+
+    def tie(self, table: Any, owner: Any) -> Ownership[Any]:
+        found: Ownership[Any] = owner._ties[id(table)]
+        return found
+
+
+KINDS: dict[str, Callable[[], Kind]] = {"fake": Fake, "torch": Torch}
 
 
 @pytest.fixture(params=KINDS)

@@ -94,7 +94,7 @@ def test_as_torch_trains(kernels: str, stream: str, schedule: str, rule: Rule, m
         given, reference, [framework_copy(rule, given.weights, "float32"), *layers], agree, guard=signs.guard(rule, given)
     )  # fmt: skip
     for layer in layers:
-        engine = layer.layer.weight.training.engine
+        engine = layer.layer.weight.ownership.backend.engine
         assert (engine.kernels.name == "torch") == (kernels == "torch")
 
 

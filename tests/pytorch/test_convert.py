@@ -235,8 +235,8 @@ def test_what_torch_has_no_equal_of_is_left_alone(name: str) -> None:
     assert type(model["other"]) is nn.Embedding
     if "tied" in model:
         assert isinstance(layer.weight, TableParameter)
-        assert layer.weight.training is not None
-        assert layer.weight.training.owner is optimizer
+        assert layer.weight.ownership is not None
+        assert layer.weight.ownership.owner is optimizer
 
 
 def test_to_unhot_leaves_parametrized_layers_alone() -> None:

@@ -174,12 +174,12 @@ def test_tables_are_trained_in_place(name: str) -> None:
     optimizer = getattr(unhot.torch, name)(layer.parameters(), **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))
     before = layer.weight.data_ptr()
     train(layer, optimizer, steps=3)
-    engine: Any = layer.weight.training.engine
-    slots = [optimizer.state[layer.weight][optimizer.slots[slot]] for slot in engine.rule.slots]
+    engine: Any = layer.weight.ownership.backend.engine
+    slots = [optimizer.held_state[layer.weight][optimizer.slots[slot]] for slot in engine.rule.slots]
     held = [slot.data_ptr() for slot in slots]
     assert held
     train(layer, optimizer, seed=1)
-    assert layer.weight.training.engine is engine
+    assert layer.weight.ownership.backend.engine is engine
     assert layer.weight.data_ptr() == before == engine.weights.ctypes.data
     for slot, array, pointer in zip(slots, engine.slots, held, strict=True):
         assert slot.data_ptr() == pointer == array.ctypes.data

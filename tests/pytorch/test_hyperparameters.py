@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+import re
+import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import unhot
 import unhot.torch
 
 from .twins import DIM, LR, ROWS, _double, by_rows, close, deferred, pair, train  # noqa: F401
@@ -54,79 +56,72 @@ def test_what_torch_takes_for_true_or_false(name: str, flag: str, given: dict[st
     close(twins[1][0].weight, twins[0][0].weight)
 
 
-def two_tables(momentum: float = 0.9) -> Any:
-    """An optimizer of two tables in two groups, of which the second can be refused."""
-    torch.manual_seed(0)
-    first, second = (unhot.torch.Embedding(ROWS, DIM) for _ in range(2))
-    groups = [{"params": layer.parameters()} for layer in (first, second)]
-    return first, second, unhot.torch.SGD(groups, lr=LR, momentum=momentum)
-
-
-def test_a_step_refused_for_one_table_is_none_for_another() -> None:
-    """No momentum has begun, here or in torch's optimizer that the state is loaded into."""
-    first, second, optimizer = two_tables()
-    (first(torch.tensor([1, 2])) + second(torch.tensor([3, 4]))).sum().backward()
-    before = first.weight.detach().clone()
-    optimizer.param_groups[1]["lr"] = -1.0
-    with pytest.raises(ValueError, match="learning_rate"):
-        optimizer.step()
-    assert torch.equal(first.weight, before)
-    state = copy.deepcopy(optimizer.state_dict()["state"])
-    assert all(slots.get("momentum_buffer") is None for slots in state.values())
-    optimizer.param_groups[1]["lr"] = LR
-    dense = [nn.Embedding.from_pretrained(layer.weight.detach().clone(), freeze=False) for layer in (first, second)]
-    reference = torch.optim.SGD([{"params": layer.parameters()} for layer in dense], lr=LR, momentum=0.9)
-    reference.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for layers, own in (((first, second), optimizer), (dense, reference)):
-        train(lambda ids, layers=layers: layers[0](ids) * layers[1](ids), own)
-    for ours, theirs in zip((first, second), dense, strict=True):
+def test_a_table_trained_densely_beside_one_by_rows() -> None:
+    """Two groups, of which one has hyperparameters outside of ours for a while."""
+    made = []
+    for module, optimizers in ((nn, torch.optim), (unhot.torch, unhot.torch)):
+        torch.manual_seed(0)
+        first, second = (module.Embedding(ROWS, DIM) for _ in range(2))
+        optimizer = optimizers.SGD([{"params": layer.parameters()} for layer in (first, second)], lr=LR, momentum=0.9)
+        for rate in (LR, -1e-3, LR):
+            optimizer.param_groups[1]["lr"] = rate
+            train(lambda ids, first=first, second=second: first(ids) * second(ids), optimizer, steps=9)
+            assert module is nn or (deferred(first), deferred(second)) == (True, rate > 0)
+        made.append((first, second, optimizer))
+    for theirs, ours in zip(made[0][:2], made[1][:2], strict=True):
         close(ours.weight, theirs.weight)
+        close(made[1][2].state[ours.weight]["momentum_buffer"], made[0][2].state[theirs.weight]["momentum_buffer"])
 
 
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        *(("SGD", what) for what in ({"lr": -1.0}, {"momentum": -0.5}, {"momentum": 1.0}, {"lr": float("nan")})),
-        ("Adam", {"betas": (0.99999, 0.999)}),  # refused by what settles, not by its range
-    ],
-    ids=str,
-)
-def test_training_goes_on_once_refused_hyperparameters_are_put_back(name: str, what: dict[str, Any]) -> None:
+BEYOND: list[tuple[str, dict[str, Any]]] = [
+    *(("SGD", what) for what in ({"lr": -1e-3}, {"momentum": -0.5}, {"momentum": 1.0}, {"lr": float("nan")}, {"lr": 1e31})),
+    *((name, {"weight_decay": 0.1}) for name in ("Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")),
+    ("Adam", {"betas": (0.99999, 0.999)}), ("Adam", {"betas": (0.0, 0.999)}), ("Adam", {"betas": (0.9, 0.0)}),
+    ("AdamW", {"eps": 0.0}), ("AdamW", {"eps": 1e-320}), ("RMSprop", {"alpha": 0.0}),
+    ("Adadelta", {"rho": 1.0}), ("Adagrad", {"eps": 0.0}), ("Adamax", {"eps": 0.0}), ("NAdam", {"momentum_decay": 0.0}),
+    ("Adam", {"betas": (0.9, 1.0)}), ("SGD", {"dampening": -1.0}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "what"), BEYOND, ids=str)
+def test_hyperparameters_that_rows_cannot_be_trained_by(name: str, what: dict[str, Any]) -> None:
+    """For a while: the table is trained densely, by torch's own code, and by rows before and afterwards."""
     twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
-    for layer, optimizer in twins:
-        train(layer, optimizer)
-    layer, optimizer = twins[1]
-    group = optimizer.param_groups[0]
-    usual = {name: group[name] for name in what}
-    layer(torch.tensor([1])).sum().backward()
-    group.update(what)
-    for _ in range(2):  # the second finds no hyperparameter changed
-        with pytest.raises(ValueError, match="sparse=False"):
-            optimizer.step()
-    group.update(usual)
-    for own, other in twins:
-        train(own, other, seed=1)
-    close(layer.weight, twins[0][0].weight)
+    usual = {key: twins[0][1].param_groups[0][key] for key in what}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", unhot.DenseFallbackWarning)
+        for layer, optimizer in twins:
+            for seed, now in enumerate((usual, what, usual)):
+                optimizer.param_groups[0].update(now)
+                train(layer, optimizer, seed=seed, steps=12)
+    assert deferred(twins[1][0]) or name == "Adagrad"
+    close(twins[1][0].weight, twins[0][0].weight)
+    if told:
+        (warning,) = told
+        assert warning.filename.endswith("twins.py")
+        assert re.match(
+            r"A table of shape \(30, 3\) is trained densely, at the cost of all its rows: .*\. ", str(warning.message)
+        )
+    else:
+        assert name in ("Adam", "Adadelta", "NAdam", "RMSprop", "SGD")
 
 
-COUPLED = ["Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"]
-
-
-@pytest.mark.parametrize("name", COUPLED)
-def test_coupled_decay_is_refused_with_a_remedy_that_works(name: str) -> None:
-    """A layer with sparse=False takes torch's dense path, under the same optimizer."""
-    twins = pair(name, {"weight_decay": 0.1})
-    layer, optimizer = twins[1]
-    before = layer.weight.detach().clone()
-    layer(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match=r"weight_decay(.|\n)*sparse=False"):
-        optimizer.step()
-    assert torch.equal(layer.weight, before)
-    layer.sparse = False
-    for own, other in twins:
-        train(own, other)
-    assert not by_rows(layer.weight.grad)
-    close(layer.weight, twins[0][0].weight)
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"])
+def test_a_coupled_decay_from_the_start(name: str) -> None:
+    """The default of several recommender libraries; also for layers with sparse=True, which torch's own refuse."""
+    for sparse in (None, True, False):
+        (theirs, reference), (ours, optimizer) = pair(name, {"weight_decay": 0.1})
+        ours.sparse = sparse
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for layer, own in ((theirs, reference), (ours, optimizer)):
+                train(layer, own)
+        assert len(told) == (sparse is not False)
+        assert all("weight_decay" in str(one.message) and "decoupled" in str(one.message) for one in told)
+        assert not deferred(ours)
+        close(ours.weight, theirs.weight)
+        if sparse is None:
+            assert "weight_decay" in unhot.torch.report(ours, optimizer).densely["weight"]
 
 
 @pytest.mark.parametrize(("name", "given"), [("SGD", {"weight_decay": 0.1}), ("AdamW", {"weight_decay": 0.1})])

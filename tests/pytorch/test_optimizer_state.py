@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from .twins import _double, close, deferred, pair, train  # noqa: F401
+from .twins import DIM, ROWS, _double, by_rows, close, deferred, pair, train  # noqa: F401
 
 
 def state_of(optimizer: Any) -> dict[str, Any]:
@@ -84,28 +85,48 @@ SLOTS = {"AdamW": "exp_avg", "NAdam": "mu_product", "Adam": "step", "SGD": "mome
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS.items())
-def test_a_settled_state_may_be_written_in_place(name: str, slot: str) -> None:
+def test_the_state_may_be_written_in_place(name: str, slot: str) -> None:
+    """And is settled for whoever looks at it."""
     twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
     for layer, optimizer in twins:
         train(layer, optimizer)
-        optimizer.state_dict()
+    for key, value in state_of(twins[0][1]).items():
+        close(state_of(twins[1][1])[key], value)
+    for layer, optimizer in twins:
         state_of(optimizer)[slot].mul_(0.5).round_()
         train(layer, optimizer, seed=1)
+        optimizer.state_dict()["state"][0][slot].add_(1.0)
+        train(layer, optimizer, seed=2)
     assert deferred(twins[1][0])
     close(twins[1][0].weight, twins[0][0].weight)
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS.items())
-def test_a_state_written_while_steps_are_deferred_is_refused(name: str, slot: str) -> None:
-    """At the next step and where it would be saved, until a state is loaded."""
+def test_tensors_of_the_state_may_be_replaced(name: str, slot: str) -> None:
+    """Also in a dictionary that was taken out before."""
+    twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        state = state_of(optimizer)
+        train(layer, optimizer, seed=1)
+        state[slot] = state[slot] * 0.5 if name == "NAdam" else torch.full_like(state[slot], 3.0)
+        train(layer, optimizer, seed=2)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS.items())
+def test_a_tensor_taken_out_before_a_step_is_not_written_after_it(name: str, slot: str) -> None:
+    """Refused at the next step and where it would be saved, until a state is loaded."""
     (theirs, reference), (layer, optimizer) = pair(name, {"momentum": 0.9} if name == "SGD" else {})
     train(layer, optimizer)
     saved = copy.deepcopy((layer.state_dict(), optimizer.state_dict()))
+    taken = state_of(optimizer)[slot]
     train(layer, optimizer)
-    state_of(optimizer)[slot].zero_()
+    taken.zero_()
     layer(torch.tensor([1])).sum().backward()
     for use in (optimizer.step, optimizer.state_dict, lambda: pickle.dumps(optimizer), optimizer.step):
-        with pytest.raises(RuntimeError, match=r"written in place while its rows had deferred steps.*state_dict"):
+        with pytest.raises(RuntimeError, match=r"was written in place.*deferred steps.*load_state_dict"):
             use()
     for own, other in ((theirs, reference), (layer, optimizer)):
         own.load_state_dict(saved[0])
@@ -113,3 +134,67 @@ def test_a_state_written_while_steps_are_deferred_is_refused(name: str, slot: st
         train(own, other, seed=1)
     assert deferred(layer)
     close(layer.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("order", ["b", "ba", "bab", "abab"])
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "SGD", "Adadelta"])
+def test_a_loaded_state_is_a_copy(name: str, order: str) -> None:
+    """Twins from one warm start, as population-based training has them, and dense ones with separate states."""
+    found = []
+    for copied in (True, False):
+        first, second = pair(name, {"momentum": 0.9} if name == "SGD" else {}), pair(name)
+        (a, of_a), (b, of_b) = (both[0 if copied else 1] for both in (first, second))
+        of_b.param_groups[0].update(momentum=0.9) if name == "SGD" else None
+        train(a, of_a)
+        b.load_state_dict(a.state_dict())
+        state = of_a.state_dict()
+        of_b.load_state_dict(copy.deepcopy(state) if copied else state)
+        for seed, which in enumerate(order):
+            train(*{"a": (a, of_a), "b": (b, of_b)}[which], seed=seed + 1, steps=7)
+        found.append((a.weight.detach().clone(), b.weight.detach().clone()))
+    close(found[1][0], found[0][0])
+    close(found[1][1], found[0][1])
+
+
+def test_a_new_parameter_in_the_groups() -> None:
+    """Vocabulary surgery: a larger table in the group, with the state of the old one in its rows."""
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        old, more = layer.weight, torch.linspace(-1, 1, 4 * DIM).reshape(4, DIM)
+        layer.weight = nn.Parameter(torch.cat([old.detach(), more]))
+        optimizer.param_groups[0]["params"][0] = layer.weight
+        state = optimizer.state.pop(old)
+        optimizer.state[layer.weight] = {
+            key: torch.cat([value, torch.zeros(4, DIM)]) if value.dim() == 2 else value for key, value in state.items()
+        }
+        train(layer, optimizer, seed=1)
+        train(lambda ids, layer=layer: layer(ids + 4), optimizer, seed=2)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+    assert by_rows(twins[1][0].weight.grad)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameters_swapped_on_conversion(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.__future__.set_swap_module_params_on_conversion`: another class and other memory for the same object."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        twins = pair("AdamW")
+        for layer, optimizer in twins:
+            model = nn.Sequential(layer, nn.Linear(DIM, ROWS, bias=False)) if tied else layer
+            if tied:
+                model[1].weight = layer.weight
+            weight = layer.weight
+            train(layer, optimizer)
+            optimizer.zero_grad()
+            model.load_state_dict({key: value * 0.5 for key, value in model.state_dict().items()})
+            train(layer, optimizer, seed=1)
+            optimizer.zero_grad()
+            model.to(torch.float32).to(torch.float64)
+            train(layer, optimizer, seed=2)
+            assert layer.weight is weight
+        assert deferred(twins[1][0])
+        close(twins[1][0].weight, twins[0][0].weight)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)

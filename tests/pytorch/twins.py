@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import unhot.torch
+from unhot.training import State
 
 ROWS, DIM = 30, 3
 LR = 0.05
@@ -65,5 +66,5 @@ def by_rows(gradient: Any) -> bool:
 
 def deferred(layer: nn.Embedding) -> bool:
     """Whether rows of the table have steps to come."""
-    training: Any = getattr(layer.weight, "training", None)
-    return training is not None and training.engine is not None and training.engine.behind
+    tie: Any = getattr(layer.weight, "ownership", None)
+    return tie is not None and tie.state is State.DEFERRED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,15 +15,17 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.torch.core import get_device
 from torch import Tensor
 
-from unhot.engine import UNCHANGING, Engine, recurrence
+from unhot.atomic import Lock
+from unhot.engine import Engine, recurrence
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Owned, Settled, become, trait_of
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
+from unhot.torch.backend import TorchBackend, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
-from unhot.torch.training import RowTraining, steps_made
+from unhot.training import Ownership
 
 FEWEST_ROWS = 0
 """Tables of fewer rows are trained as a whole: on this backend, none."""
@@ -177,21 +180,21 @@ class _Slots:
     """What `RowTraining` asks of an optimizer: the state of a parameter, which here lies in Keras's variables."""
 
     def __init__(self) -> None:
-        self.state: dict[Any, Any] = {}
+        self.held_state: dict[Any, Any] = {}
+        self.tie: Any = None
 
 
-class Training(RowTraining):
+class Training(TorchBackend):
     """A table and the optimizer that owns it."""
 
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
-        parameter = variable._value
-        if parameter.training is not None:
-            parameter.training.release()
         self.variable, self._slots = variable, slots
         source: Any = _Slots()
         vars(optimizer).setdefault("_sources", []).append(source)  # held by the optimizer alone, with which the table is free
-        super().__init__(parameter, source)
-        parameter.training = self
+        super().__init__(source, Lock())
+        source.tie = Ownership(variable._value, source, self)
+        self.tie = weakref.ref(source.tie)
+        source.tie.regain()
         become(variable, Owned, self)
         for slot in slots.values():
             become(slot, Settled, self)
@@ -204,16 +207,19 @@ class Training(RowTraining):
     @property
     def current(self) -> bool:
         """Whether no other optimizer has taken the table over."""
-        parameter = self._parameter()
-        return parameter is not None and parameter.training is self
+        tie = self.tie()
+        return tie is not None and tie.holds
 
     def give_back(self) -> None:
         """The table is nobody's any more."""
-        self.release()
-        parameter = self._parameter()
-        if parameter is not None:
-            parameter.training = None
+        tie = self.tie()
+        if tie is not None:
+            tie.release()
         self.variable.training = None
+
+    def release(self) -> None:
+        """Settle, for something else to write what the table and the slots hold."""
+        self.hand_over()
 
     def summed(self, gradient: RowGradient) -> RowGradient:
         """The same gradient with the sum of an id's in one place."""
@@ -236,31 +242,24 @@ class Training(RowTraining):
         without_torch_functions(self._prepare_step, optimizer, variable, rate)
 
     def _prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
-        given, clock = optimizer.row_settings(variable, float(rate)), int(optimizer.iterations)
+        clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
-        comparable = UNCHANGING.issuperset(map(type, given.values()))
-        unchanged = comparable and given == self._given
-        if not unchanged:
-            self._given = {}  # which no refused ones equal
-            self._rule = optimizer.rule(**given)
-        assert self._rule is not None
+        rule = optimizer.rule(**optimizer.row_settings(variable, float(rate)))
         engine = self._current()
         if engine is not None and engine.clock != clock:
             self.release()
             engine = None
         if engine is None:
-            self.engine = engine = self._on_variables(self._rule, clock, optimizer.row_state())
-        self._hyper = engine.follow(self._rule, unchanged=unchanged)
-        if comparable:
-            self._given = given
+            self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
+        self._hyper = engine.follow(rule)
 
     def make_step(self, gradient: RowGradient) -> None:
         """Make the step that was prepared."""
         without_torch_functions(self._make_step, gradient)
 
     def _make_step(self, gradient: RowGradient) -> None:
-        engine, place, parameter = self.engine, self._place, self._parameter()
+        engine, place, parameter = self.engine, self._place, self._parameter
         assert engine is not None
         assert parameter is not None
         values = gradient.values.to(self._weights.dtype).contiguous()

@@ -21,11 +21,28 @@ from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient import rebuilt as rebuilt_gradient
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop
+from unhot.torch.owners import release, report
 from unhot.torch.parameter import TableParameter, rebuilt
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingBag", "NAdam", "RMSprop",
-    "RowGradient", "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Conversion",
+    "Embedding",
+    "EmbeddingBag",
+    "NAdam",
+    "RMSprop",
+    "RowGradient",
+    "TableReport",
+    "TrainingReport",
+    "clip_grad_norm_",
+    "convert",
+    "release",
+    "report",
 ]  # fmt: skip
 
 openmp.join()

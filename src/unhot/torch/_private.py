@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -27,6 +29,7 @@ ON = os.environ.get("UNHOT_PRIVATE", "on") != "off"
 """Whether names that PyTorch does not publish are used."""
 
 if ON:
+    import torch.optim.optimizer as _optimizers
     from torch._C import DisableTorchFunction, DisableTorchFunctionSubclass
     from torch.utils._python_dispatch import _disable_current_modes
 
@@ -131,3 +134,115 @@ def effects(operator: Any) -> Effects:
     if name.startswith("_fused_"):
         written |= set(range(6))
     return Effects(frozenset(written | {"out", "grad_input"} if "out" in overload else written), name in VIEWS)
+
+
+# ---------------------------------------------------------------- what looks at the operations that run now
+
+if ON:
+    _PROXY, _FAKE, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
+
+
+def is_traced_by_proxies() -> bool:
+    """Whether `make_fx` or `torch.export` records the operations that run now.
+
+    Without the list of modes, only `torch.export` is known.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if not ON:
+        return torch.compiler.is_exporting()
+    if torch._C._len_torch_dispatch_stack() and torch._C._get_dispatch_mode(_PROXY) is not None:
+        return True
+    before = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)  # where torch.export traces
+    return bool(before)
+
+
+def is_transformed() -> bool:
+    """Whether torch.jit, `torch.func`, `make_fx` or fake tensors look at what runs now.
+
+    Without the list of modes and transforms, torch.jit and `torch.export` are known, and `torch.func` by its tensors alone.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    if not ON:
+        jit: Any = torch.jit
+        return jit.is_tracing() or torch.compiler.is_exporting()
+    modes = torch._C._len_torch_dispatch_stack() and any(
+        torch._C._get_dispatch_mode(mode) is not None for mode in (_FAKE, _FUNCTIONAL)
+    )
+    if modes or is_traced_by_proxies():
+        return True
+    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Where no tracer notes what settling writes, and no transform of `torch.func` forbids it.
+
+    Without these switches it is noted, and forbidden within `torch.func.functionalize` and `torch.func.grad`.
+    """
+    if not ON:
+        yield
+        return
+    internals: Any = torch._C
+    tracing = internals._get_tracing_state()
+    internals._set_tracing_state(None)
+    try:
+        with internals._DisableFuncTorch(), _disable_current_modes():
+            yield
+    finally:
+        internals._set_tracing_state(tracing)
+
+
+def without_tracers(function: Callable[[], T]) -> T:
+    """`function()`, of which `make_fx` and `torch.export` record nothing. Without a switch, they do."""
+    if not ON:
+        return function()
+    with _disable_current_modes():
+        return function()
+
+
+def beneath_transforms(tensor: Tensor) -> Tensor:
+    """The tensor that `torch.func` has wrapped into this one. Without the names for that, the wrapper."""
+    if ON:
+        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+# ---------------------------------------------------------------- tensors and optimizers
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor was written in place. Without `_version`, 0: a write that is not allowed is then not noticed."""
+    return tensor._version if ON else 0
+
+
+def in_data_parallel() -> bool:
+    """Whether a model wrapped in DistributedDataParallel is computing. Without its name for that, whether there is a group."""
+    if not ON:
+        return torch.distributed.is_available() and torch.distributed.is_initialized()
+    module: Any = torch.nn.parallel.DistributedDataParallel
+    return module._get_active_ddp_module() is not None
+
+
+def constructs_parameter(depth: int) -> bool:
+    """Whether `nn.Parameter(data)` calls `detach` of `data`, `depth` Python frames above the caller of this.
+
+    It requires that `detach` give a tensor of the class of `data`, as it does for no other caller. Nothing that a tensor's
+    class is told makes a difference between them, so the frame is looked at. Without it, `nn.Parameter(table)` is refused by
+    torch, and `nn.Parameter(table.detach())` is what to write.
+    """
+    return ON and sys._getframe(depth + 1).f_code is torch.nn.Parameter.__new__.__code__
+
+
+def is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a hook or a profiler wants to know of this optimizer's steps: only then torch's wrapper is needed around them.
+
+    It costs as much as a step of few rows. Without the names of hooks, it is always needed.
+    """
+    if not ON:
+        return True
+    everywhere = (_optimizers._global_optimizer_pre_hooks, _optimizers._global_optimizer_post_hooks)
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return torch._C._autograd._profiler_enabled() or any(own) or any(everywhere)

@@ -130,13 +130,13 @@ def _become_stock(module: Any) -> None:
 
 def _become_plain(parameter: TableParameter) -> None:
     """Settle a table, end its ownership, and make a parameter like any other of it."""
-    if parameter.training is not None:
-        parameter.training.release()
+    if parameter.ownership is not None:
+        parameter.ownership.release()
         if isinstance(parameter.grad, RowGradient):
             parameter.grad = parameter.grad.content.write("`convert`")  # as torch's layer would have left it
         elif parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.to_dense()
-    for name in ("training", "announced"):
+    for name in TableParameter.uncopied:
         parameter.__dict__.pop(name, None)
     parameter.__class__ = nn.Parameter  # type: ignore[assignment]
 

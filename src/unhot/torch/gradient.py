@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,12 +38,12 @@ class Content:
     has had the memory to write to, there are no rows any more.
     """
 
-    __slots__ = ("dense", "reason", "rows", "shape", "table")
+    __slots__ = ("dense", "notes", "reason", "rows", "shape")
 
-    def __init__(self, shape: torch.Size, rows: Rows | None, dense: Tensor | None = None, table: Any = None) -> None:
+    def __init__(self, shape: torch.Size, rows: Rows | None, dense: Tensor | None = None, notes: Any = None) -> None:
         self.shape, self.rows, self.dense = shape, rows, dense
-        self.table: Callable[[], Any] = table or (lambda: None)
-        """The parameter whose gradient this is, if it is one's."""
+        self.notes = notes
+        """What is noted of the table whose gradient this is, if it is one's."""
         self.reason = ""
         """What has asked for the memory."""
 
@@ -65,7 +63,7 @@ class Content:
     def read(self, reason: str) -> Tensor:
         """A dense tensor that holds the same, to be read."""
         if self.dense is None:
-            warn_of_dense_gradient(self.table(), reason)
+            warn_of_dense_gradient(self.notes, self.shape, reason)
             self.dense = self.made_dense()
         return self.dense
 
@@ -125,10 +123,9 @@ class RowGradient(Tensor):
         return made
 
     @classmethod
-    def of(cls, ids: Tensor, values: Tensor, rows: int, table: Any = None) -> RowGradient:
+    def of(cls, ids: Tensor, values: Tensor, rows: int, notes: Any = None) -> RowGradient:
         """The gradient of a table of so many rows, to which values[i] contributes at the row ids[i]."""
-        reference = None if table is None else weakref.ref(table)
-        return cls(Content(torch.Size((rows, values.size(1))), Rows(ids, values), table=reference))
+        return cls(Content(torch.Size((rows, values.size(1))), Rows(ids, values), notes=notes))
 
     @property
     def ids(self) -> Tensor | None:
@@ -186,7 +183,7 @@ class RowGradient(Tensor):
     @data.setter
     def data(self, value: Tensor) -> None:
         if not isinstance(value, RowGradient):
-            value = RowGradient(Content(value.shape, None, value.detach(), self.content.table))
+            value = RowGradient(Content(value.shape, None, value.detach(), self.content.notes))
             value.content.reason = "an assignment to `data`"
         _DATA.__set__(self, value)  # of which this is shape, dtype and device
         self.content = value.content
@@ -235,14 +232,14 @@ def coalesced(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return found, total.index_add_(0, inverse, values.to(wide)).to(values.dtype)
 
 
-def warn_of_dense_gradient(table: Any, reason: str) -> None:
+def warn_of_dense_gradient(notes: Any, shape: torch.Size, reason: str) -> None:
     """Warn, once for each table, that its gradient of all rows was made."""
-    if table is None:
+    if notes is None:
         return
     warn_once(
-        table,
-        f"A dense gradient of a table of shape {tuple(table.shape)} was made, at the cost of all its rows: {reason} needs it."
-        " Norms, sums, scaling and clamping cost only the rows that were looked up. Before an optimizer that is not unhot's"
-        " trains the table, call `unhot.torch.release`.",
+        notes,
+        f"A dense gradient of a table of shape {tuple(shape)} was made, at the cost of all its rows: {reason} needs it. Norms,"
+        " sums, scaling and clamping cost only the rows that were looked up. Before an optimizer that is not unhot's trains the"
+        " table, call `unhot.torch.release`.",
         stacklevel=3,
     )

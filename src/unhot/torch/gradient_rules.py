@@ -17,6 +17,7 @@ from torch import Tensor
 from unhot.torch._private import effects
 from unhot.torch.gradient import Content, RowGradient, Rows
 from unhot.torch.gradient_reductions import REDUCTIONS, over_all
+from unhot.torch.nested import mapped
 
 aten: Any = torch.ops.aten
 Rule = Callable[[Any, Any, Any], Any]
@@ -54,11 +55,6 @@ def rule_of(func: Any) -> Rule | None:
     ):
         return elementwise
     return None
-
-
-def mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """`function` of a value, or of each in a list or tuple."""
-    return type(value)(mapped(function, item) for item in value) if type(value) in (list, tuple) else function(value)
 
 
 # ---------------------------------------------------------------- with dense tensors
@@ -104,7 +100,7 @@ def copied(func: Any, args: Any, kwargs: Any) -> Any:
     rows = content.rows if kwargs.get("dtype") in (None, args[0].dtype) else content.distinct()
     values = func(rows.values, *args[1:], **kwargs)
     return RowGradient(
-        Content(content.shape, rows._replace(ids=rows.ids.to(values.device), values=values), table=content.table)
+        Content(content.shape, rows._replace(ids=rows.ids.to(values.device), values=values), notes=content.notes)
     )
 
 
@@ -148,7 +144,7 @@ def elementwise(func: Any, args: Any, kwargs: Any) -> Any:
         first.replace(rows)
     values = _applied(func, args, kwargs, [other.values for other in held])
     return (
-        args[0] if writes else RowGradient(Content(first.shape, Rows(rows.ids, values, fill, rows.distinct), table=first.table))
+        args[0] if writes else RowGradient(Content(first.shape, Rows(rows.ids, values, fill, rows.distinct), notes=first.notes))
     )
 
 
@@ -211,7 +207,7 @@ def changed(gradient: RowGradient, rows: Rows, values: Tensor, writes: bool) -> 
     if writes:
         content.replace(rows._replace(values=values))
         return gradient
-    return RowGradient(Content(content.shape, rows._replace(values=values), table=content.table))
+    return RowGradient(Content(content.shape, rows._replace(values=values), notes=content.notes))
 
 
 def broadcastable(other: Tensor, shape: torch.Size) -> bool:
@@ -252,7 +248,7 @@ def added(func: Any, args: Any, kwargs: Any) -> Any:
     if writes:
         first.content.replace(both)
         return first
-    return RowGradient(Content(first.content.shape, both, table=first.content.table))
+    return RowGradient(Content(first.content.shape, both, notes=first.content.notes))
 
 
 def filled(func: Any, args: Any, kwargs: Any) -> Any:

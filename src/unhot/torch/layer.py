@@ -12,26 +12,21 @@ from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
 from unhot.rules.base import flag
 from unhot.torch._private import without_torch_functions
-from unhot.torch.lookup import DTYPES, lookup, owner_of
+from unhot.torch.lookup import DTYPES, lookup
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
 Activation = Callable[[Tensor], Tensor]
 
 
-class _DecidedLater:
-    """A layer whose `sparse`, where it was not given, is what its weight makes of it: whether an unhot optimizer owns that."""
+class _OnTable:
+    """A layer whose weight is a table. Where its `sparse` was not given, the weight's owner decides how that is trained."""
 
-    weight: torch.Tensor
     _given_sparse: bool | None = None
 
     @property
     def sparse(self) -> bool:
-        """Whether the gradient is row-sparse; `DistributedDataParallel` asks for it once, when it is made."""
-        weight = self.weight
-        if not isinstance(weight, TableParameter):
-            return bool(self._given_sparse)
-        weight.announced = owner_of(weight, None) is not None if self._given_sparse is None else self._given_sparse
-        return weight.announced
+        """Whether the layer was made for gradients that are sparse tensors; `DistributedDataParallel` wants to know it."""
+        return bool(self._given_sparse)
 
     @sparse.setter
     def sparse(self, given: bool | None) -> None:
@@ -44,6 +39,13 @@ class _DecidedLater:
         if name == "weight":
             become_table(param)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As torch's, which may be told to make plain parameters (`torch.__future__`)."""
+        module: Any = super()
+        module._load_from_state_dict(*args, **kwargs)
+        this: Any = self
+        become_table(this._parameters.get("weight"))
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's, which makes a plain parameter of one that was on the "meta" device."""
         module: Any = super()
@@ -52,7 +54,7 @@ class _DecidedLater:
         return made
 
 
-class Embedding(_DecidedLater, nn.Embedding):
+class Embedding(_OnTable, nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.Embedding`, with its defaults, except
@@ -212,11 +214,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         return linear
 
     def extra_repr(self) -> str:
-        weight = self.weight
-        announced = getattr(weight, "announced", False)
-        text = super().extra_repr().removesuffix(", sparse=True") + (", sparse=True" if self._given_sparse else "")
-        if isinstance(weight, TableParameter):
-            weight.announced = announced  # torch's has asked for `sparse`, but is no DistributedDataParallel
+        text = super().extra_repr()
         if self.bias is not None:
             text += ", bias=True"
         if self.activation is not None:
@@ -224,7 +222,7 @@ class Embedding(_DecidedLater, nn.Embedding):
         return text if self.out_of_range == "raise" else text + f", out_of_range={self.out_of_range!r}"
 
 
-class EmbeddingBag(_DecidedLater, nn.EmbeddingBag):
+class EmbeddingBag(_OnTable, nn.EmbeddingBag):
     """`torch.nn.EmbeddingBag`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.EmbeddingBag`, with its defaults, except

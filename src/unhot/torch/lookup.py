@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from unhot.torch import distributed
+from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
 from unhot.torch.gradient import RowGradient
+
+if TYPE_CHECKING:
+    from unhot.torch.backend import TorchBackend
+    from unhot.training import Ownership
 
 DTYPES = (torch.float32, torch.float64)
 """Those of tables whose rows can be trained apart; others take torch's own way."""
@@ -28,70 +31,63 @@ def lookup(
 
     `sparse` None lets the parameter decide: row-sparse gradients once an unhot optimizer owns it.
     """
-    training = owner_of(weight, sparse)
-    if training is None:
+    backend = owner_of(weight, sparse)
+    if backend is None:
         weight = known_to_tracers(weight)
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
-    as_torchs = bool(sparse) or (weight.announced and distributed.active())
-    return owned_lookup(
-        training, input, -1 if padding_idx is None else padding_idx, max_norm, norm_type, scale_grad_by_freq, as_torchs
-    )
+    padding_idx = -1 if padding_idx is None else padding_idx
+    return owned_lookup(backend, input, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
 
 
-def owned_lookup(training: Any, *given: Any) -> Tensor:
-    """`training.lookup`, outside the graph where `torch.compile` makes one."""
-    compiling = torch.compiler.is_compiling()
-    found: Tensor = training.outside_graph(training.lookup, *given) if compiling else training.lookup(*given)
-    return found
+def owned_lookup(backend: TorchBackend, *given: Any) -> Tensor:
+    """`backend.lookup`, outside the graph where `torch.compile` makes one."""
+    return backend.outside_graph(backend.lookup, *given) if torch.compiler.is_compiling() else backend.lookup(*given)
 
 
-def owner_of(weight: Any, sparse: bool | None) -> Any:
+ASKED_FOR = "the layer was made with sparse=False"
+DATA_PARALLEL = (
+    "DistributedDataParallel exchanges dense gradients of layers that were not made with sparse=True. Make this one with"
+    " sparse=True, if it is looked up in every step and not used otherwise"
+)
+TRANSFORMED = (
+    "torch.func, torch.jit or another tracer looks at its lookups, and these know only torch's own. Train without them"
+)
+
+
+def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
     """What settles and trains the rows, or None where torch's own code is to run; the weight is settled for it.
 
     That is so, too, where what torch does is traced, or transformed by `torch.func`: none of that knows `RowLookup`.
     """
-    training = getattr(weight, "training", None)
-    if training is not None and training.owner is None:
-        training.release()
-        training = weight.training = None
-    if training is not None and (sparse is False or weight.dtype not in DTYPES or _transformed()):
-        training.release()
+    tie: Ownership[TorchBackend] | None = getattr(weight, "ownership", None)
+    if tie is None:
         return None
-    if training is not None and not weight.announced and distributed.active():
-        distributed.refuse_unannounced()
-    return training
-
-
-PROXY, FAKE, FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
-
-
-def traced_by(*tracers: Any) -> bool:
-    """Whether one of these modes looks at the operations that run now."""
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    if torch._C._len_torch_dispatch_stack() and any(torch._C._get_dispatch_mode(tracer) is not None for tracer in tracers):
-        return True
-    before = torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)  # where torch.export traces
-    return before and PROXY in tracers
-
-
-def _transformed() -> bool:
-    """Whether torch.jit, `torch.func`, `make_fx` or fake tensors look at what runs now."""
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    if traced_by(PROXY, FAKE, FUNCTIONAL):
-        return True
-    return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
+    if tie.owner is None:
+        tie.release()
+        return None
+    why = ""
+    if sparse is False:
+        why = ASKED_FOR
+    elif weight.dtype not in DTYPES:
+        why = f"its dtype is {weight.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+    elif is_transformed():
+        why = TRANSFORMED
+    elif not sparse and in_data_parallel():
+        why = DATA_PARALLEL
+    if not why:
+        return tie.backend
+    weight.notes.reason_for_dense = why
+    tie.backend.hand_over()
+    return None
 
 
 def known_to_tracers(value: Any) -> Any:
     """The numbers of a parameter, where `make_fx` traces: it takes none of a class that it does not know."""
-    if not isinstance(value, nn.Parameter) or not traced_by(PROXY):
+    if not isinstance(value, nn.Parameter) or not is_traced_by_proxies():
         return value
-    with _disable_current_modes():
-        return value.detach()
+    return without_tracers(value.detach)
 
 
 def _counted(padding_idx: int, weight: Any) -> int:
@@ -116,15 +112,15 @@ def bag_lookup(
 ) -> Tensor:
     """`torch.nn.functional.embedding_bag` of a table parameter: torch's own pooling of the rows that `lookup` gives."""
     bag = nn.functional.embedding_bag
-    training = owner_of(weight, sparse)
-    if training is None:
+    backend = owner_of(weight, sparse)
+    if backend is None:
         weight = known_to_tracers(weight)
         return bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
     if padding_idx is not None and torch.compiler.is_compiling():  # a graph would be for ids padded in the same place
-        outside: Tensor = training.outside_graph(
+        outside: Tensor = backend.outside_graph(
             bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
@@ -153,11 +149,11 @@ class RowLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Any, ids: Tensor, training: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
+        ctx: Any, weight: Any, ids: Tensor, backend: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
     ) -> Tensor:
-        own, rows = training.read(ids)
+        own, rows = backend.read(ids)
         ctx.save_for_backward(own)
-        ctx.table, ctx.shape = weight, tuple(weight.shape)
+        ctx.notes, ctx.shape = weight.notes, tuple(weight.shape)
         ctx.padding_idx, ctx.scaled, ctx.sparse = padding_idx, scale_grad_by_freq, sparse
         found: Tensor = rows
         return found
@@ -182,7 +178,7 @@ class RowLookup(torch.autograd.Function):
             return values.new_zeros((rows, dim)).index_add(0, ids, values)
         if values.data_ptr() == grad.data_ptr():  # others have that gradient, too, and may change theirs
             values = values.clone(memory_format=torch.contiguous_format)
-        return sparse_tensor(ids, values, rows) if ctx.sparse else RowGradient.of(ids, values, rows, ctx.table)
+        return sparse_tensor(ids, values, rows) if ctx.sparse else RowGradient.of(ids, values, rows, ctx.notes)
 
 
 def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 import unhot
-from unhot.torch.stepping import RowSparse
+from unhot.torch.stepping import RowOptimizer
 
 
-class SGD(RowSparse, torch.optim.SGD):
+class SGD(RowOptimizer, torch.optim.SGD):
     """`torch.optim.SGD`, exact for row-sparse gradients, including momentum, Nesterov, dampening and weight decay.
 
     Args: those of `torch.optim.SGD`.
 
-    Raises: what `torch.optim.SGD` raises; ValueError for a table that another optimizer owns.
+    Raises: what `torch.optim.SGD` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -39,13 +39,12 @@ class SGD(RowSparse, torch.optim.SGD):
         }  # fmt: skip
 
 
-class Adagrad(RowSparse, torch.optim.Adagrad):
-    """`torch.optim.Adagrad`, exact for row-sparse gradients.
+class Adagrad(RowOptimizer, torch.optim.Adagrad):
+    """`torch.optim.Adagrad`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
 
     Args: those of `torch.optim.Adagrad`.
 
-    Raises: what `torch.optim.Adagrad` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.Adagrad` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -67,13 +66,12 @@ class Adagrad(RowSparse, torch.optim.Adagrad):
         }  # fmt: skip
 
 
-class RMSprop(RowSparse, torch.optim.RMSprop):
+class RMSprop(RowOptimizer, torch.optim.RMSprop):
     """`torch.optim.RMSprop`, exact for row-sparse gradients, including `centered` and momentum.
 
     Args: those of `torch.optim.RMSprop`.
 
-    Raises: what `torch.optim.RMSprop` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.RMSprop` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -96,13 +94,12 @@ class RMSprop(RowSparse, torch.optim.RMSprop):
         }  # fmt: skip
 
 
-class Adadelta(RowSparse, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`, exact for row-sparse gradients.
+class Adadelta(RowOptimizer, torch.optim.Adadelta):
+    """`torch.optim.Adadelta`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
 
     Args: those of `torch.optim.Adadelta`.
 
-    Raises: what `torch.optim.Adadelta` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.Adadelta` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -132,13 +129,12 @@ def _moments(group: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Adam(RowSparse, torch.optim.Adam):
+class Adam(RowOptimizer, torch.optim.Adam):
     """`torch.optim.Adam`, exact for row-sparse gradients, including AMSGrad.
 
     Args: those of `torch.optim.Adam`.
 
-    Raises: what `torch.optim.Adam` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.Adam` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -158,12 +154,12 @@ class Adam(RowSparse, torch.optim.Adam):
         return {**_moments(group), "amsgrad": bool(group["amsgrad"]), "decoupled_weight_decay": decoupled}
 
 
-class AdamW(RowSparse, torch.optim.AdamW):
+class AdamW(RowOptimizer, torch.optim.AdamW):
     """`torch.optim.AdamW`, exact for row-sparse gradients, including AMSGrad.
 
     Args: those of `torch.optim.AdamW`.
 
-    Raises: what `torch.optim.AdamW` raises; ValueError for a table that another optimizer owns.
+    Raises: what `torch.optim.AdamW` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -182,13 +178,12 @@ class AdamW(RowSparse, torch.optim.AdamW):
         return {**_moments(group), "amsgrad": bool(group["amsgrad"])}
 
 
-class Adamax(RowSparse, torch.optim.Adamax):
-    """`torch.optim.Adamax`, exact for row-sparse gradients.
+class Adamax(RowOptimizer, torch.optim.Adamax):
+    """`torch.optim.Adamax`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
 
     Args: those of `torch.optim.Adamax`.
 
-    Raises: what `torch.optim.Adamax` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.Adamax` raises.
 
     Example:
         >>> import torch, unhot.torch
@@ -207,13 +202,12 @@ class Adamax(RowSparse, torch.optim.Adamax):
         return _moments(group)
 
 
-class NAdam(RowSparse, torch.optim.NAdam):
-    """`torch.optim.NAdam`, exact for row-sparse gradients.
+class NAdam(RowOptimizer, torch.optim.NAdam):
+    """`torch.optim.NAdam`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
 
     Args: those of `torch.optim.NAdam`.
 
-    Raises: what `torch.optim.NAdam` raises; ValueError for a table that another optimizer owns; ValueError if a step meets a
-        coupled weight decay and a row-sparse gradient, before anything is changed.
+    Raises: what `torch.optim.NAdam` raises.
 
     Example:
         >>> import torch, unhot.torch

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
-from unhot.torch import distributed
-from unhot.torch._private import without_torch_functions
-from unhot.torch.lookup import PROXY, bag_lookup, known_to_tracers, lookup, traced_by
+from unhot.torch._private import (
+    beneath_transforms,
+    constructs_parameter,
+    is_traced_by_proxies,
+    without_torch_functions,
+)
+from unhot.torch.lookup import bag_lookup, known_to_tracers, lookup
+from unhot.torch.nested import mapped
 
 if TYPE_CHECKING:
-    from unhot.torch.training import RowTraining
+    from unhot.torch.backend import TorchBackend
+    from unhot.training import Ownership
 
 PROPERTIES = (
     "shape", "dtype", "device", "layout", "ndim", "grad", "grad_fn", "requires_grad", "is_leaf", "retains_grad", "names",
@@ -45,23 +49,35 @@ def _metadata() -> frozenset[Callable[..., Any]]:
 
 METADATA = _metadata()
 
-CONSTRUCTOR = nn.Parameter.__new__.__code__
-"""What makes a parameter of a table's, as torch's own layers and parametrizations do, requires that `detach` give a table."""
+
+class Notes:
+    """What is noted of a table beside who owns it. It stays with the parameter, whose class and memory may be exchanged."""
+
+    reason_for_dense = ""
+    """Why the last step was dense, or the last lookup torch's own; empty if rows are trained apart."""
+
+    warned_of_dense_training = False
+    """Whether the user was warned of it."""
 
 
 class TableParameter(nn.Parameter):
     """An `nn.Parameter` whose rows an unhot optimizer may leave behind; until one owns it, it is as any other."""
 
-    training: RowTraining | None = None
-    announced = False
-    """Whether the layer has said that the gradient is row-sparse."""
+    ownership: Ownership[TorchBackend] | None = None
+    """Whose it is."""
 
-    uncopied: ClassVar[frozenset[str]] = frozenset({"training", "announced", "_is_param"})
+    uncopied: ClassVar[frozenset[str]] = frozenset({"ownership", "_notes", "_is_param"})
     """Attributes that no copy takes along."""
+
+    @property
+    def notes(self) -> Notes:
+        """What is noted of this table."""
+        found: Notes = self.__dict__.setdefault("_notes", Notes())
+        return found
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        constructed = func is torch.Tensor.detach and sys._getframe(1).f_code is CONSTRUCTOR
+        constructed = func is torch.Tensor.detach and constructs_parameter(1)
         return without_torch_functions(cls._called, func, args, kwargs or {}, constructed)
 
     @classmethod
@@ -73,18 +89,19 @@ class TableParameter(nn.Parameter):
             return lookup(*args, **kwargs)
         if func is nn.functional.embedding_bag:
             return bag_lookup(*args, **kwargs)
-        owned = [training for table in tables_among((args, kwargs)) if (training := table.training) is not None]
-        for training in owned:
-            training.settle()
-        if traced_by(PROXY):
-            args, kwargs = tree_map(known_to_tracers, (args, kwargs))
+        owned = [tie for table in tables_among((args, kwargs)) if (tie := table.ownership) is not None]
+        for tie in owned:
+            if tie.owner is None:
+                tie.release()
+            else:
+                tie.backend.settle()
+        if is_traced_by_proxies():
+            args, kwargs = mapped(known_to_tracers, (args, kwargs))
         result = func(*args, **kwargs)
         if constructed:
             result = result.as_subclass(cls)
-        for training in owned:
-            training.follow_memory()
-        if owned and distributed.active():
-            distributed.refuse_dense(result)
+        for tie in owned:
+            tie.backend.follow_memory()
         return result
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -105,7 +122,7 @@ def rebuilt(data: torch.Tensor, requires_grad: bool, attributes: dict[str, Any] 
 
 def become_table(parameter: nn.Parameter | None) -> bool:
     """Make a table of a plain parameter, which stays the object that others hold; whether it is a table now."""
-    if type(parameter) is nn.Parameter:
+    if type(parameter) is nn.Parameter:  # which others may hold, as a tied head does, so another object would not do
         parameter.__class__ = TableParameter
     return isinstance(parameter, TableParameter)
 
@@ -114,10 +131,9 @@ def settle_beneath(tensor: Any) -> None:
     """Settle the table that `torch.func` has wrapped into `tensor`, which it does without telling the table."""
     if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
         return
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    if isinstance(tensor, TableParameter) and tensor.training is not None:
-        tensor.training.settle()
+    tensor = beneath_transforms(tensor)
+    if isinstance(tensor, TableParameter) and tensor.ownership is not None:
+        tensor.ownership.settle()
 
 
 def tables_among(value: Any) -> Iterator[TableParameter]:

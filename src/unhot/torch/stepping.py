@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer as torch_optimizer
 
 from unhot.atomic import Lock
 from unhot.rules import Optimizer
-from unhot.torch._private import without_torch_functions
+from unhot.torch._private import is_watched, without_torch_functions
+from unhot.torch.backend import TorchBackend, hide_from_compiler
 from unhot.torch.gradient import RowGradient
-from unhot.torch.lookup import DTYPES, RowLookup
-from unhot.torch.parameter import TableParameter
-from unhot.torch.training import RowTraining, hide_from_compiler
+from unhot.torch.lookup import ASKED_FOR, DTYPES, RowLookup
+from unhot.torch.parameter import TableParameter, become_table
+from unhot.training import Ownership, warn_of_dense_training
+
+# Not a subclass of torch's, or libraries that list all optimizers would find ours beside torch's of the same names.
+Base: Any = torch.optim.Optimizer if TYPE_CHECKING else object
+
+AS_A_WHOLE = (
+    "its gradient is dense, since something uses all of its rows (a tied head, a penalty), or a hook made a dense one. If the"
+    " cost matters, leave that out"
+)
 
 
-class RowSparse(torch.optim.Optimizer):
+class RowOptimizer(Base):  # type: ignore[misc]
     """What the optimizers here add to torch's: it owns the table parameters it is given, and steps their rows."""
 
     rule: ClassVar[Callable[..., Optimizer]]
@@ -31,8 +41,13 @@ class RowSparse(torch.optim.Optimizer):
     counters: ClassVar[tuple[str, ...]] = ("step",)
     """What torch's state holds beside the slots."""
 
+    param_groups: list[dict[str, Any]]
+
     _unscales = False
     """What torch's constructor has said of the step that it chose."""
+
+    _in_torchs_code = False
+    """Whether this is a partner that makes torch's own step."""
 
     lock: Lock | None = None
     """Held by steps, and by whatever reads or settles a table, if there are tables: other threads may read while one trains."""
@@ -44,41 +59,68 @@ class RowSparse(torch.optim.Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether `GradScaler` leaves it to the step to unscale gradients, as torch's fused steps do: not those of tables."""
-        return self._unscales and not self._tables()
+        return self._unscales and self.lock is None
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, given: bool) -> None:
         self._unscales = given
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        tables = tables_of(self.param_groups[-1])
-        if any(table.training is not None and table.training.owner not in (None, self) for table in tables):
-            del self.param_groups[-1]
-            raise ValueError(
-                "this table is trained by another optimizer already, which may have deferred steps of its rows. Train it with"
-                f" one, or delete the other first. Received: a second {type(self).__name__}."
-            )
-        for table in tables:
-            self._own(table)
+    # ------------------------------------------------------------------ ownership
 
-    def _own(self, table: TableParameter) -> None:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the tables of the group are trained by this optimizer from now on."""
+        super().add_param_group(param_group)
+        for table in tables_of(self.param_groups[-1]):
+            self.own(table)
+
+    def own(self, table: TableParameter) -> Ownership[TorchBackend] | None:
+        """The tie to a table, which is taken over from another owner. None if its rows cannot be trained apart at all."""
+        held = table.ownership
+        if held is not None and held.owner is self:
+            return held
         if table.dtype not in DTYPES:
-            return
+            return None
         if self.lock is None:
             self.lock = Lock()
-            hide_from_compiler(RowSparse, "_step_outside_graph", "_zero_grad_outside_graph")
+            hide_from_compiler(RowOptimizer, "_step_outside_graph", "_zero_grad_outside_graph")
             hide_from_compiler(RowLookup, "_gradient")
             hide_from_compiler(RowGradient, "_called")
-        if table.training is not None:
-            table.training.release()
-        table.training = RowTraining(table, self)
+        ties: dict[int, Ownership[TorchBackend]] = self.__dict__.setdefault("_ties", {})
+        tie = ties.get(id(table))
+        if tie is None or tie.table is not table:
+            self._forget_old_tables(ties)
+            backend = TorchBackend(self, self.lock)
+            tie = Ownership(table, self, backend)
+            backend.tie = weakref.ref(tie)
+            ties[id(table)] = tie
+        tie.regain()
+        return tie
+
+    def _forget_old_tables(self, ties: dict[int, Ownership[TorchBackend]]) -> None:
+        """Let go of tables that are no longer among the parameters, and of which there is no state."""
+        kept = {id(parameter) for group in self.param_groups for parameter in group["params"]} | set(map(id, self.held_state))
+        for key in [key for key in ties if key not in kept]:
+            ties.pop(key).release()
+
+    def _owned(self) -> list[Ownership[TorchBackend]]:
+        """The ties to the tables that this optimizer holds now."""
+        self._take_back()
+        ties: dict[int, Ownership[TorchBackend]] = self.__dict__.get("_ties", {})
+        return [tie for tie in ties.values() if tie.holds]
+
+    def _take_back(self) -> None:
+        """Own the tables of which torch has exchanged class and attributes (`torch.utils.swap_tensors`)."""
+        for tie in self.__dict__.get("_ties", {}).values():
+            if type(tie.table) is torch.nn.Parameter and become_table(tie.table):
+                tie.regain()
+
+    # ------------------------------------------------------------------ steps
 
     def step(self, closure: Any = None) -> Any:
         """One step; as torch's, with `closure` called with gradients enabled."""
         if torch.compiler.is_compiling():
             return self._step_outside_graph(closure)
-        if closure is None and not _observed(self):
+        if closure is None and not is_watched(self):
             return self._step_with()
         return _observed_step(self, closure)
 
@@ -94,6 +136,7 @@ class RowSparse(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        without_torch_functions(self._take_tables)  # before the lock is taken: another owner takes its own
         step = partial(without_torch_functions, self._step)  # or each look at a table's `grad` would go through Python
         if self.lock is None:
             step()
@@ -101,47 +144,74 @@ class RowSparse(torch.optim.Optimizer):
             self.lock.holding(step)
         return loss
 
+    def _take_tables(self) -> None:
+        """Own the tables that have gradients, also such as became tables, or came into the groups, without our being told."""
+        self._take_back()
+        for group in self.param_groups:
+            for table in tables_of(group):
+                if table.grad is not None:
+                    self.own(table)
+
     def _step(self) -> None:
-        rows, dense = self._gradients()
-        for group, parameter, _ in rows:
-            training_of(parameter).prepare(group, self.state[parameter])  # an error must leave everything as it was
-        for tensor in dense:
-            if isinstance(tensor, TableParameter) and tensor.training is not None:
-                tensor.training.release()
-        if dense:
-            _torch_step(self._of_dense(dense) if rows else self)
-        for group, parameter, gradient in rows:
-            training_of(parameter).step(gradient, group["maximize"])
-
-    def _of_dense(self, dense: list[Tensor]) -> RowSparse:
-        """This optimizer as it would be with these parameters alone: the same state, the same hyperparameters."""
-        kept = {id(parameter) for parameter in dense}
-        partner = object.__new__(type(self))
-        partner.__dict__.update(self.__dict__)
-        partner.param_groups = [
-            {**group, "params": [parameter for parameter in group["params"] if id(parameter) in kept]}
-            for group in self.param_groups
-        ]
-        return partner
-
-    def _gradients(self) -> tuple[list[tuple[Any, TableParameter, Tensor]], list[Tensor]]:
-        """The owned tables with a row-sparse gradient, and the parameters with another one."""
-        rows: list[tuple[Any, TableParameter, Tensor]] = []
+        rows: list[tuple[Any, TorchBackend, Tensor]] = []
         dense: list[Tensor] = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
                     continue
-                owned = isinstance(parameter, TableParameter) and parameter.training is not None
-                if owned and is_by_rows(gradient):
-                    _require_owner(self, parameter)
-                    rows.append((group, parameter, gradient))
+                tie = self.own(parameter) if isinstance(parameter, TableParameter) else None
+                if tie is None:
+                    dense.append(parameter)
                     continue
-                if isinstance(gradient, RowGradient):
-                    parameter.grad = gradient.content.write("a step")  # which torch's code reads without a detour
+                reason = self._prepared(group, tie.backend, parameter, gradient)
+                if not reason:
+                    rows.append((group, tie.backend, parameter.grad))
+                    parameter.notes.reason_for_dense = ""
+                    continue
+                if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
+                    parameter.grad = as_dense(gradient)
                 dense.append(parameter)
-        return rows, dense
+                tie.backend.hand_over()  # an error would leave everything as it was
+                self._tell(parameter, tie.backend, reason, gradient)
+        if dense:
+            _torch_step(self._partner(dense) if self.lock is not None else self)
+        for group, backend, gradient in rows:
+            backend.step(gradient, group["maximize"])
+
+    def _prepared(self, group: Any, backend: TorchBackend, table: TableParameter, gradient: Tensor) -> str:
+        """Why the step of a table has to be dense, or nothing if the step of its rows is prepared."""
+        if isinstance(gradient, RowGradient):
+            if gradient.ids is None:
+                reason = gradient.content.reason or "a function that does not leave 0 at 0"
+                return f"{reason} had the memory of its gradient. Work on `gradient.clone()`, or use elementwise functions"
+        elif not (gradient.is_sparse and gradient.sparse_dim() == 1):
+            return table.notes.reason_for_dense or AS_A_WHOLE
+        reason = backend.prepare(group, self.held_state[table])
+        if not reason:
+            backend.dense_steps = 0
+        return reason
+
+    def _tell(self, table: TableParameter, backend: TorchBackend, reason: str, gradient: Tensor) -> None:
+        """Warn of a dense step, but not of one whose lookups came before the table was owned."""
+        backend.dense_steps += 1
+        surprising = isinstance(gradient, RowGradient) or gradient.is_sparse or backend.dense_steps > 1
+        if surprising and reason != ASKED_FOR:
+            name, (why, _, remedy) = f"A table of shape {tuple(table.shape)}", reason.rpartition(". ")
+            warn_of_dense_training(table.notes, name, why, f"{remedy}.", stacklevel=10)
+        table.notes.reason_for_dense = reason
+
+    def _partner(self, dense: list[Tensor]) -> Any:
+        """This optimizer as it would be with these parameters alone: the same state, the same hyperparameters."""
+        kept = {id(parameter) for parameter in dense}
+        partner = object.__new__(type(self))
+        partner.__dict__.update(self.__dict__)
+        partner.__dict__["_in_torchs_code"] = True
+        partner.param_groups = [
+            {**group, "params": [parameter for parameter in group["params"] if id(parameter) in kept]}
+            for group in self.param_groups
+        ]
+        return partner
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
@@ -162,32 +232,50 @@ class RowSparse(torch.optim.Optimizer):
         """A graph that looks into an optimizer takes its tables for plain tensors, and their rows for settled."""
         self.zero_grad(set_to_none)
 
-    def _settle(self) -> None:
+    # ------------------------------------------------------------------ state
+
+    @property
+    def held_state(self) -> dict[Any, Any]:
+        """The state as it is, of which rows may have deferred steps."""
+        found: dict[Any, Any] = self.__dict__["state"]
+        return found
+
+    @property
+    def state(self) -> Any:
+        """As torch's, settled. Whoever asks for it may also write it: the next step goes on from what it then holds."""
+        if self.lock is not None and not self._in_torchs_code:
+            self.hand_over()
+        return self.held_state
+
+    @state.setter
+    def state(self, given: Any) -> None:
+        self.__dict__["state"] = given
+
+    def hand_over(self) -> None:
         """Bring weights and state of all tables to what torch's optimizer would hold."""
-        without_torch_functions(self._export)
+        without_torch_functions(self._hand_over)
 
-    def _export(self) -> None:
-        for parameter in self._tables():
-            training_of(parameter).require_intact()
-        for parameter in self._tables():
-            training_of(parameter).export(self.state.get(parameter, {}))
-
-    def _tables(self) -> list[TableParameter]:
-        return [table for group in self.param_groups for table in tables_of(group) if table.training is not None]
+    def _hand_over(self) -> None:
+        owned = self._owned()
+        for tie in owned:
+            tie.backend.require_intact()
+        for tie in owned:
+            tie.backend.hand_over()
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with all rows settled: it loads into torch's own optimizer, which goes on as this would."""
-        self._settle()
-        return super().state_dict()
+        self.hand_over()
+        found: dict[str, Any] = super().state_dict()
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; also from torch's own optimizer."""
-        for table in self._tables():
-            training_of(table).release()
-        super().load_state_dict(state_dict)
+        """As torch's, also from torch's own optimizer. It shares no memory with what is given."""
+        for tie in self._owned():
+            tie.backend.forget()
+        super().load_state_dict({**state_dict, "state": copy.deepcopy(state_dict["state"])})
 
     def __getstate__(self) -> dict[str, Any]:
-        self._settle()
+        self.hand_over()
         state: dict[str, Any] = super().__getstate__()
         return state
 
@@ -195,8 +283,8 @@ class RowSparse(torch.optim.Optimizer):
         super().__setstate__(state)
         for group in self.param_groups:  # of a copy, that tables copied with it have yet to know
             for table in tables_of(group):
-                if table.training is None:
-                    self._own(table)
+                if table.ownership is None:
+                    self.own(table)
 
 
 def tables_of(group: Mapping[str, Any]) -> list[TableParameter]:
@@ -204,50 +292,25 @@ def tables_of(group: Mapping[str, Any]) -> list[TableParameter]:
     return [parameter for parameter in group["params"] if isinstance(parameter, TableParameter)]
 
 
-def training_of(parameter: TableParameter) -> RowTraining:
-    """What trains the rows of an owned table."""
-    assert parameter.training is not None
-    return parameter.training
-
-
-def is_by_rows(gradient: Tensor) -> bool:
-    """Whether a gradient says what the rows are that have one."""
+def as_dense(gradient: Tensor) -> Tensor:
+    """The gradient as a dense tensor, which has its memory if it is one already."""
     if isinstance(gradient, RowGradient):
-        return gradient.ids is not None
-    return gradient.is_sparse and gradient.sparse_dim() == 1
+        return gradient.content.write("a step")
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-def _require_owner(optimizer: RowSparse, table: TableParameter) -> None:
-    """Refuse a row-sparse gradient of a table that became one, and another optimizer's, after this one was made."""
-    owner = training_of(table).owner
-    if owner is not optimizer:
-        raise ValueError(
-            "this table is trained by another optimizer, which may have deferred steps of its rows. Make optimizers after"
-            f" `unhot.torch.convert`, and one for each table. Received: a step of a {type(optimizer).__name__}; the table is"
-            f" a {type(owner).__name__}'s."
-        )
+_step_observed: Any = torch.optim.Optimizer.profile_hook_step(RowOptimizer._step_with)
 
 
-_step_observed = torch.optim.Optimizer.profile_hook_step(RowSparse._step_with)
-
-
-def _observed_step(optimizer: RowSparse, closure: Any) -> Any:
+def _observed_step(optimizer: RowOptimizer, closure: Any) -> Any:
     """A step with what watches it: hooks are told what `step` was given."""
     return _step_observed(optimizer) if closure is None else _step_observed(optimizer, closure)
 
 
-def _observed(optimizer: RowSparse) -> bool:
-    """Whether a hook or a profiler wants to know of steps."""
-    everywhere = (torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks)
-    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    profiled: bool = torch._C._autograd._profiler_enabled()
-    return profiled or any(own) or any(everywhere)
-
-
-def _torch_step(optimizer: RowSparse) -> None:
+def _torch_step(optimizer: RowOptimizer) -> None:
     """Torch's own step, without the hooks, which run around ours."""
     order = type(optimizer).__mro__
-    step: Any = order[order.index(RowSparse) + 1].step  # type: ignore[attr-defined]
+    step: Any = order[order.index(RowOptimizer) + 1].step  # type: ignore[attr-defined]
     while getattr(step, "hooked", False):
         step = step.__wrapped__
     step(optimizer)

@@ -27,8 +27,8 @@ class DenseFallbackWarning(UserWarning):
 def warn_of_dense_training(table: object, name: str, reason: str, remedy: str, stacklevel: int = 2) -> None:
     """Warn, once for each table, that it is trained densely.
 
-    `table` is what carries the mark that it was warned of, and `name` what users call it. `reason` is a clause ("its gradient
-    was written in place"), `remedy` a sentence.
+    `table` is the table, or what stands for it: it carries the mark that it was warned of. `name` is what users call it,
+    `reason` a clause ("its gradient was written in place"), `remedy` a sentence.
     """
     message = f"{name} is trained densely, at the cost of all its rows: {reason}. {remedy}"
     warn_once(table, message, stacklevel + 1)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import enum
 import weakref
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from unhot.training.backend import Backend
 
@@ -41,14 +42,19 @@ class Ownable(Protocol[B]):
 
 
 class Ownership(Generic[B]):
-    """The tie between a table and one owner, neither of which it keeps alive.
+    """The tie between a table and one owner, which it does not keep alive.
+
+    As long as there is the owner, which has the table in any case, so has the tie; afterwards it only looks at it. (PyTorch
+    refuses to swap a tensor that is weakly referenced.)
 
     Each transition first changes what the arrays hold and then, by one assignment, whose the table is. An exception between the
     two leaves a table that is settled and still the old owner's.
     """
 
     def __init__(self, table: Ownable[B], owner: object, backend: B) -> None:
-        self._table, self._owner = weakref.ref(table), weakref.ref(owner)
+        self._kept: Ownable[B] | None = table
+        self._seen: weakref.ref[Ownable[B]] | None = None
+        self._owner = weakref.ref(owner, partial(_let_go, weakref.ref(self)))
         self.backend = backend
 
     @classmethod
@@ -61,7 +67,7 @@ class Ownership(Generic[B]):
     @property
     def table(self) -> Ownable[B] | None:
         """The table, or None once it is gone."""
-        return self._table()
+        return self._kept if self._seen is None else self._seen()
 
     @property
     def owner(self) -> object | None:
@@ -71,13 +77,13 @@ class Ownership(Generic[B]):
     @property
     def holds(self) -> bool:
         """Whether the table is the owner's now."""
-        table = self._table()
+        table = self.table
         return table is not None and table.ownership is self
 
     @property
     def state(self) -> State:
         """How the table stands with this owner. It is not kept anywhere, but follows from whose the table is."""
-        table = self._table()
+        table = self.table
         if table is None or table.ownership is None:
             return State.FREE
         if table.ownership is not self:
@@ -96,14 +102,14 @@ class Ownership(Generic[B]):
 
     def release(self) -> None:
         """SETTLED or DEFERRED -> FREE: hand everything over to the framework, and let go of the table."""
-        table = self._table()
+        table = self.table
         if table is not None and table.ownership is self:
             self.backend.hand_over()
             table.ownership = None
 
     def lose(self, taker: Ownership[B]) -> None:
         """SETTLED or DEFERRED -> LOST: hand everything over to the framework; the table is the taker's from now on."""
-        table = self._table()
+        table = self.table
         if table is not None and table.ownership is self:
             self.backend.hand_over()
             taker.backend.resume()
@@ -111,7 +117,7 @@ class Ownership(Generic[B]):
 
     def regain(self) -> None:
         """LOST, or released -> SETTLED: take the table back from whoever has it. Of an owner that has it, nothing."""
-        table = self._table()
+        table = self.table
         if table is not None and table.ownership is not self:
             self._take(table)
 
@@ -121,6 +127,14 @@ class Ownership(Generic[B]):
         else:
             self.backend.resume()
             table.ownership = self
+
+
+def _let_go(reference: weakref.ref[Ownership[Any]], owner: object) -> None:
+    """The owner of a tie is gone."""
+    tie = reference()
+    if tie is not None and tie._kept is not None:
+        tie._seen = weakref.ref(tie._kept)
+        tie._kept = None
 
 
 def ownership_of(table: Ownable[B]) -> Ownership[B] | None:

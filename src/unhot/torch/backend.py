@@ -1,99 +1,96 @@
-"""What an optimizer owns of a table parameter: the engine that works on its memory and on the optimizer's slots."""
+"""What trains the rows of a table parameter for an optimizer: the engine on its memory and on the optimizer's slots."""
 
 from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from unhot.atomic import Call, Lock, together
 from unhot.engine import Engine, recurrence
 from unhot.rules import Hyper, Optimizer
 from unhot.state import whole
-from unhot.torch._private import without_torch_functions
+from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
-from unhot.torch.lookup import RowLookup
+from unhot.torch.lookup import DTYPES, RowLookup
 from unhot.torch.placement import Placement, placement
+from unhot.training import Backend, Ownership
 
 if TYPE_CHECKING:
     from unhot.torch.parameter import TableParameter
-    from unhot.torch.stepping import RowSparse
+    from unhot.torch.stepping import RowOptimizer
 
 STRUCTURE = ("momentum", "amsgrad", "centered")
 """Hyperparameters by which a rule has one slot more."""
 
-REMEDY = (
-    "(These are the rule's own names for what this optimizer was given; `convention` is always 'torch' here. A layer made with"
-    " sparse=False takes torch's dense path, which has no such bound.)"
+SHARED = (
+    "it lies in memory that other processes share, which would read rows with deferred steps. Share a copy of the model, and"
+    " copy the weights into it from time to time"
 )
 
 
-@contextmanager
-def unseen() -> Iterator[None]:
-    """Where no tracer notes what settling writes, and no transform of `torch.func` forbids it."""
-    internals: Any = torch._C
-    tracing = internals._get_tracing_state()
-    internals._set_tracing_state(None)
-    try:
-        with internals._DisableFuncTorch(), _disable_current_modes():
-            yield
-    finally:
-        internals._set_tracing_state(tracing)
-
-
-class RowTraining:
-    """The tie between a table parameter and the one optimizer that owns it.
+class TorchBackend(Backend):
+    """What trains the rows of one table parameter for one optimizer.
 
     The engine exists from the first row-sparse step on, until something else writes weights or slots: a dense step, a
-    loaded state, a parameter moved elsewhere.  It is then made anew from what torch holds.
+    loaded state, a parameter moved elsewhere, another owner.  It is then made anew from what torch holds.
     """
 
-    def __init__(self, parameter: TableParameter, owner: RowSparse) -> None:
-        hide_from_compiler(RowTraining, "outside_graph", "settle", "settle_rows", "release")
-        self._parameter = weakref.ref(parameter)
-        self._owner = weakref.ref(owner)
-        self.lock: Lock = getattr(owner, "lock", None) or Lock()
+    tie: Callable[[], Ownership[TorchBackend] | None]
+    """A reference to the tie that this is the backend of."""
+
+    def __init__(self, owner: RowOptimizer, lock: Lock) -> None:
+        hide_from_compiler(TorchBackend, "outside_graph", "settle", "settle_rows", "hand_over")
+        self.lock = lock
         """Held by whatever reads, settles or steps the rows."""
+        self._owner = weakref.ref(owner)
         self.engine: Engine | None = None
         self._pointer = -1  # no tensor's, also not that of one without elements
         self._place: Placement
         self._weights: Tensor
+        self._shared = False
         self._rule: Optimizer | None = None
-        self._given: dict[str, Any] = {}
-        """The hyperparameters of the last step that was prepared, or none."""
         self._hyper: Hyper
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
-        self._exported = -1
-        """The engine's clock when the state was last brought up to date."""
+        self.dense_steps = 0
+        """How many of the last steps in a row were dense."""
 
     @property
-    def owner(self) -> RowSparse | None:
+    def owner(self) -> RowOptimizer | None:
         """The optimizer, or None once it is gone."""
         return self._owner()
+
+    @property
+    def _parameter(self) -> TableParameter | None:
+        tie = self.tie()
+        return None if tie is None else cast("TableParameter | None", tie.table)
+
+    def has_deferred_steps(self) -> bool:
+        return self.engine is not None and self.engine.behind
 
     def _current(self) -> Engine | None:
         """The engine, if there is one that works on the memory that the parameter has now.
 
         To be called where torch functions of subclasses are disabled, or a look at the parameter would settle it.
         """
-        parameter = self._parameter()
+        parameter = self._parameter
         assert parameter is not None
         if parameter.data_ptr() != self._pointer:
-            self.release()
+            self.hand_over()
             if not parameter.is_contiguous():
                 with torch.inference_mode(False):
                     parameter.data = parameter.detach().contiguous()
             place = placement(parameter)
-            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=parameter.detach(), _place=place)
+            shared = is_shared(parameter)
+            weights = parameter.detach()
+            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=weights, _place=place, _shared=shared)
         return self.engine
 
     def follow_memory(self) -> None:
@@ -101,12 +98,12 @@ class RowTraining:
         self.lock.holding(self._follow_memory)
 
     def _follow_memory(self) -> None:
-        parameter = self._parameter()
+        parameter = self._parameter
         assert parameter is not None
         if self._pointer == -1:
             return
         if (parameter.shape, parameter.stride()) != (self._weights.shape, self._weights.stride()):
-            self.release()
+            self.hand_over()
             self._pointer = -1
 
     # ------------------------------------------------------------------ reading
@@ -124,7 +121,7 @@ class RowTraining:
         if max_norm is not None:
             renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
             self.lock.holding(partial(renorm, ids, max_norm, norm_type))
-        found: Tensor = RowLookup.apply(self._parameter(), ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
+        found: Tensor = RowLookup.apply(self._parameter, ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
         return found
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
@@ -177,84 +174,99 @@ class RowTraining:
         if engine is not None:
             self._place.alone(partial(engine.settle, engine.kernels.group(flat).rows))
 
-    def release(self) -> None:
-        """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it."""
-        self.lock.holding(partial(without_torch_functions, self._release))
+    def hand_over(self) -> None:
+        """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it.
 
-    def _release(self) -> None:
-        parameter, owner = self._parameter(), self.owner
-        with unseen():
-            if parameter is None or owner is None:
-                self._settle()
-            else:
-                self._export(owner.state.get(parameter, {}))
-            self.engine = None
+        Raises: RuntimeError for a state that was written in place while rows had deferred steps, which needed what was there.
+        """
+        self.lock.holding(partial(without_torch_functions, self._hand_over))
 
-    def export(self, state: dict[str, Any]) -> None:
-        """Settle, and bring the numbers of `state` that are no slots up to date."""
-        self.lock.holding(partial(self._export, state))
-
-    def _export(self, state: dict[str, Any]) -> None:
-        written = self._written()
+    def _hand_over(self) -> None:
+        self.require_intact()
         self._settle()
-        engine = self.engine
-        if engine is None or engine.rule is None:
-            return
-        numbers = engine.rule.state()
-        calls: list[Call] = []
-        for name, number in (("step", engine.clock), ("mu_product", numbers.get("momentum_product"))):
-            if name in self._kept and state.get(name) is self._kept[name][0]:
-                calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
-        if not written:
-            calls.append(partial(setattr, self, "_exported", engine.clock))
-        self._place.alone(partial(together, calls))
-        if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
-            state.pop("momentum_buffer", None)
+        parameter, owner, engine = self._parameter, self.owner, self.engine
+        if parameter is not None and owner is not None and engine is not None and engine.rule is not None:
+            state, numbers = owner.held_state.get(parameter, {}), engine.rule.state()
+            calls: list[Call] = []
+            for name, number in (("step", engine.clock), ("mu_product", numbers.get("momentum_product"))):
+                if name in self._kept and state.get(name) is self._kept[name][0]:
+                    calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
+            if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
+                calls.append(partial(state.pop, "momentum_buffer", None))
+            with unseen():
+                self._place.alone(partial(together, [*calls, partial(setattr, self, "engine", None)]))
+        self.engine = None
+
+    def forget(self) -> None:
+        """Settle the weights, and let go of a state that is to be replaced as a whole, whatever it holds."""
+        self.lock.holding(partial(without_torch_functions, self._forget))
+
+    def _forget(self) -> None:
+        if self._written():
             self.engine = None
+        self._hand_over()
+
+    def resume(self) -> None:
+        """Go on from what torch holds now, which may be other memory."""
+        self.hand_over()
 
     # ------------------------------------------------------------------ training
 
-    def prepare(self, group: Mapping[str, Any], state: dict[str, Any]) -> None:
-        """Get ready for a step with the hyperparameters of the group; what can go wrong goes wrong here."""
-        owner = self.owner
-        assert owner is not None
+    @staticmethod
+    def reason_for_dense(table: TableParameter, owner: RowOptimizer, group: Mapping[str, Any]) -> str:
+        """Why the rows of a table cannot be trained apart with the hyperparameters of the group, and what to do; or nothing."""
+        if table.dtype not in DTYPES:
+            return f"its dtype is {table.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+        if is_shared(table):
+            return SHARED
         if group.get("differentiable"):
-            raise ValueError(
-                "a row-sparse step cannot be differentiated. Received: differentiable=True and a row-sparse gradient. Make"
-                " the layer with sparse=False, or leave `differentiable` out."
-            )
-        given = owner.hyperparameters(group)
-        if given == self._given and self._goes_on(state):
-            assert self.engine is not None
-            assert self._rule is not None
-            self._hyper = self.engine.follow(self._rule, unchanged=True)
-            return
+            return "its optimizer was made with differentiable=True. Leave that out"
         try:
-            if self._rule is None:
-                self._rule = owner.rule(**given)
-            elif given != self._given:
-                before = self._given
-                if not before or any(bool(given.get(name)) != bool(before.get(name)) for name in STRUCTURE):
-                    self.release()  # the engine has other slots
-                self._given = {}  # which no refused ones equal
-                for name, value in given.items():
-                    setattr(self._rule, name, value)
-                self._rule.check()
-            if self.engine is not None:
-                self._follow_state(state)
-            if self._current() is None:
-                self._bind(self._weights, owner, state, given)
+            rule = owner.rule(**owner.hyperparameters(group))
+            _, followed = recurrence(rule, _dtype(table), len(table))
+            rule.require_range(rule.read(1), followed.dtype)
+        except (TypeError, ValueError) as error:
+            return _why(error)
+        return ""
+
+    def prepare(self, group: Mapping[str, Any], state: dict[str, Any]) -> str:
+        """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart.
+
+        What can go wrong goes wrong here.
+        """
+        owner, parameter = self.owner, self._parameter
+        assert owner is not None
+        assert parameter is not None
+        if group.get("differentiable"):
+            return self.reason_for_dense(parameter, owner, group)
+        self._current()
+        if self._shared:
+            return SHARED
+        try:
+            rule = owner.rule(**owner.hyperparameters(group))
+        except (TypeError, ValueError) as error:
+            return _why(error)
+        try:
+            before = self._rule
+            if before is not None and any(bool(getattr(rule, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
+                self.hand_over()  # the engine has other slots
+            self.require_intact()
+            if self._replaced(state) or self._written():
+                self.hand_over()
+            if self.engine is None:
+                self._bind(rule, self._weights, owner, state)
             assert self.engine is not None
-            self._hyper = self.engine.follow(self._rule)
-            self._given = given
+            self._hyper = self.engine.follow(rule)
         except StateError:
             raise
         except ValueError as error:
-            raise ValueError(f"{error} {REMEDY}") from None
+            return _why(error)
+        self._rule = rule
+        return ""
 
     def step(self, gradient: Tensor, maximize: bool) -> None:
         """Make the step that was prepared, whose gradient is row-sparse."""
-        engine, place, parameter = self.engine, self._place, self._parameter()
+        engine, place, parameter = self.engine, self._place, self._parameter
         assert engine is not None
         assert parameter is not None
         if isinstance(gradient, RowGradient):
@@ -270,17 +282,16 @@ class RowTraining:
         place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
-    def _bind(self, weights: Tensor, owner: RowSparse, state: dict[str, Any], given: Mapping[str, Any]) -> None:
+    def _bind(self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, state: dict[str, Any]) -> None:
         """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
-        assert self._rule is not None
         clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
-        snapshot, rule = recurrence(self._rule, np.dtype(str(weights.dtype).removeprefix("torch.")), len(weights), held)
+        snapshot, followed = recurrence(rule, _dtype(weights), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
-        rule.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
+        followed.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
         bound: dict[str, Tensor] = {}
         slots = []
-        for name, start in rule.slots.items():
+        for name, start in followed.slots.items():
             theirs = owner.slots[name]
             if name not in held:
                 bound[theirs] = self._place.full(weights, start)
@@ -288,48 +299,50 @@ class RowTraining:
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self._place.take_over(bound[theirs]))
-        if "largest_velocity" in held and "largest_velocity" in rule.slots:  # torch's next step finds the larger, at rest too
+        if "largest_velocity" in held and "largest_velocity" in followed.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            torch.maximum(largest, given["beta_2"] * velocity, out=largest)
+            beta: Any = rule  # by which torch's next step finds the larger, at rest too
+            torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
-        engine = Engine.resumed(self._place.take_over(weights), slots, clock, snapshot, rule, self._place.kernels)
-        kept = {name: (tensor, tensor._version) for name, tensor in bound.items()}
+        engine = Engine.resumed(self._place.take_over(weights), slots, clock, snapshot, followed, self._place.kernels)
+        kept = {name: (tensor, version_of(tensor)) for name, tensor in bound.items()}
         together([partial(state.update, bound), partial(self.__dict__.update, engine=engine, _kept=kept)])
-
-    def _goes_on(self, state: Mapping[str, Any]) -> bool:
-        """Whether weights and state are as the last step has left them, in the same memory."""
-        parameter = self._parameter()
-        in_place = self.engine is not None and parameter is not None and parameter.data_ptr() == self._pointer
-        return in_place and not self._replaced(state) and not self._written()
 
     def _replaced(self, state: Mapping[str, Any]) -> bool:
         """Whether someone has put other tensors into the optimizer's state."""
-        return any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items())
-
-    def _follow_state(self, state: Mapping[str, Any]) -> None:
-        """Begin anew if the user has written the optimizer's state: replaced its tensors, or changed what they hold.
-
-        Raises: RuntimeError for tensors that were changed while rows had deferred steps, which can no longer be made.
-        """
-        if self._replaced(state):
-            self.release()
-        elif self._written():
-            self.require_intact()
-            self.engine = None
+        return self.engine is not None and any(state.get(name) is not tensor for name, (tensor, _) in self._kept.items())
 
     def _written(self) -> bool:
         """Whether someone has changed what is in the tensors of the optimizer's state."""
-        return self.engine is not None and any(tensor._version != version for tensor, version in self._kept.values())
+        return self.engine is not None and any(version_of(tensor) != version for tensor, version in self._kept.values())
 
     def require_intact(self) -> None:
         """Raise RuntimeError for a state that was changed in place while rows had deferred steps."""
-        if self.engine is not None and self._written() and self._exported != self.engine.clock:
+        if self.has_deferred_steps() and self._written():
             raise RuntimeError(
-                "`optimizer.state` of a table was written in place while its rows had deferred steps, which needed what was"
-                " there. Call `optimizer.state_dict()` before you write, which settles them; now, load a state by"
-                " `optimizer.load_state_dict()`."
+                "a tensor of `optimizer.state` that was taken out before a step was written in place after it, while rows of"
+                " the table had deferred steps, which needed what was there. Take it from `optimizer.state` again before you"
+                " write; now, load a state by `optimizer.load_state_dict()`."
             )
+
+
+def is_shared(tensor: Any) -> bool:
+    """Whether the tensor lies in memory that other processes share (as all of a GPU's may)."""
+    return bool(tensor.is_cpu and tensor.is_shared())
+
+
+def _dtype(tensor: Tensor) -> np.dtype[Any]:
+    return np.dtype(str(tensor.dtype).removeprefix("torch."))
+
+
+def _why(error: Exception) -> str:
+    """What an error of the core says, where `convention` is not a choice of the user's."""
+    said = str(error).rstrip(".").replace("with convention='torch', ", "")
+    return said.replace("Use weight_decay=0, or convention='keras', whose decay is decoupled", REMEDY)
+
+
+REMEDY = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as AdamW"
 
 
 class StateError(ValueError):
