@@ -99,6 +99,9 @@ class RowGradient(Tensor):
     gradients cost only the rows that are held. Everything else (an index, a view, `numpy()`) also works, but makes a dense
     tensor. If that was written, or may have been, the next step is dense, too. Both come with one `DenseFallbackWarning`.
 
+    Args:
+        content: the rows that are held. You get such gradients from lookups, and need not make one.
+
     Raises: nothing of its own.
 
     Example:
@@ -106,10 +109,10 @@ class RowGradient(Tensor):
         >>> layer = unhot.torch.Embedding(1000, 4)
         >>> optimizer = unhot.torch.Adam(layer.parameters())
         >>> layer(torch.tensor([3, 3, 7])).sum().backward()
-        >>> layer.weight.grad.shape, layer.weight.grad.norm()
-        (torch.Size([1000, 4]), tensor(4.4721))
         >>> layer.weight.grad.ids
         tensor([3, 3, 7])
+        >>> layer.weight.grad.shape, layer.weight.grad.norm()
+        (torch.Size([1000, 4]), tensor(4.4721))
     """
 
     content: Content
