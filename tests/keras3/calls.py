@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from selection import slow, some
 
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 BACKEND = keras.backend.backend()
 IDS = np.array([[3, 0, 7, 3], [39, 1, 0, 0]], dtype="int32")
@@ -42,7 +42,7 @@ def in_graph(layer: Any, jit_compile: bool = True) -> Callable[[Any], Any]:
         import torch
 
         def call(ids: Any) -> Any:
-            with mock.patch.multiple(port, concrete=lambda ids: None, ready=lambda ids: False):
+            with mock.patch.multiple(backend, concrete=lambda ids: None, ready=lambda ids: False):
                 return layer(torch.as_tensor(ids))
 
         return call
@@ -57,7 +57,7 @@ def in_graph(layer: Any, jit_compile: bool = True) -> Callable[[Any], Any]:
 
 def by_rows() -> Any:
     """While this holds, no step may take a table as a whole."""
-    return mock.patch.object(port.Training, "whole_step", side_effect=AssertionError("a step of all rows"))
+    return mock.patch.object(backend, "dense_step", side_effect=AssertionError("a step of all rows"))
 
 
 def gradients(loss: Callable[[], Any], variables: list[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import pytest
 
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,4 +35,4 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _small_tables_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are as small as tests want them, and yet trained as large ones."""
-    monkeypatch.setattr(port, "FEWEST_ROWS", 0)
+    monkeypatch.setattr(backend, "FEWEST_ROWS", 0)

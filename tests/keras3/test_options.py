@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from selection import slow, some
 
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 from .calls import few, slow_but_on_torch
 from .models import DIM, LENGTH, ROWS, assert_same, data, model_with, one_hot, pair, table
@@ -36,7 +36,7 @@ def fit_both(ours: keras.Model, theirs: keras.Model, **options: Any) -> None:
 
 def test_small_tables_are_trained_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is faster, and on repeated ids too, which Keras's optimizers on TensorFlow would take one by one."""
-    monkeypatch.setattr(port, "FEWEST_ROWS", ROWS + 1)
+    monkeypatch.setattr(backend, "FEWEST_ROWS", ROWS + 1)
     ours, theirs = pair(*both("Adam", learning_rate=0.03))
     ids, targets = data()
     for model in (ours, theirs):
@@ -131,7 +131,7 @@ def test_what_takes_all_rows_is_trained_whole(what: str, options: dict[str, Any]
         model.compile(optimizer=optimizer, loss="mse")
     ids, targets = data()
     ids = np.argsort(np.random.default_rng(0).random((len(ids), ROWS)))[:, :LENGTH].astype("int32")  # no repeats in a sample
-    with pytest.warns(UserWarning, match=f"trained as a whole, at the cost of all its rows: .*{what}"):
+    with pytest.warns(UserWarning, match=f"trained densely, at the cost of all its rows: .*{what}"):
         ours.fit(ids, targets, batch_size=12, epochs=3, shuffle=False, verbose=0)
     theirs.fit(ids, targets, batch_size=12, epochs=3, shuffle=False, verbose=0)
     assert ours.optimizer.table(ours.get_layer("table")._embeddings) is None

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import unhot.keras
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 ROWS, DIM, N = 30, 3, 4
 
@@ -74,7 +74,7 @@ def test_densely(options: dict[str, Any], optimizer: Any, why: str) -> None:
 
 
 def test_small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port, "FEWEST_ROWS", 10_000)
+    monkeypatch.setattr(backend, "FEWEST_ROWS", 10_000)
     assert "fewer than 10,000 rows" in said(model_of(table(), unhot.keras.Adam()))
 
 

@@ -11,7 +11,7 @@ import pytest
 from selection import some
 
 import unhot.keras
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 from .calls import BACKEND
 from .models import EPSILON
@@ -83,7 +83,7 @@ CASES = [("rows", tuple(WAYS)), *((table, FEW) for table in TABLES)]
 def test_as_it_was(table: str, ways: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run writes nothing before it meets the id, and so training goes on as if it had not been."""
     if table == "left to Keras":
-        monkeypatch.setattr(port, "FEWEST_ROWS", ROWS + 1)
+        monkeypatch.setattr(backend, "FEWEST_ROWS", ROWS + 1)
     ids, bad, wanted = batches()
     stock = table == "unowned"
     models = [made(optimizer=keras.optimizers.SGD(0.05, momentum=0.9) if stock else None, **TABLES[table]) for _ in range(2)]
@@ -111,7 +111,7 @@ def test_as_it_was(table: str, ways: Iterable[str], monkeypatch: pytest.MonkeyPa
 def test_what_xla_compiles(rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stops there: the loss is NaN, and no step is made."""
     if not rows:
-        monkeypatch.setattr(port, "FEWEST_ROWS", ROWS + 1)
+        monkeypatch.setattr(backend, "FEWEST_ROWS", ROWS + 1)
     ids, bad, wanted = batches()
     model, twin = made(jit_compile=True), made(jit_compile=True)
     for given in (ids, bad, ids):

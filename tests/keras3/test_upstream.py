@@ -17,7 +17,7 @@ from keras.src import layers, optimizers
 from selection import slow
 
 import unhot.keras
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 
 from .calls import slow_but_on_torch
 
@@ -66,7 +66,7 @@ class TestOwnedEmbedding(unquantized(keras_tests("Embedding"))):  # type: ignore
         for name in LAYERS:
             layer = getattr(layers, name)(4, 3)
             layer.build()
-            assert port.lookup(layer._embeddings, ops.convert_to_tensor([0])) is not None
+            assert backend.look_up(layer._embeddings, ops.convert_to_tensor([0])) is not None
 
 
 @slow_but_on_torch

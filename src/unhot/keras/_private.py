@@ -141,3 +141,64 @@ def seed_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     Fallback: none. A copy of a Dropout layer then begins with its seed.
     """
     return list(getattr(layer, "_seed_generators", ()))
+
+
+# ---------------------------------------------------------------- scopes
+
+
+def stateless_scope() -> Any:
+    """The `keras.StatelessScope` in which this is called, or None.
+
+    Needs: where Keras keeps it.
+    Fallback: a scope knows the one that it is entered in.
+    """
+    try:
+        from keras.src.backend.common.stateless_scope import get_stateless_scope
+    except ImportError:
+        with keras.StatelessScope(initialize_variables=False) as scope:
+            return scope.original_scope
+    return get_stateless_scope()
+
+
+def autocast_scope() -> object:
+    """What casts variables that are read now; None if nothing does.
+
+    Needs: where Keras keeps it.
+    Fallback: something, for which Keras's own way through a call is taken.
+    """
+    try:
+        from keras.src.backend.common.variables import get_autocast_scope
+    except ImportError:
+        return "unknown"
+    scope: object = get_autocast_scope()
+    return scope
+
+
+def nnx_enabled() -> bool:
+    """Whether Keras's variables on JAX are flax's.
+
+    Needs: Keras's configuration.
+    Fallback: False.
+    """
+    try:
+        from keras.src.backend.config import is_nnx_enabled
+    except ImportError:
+        return False
+    return bool(is_nnx_enabled())
+
+
+# ---------------------------------------------------------------- JAX
+
+
+def same_trace(array: Any, other: Any) -> bool:
+    """Whether both are JAX's stand-ins for arrays, in the same of its traces.
+
+    Needs: the trace that a stand-in knows.
+    Fallback: False. A table that is looked up several times in a step is then trained densely.
+    """
+    import jax
+
+    if not (isinstance(array, jax.core.Tracer) and isinstance(other, jax.core.Tracer)):
+        return False
+    trace = getattr(array, "_trace", None)
+    return trace is not None and trace is getattr(other, "_trace", None)

@@ -1,27 +1,27 @@
-"""The port of the backend that Keras runs on: what its tables are, and what trains them."""
+"""The backend that Keras runs on: what its tables are, and what trains them."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
-
-def _port() -> Any:
-    backend = keras.backend.backend()
-    if backend == "torch":
-        from unhot.keras import torch_tables
-
-        return torch_tables
-    if backend == "jax":
-        from unhot.keras import jax_tables
-
-        return jax_tables
-    if backend == "tensorflow":
-        from unhot.keras import tensorflow_tables
-
-        return tensorflow_tables
-    raise ImportError(f"unhot.keras runs on Keras's backends torch, jax and tensorflow. Received: backend {backend!r}.")
+from unhot.keras.backend import KerasBackend
 
 
-port: Any = _port()
+def _backend() -> type[KerasBackend]:
+    name = keras.backend.backend()
+    if name == "torch":
+        from unhot.keras.torch_tables import TorchKerasBackend
+
+        return TorchKerasBackend
+    if name == "jax":
+        from unhot.keras.jax_tables import JaxBackend
+
+        return JaxBackend
+    if name == "tensorflow":
+        from unhot.keras.tensorflow_tables import TensorFlowBackend
+
+        return TensorFlowBackend
+    raise ImportError(f"unhot.keras runs on Keras's backends torch, jax and tensorflow. Received: backend {name!r}.")
+
+
+backend: type[KerasBackend] = _backend()

@@ -7,13 +7,16 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend.common.variables import get_autocast_scope
 
 from unhot.ids import OutOfRange, check_policy
-from unhot.keras.backends import port
+from unhot.keras._private import autocast_scope
+from unhot.keras.backends import backend
 from unhot.keras.combiners import COMBINERS, combined
 from unhot.keras.input_ids import as_tensor, checked, is_dense, representable, require_exact
 from unhot.rules.base import flag
+
+TABLES = ("embeddings", "lora_embeddings_a")
+"""The names of the weights that have a row for each id."""
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -96,9 +99,29 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         super().enable_lora(*args, **kwargs)
         self._make_table(self.lora_embeddings_a)
 
+    def add_weight(self, *args: Any, **options: Any) -> Any:
+        """Keras's `add_weight`. The variables of tables are of their own kind where the backend has one."""
+        if args or backend.TABLE_VARIABLE is None or options.get("name") not in TABLES:
+            return super().add_weight(*args, **options)
+        initializer, dtype = options.get("initializer"), options.get("dtype")
+        with keras.name_scope(self.name, caller=self):
+            variable = backend.TABLE_VARIABLE(
+                initializer=keras.initializers.get("glorot_uniform" if initializer is None else initializer),
+                shape=options["shape"],
+                dtype=self.variable_dtype if dtype is None else dtype,
+                trainable=options.get("trainable", True),
+                name=options["name"],
+            )
+        variable.regularizer = keras.regularizers.get(options.get("regularizer"))
+        variable.constraint = keras.constraints.get(options.get("constraint"))
+        self._track_variable(variable)
+        return variable
+
     def _make_table(self, variable: Any) -> None:
+        if backend.TABLE_VARIABLE is not None:
+            return
         self._post_untrack_variable(variable)  # on PyTorch the layer lists parameters, and this becomes another
-        port.make_table(variable)
+        backend.make_table(variable)
         self._post_track_variable(variable)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
@@ -107,16 +130,11 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             raise self._not_implemented_error(self.quantize)
         super().quantize(mode, type_check=False, config=config)
 
-    @property
-    def variables(self) -> Any:
-        """Keras's `variables`. On JAX, an owned table is replaced by what a trainer has to carry of it."""
-        return port.state_variables(super().variables)
-
     # ------------------------------------------------------------------ the call
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
-        if not args and kwargs.keys() <= {"training"} and port.ready(inputs) and self._plain(inputs):
+        if not args and kwargs.keys() <= {"training"} and backend.ready(inputs) and self._plain(inputs):
             return super(keras.layers.Layer, self).__call__(inputs)
         ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
         result = super().__call__(ids, *map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()})
@@ -133,13 +151,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         around = this.supports_masking or this.activity_regularizer or this.input_spec or this._losses
         if type(this) is not Embedding or not (this._called and this.built) or around or not this._gives_rows():
             return False
-        scoped = get_autocast_scope() or keras.distribution.distribution()
+        scoped = autocast_scope() or keras.distribution.distribution()
         return not scoped and getattr(ids, "_keras_mask", None) is None
 
     def _seen(self) -> None:
         """The tables have been read."""
-        for variable in (self._embeddings, getattr(self, "lora_embeddings_a", None)):
-            port.seen(variable)
+        backend.seen(self._embeddings)
+        if self.lora_enabled:
+            backend.seen(self.lora_embeddings_a)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `forward`, through which torch's `Module.__call__` reaches `call`.
@@ -164,7 +183,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def _owned_rows(self, ids: Any) -> Any:
         """What the layer gives where that is rows of an owned table as they are; None otherwise."""
-        return port.lookup(self._embeddings, ids) if port.ready(ids) and self._gives_rows() else None
+        return backend.look_up(self._embeddings, ids) if backend.ready(ids) and self._gives_rows() else None
 
     def _gives_rows(self) -> bool:
         """Whether the vector of an id is a row of the table as it is, and another id an error."""
@@ -181,14 +200,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def _rows(self, ids: Any) -> Any:
         """The vectors of ids within the table."""
-        low_rank = port.lookup(self.lora_embeddings_a, ids) if self.lora_enabled else None
+        low_rank = backend.look_up(self.lora_embeddings_a, ids) if self.lora_enabled else None
         if low_rank is not None:
             more = ops.matmul(low_rank, self.lora_embeddings_b)
             return ops.add(self._base_rows(ids), (self.lora_alpha / self.lora_rank) * more)
         return super().call(ids) if self.lora_enabled else self._base_rows(ids)
 
     def _base_rows(self, ids: Any) -> Any:
-        found = port.lookup(self._embeddings, ids)
+        found = backend.look_up(self._embeddings, ids)
         return ops.take(self._embeddings, ids, axis=0) if found is None else found
 
     def _vectors(self, rows_of: Callable[[Any], Any], inputs: Any, weights: Any) -> Any:
@@ -198,9 +217,9 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         if hasattr(inputs, "with_flat_values"):  # ragged
             return inputs.with_flat_values(self._vectors(rows_of, inputs.flat_values, None))
         inputs = ops.convert_to_tensor(inputs, sparse=False)
-        ids, bad = checked(inputs, self.input_dim, self.out_of_range, port.concrete)
+        ids, bad = checked(inputs, self.input_dim, self.out_of_range, backend.concrete)
         if bad is not None and self.out_of_range == "raise":
-            ids, bad = port.refuse_later(ids, bad, inputs, self)
+            ids, bad = backend.refuse_later(ids, bad, inputs, self)
         found = rows_of(ids)
         if bad is not None and self.out_of_range == "zero":
             found = _where(bad, 0.0, found)

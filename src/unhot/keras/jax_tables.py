@@ -1,378 +1,367 @@
-"""Tables on Keras's JAX backend: the engine of `unhot.traced` on variables that Keras's trainer carries through its steps.
-
-Keras hands a compiled step the model's trainable variables, and nothing else is known both in the forward pass and in the
-optimizer.  So while an optimizer owns a table, `layer.variables` shows in its place what a `unhot.jax.TableState` holds, as
-float variables: *carriers*.  The layer's own variable, and Keras's slots, become *facing* variables: they have no value of
-their own, and show what the carriers amount to, settled.
-"""
+"""Tables on Keras's JAX backend: the engine of `unhot.traced` on values that Keras's trainer carries through its steps."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
-from keras.src.backend import Variable
-from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
 
 from unhot.jax.operations import Operations, after
+from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
+from unhot.keras.backend import KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
-from unhot.keras.jax_ledger import PROBES, Ledger, read
-from unhot.keras.jax_variables import CarriedRows, Carrier, Counter, Facing, carried, integers
-from unhot.keras.settled import become
+from unhot.keras.jax_lookup import ByIdentity, Lookups, read
+from unhot.keras.jax_value import MASK, CarriedRows, SlotValue, TableValue, carried, integers, traced
+from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
+from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
+from unhot.training import warn_of_dense_training
+
+if TYPE_CHECKING:
+    from unhot.keras.row_sparse import RowSparse
+
+Arrays = dict[str, jax.Array]
 
 DTYPES = ("float32", "float64")
 
-FEWEST_ROWS = 1 << 14
-"""Tables of fewer rows are left to Keras: its dense step of so few takes less time, and is what ours is to equal."""
 
-EAGER = False
-"""Steps are traced, once: what Python does around them takes no time."""
+class JaxBackend(KerasBackend):
+    """A table and the optimizer that owns it.  The arrays are in the table's value."""
 
-# ---------------------------------------------------------------- tables and lookups
+    TABLE_VARIABLE: ClassVar = TableVariable
+    SLOT_VARIABLE: ClassVar = SlotVariable
 
+    written = False
+    """Whether another optimizer, or something else within a step, has written the weights."""
 
-def make_table(variable: Any) -> None:
-    """Let the new variable's rows be trained apart."""
-    variable.is_table = variable.dtype in DTYPES and variable._layout is None and type(variable) is Variable
+    # ------------------------------------------------------------------ tables and lookups
 
+    @staticmethod
+    def make_table(variable: Variable) -> None:
+        """Nothing: a table is made as such."""
 
-def is_table(variable: Any) -> bool:
-    """Whether `make_table` has made this variable one."""
-    return getattr(variable, "is_table", False)
+    @staticmethod
+    def is_table(variable: Variable) -> bool:
+        return isinstance(variable, TableVariable) and variable._dtype in DTYPES
 
+    @staticmethod
+    def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
+        if not isinstance(variable, TableVariable):
+            return None
+        variable.refresh()
+        value = variable.held()
+        if value is None:
+            return None
+        found = value.training.read(value, jnp.reshape(ids, -1))
+        return jnp.reshape(found, (*ids.shape, variable.shape[1]))
 
-def seen(variable: Any) -> None:
-    """The variable has been read."""
+    @staticmethod
+    def concrete(ids: Tensor) -> Tensor | None:
+        return None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
 
-
-def obstacle(variable: Any) -> str | None:
-    """Why the rows of the table cannot be trained apart here, if so."""
-    return None
-
-
-def training_of(variable: Any) -> Training | None:
-    """What trains the rows of this variable, if an optimizer owns them."""
-    training: Training | None = getattr(variable, "training", None)
-    if training is not None and training.optimizer is None and not in_stateless_scope():
-        training.give_back()
+    @staticmethod
+    def reason_for_dense(variable: Variable) -> Reason | None:
+        if nnx_enabled():
+            return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
+        if keras.distribution.distribution() is not None or variable._layout is not None:
+            return Reason("keras.distribution lays its rows out over devices", "Train on one device to train by rows.")
         return None
-    return training
 
+    @staticmethod
+    def check_rule(rule: Optimizer, variable: Variable) -> None:
+        Traced(rule, variable._dtype, variable.shape[0])
 
-def lookup(variable: Any, ids: Any) -> Any:
-    """The settled vectors of an owned table, whose gradient reaches the optimizer by rows; None of another variable.
+    # ------------------------------------------------------------------ an optimizer
 
-    The ids are in range.
-    """
-    training = training_of(variable)
-    if training is None:
-        return None
-    found = read(training.ledger, training.rows, training.state(), jnp.reshape(ids, -1))
-    return jnp.reshape(found, (*ids.shape, variable.shape[1]))
+    @staticmethod
+    @contextmanager
+    def around_step(optimizer: RowSparse) -> Iterator[None]:
+        """A stateless scope: there, values are replaced, and never changed."""
+        if stateless_scope() is not None or not optimizer._tables:
+            with a_step():
+                yield
+            return
+        with keras.StatelessScope() as scope, a_step():
+            yield
+        for variable in (*optimizer._trainable_variables, *optimizer.variables):
+            value = scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)
 
+    @staticmethod
+    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+        found = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if isinstance(gradient, TableValue):
+                gradient = gradient.arrays["weights"]
+            table = None if gradient is None else optimizer.table(variable)
+            found.append(table.rows_of(gradient, optimizer) if isinstance(table, JaxBackend) else gradient)
+        return found
 
-def ready(ids: Any) -> bool:
-    """Whether `lookup` may be asked for ids that nobody has converted or checked; not here."""
-    return False
+    # ------------------------------------------------------------------ one table and its optimizer
 
-
-def concrete(ids: Any) -> Any:
-    """The ids as an array, if they are known now."""
-    return None if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
-
-
-def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
-    """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
-    return ids, bad
-
-
-# ---------------------------------------------------------------- training
-
-
-def state_variables(variables: list[Any]) -> list[Any]:
-    """The variables of a layer as a trainer sees them."""
-    shown: list[Any] = []
-    for variable in variables:
-        training = training_of(variable)
-        shown += [variable] if training is None else training.carriers.values()
-    return shown
-
-
-def stock_variables(variables: list[Any]) -> list[Any]:
-    """The variables that a trainer hands to an optimizer, as Keras's own optimizer would be given them."""
-    found = []
-    for variable in variables:
-        if not isinstance(variable, Carrier):
-            found.append(variable)
-        elif variable is variable.training.carriers["weights"]:
-            found.append(variable.training.variable)
-    return found
-
-
-def unread(variable: Any) -> Any:
-    """What stands for the variable, and can be asked who it is without a look at its value."""
-    return variable
-
-
-def built(optimizer: Any, variables: Any, tables: Iterable[Training]) -> None:
-    """The optimizer owns these tables from now on: what it is given, and what it is asked for, are the carriers."""
-    if not isinstance(optimizer._iterations, Counter):
-        become(optimizer._iterations, Counter, None)
-        optimizer._iterations.owner = weakref.ref(optimizer)
-    optimizer._trainable_variables[:] = state_variables(optimizer._trainable_variables)
-    if isinstance(variables, list):
-        # The loss-scale optimizer around this one goes on with the list that it handed to `build`.
-        variables[:] = optimizer._trainable_variables
-
-
-def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
-    """The variables of the optimizer that a trainer has to carry: those of its slots are carried by the tables."""
-    return [v for v in variables if not hasattr(v, "carrier")]
-
-
-def outside_graph(function: Any) -> Any:
-    """The function as it is: rows are settled and stepped within the graph."""
-    return function
-
-
-def check_rule(rule: Optimizer, variable: Any) -> None:
-    """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
-    Traced(rule, variable.dtype, variable.shape[0])
-
-
-def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients, those of owned tables by rows; and the variables, those of tables in place of their carriers."""
-    given = {id(v): g for g, v in zip(gradients, variables, strict=True)}
-    found, named = [], []
-    for gradient, variable in zip(gradients, variables, strict=True):
-        if isinstance(variable, Carrier):
-            training = variable.training
-            if variable is not training.carriers["weights"]:
-                continue
-            gradient = training.collect(gradient, given.get(id(training.carriers["probe"])))
-            variable = training.variable
-        found.append(gradient)
-        named.append(variable)
-    return found, named
-
-
-class Training:
-    """A table and the optimizer that owns it."""
-
-    variable: Any
-    over: bool
-    """Whether the variables show what the carriers hold as it is: in a step of Keras's, and when another has taken over."""
-
-    def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
-        previous = training_of(variable)
-        if previous is not None:
-            previous.settle()
-            previous.over = True
-        self._optimizer = weakref.ref(optimizer)
-        self.variable, self.ledger = variable, Ledger(variable.path)
-        self.over = False
-        dtype, rows = variable.dtype, variable.shape[0]
-        self.traced = Traced(optimizer.row_rule(variable, 0.001), dtype, rows)
-        self.ops = Operations(jnp.dtype(dtype))
-        self.slots = {name: slots[name] for name in self.traced.slots}
-        arrays = {"weights": variable._value, **{name: slot._value for name, slot in self.slots.items()}}
-        clock = int(optimizer._iterations.value)
-        if self.traced.defers:
-            arrays |= self._at(jnp.int32(clock)) | self._begun(optimizer)
-        arrays["place"] = carried(jnp.zeros(rows, jnp.int32))
-        # Another owner's has another length, and what was compiled under one is compiled anew under the other.
-        variable.owners = getattr(variable, "owners", -1) + 1
-        self.probes = PROBES + variable.owners
-        arrays["probe"] = jnp.zeros(self.probes, dtype)
-        self.carriers = {name: Carrier(self, name, array) for name, array in arrays.items()}
-        for name, facing in {"weights": variable, **self.slots}.items():
-            if not isinstance(facing, Facing):
-                del facing._value
-            become(facing, Facing, self)
-            facing.carrier = self.carriers[name]
-
-    def _begun(self, optimizer: Any) -> dict[str, Any]:
-        """The history of a table whose rows are all settled."""
-        arrays = {name: jnp.asarray(value) for name, value in self.traced.family.arrays().items()}
-        for name, value in optimizer.row_state().items():
-            arrays[name] = jnp.array(value.value, arrays[name].dtype, copy=True)  # or one buffer would be donated twice
-        return arrays
+    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
+        self._optimizer, self._variable = weakref.ref(optimizer), weakref.ref(variable)
+        self.shape: tuple[int, int] = variable.shape
+        self.path: str = variable.path
+        self.traced = Traced(optimizer.row_rule(variable, 0.001), variable._dtype, self.shape[0])
+        self.ops = Operations(jnp.dtype(variable._dtype))
+        self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
+        history = self.traced.family.arrays() if self.traced.defers else {}
+        self.names = (*self.traced.names, "place", "clock", *(["last"] if self.traced.defers else []), *history)
+        self.pages, self.gradients = ByIdentity(), ByIdentity()
 
     @property
-    def optimizer(self) -> Any:
-        """The owner, or None once it is gone."""
-        return self._optimizer()
+    def variable(self) -> TableVariable:  # type: ignore[override]
+        """The table's variable."""
+        variable = self._variable()
+        assert variable is not None
+        return variable
 
     @property
     def current(self) -> bool:
-        """Whether no other optimizer has taken the table over."""
-        return getattr(self.variable, "training", None) is self
+        """Whether the table's value is this one's."""
+        variable = self._variable()
+        return variable is not None and variable.ownership is not None and variable.ownership.backend is self
 
-    def give_back(self) -> None:
-        """The table is nobody's any more, and its variable as any other."""
-        self.settle()
-        array, variable = self.carriers["weights"]._value, self.variable
-        variable.__class__ = Variable
-        del variable.carrier, variable.training
-        variable._value = array
+    # ------------------------------------------------------------------ outside of any step
+
+    def has_deferred_steps(self) -> bool:
+        value = self.variable._value
+        return isinstance(value, TableValue) and not value.settled and self.late(value.arrays)
+
+    def settle(self) -> None:
+        value = self.variable._value
+        if isinstance(value, TableValue):
+            value.settle().in_large_pages()
+
+    def hand_over(self) -> None:
+        variable = self.variable
+        variable.resolve()
+        value = variable._value
+        if isinstance(value, TableValue):
+            variable._value = value.settle().arrays["weights"]
+        for name, reference in self.slots.items():
+            slot = reference()
+            if slot is not None:
+                if isinstance(value, TableValue) and isinstance(slot._value, SlotValue):
+                    slot._value = value.arrays[name]
+                slot.training = None
+
+    def resume(self) -> None:
+        variable = self.variable
+        arrays = {"weights": variable._value, "place": carried(jnp.zeros(self.shape[0], jnp.int32)), **self._begun()}
+        for name, reference in self.slots.items():
+            slot = reference()
+            if slot is not None:
+                arrays[name], slot.training = slot._value, self
+                slot._value = SlotValue(self, name, clock_of_slot(arrays))
+        variable._value = TableValue(self, arrays, settled=True).in_large_pages()
+
+    def _begun(self) -> Arrays:
+        """Clock and history of a table whose rows are all settled."""
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        arrays = self._at(jnp.asarray(optimizer._iterations.value, jnp.int32))
+        if self.traced.defers:
+            arrays |= {name: jnp.asarray(value) for name, value in self.traced.family.arrays().items()}
+            for name, value in optimizer.row_state().items():
+                arrays[name] = jnp.array(value.value, arrays[name].dtype, copy=True)  # or one buffer would be donated twice
+        return arrays
+
+    def _at(self, now: jax.Array) -> Arrays:
+        """Clock and last touches of a table that is settled at `now`."""
+        last = {"last": carried(jnp.full((self.shape[0],), now, jnp.int32))} if self.traced.defers else {}
+        return {"clock": carried(now), **last}
+
+    def clock(self, value: TableValue) -> int:
+        """The steps that a value, which is known, has made."""
+        return int(np.asarray(value.arrays["clock"]).view(np.int32) ^ MASK)
+
+    def _follows(self, optimizer: RowSparse) -> bool:
+        """Whether the optimizer's hyperparameters are those of this backend's rule."""
+        try:
+            rule = optimizer.row_rule(self.variable, 0.001)
+        except (TypeError, ValueError):
+            return False
+        return (type(rule), vars(rule)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
+
+    def follow_others(self) -> None:
+        """Before the table is used outside of a step: notice what others have written in the meantime."""
+        optimizer, variable = self._optimizer(), self.variable
+        tie, value = variable.ownership, variable._value
+        assert optimizer is not None
+        assert tie is not None
+        if traced(value.arrays):
+            return
+        if self.written:
+            tie.release()
+            return
+        if not self._follows(optimizer):
+            tie.release()
+            optimizer.own_if_possible(variable)
+            return
+        iterations = optimizer._iterations._value
+        if iterations is not None and not traced(iterations) and int(iterations) != self.clock(value):
+            self.restart(optimizer)
+
+    def restart(self, optimizer: RowSparse) -> None:
+        value = self.variable._value
+        if isinstance(value, TableValue):
+            self.variable._value = value = value.replaced(**self._begun())
+            for name, reference in self.slots.items():
+                slot = reference()
+                if slot is not None:
+                    slot._value = SlotValue(self, name, clock_of_slot(value.arrays))
 
     # ------------------------------------------------------------------ reading
 
-    def state(self) -> dict[str, Any]:
-        """The arrays as they are now: in a compiled step, those of its trace."""
-        return {name: carrier.value for name, carrier in self.carriers.items()}
+    def _parts(self, arrays: Arrays) -> tuple[CarriedRows, Arrays, jax.Array]:
+        names = (*self.traced.names, "place", *(["last"] if self.traced.defers else []))
+        history = {name: array for name, array in arrays.items() if name not in names and name != "clock"}
+        return CarriedRows({name: arrays[name] for name in names}), history, integers(arrays["clock"])
 
-    def _parts(self, state: dict[str, Any]) -> tuple[CarriedRows, dict[str, Any], Any]:
-        rows = {name: state[name] for name in (*self.traced.names, "place")}
-        if not self.traced.defers:
-            return CarriedRows(rows), {}, jnp.int32(0)
-        rows["last"] = state["last"]
-        history = {name: state[name] for name in state.keys() - rows.keys() - {"clock", "probe"}}
-        return CarriedRows(rows), history, integers(state["clock"])
+    def read(self, value: TableValue, ids: Tensor | None) -> jax.Array:
+        """The settled vectors of the flat `ids`, or all of them, with their gradient."""
+        weights: jax.Array = value.arrays["weights"]
+        if ids is None and self.gradients.get(weights) is not None:
+            return weights
+        arrays = {**value.arrays, "weights": weights if value.passed is None else value.passed}
+        found: jax.Array
+        found, passed = read(self, arrays, ids)
+        if same_trace(passed, weights):
+            value.passed = passed
+        return found
 
-    def rows(self, state: dict[str, Any], ids: Any) -> Any:
+    def rows(self, arrays: Arrays, ids: Tensor | None) -> jax.Array:
         """The settled weights of the flat `ids`, or all of them."""
-        store, history, now = self._parts(state)
         if ids is None:
-            return self._settled(state)["weights"]
-        found = self.traced.lookup(self.ops, history, store, ids, now)
-        return found if self.traced.defers else jnp.where(jnp.isnan(state["probe"][0]), jnp.nan, found)
+            return self.settled(arrays)["weights"]
+        store, history, now = self._parts(arrays)
+        found: jax.Array = self.traced.lookup(self.ops, history, store, ids, now)
+        return found
 
-    def _settled(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The same state with all deferred steps applied."""
+    def settled(self, arrays: Arrays) -> Arrays:
+        """The same arrays with all deferred steps applied."""
         if not self.traced.defers:
-            return state
-        store, history, now = self._parts(state)
-        self.traced.settle(self.ops, history, store, jnp.arange(self.traced.rows, dtype=jnp.int32), now)
-        return {**state, **store.arrays}
+            return arrays
+        if not traced(arrays):
+            return self._settled(arrays)
+        late = (arrays["last"] != arrays["clock"]).any()
+        found: Arrays = jax.lax.cond(late, self._settled, lambda arrays: arrays, arrays)
+        return found
 
-    def shown(self, facing: Any) -> Any:
-        """What a facing variable shows."""
-        if facing.carrier._value is None and get_stateless_scope() is None:
-            return None
-        if self.over:
-            return facing.carrier.value
-        state = self.state()
-        if facing is self.variable and isinstance(state["weights"], jax.core.Tracer):
-            return read(self.ledger, self.rows, state, None)
-        if not in_stateless_scope():
-            self.settle()
-            return facing.carrier.value
-        return self._settled(state)[next(name for name, c in self.carriers.items() if c is facing.carrier)]
+    def _settled(self, arrays: Arrays) -> Arrays:
+        store, history, now = self._parts(arrays)
+        self.traced.settle(self.ops, history, store, jnp.arange(self.shape[0], dtype=jnp.int32), now)
+        return {**arrays, **store.arrays}
 
-    def settle(self) -> None:
-        """Apply all deferred steps."""
-        state = {} if self.over or not self.traced.defers else self.state()
-        if not state or any(array is None for array in state.values()):
-            return
-        if not isinstance(state["last"], jax.core.Tracer) and bool((state["last"] == state["clock"]).all()):
-            return
-        self._keep(self._settled(state))
+    def late(self, arrays: Arrays) -> bool:
+        """Whether any row of these arrays, which are known, has deferred steps."""
+        return self.traced.defers and not bool((arrays["last"] == arrays["clock"]).all())
 
-    release = settle
-
-    def _keep(self, state: dict[str, Any]) -> None:
-        for name, array in state.items():
-            if name != "probe":
-                self.carriers[name].assign(array)
-
-    # ------------------------------------------------------------------ training
-
-    def collect(self, gradient: Any, probe: Any) -> Any:
-        """The gradient of the table: by rows, or all of it if the table was also read as a whole."""
-        state = self.state()
-        entries = self.ledger.take(state["weights"])
-        probe = jnp.zeros(self.probes, gradient.dtype) if probe is None else jnp.asarray(probe, gradient.dtype)
-        dim = gradient.shape[1]
-        ids, values = [jnp.zeros(0, jnp.int32)], [jnp.zeros((0, dim), gradient.dtype)]
-        lost = jnp.ones(self.probes, bool)
-        for number, entry in enumerate(entries):
-            lost = lost.at[number].set(not entry.filled)
-            if entry.filled and not entry.whole:
-                factor = probe[number]
-                ids.append(entry.ids)
-                values.append(jnp.where(factor == 0, 0, entry.gradients * factor))
-        unknown = (lost & (probe != 0)).any()
-        rows = RowGradient(jnp.concatenate(ids), jnp.concatenate(values))
-        self._refuse_unknown(unknown)
-        if any(entry.whole and entry.filled for entry in entries):
-            return jnp.where(unknown, jnp.nan, gradient.at[rows.ids].add(rows.values))
-        self._unknown = unknown
-        # What a single lookup reads is what the step reads, and need not be waited for.
-        self._reads = [entry.read for entry in entries] if len(entries) > 1 else []
-        return rows
-
-    def _refuse_unknown(self, unknown: Any) -> None:
-        if not isinstance(unknown, jax.core.Tracer) and bool(unknown):
+    def slot(self, value: SlotValue) -> jax.Array:
+        """The settled slot."""
+        self.variable.refresh()
+        table = self.variable.held()
+        here = table is not None and table.training is self
+        if table is not None and isinstance(value.clock, jax.core.Tracer):
+            here = here and same_trace(value.clock, table.arrays["clock"])
+        elif table is not None and not traced(table.arrays):
+            here = here and bool(np.asarray(value.clock) == np.asarray(table.arrays["clock"]))
+        if table is None or not here:
             raise ValueError(
-                f"the gradient of {self.variable.path} was not computed where it is applied. On JAX, differentiate and apply"
-                " within one compiled function, or both outside of any."
+                f"the slot '{value.name}' of {self.path} is an array of the table's value. Outside of an optimizer's step, only"
+                " its variable shows it, once the values of the model's and of the optimizer's variables are assigned: read it"
+                " by keras.ops.convert_to_numpy(variable)."
             )
+        slot: jax.Array = table.all_settled().arrays[value.name]
+        return slot
+
+    # ------------------------------------------------------------------ steps
+
+    def rows_of(self, gradient: Tensor, optimizer: RowSparse) -> Gradient:
+        """The gradient by rows, if it is as it came from the lookups; or as it is."""
+        found: Lookups | None = self.gradients.get(gradient)
+        variable = self.variable
+        if found is None:
+            warn_of_dense_training(
+                variable,
+                self.path,
+                "its gradient is not only of rows that this step has looked up. The loss may read the whole table, or something"
+                " has changed the gradients, or they come from a part that JAX traces on its own (a loop, a branch, another"
+                " compiled function)",
+                "Look ids up and apply the gradients, as they are, in one function, and clip by the optimizer's options, to"
+                " train by rows.",
+            )
+            return gradient
+        if not self._follows(optimizer):
+            warn_of_dense_training(
+                variable,
+                self.path,
+                f"hyperparameters of {type(optimizer).__name__} have changed since the step was begun",
+                "Change them between steps to train by rows.",
+            )
+            return gradient
+        ids = jnp.concatenate([jnp.zeros(0, jnp.int32), *(jnp.asarray(i) for i in found.ids)])
+        values = jnp.concatenate([jnp.zeros((0, self.shape[1]), gradient.dtype), *found.values])
+        # What a single lookup reads is what the step reads, and need not be waited for.
+        self._reads = found.page.reads if len(found.page.reads) > 1 else []
+        return RowGradient(ids, values, self)
+
+    def dense_gradient(self, ids: Tensor, values: Tensor) -> jax.Array:
+        return jnp.zeros(self.shape, values.dtype).at[ids].add(values)
+
+    def _held(self) -> TableValue:
+        value = self.variable.held()
+        assert value is not None
+        return value
+
+    def _keep(self, value: TableValue) -> None:
+        self.variable.hold(value)
+        for name, reference in self.slots.items():
+            slot = reference()
+            if slot is not None:
+                slot.hold(SlotValue(self, name, clock_of_slot(value.arrays)))
 
     def summed(self, gradient: RowGradient) -> RowGradient:
-        """The same gradient with the sum of an id's in one of its places, and zeros in the others."""
-        store, _, _ = self._parts(self.state())
+        held = self._held()
+        store, _, _ = self._parts(held.arrays)
         sums = self.traced.summed(self.ops, store, gradient.ids, gradient.values)
-        self.carriers["place"].assign(store.arrays["place"])
+        self.variable.hold(TableValue(self, {**held.arrays, "place": store.arrays["place"]}, held.settled))
         return gradient.with_values(sums)
 
-    def follow_iterations(self, optimizer: Any) -> None:
-        """Go on from the optimizer's `iterations`, if someone has written it."""
-        if not self.current or not self.traced.defers or self.carriers["clock"]._value is None:
-            return
-        if int(integers(self.carriers["clock"].value)) != int(optimizer._iterations.value):
-            self.settle()
-            self.restart(optimizer)
-
-    def restart(self, optimizer: Any) -> None:
-        """Go on from what has been written into Keras's variables, once released."""
-        if self.traced.defers:
-            now = jnp.asarray(optimizer._iterations.value, jnp.int32)
-            self._keep(self._at(now) | self._begun(optimizer))
-
-    def _at(self, now: Any) -> dict[str, Any]:
-        """Clock and last touches of a table that is settled at `now`."""
-        return {"last": carried(jnp.full((self.traced.rows,), now, jnp.int32)), "clock": carried(now)}
-
     @contextmanager
-    def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
-        """Around a step that Keras makes, of the whole table or without it."""
-        self.settle()
-        self.over = True
-        try:
-            yield
-        finally:
-            self.over = False
+    def dense_step(self, optimizer: RowSparse, rate: Tensor) -> Iterator[None]:
+        self.variable.hold(self._held().all_settled())
+        yield
+        arrays = self._held().all_settled().arrays
+        made = self._at(integers(arrays["clock"]) + 1)
         if self.traced.defers:
-            _, history, now = self._parts(self.state())
-            rate = jnp.asarray(rate, self.ops.dtype)
-            self._keep(self.traced.family.advance(self.ops, history, now + 1, rate) | self._at(now + 1))
+            _, history, now = self._parts(arrays)
+            made |= self.traced.family.advance(self.ops, history, now + 1, jnp.asarray(rate, self.ops.dtype))
+        self._keep(TableValue(self, {**arrays, **made}, settled=True))
 
-    def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
-        """Get ready for a step; what can go wrong goes wrong here."""
-        if Traced(optimizer.row_rule(variable, 0.001), self.traced.dtype, self.traced.rows) != self.traced:
-            optimizer.refuse_change(variable)
-        # A gradient not in the ledger, which only a compiled step can have got this far, spoils the table for all to see: by
-        # the rate, or where no rows may be there to show it, by the probe.
-        self._rate = jnp.where(self._unknown, jnp.nan, jnp.asarray(rate, self.ops.dtype))
+    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
+        """What can go wrong has gone wrong before the step was traced."""
 
-    def make_step(self, gradient: RowGradient) -> None:
-        """Make the step that was prepared."""
-        state = self.state()
-        store, history, now = self._parts(state)
+    def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
+        arrays = self._held().arrays
+        store, history, now = self._parts(arrays)
         reads, self._reads = self._reads, []
-        written = after(gradient.ids, self.traced.rows, reads)
-        history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, self._rate, written)
-        made = {**state, **store.arrays, **history}
-        if self.traced.defers:
-            made["clock"] = carried(now + 1)
-        else:
-            self.carriers["probe"].assign(jnp.where(self._unknown, jnp.nan, state["probe"]))
-        self._keep(made)
+        written = after(gradient.ids, self.shape[0], reads)
+        rate = jnp.asarray(rate, self.ops.dtype)
+        history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, rate, written)
+        self._keep(TableValue(self, {**arrays, **store.arrays, **history, "clock": carried(now + 1)}))
+
+
+def clock_of_slot(arrays: Arrays) -> jax.Array:
+    """What the value of a slot knows: its own array, lest JAX be given one twice."""
+    return jnp.array(arrays["clock"], copy=True)

@@ -1,106 +1,209 @@
-"""What JAX's trainer carries of an owned table: its arrays as float variables, and Keras's own variables in front of them."""
+"""The variables of tables on JAX, and of their slots: those of an owned table hold what `jax_value` describes."""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
+import keras
 import numpy as np
-from keras.src.backend import Variable
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.jax.operations import ArrayRows, into_large_pages
-from unhot.keras.settled import Owned
+from unhot.jax.operations import into_large_pages
+from unhot.keras._private import stateless_scope
+from unhot.keras.jax_value import OPERATORS, SettledView, SlotValue, TableValue
+from unhot.training import Ownership, ownership_of
 
-MASK = np.int32(0x40000000)
-"""Integers are carried as the floats whose bits they are, those of small numbers turned away from denormals."""
+if TYPE_CHECKING:
+    from unhot.keras.jax_tables import JaxBackend
 
-INTEGERS = ("last", "place")
-
-
-class Carrier(Owned, Variable):  # type: ignore[misc]
-    """An array of an owned table, as a trainable variable of the table's layer."""
-
-    def __init__(self, training: Any, name: str, array: Any) -> None:
-        facing = training.variable
-        with jax.ensure_compile_time_eval():
-            super().__init__(array, dtype=array.dtype.name, autocast=False, name=f"{facing.name}_{name}")
-        self._path = f"{facing.path}_{name}"
-        self.training = training
-
-    def _direct_assign(self, value: Any) -> None:
-        super()._direct_assign(into_large_pages(value))
-
-    @property
-    def trainable(self) -> bool:
-        trainable: bool = self.training.variable.trainable
-        return trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        """That of the layer's variable counts."""
+_local = threading.local()
 
 
-class Facing(Owned):
-    """A variable without a value of its own, that shows what its carrier holds."""
+@contextmanager
+def a_step() -> Iterator[None]:
+    """While an optimizer of this package makes a step: slots show their arrays, and weights are written by their owner."""
+    before = stepping()
+    _local.stepping = True
+    try:
+        yield
+    finally:
+        _local.stepping = before
 
-    carrier: Any
 
-    @property
-    def _value(self) -> Any:
-        return self.carrier._value
+def stepping() -> bool:
+    """Whether an optimizer of this package is making a step."""
+    return getattr(_local, "stepping", False)
 
-    @_value.setter
-    def _value(self, value: Any) -> None:
-        self.carrier._value = value
+
+def _held(variable: Any) -> Any:
+    """What the variable holds: in a stateless scope, what that has for it."""
+    scope = stateless_scope()
+    value = None if scope is None else scope.get_current_value(variable)
+    return variable._value if value is None else value
+
+
+class _Variable(keras.Variable):  # type: ignore[misc]
+    """What variables of tables and of slots have in common: who uses one has its settled array."""
+
+    def _array(self) -> Any:
+        """The value as an array."""
+        value = self.value
+        return value.todense() if isinstance(value, SettledView) else value
+
+    def __jax_array__(self) -> Any:
+        return self._array()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.array(self._array(), dtype=dtype) if copy else np.asarray(self._array(), dtype=dtype)
+
+    def numpy(self) -> Any:
+        return np.array(self)
+
+    def hold(self, value: Any) -> Any:
+        """Let the variable hold the value, as `Variable.assign` does."""
+        scope = stateless_scope()
+        if scope is None:
+            self._value = value
+        else:
+            scope.add_update((self, value))
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """That of a copy, whose table is nobody's."""
+        return {**vars(self), "_value": self._array(), "ownership": None, "training": None, "before": None}
+
+    def _as_array(self, value: Any) -> Any:
+        """The value as an array of the variable's shape and dtype, or Keras's error."""
+        array = self._convert_to_tensor(value.todense() if isinstance(value, SettledView) else value, dtype=self._dtype)
+        if array.shape != self.shape:
+            super().assign(array)  # raises
+        return array
+
+
+class _Read:
+    """What operators of `keras.Variable` ask for, of a variable that is read."""
+
+    def __init__(self, variable: _Variable) -> None:
+        self.value, self.ndim, self.shape = variable._array(), variable.ndim, variable.shape
+
+
+def _operator(name: str) -> Any:
+    keras_own = getattr(keras.Variable, name)
+    return lambda self, *args: keras_own(_Read(self), *(a._array() if isinstance(a, _Variable) else a for a in args))
+
+
+for _name in (f"__{name}__" for name in OPERATORS):
+    if _name in dir(keras.Variable):
+        setattr(_Variable, _name, _operator(_name))
+
+
+class TableVariable(_Variable):
+    """The variable of a table.
+
+    While an optimizer owns the table, its value is a `TableValue`, but an array within a stateless scope.  Such a scope, which
+    Keras's trainer or a loop of the user's makes for a step, is given the `TableValue`.
+    """
+
+    ownership: Ownership[JaxBackend] | None = None
+    """Who trains the rows."""
+
+    before: TableValue | None = None
+    """The value before the latest, while it is not known whether the latest brings the slots with it; see `_take`."""
 
     @property
     def value(self) -> Any:
-        this: Any = self
-        return this._maybe_autocast(self.training.shown(self))
+        if stateless_scope() is None:
+            self.refresh()
+            held = self._value
+        else:
+            held = _held(self)
+            held = held.todense() if isinstance(held, TableValue) else held
+        return super().value if held is None else self._maybe_autocast(held)
+
+    def held(self) -> TableValue | None:
+        """The value of an owned table, also within a stateless scope, which may be another optimizer's; None otherwise."""
+        held = _held(self)
+        return held if isinstance(held, TableValue) else None
+
+    def refresh(self) -> None:
+        """Before the table is used outside of a step: notice what others have done with it in the meantime."""
+        if stateless_scope() is None and isinstance(self._value, TableValue):
+            self.resolve()
+            tie = ownership_of(self)
+            if tie is not None:
+                tie.backend.follow_others()
+
+    def resolve(self) -> None:
+        """If weights were assigned and slots were not, as loops of the user's do, go on with those and with these."""
+        before, self.before = self.before, None
+        if before is not None:
+            self._value = before.replaced(weights=self._value.settle().arrays["weights"])
 
     def assign(self, value: Any) -> Any:
-        this: Any = self
-        value = this._convert_to_tensor(value, dtype=this._dtype)
-        if value.shape != this.shape:
-            return super().assign(value)  # type: ignore[misc]  # raises
-        self.settle()
-        return self.carrier.assign(value)
+        owned = isinstance(value, TableValue) and self.ownership is not None and value.training is self.ownership.backend
+        if stateless_scope() is None:
+            return self._take(value) if owned else self._write(value)
+        if owned:
+            return self.hold(value)
+        array, held = self._as_array(value), self.held()
+        if held is not None:
+            held.training.written |= not stepping()
+        self.hold(array if held is None else held.replaced(weights=array))
+        return array
 
-    def __repr__(self) -> str:
-        this: Any = self
-        return f"<Variable path={this.path}, shape={this.shape}, dtype={this.dtype}, value={this.numpy()}>"
+    def _take(self, value: TableValue) -> TableValue:
+        """The value that a step has made of the last one.
+
+        It brings the slots of the optimizer with it, if those are assigned, too.  If not, they stay as they were.
+        """
+        last = self._value
+        there = isinstance(last, TableValue) and last.training is value.training and last is not value and last.alive()
+        if there and self.before is None and last.training.clock(last) != value.training.clock(value):
+            self.before = last
+        self._value = value.in_large_pages()
+        return value
+
+    def _write(self, value: Any) -> Any:
+        """Write all weights."""
+        array = self._as_array(value)
+        self.refresh()
+        held = self.held()
+        if held is None:
+            self._direct_assign(array)
+        else:
+            self._value = held.replaced(weights=into_large_pages(array))
+        return array
 
 
-class Counter(Owned):
-    """The optimizer's `iterations`, which the clocks of its tables follow if someone else writes it."""
+class SlotVariable(_Variable):
+    """A slot of a table: while the table is owned, its value says so, and its array is the table's."""
 
-    owner: Any
+    training: JaxBackend | None = None
+    """What trains the table's rows, while that is owned by this slot's optimizer."""
+
+    @property
+    def value(self) -> Any:
+        held = _held(self)
+        if not isinstance(held, SlotValue):
+            return super().value
+        return held.todense() if stepping() and stateless_scope() is not None else held
 
     def assign(self, value: Any) -> Any:
-        result = super().assign(value)  # type: ignore[misc]
-        optimizer = self.owner()
-        if optimizer is not None and not in_stateless_scope():
-            for table in optimizer._tables.values():
-                table.follow_iterations(optimizer)
-        return result
-
-
-class CarriedRows(ArrayRows):
-    """Rows whose integers are carried as floats."""
-
-    def take(self, name: str, ids: Any) -> Any:
-        lines = super().take(name, ids)
-        return integers(lines) if name in INTEGERS else lines
-
-    def put(self, name: str, ids: Any, lines: Any) -> None:
-        super().put(name, ids, carried(lines) if name in INTEGERS else lines)
-
-
-def carried(numbers: Any) -> Any:
-    return jax.lax.bitcast_convert_type(jnp.asarray(numbers, jnp.int32) ^ MASK, jnp.float32)
-
-
-def integers(floats: Any) -> Any:
-    return jax.lax.bitcast_convert_type(floats, jnp.int32) ^ MASK
+        training, scope = self.training, stateless_scope()
+        if isinstance(value, SlotValue) and value.training is training and training is not None:
+            if scope is None:
+                training.variable.before = None
+            return self.hold(value)
+        array, held = self._as_array(value), _held(self)
+        if not isinstance(held, SlotValue):
+            return self.hold(array)
+        if scope is None:
+            held.training.variable.refresh()
+            if self.training is None:  # nobody's any more
+                return self.hold(array)
+        table = held.training.variable
+        value = table.held()
+        table.hold(value.replaced(**{held.name: array}))
+        return array

@@ -6,13 +6,14 @@ from typing import Any
 
 import keras
 
+from unhot.keras.backends import backend
+
 
 def release(model: Any) -> None:
-    """Apply the deferred steps of a model's tables and end their ownership, so another optimizer can train them.
+    """Apply the deferred steps of a model's tables and end their ownership: the layers are like Keras's own from then on.
 
-    An optimizer of `unhot.keras` owns a table as soon as it is built, and may have deferred steps of its rows. Another
-    optimizer of `unhot.keras` takes over by itself. Call `release` before you compile the model with any other optimizer, such
-    as one of Keras's own. The old optimizer cannot train the tables again.
+    An optimizer of `unhot.keras` owns a table as soon as it is built, and may have deferred steps of its rows. Any other
+    optimizer may follow it without `release`. After `release`, one of Keras's own need not look for deferred steps any more.
 
     Args:
         model: a Keras model or layer.
@@ -31,6 +32,6 @@ def release(model: Any) -> None:
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"`release` takes a Keras model or layer. Received: {model!r} (of type {type(model).__name__}).")
     for variable in model.weights:
-        training = getattr(variable, "training", None)
-        if training is not None:
-            training.give_back()
+        tie = backend.ownable(variable).ownership if backend.is_table(variable) else None
+        if tie is not None:
+            tie.release()

@@ -9,7 +9,7 @@ import keras
 
 from unhot.keras import optimizers
 from unhot.keras._private import layers_in
-from unhot.keras.backends import port
+from unhot.keras.backends import backend
 from unhot.keras.embedding import Embedding
 from unhot.keras.row_sparse import RowSparse
 from unhot.reports import TableReport, TrainingReport
@@ -76,16 +76,17 @@ def _reason_for_dense(variable: Any, layer: Any, optimizer: Any) -> str | None:
         return f"it is of keras.layers.{type(layer).__name__}, which unhot.keras.convert replaces"
     if not variable.trainable:
         return "it is frozen"
-    if not port.is_table(variable):
+    if not backend.is_table(variable):
         return f"its rows are of dtype {variable.dtype}, and unhot trains rows of float32 or float64"
     if optimizer is None:
         return None if _owner(variable) is not None else NOBODY
     if not isinstance(optimizer, RowSparse):
         return f"{kind} is no optimizer of unhot.keras" + (f": use unhot.keras.{kind}" if hasattr(optimizers, kind) else "")
     ours: Any = optimizer  # Keras comes without types
-    if variable.shape[0] < port.FEWEST_ROWS:
-        return f"it has fewer than {port.FEWEST_ROWS:,} rows, and a dense step of so few takes no longer"
-    reason: str | None = ours._obstacle(variable)
+    if variable.shape[0] < backend.FEWEST_ROWS:
+        return f"it has fewer than {backend.FEWEST_ROWS:,} rows, and a dense step of so few takes no longer"
+    dense = ours.reason_for_dense(variable)
+    reason = None if dense is None else " ".join((f"{dense.reason}.", dense.remedy))
     if ours.built and ours.table(variable) is None:
         if _owner(variable) is not None:
             return "another optimizer has taken it over"
@@ -96,5 +97,5 @@ def _reason_for_dense(variable: Any, layer: Any, optimizer: Any) -> str | None:
 
 def _owner(variable: Any) -> Any:
     """The optimizer that trains the rows of a table now, or None."""
-    training = getattr(variable, "training", None)
-    return None if training is None else training.optimizer
+    tie = backend.ownable(variable).ownership
+    return None if tie is None else tie.owner

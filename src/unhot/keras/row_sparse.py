@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 
-from unhot.keras.backends import port
+from unhot.keras.backend import KerasBackend, Reason
+from unhot.keras.backends import backend
 from unhot.keras.gradients import RowGradient
+from unhot.keras.kinds import Gradient, Store, Tensor, Variable
 from unhot.rules import Optimizer
 from unhot.rules.base import flags
+from unhot.training import Ownership, warn_of_dense_training
+
+if TYPE_CHECKING:
+    from keras.optimizers import Optimizer as KerasOptimizer
+else:
+    KerasOptimizer = object
 
 
 def stock(name: str) -> Any:
@@ -22,7 +28,7 @@ def stock(name: str) -> Any:
     return type(public.__new__(public))
 
 
-class RowSparse:
+class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without types
     """A mixin before one of Keras's optimizers: dense gradients take Keras's own path, those of tables go by rows.
 
     A table is owned from `build` on.  Its slots are Keras's variables, so that a checkpoint is Keras's own.  Small ones are
@@ -38,71 +44,74 @@ class RowSparse:
     hyperparameters: ClassVar[tuple[str, ...]]
     """Those beside rate and decay, which have the same name in the rule."""
 
-    _tables: Mapping[Any, Any] = {}
+    _tables: Mapping[Any, Ownership[KerasBackend]] = {}
+    """The ties with the tables that this optimizer owns, or has owned."""
 
     # ------------------------------------------------------------------ ownership
 
-    def build(self, variables: Any) -> None:
+    def build(self, variables: list[Variable]) -> None:
         """As Keras's; the tables among the variables are owned from now on."""
-        this: Any = self
-        if this.built:
+        if self.built:
             return
-        super().build(port.stock_variables(variables))  # type: ignore[misc]
-        # Not `self._tables = ...`: Keras and TensorFlow would track what is assigned, to save it.
-        vars(self)["_tables"] = {}
-        for variable in this._trainable_variables:
-            if port.is_table(variable) and variable.shape[0] >= port.FEWEST_ROWS:
-                obstacle = self._obstacle(variable)
-                if obstacle:
-                    warnings.warn(
-                        f"{variable.path} is trained as a whole, at the cost of all its rows: {obstacle}.", stacklevel=2
-                    )
-                else:
-                    self._own(variable)
-        port.built(self, variables, self._tables.values())
+        super().build(variables)
+        for variable in self._trainable_variables:
+            if backend.is_table(variable) and variable.shape[0] >= backend.FEWEST_ROWS:
+                self.own_if_possible(variable)
+        backend.built(self)
 
-    def _obstacle(self, variable: Any) -> str | None:
-        """Why the rows of a table cannot be trained apart, if so."""
-        this: Any = self
-        if this.use_ema:
-            return "use_ema=True averages all rows at every step"
-        if this.gradient_accumulation_steps:
-            return "gradient_accumulation_steps adds up gradients of all rows"
+    def own_if_possible(self, variable: Variable) -> None:
+        """Train the rows of this table from now on, or warn that it is trained densely, and say why."""
+        dense = self.reason_for_dense(variable)
+        if dense is None:
+            self.own(variable)
+        else:
+            warn_of_dense_training(variable, variable.path, *dense, stacklevel=3)
+
+    def reason_for_dense(self, variable: Variable) -> Reason | None:
+        """Why this optimizer cannot train the rows of a table apart, and what to do about it; None if it can."""
+        if self.use_ema:
+            return Reason("use_ema=True averages all rows at every step", "Leave it out to train by rows.")
+        if self.gradient_accumulation_steps:
+            return Reason(
+                "gradient_accumulation_steps adds up gradients of all rows", "Use larger batches instead to train by rows."
+            )
         for name in ("regularizer", "constraint"):
             if getattr(variable, name) is not None:
-                return f"its {name} takes all rows at every step"
+                return Reason(f"its {name} takes all rows at every step", f"Leave the {name} out to train by rows.")
         try:
-            port.check_rule(self.row_rule(variable, 0.001), variable)
+            backend.check_rule(self.row_rule(variable, 0.001), variable)
         except (TypeError, ValueError) as error:
-            return str(error).rstrip(".")
-        found: str | None = port.obstacle(variable)
-        return found
+            return Reason(str(error).rstrip("."), "Change these hyperparameters to train by rows.")
+        return backend.reason_for_dense(variable)
 
-    def _own(self, variable: Any) -> None:
-        this: Any = self
-        index = this._get_variable_index(variable)
+    def own(self, variable: Variable) -> None:
+        """Train the rows of this table from now on; another optimizer of `unhot.keras` loses it."""
+        index = self._get_variable_index(variable)
         slots = {}
         for name, attribute in self.slots.items():
-            held = getattr(this, attribute, None)
+            held = getattr(self, attribute, None)
             if held:
                 slots[name] = held[index]
-        self._tables[this._var_key(variable)] = port.Training(variable, slots, self)  # type: ignore[index]
+        made = backend(variable, slots, self)
+        tie = Ownership(backend.ownable(variable), self, made)
+        made.tied(tie)
+        tie.regain()
+        self.__dict__["_tables"] = {**self._tables, self._var_key(variable): tie}  # which Keras must not track, and save
 
-    def row_settings(self, variable: Any, rate: Any) -> dict[str, Any]:
+    def row_settings(self, variable: Variable, rate: Tensor) -> dict[str, Any]:
         """The arguments of the rule for a table, as they stand."""
-        this: Any = self
-        decay = this.weight_decay if this.weight_decay and this._use_weight_decay(port.unread(variable)) else 0.0
-        given = {"learning_rate": rate, "weight_decay": decay, **{name: getattr(this, name) for name in self.hyperparameters}}
+        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(backend.unread(variable)) else 0.0
+        given = {"learning_rate": rate, "weight_decay": decay, **{name: getattr(self, name) for name in self.hyperparameters}}
         for name in flags(self.rule):
             if name in given:
                 given[name] = bool(given[name])  # as Keras takes it
         return given
 
-    def row_rule(self, variable: Any, rate: Any) -> Optimizer:
+    def row_rule(self, variable: Variable, rate: Tensor) -> Optimizer:
         """The rule for a table, with the hyperparameters as they stand."""
         return self.rule(**self.row_settings(variable, rate))
 
-    def refuse_change(self, variable: Any) -> None:
+    def refuse_change(self, variable: Variable) -> None:
         """For graphs, in which the hyperparameters are constants."""
         raise ValueError(
             f"hyperparameters of {type(self).__name__} have changed since it was built, and {variable.path} is trained inside a"
@@ -110,142 +119,146 @@ class RowSparse:
             " compile the model with it."
         )
 
-    def row_state(self) -> dict[str, Any]:
+    def row_state(self) -> dict[str, Variable]:
         """Numbers of the rule that Keras keeps beside the slots."""
         return {}
 
+    def table(self, variable: Variable) -> KerasBackend | None:
+        """What trains the rows of this variable; None if nothing does, or another optimizer has taken it over."""
+        tie = self._tables.get(self._var_key(variable))
+        return tie.backend if tie is not None and tie.holds else None
+
+    def _var_key(self, variable: Variable) -> Any:
+        return super()._var_key(backend.unread(variable))
+
     # ------------------------------------------------------------------ steps
 
-    @port.outside_graph  # type: ignore[untyped-decorator]
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    @backend.wrap_apply
+    def apply(self, grads: Iterable[Gradient], trainable_variables: Iterable[Variable] | None = None) -> None:
         """As Keras's."""
-        this: Any = self
-        variables = this._trainable_variables if trainable_variables is None else list(trainable_variables)
-        if not this.built and variables:
-            with keras.name_scope(this.name, caller=self):
+        variables = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+        if not self.built and variables:
+            with keras.name_scope(self.name, caller=self):
                 self.build(variables)
-        grads, variables = port.by_rows(self, list(grads), list(variables))
-        if port.EAGER and grads and this.loss_scale_factor is None and all(map(_only_stepped, grads, variables)):
-            self._backend_apply_gradients(grads, variables)
-            this._iterations.assign_add(1)
-        else:
-            super().apply(grads, variables)  # type: ignore[misc]
+        if backend.EAGER:
+            for tie in self._tables.values():
+                tie.regain()
+        with backend.around_step(self):
+            super().apply(backend.by_rows(self, list(grads), variables), variables)
 
-    def stateless_apply(self, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
-        """As Keras's.
-
-        Raises: ValueError if a table is no longer this optimizer's.
-        """
-        self._require_tables()
-        return super().stateless_apply(optimizer_variables, grads, trainable_variables)  # type: ignore[misc]
-
-    def _require_tables(self) -> None:
-        lost = [table.variable.path for table in self._tables.values() if not table.current]
-        if lost:
-            raise ValueError(
-                f"{', '.join(lost)} was released, or taken over by another optimizer, and cannot be trained by this"
-                f" {type(self).__name__} any more. Compile the model again, with a new optimizer."
-            )
-
-    def _var_key(self, variable: Any) -> Any:
-        return super()._var_key(port.unread(variable))  # type: ignore[misc]
-
-    def table(self, variable: Any) -> Any:
-        """What trains the rows of this variable; None if nothing does, or another optimizer has taken it over."""
-        this: Any = self
-        table = self._tables.get(this._var_key(variable)) if self._tables else None
-        return table if table is not None and table.current else None
-
-    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
-        this: Any = self
-        rows, others = [], []
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            if isinstance(gradient, RowGradient):
-                table = self.table(variable)
-                rows.append((table.summed(gradient) if self._clips else gradient, variable, table))
-            else:
-                others.append((gradient, variable))
-        stepped = {table for _, _, table in rows}
-        whole = [table for table in self._tables.values() if table not in stepped and table.current]
-        rate = this._get_current_learning_rate()
+    def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
+        rate = self._get_current_learning_rate()
+        given = list(zip(grads, trainable_variables, strict=True))
+        rows = {g.table: v for g, v in given if isinstance(g, RowGradient)}
         with ExitStack() as stack:
-            for table in whole:
-                stack.enter_context(table.whole_step(self, rate))
-            if rows:
-                self._apply_rows(rows, others, rate)
-            else:
-                super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
+            for tie in self._tables.values():
+                if tie.holds and tie.backend not in rows:
+                    stack.enter_context(tie.backend.dense_step(self, rate))
+                elif not tie.holds and tie.table is not None:
+                    self._warn_of_lost(tie.backend.variable)
+            if not rows:
+                super()._backend_apply_gradients(grads, trainable_variables)
+                return
+            if self._clips:
+                summed = [g.table.summed(g) if isinstance(g, RowGradient) else g for g in grads]
+                values = self._clip_gradients([g.values if isinstance(g, RowGradient) else g for g in summed])
+                grads = [g.with_values(c) if isinstance(g, RowGradient) else c for g, c in zip(summed, values, strict=True)]
+            for table, variable in rows.items():
+                table.prepare_step(self, variable, rate)  # an error must leave everything as it was
+                table.rate = rate
+            others = [v for g, v in given if not isinstance(g, RowGradient)]
+            if others:
+                self._apply_weight_decay(others)
+            self._backend_update_step(grads, trainable_variables, rate)
+            if not others:
+                self._no_dense_step()
 
-    def _apply_rows(self, rows: Any, others: Any, rate: Any) -> None:
-        """A step of the tables in `rows`, and of the dense variables in `others`, as Keras would make it."""
-        this: Any = self
-        clipped = this._clip_gradients([g.values for g, _, _ in rows] + [g for g, _ in others])
-        for _, variable, table in rows:
-            table.prepare_step(self, variable, rate)  # an error must leave everything as it was
-        if others:
-            variables = [variable for _, variable in others]
-            this._apply_weight_decay(variables)
-            this._backend_update_step(clipped[len(rows) :], variables, rate)
-        for (gradient, _, table), values in zip(rows, clipped, strict=False):
-            table.make_step(gradient.with_values(values))
-        if not others:
-            self._no_dense_step()
+    def _backend_update_step(self, grads: list[Gradient], trainable_variables: list[Variable], learning_rate: Tensor) -> None:
+        given = list(zip(grads, trainable_variables, strict=True))
+        others = [(g, v) for g, v in given if not isinstance(g, RowGradient)]
+        if others and backend.EAGER and type(self).update_step is not RowSparse.update_step:
+            for gradient, variable in others:  # Keras's optimizers would step them all at once
+                self.update_step(gradient, variable, learning_rate)
+        elif others:
+            super()._backend_update_step(*map(list, zip(*others, strict=True)), learning_rate)
+        for gradient, variable in given:
+            if isinstance(gradient, RowGradient):
+                self._update_table(gradient, variable, learning_rate)
+
+    def _update_table(self, gradient: RowGradient, variable: Variable, rate: Tensor) -> None:
+        """A step of a table by `update_step`, which a subclass may have changed."""
+        table = gradient.table
+        table.stepped = False
+        self.update_step(gradient, backend.unread(variable), rate)
+        if not table.stepped:
+            warn_of_dense_training(
+                variable,
+                variable.path,
+                f"{type(self).__name__}.update_step does more with its gradient than to scale it",
+                "Change only the rate and the scale of the gradient before calling `super().update_step` to train by rows.",
+            )
+            with table.dense_step(self, rate):
+                pass
+
+    def update_step(self, gradient: Gradient, variable: Variable, learning_rate: Tensor) -> None:
+        """As Keras's; a gradient by rows makes a step of these rows."""
+        if isinstance(gradient, RowGradient):
+            table = gradient.table
+            if learning_rate is not table.rate:
+                table.prepare_step(self, table.variable, learning_rate)
+            table.make_step(gradient, learning_rate)
+            table.stepped = True
+        else:
+            super().update_step(gradient, variable, learning_rate)
+
+    def _warn_of_lost(self, variable: Variable) -> None:
+        warn_of_dense_training(
+            variable,
+            variable.path,
+            f"it was released, or taken over by another optimizer, and {type(self).__name__} '{self.name}' goes on with it",
+            "Compile the model with a new optimizer to train by rows.",
+        )
 
     @property
     def _clips(self) -> bool:
-        this: Any = self
-        return not (this.clipnorm is None and this.global_clipnorm is None and this.clipvalue is None)
+        return not (self.clipnorm is None and self.global_clipnorm is None and self.clipvalue is None)
 
     def _no_dense_step(self) -> None:
         """What Keras's step would have changed beside variables and slots."""
 
     # ------------------------------------------------------------------ state
 
-    @property
-    def variables(self) -> Any:
-        """As Keras's; on JAX without the slots of tables, which the trainer carries with the layer's variables."""
-        this: Any = self
-        if sys._getframe(1).f_code.co_name == "_get_jax_state":  # a training begins, of which an error would lose the state
-            self._require_tables()
-        return port.own_variables(self, this._variables)
-
-    def save_own_variables(self, store: Any) -> None:
-        """As Keras's."""
-        this: Any = self
-        for i, variable in enumerate(this._variables):
-            store[str(i)] = variable.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """As Keras's, whose own would pass over the slots that a trainer carries with the layers' variables."""
-        this: Any = self
-        if len(store.keys()) != len(this._variables):
-            warnings.warn(
-                f"Skipping variable loading for optimizer '{this.name}', because it has {len(this._variables)} variables"
-                f" whereas the saved optimizer has {len(store.keys())} variables.",
-                stacklevel=2,
+    def add_variable_from_reference(
+        self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
+    ) -> Variable:
+        """As Keras's; the slots of tables are variables of their own kind where the backend has one."""
+        if backend.SLOT_VARIABLE is None or not backend.is_table(reference_variable):
+            made: Variable = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
+            return made
+        with keras.name_scope(self.name, caller=self):
+            variable = backend.SLOT_VARIABLE(
+                initializer=keras.initializers.get(initializer),
+                shape=reference_variable.shape,
+                dtype=reference_variable.dtype,
+                trainable=False,
+                name=f"{reference_variable.path.replace('/', '_')}_{name or 'var'}",
             )
-            return
-        self._write_state(self._assign_all, [store[str(i)] for i in range(len(this._variables))])
+        self._track_variable(variable)
+        return variable
 
-    def _assign_all(self, values: Any) -> None:
-        this: Any = self
-        for variable, value in zip(this._variables, values, strict=True):
-            variable.assign(value)
-
-    def set_weights(self, weights: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         """As Keras's."""
-        self._write_state(super().set_weights, weights)  # type: ignore[misc]
+        self._write_state(super().load_own_variables, store)
+
+    def set_weights(self, weights: list[Tensor]) -> None:
+        """As Keras's."""
+        self._write_state(super().set_weights, weights)
 
     def _write_state(self, write: Callable[[Any], None], state: Any) -> None:
         """Write slots and step: settled before, and from there on after."""
-        tables = [table for table in self._tables.values() if table.current]
+        tables = [tie.backend for tie in self._tables.values() if tie.holds]
         for table in tables:
-            table.release()
+            table.settle()
         write(state)
         for table in tables:
             table.restart(self)
-
-
-def _only_stepped(gradient: Any, variable: Any) -> bool:
-    """Whether the step is all that `BaseOptimizer.apply` does with this variable: a known one, that has its gradient."""
-    return isinstance(gradient, RowGradient) and variable.constraint is None

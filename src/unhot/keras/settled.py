@@ -1,12 +1,9 @@
-"""Variables of Keras whose rows an optimizer here trains: what they show is settled, and other optimizers are told off."""
+"""Variables of Keras whose rows an optimizer here trains: what they show is settled."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
-
-import keras
 
 
 def become(variable: Any, trait: type, training: Any) -> None:
@@ -32,21 +29,6 @@ class Owned:
         """Apply all deferred steps."""
         if self.training is not None:
             self.training.settle()
-
-    @property
-    def overwrite_with_gradient(self) -> bool:
-        """Optimizers ask this of every variable, at first and at each step, which shows who they are."""
-        asking: Any = sys._getframe(1).f_locals.get("self")
-        asking = getattr(asking, "inner_optimizer", asking)
-        stranger = isinstance(asking, keras.optimizers.Optimizer) and not hasattr(asking, "row_rule")
-        if stranger and self.training is not None and self.training.optimizer is not None:
-            this: Any = self
-            raise ValueError(
-                f"{this.path} is trained by an optimizer of unhot.keras, which may have deferred steps of its rows, and now"
-                f" given to another. Received: {type(asking).__name__}. Call `unhot.keras.release(model)` before you compile or"
-                " train with another optimizer."
-            )
-        return False
 
 
 class Settled(Owned):

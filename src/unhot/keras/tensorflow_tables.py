@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +13,7 @@ from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from unhot.keras._private import being_saved
+from unhot.keras.backend import KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Settled, become
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
@@ -20,14 +21,9 @@ from unhot.keras.tensorflow_graphs import Graphs
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
+from unhot.training import Ownership
 
 DTYPES = ("float32", "float64")
-
-FEWEST_ROWS = 1 << 14
-"""Tables of fewer rows are left to Keras: its dense step of so few takes less time, and is what ours is to equal."""
-
-EAGER = False
-"""Steps are traced, once: what Python does around them takes no time."""
 
 # ---------------------------------------------------------------- tables and lookups
 
@@ -35,12 +31,7 @@ EAGER = False
 def make_table(variable: Any) -> None:
     """Let the new variable's rows be trained apart."""
     variable.is_table = variable.dtype in DTYPES and not tf.distribute.has_strategy()
-    variable.graphs = Graphs()
-
-
-def state_variables(variables: list[Any]) -> list[Any]:
-    """The variables of a layer as a trainer sees them."""
-    return variables
+    variable.graphs, variable.ownership = Graphs(), None
 
 
 def is_table(variable: Any) -> bool:
@@ -54,26 +45,27 @@ def seen(variable: Any) -> None:
         variable.graphs.note()
 
 
-def obstacle(variable: Any) -> str | None:
+def reason_for_dense(variable: Any) -> Reason | None:
     """Why the rows of the table cannot be trained apart here, if so."""
     if not variable.graphs.foreign():
         return None
-    return (
+    return Reason(
         "a tf.function that was made before this optimizer was built reads the table as it is, and would not see deferred"
-        " steps. Build the optimizer first, by optimizer.build(model.trainable_variables)"
+        " steps",
+        "Build the optimizer first, by optimizer.build(model.trainable_variables), to train by rows.",
     )
 
 
-def training_of(variable: Any) -> Training | None:
+def training_of(variable: Any) -> TensorFlowBackend | None:
     """What trains the rows of this variable, if an optimizer owns them."""
-    training: Training | None = getattr(variable, "training", None)
-    if training is not None and training.optimizer is None and tf.executing_eagerly():
-        training.give_back()
-        training = None
-    return training
+    tie: Ownership[TensorFlowBackend] | None = getattr(variable, "ownership", None)
+    if tie is not None and tie.owner is None and tf.executing_eagerly():
+        tie.release()
+        return None
+    return None if tie is None else tie.backend
 
 
-def lookup(variable: Any, ids: Any) -> Any:
+def look_up(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     training = training_of(variable)
     if training is None or in_stateless_scope():
@@ -98,11 +90,6 @@ def _as_settled(held: Any, settled: Any) -> Any:
     return tf.identity(settled), lambda gradient: (gradient, None)
 
 
-def ready(ids: Any) -> bool:
-    """Whether `lookup` may be asked for ids that nobody has converted or checked; not here."""
-    return False
-
-
 def concrete(ids: Any) -> Any:
     """The ids as an array, if they are known now."""
     return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
@@ -116,26 +103,12 @@ def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
 # ---------------------------------------------------------------- training
 
 
-def stock_variables(variables: list[Any]) -> list[Any]:
-    """The variables that a trainer hands to an optimizer, as Keras's own optimizer would be given them."""
-    return variables
-
-
 def unread(variable: Any) -> Any:
     """What stands for the variable, and can be asked who it is without a look at its value."""
     return variable._value if is_table(variable) else variable
 
 
-def built(optimizer: Any, variables: Any, tables: Iterable[Training]) -> None:
-    """The optimizer owns these tables from now on."""
-
-
-def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
-    """The variables of the optimizer that a trainer has to carry."""
-    return variables[:]
-
-
-def outside_graph(function: Any) -> Any:
+def wrap_apply(function: Any) -> Any:
     """The function within the graph, where rows are settled and stepped, once all gradients are there."""
     return all_or_nothing(function)
 
@@ -145,46 +118,62 @@ def check_rule(rule: Optimizer, variable: Any) -> None:
     Traced(rule, variable.dtype, variable.shape[0])
 
 
-def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients, those of owned tables by rows where they are row-sparse; and the variables."""
+def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> list[Any]:
+    """The gradients, those of owned tables by rows where they are row-sparse."""
     found = []
     for gradient, variable in zip(gradients, variables, strict=True):
         if isinstance(gradient, tf.IndexedSlices):
-            if optimizer.table(variable) is not None:
-                gradient = RowGradient(gradient.indices, gradient.values)
+            table = optimizer.table(variable)
+            if table is not None:
+                gradient = RowGradient(gradient.indices, gradient.values, table)
             elif is_table(variable):
                 gradient = tf.convert_to_tensor(gradient)  # Keras's optimizers would take the ids that repeat one by one
         found.append(gradient)
-    return found, variables
+    return found
 
 
-class Training:
+class TensorFlowBackend(KerasBackend):
     """A table and the optimizer that owns it.
 
     Every row stands at the step `last`.  The clock follows the optimizer's `iterations`, which others may write.
     """
 
+    make_table, is_table, look_up = staticmethod(make_table), staticmethod(is_table), staticmethod(look_up)
+    concrete, seen, unread = staticmethod(concrete), staticmethod(seen), staticmethod(unread)
+    refuse_later, wrap_apply = staticmethod(refuse_later), staticmethod(wrap_apply)
+    reason_for_dense, check_rule, by_rows = staticmethod(reason_for_dense), staticmethod(check_rule), staticmethod(by_rows)
+
+    variable: Any
+
     lost: Any
 
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
-        previous = training_of(variable)
-        if previous is not None:
-            with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
-                previous.release()
-                previous.lost.assign(True)
-        variable.graphs.forget()
-        with tf.init_scope():
+        with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
             self.lost = tf.Variable(False, trainable=False, name="lost")  # which compiled steps look at
         self._optimizer = weakref.ref(optimizer)
-        self.variable = variable
+        self.variable, self._slots = variable, slots
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
         self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
         self.traced: Traced
         self.history: dict[str, Any] = {}
         self.clock: Any = None
+
+    def has_deferred_steps(self) -> bool:
+        return self.traced.defers and bool(tf.reduce_any(self.store.variables["last"] < self._now()))
+
+    def hand_over(self) -> None:
+        with tf.init_scope():
+            self.settle()
+            self.lost.assign(True)
+        self.variable.graphs.forget()
+
+    def resume(self) -> None:
+        optimizer = self._optimizer()
+        self.variable.graphs.forget()
+        with tf.init_scope():
+            self.lost.assign(False)
         self._follow(optimizer, {})
-        self._rate: Any = None
-        for settled in (variable, *slots.values()):
+        for settled in (self.variable, *self._slots.values()):
             become(settled, Settled, self)
 
     def _follow(self, optimizer: Any, state: Mapping[str, Any]) -> None:
@@ -202,23 +191,6 @@ class Training:
                     name: tf.Variable(start, trainable=False, name=name) for name, start in self.traced.family.arrays().items()
                 }
                 self._go_on(optimizer, state)
-
-    @property
-    def optimizer(self) -> Any:
-        """The owner, or None once it is gone."""
-        return self._optimizer()
-
-    @property
-    def current(self) -> bool:
-        """Whether no other optimizer has taken the table over."""
-        return self.variable.training is self
-
-    def give_back(self) -> None:
-        """The table is nobody's any more."""
-        self.release()
-        self.lost.assign(True)
-        self.variable.graphs.forget()
-        self.variable.training = None
 
     @property
     def ops(self) -> Any:
@@ -254,13 +226,15 @@ class Training:
         rows = tf.range(self.store.rows, dtype=tf.int32)
         self.traced.settle(self.ops, self.history, self.store, rows, self._now())
 
-    release = settle
-
     # ------------------------------------------------------------------ training
 
     def summed(self, gradient: RowGradient) -> RowGradient:
         """The same gradient with the sum of an id's in one of its places, and zeros in the others."""
         return gradient.with_values(self.traced.summed(self.ops, self.store, gradient.ids, gradient.values))
+
+    def dense_gradient(self, ids: Any, values: Any) -> Any:
+        self.settle()
+        return tf.convert_to_tensor(tf.IndexedSlices(values, ids, self.variable.shape))
 
     def restart(self, optimizer: Any) -> None:
         """Go on from what has been written into Keras's variables, once released."""
@@ -292,7 +266,7 @@ class Training:
         return tf.control_dependencies([tf.debugging.Assert(tf.logical_not(self.lost), [message])])
 
     @contextmanager
-    def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+    def dense_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it."""
         with self._not_lost():
             self._follow_iterations(optimizer)
@@ -314,12 +288,12 @@ class Training:
             self._follow(optimizer, optimizer.row_state())
         with self._not_lost():
             self._follow_iterations(optimizer)
-            self._rate = tf.where(self.lost, self.ops.real(float("nan")), self.ops.real(rate))  # XLA knows no errors
 
-    def make_step(self, gradient: RowGradient) -> None:
+    def make_step(self, gradient: RowGradient, rate: Any) -> None:
         """Make the step that was prepared."""
         now = self._now()
-        self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, self._rate))
+        rate = tf.where(self.lost, self.ops.real(float("nan")), self.ops.real(rate))  # XLA knows no errors
+        self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, rate))
         if self.traced.defers:
             self.clock.assign(now + 1)
 
@@ -327,3 +301,10 @@ class Training:
         for name, value in history.items():
             if value is not self.history[name]:
                 self.history[name].assign(value)
+
+
+def _as_tensor(gradient: RowGradient, dtype: Any = None, name: Any = None, as_ref: bool = False) -> Any:
+    return tf.convert_to_tensor(gradient.dense(), dtype)
+
+
+tf.register_tensor_conversion_function(RowGradient, _as_tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unhot.atomic import Lock
 from unhot.engine import Engine, recurrence
+from unhot.keras.backend import KerasBackend
 from unhot.keras.gradients import RowGradient
 from unhot.keras.settled import Owned, Settled, become, trait_of
 from unhot.rules import Optimizer
@@ -26,12 +27,6 @@ from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership
-
-FEWEST_ROWS = 0
-"""Tables of fewer rows are trained as a whole: on this backend, none."""
-
-EAGER = True
-"""Steps are made call by call, and what Python does around them takes its time in each."""
 
 # ---------------------------------------------------------------- tables and lookups
 
@@ -56,26 +51,17 @@ def make_table(variable: Any) -> None:
         variable._value = TableParameter(value.detach(), value.requires_grad)
 
 
-def state_variables(variables: list[Any]) -> list[Any]:
-    """The variables of a layer as a trainer sees them."""
-    return variables
-
-
 def is_table(variable: Any) -> bool:
     """Whether `make_table` has made this variable one."""
     return isinstance(getattr(variable, "_value", None), TableParameter)
 
 
-def seen(variable: Any) -> None:
-    """The variable has been read."""
+def ownable(variable: Any) -> Any:
+    """What knows whose the table is: on PyTorch, the parameter."""
+    return variable._value
 
 
-def obstacle(variable: Any) -> str | None:
-    """Why the rows of the table cannot be trained apart here, if so."""
-    return None
-
-
-def lookup(variable: Any, ids: Any) -> Any:
+def look_up(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     weight = getattr(variable, "_value", None)
     if type(weight) is not TableParameter or get_device() == "meta":
@@ -89,7 +75,7 @@ def _owned_lookup(weight: TableParameter, ids: Any) -> Any:
 
 
 def ready(ids: Any) -> bool:
-    """Whether `lookup` may be asked for ids that nobody has converted or checked: it raises IndexError for those out of range.
+    """Whether `look_up` may be asked for ids that nobody has converted or checked: it raises IndexError for those out of range.
 
     The kernels look at every id anyway. What Keras's operations do beside, to a tensor that is as it should be, takes a
     fifth of the time of looking up 4,096 ids.
@@ -107,22 +93,7 @@ def concrete(ids: Any) -> Any:
     return ids.detach().cpu().numpy()
 
 
-def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
-    """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
-    return ids, bad
-
-
 # ---------------------------------------------------------------- training
-
-
-def stock_variables(variables: list[Any]) -> list[Any]:
-    """The variables that a trainer hands to an optimizer, as Keras's own optimizer would be given them."""
-    return variables
-
-
-def unread(variable: Any) -> Any:
-    """What stands for the variable, and can be asked who it is without a look at its value."""
-    return variable
 
 
 class Counter:
@@ -136,19 +107,14 @@ class Counter:
             return this._value.add_(value)
 
 
-def built(optimizer: Any, variables: Any, tables: Collection[Training]) -> None:
-    """The optimizer owns these tables from now on."""
-    if tables:
+def built(optimizer: Any) -> None:
+    """The optimizer owns its tables from now on."""
+    if optimizer._tables:
         kind: Any = type(optimizer._iterations)
         optimizer._iterations.__class__ = trait_of(Counter, kind)
 
 
-def own_variables(optimizer: Any, variables: list[Any]) -> list[Any]:
-    """The variables of the optimizer that a trainer has to carry."""
-    return variables[:]
-
-
-def outside_graph(function: Any) -> Any:
+def wrap_apply(function: Any) -> Any:
     """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
     disable: Any = torch.compiler.disable
     hidden = disable(function, reason="unhot settles and steps rows outside graphs")
@@ -165,15 +131,16 @@ def check_rule(rule: Optimizer, variable: Any) -> None:
     recurrence(rule, _dtype(variable._value), variable.shape[0])
 
 
-def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The gradients, those of owned tables by rows where they are row-sparse, and all others dense; and the variables."""
+def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> list[Any]:
+    """The gradients, those of owned tables by rows where they are row-sparse, and all others dense."""
     found = []
     for gradient, variable in zip(gradients, variables, strict=True):
-        if isinstance(gradient, RowsOfTorch) and optimizer.table(variable) is not None:
+        table = optimizer.table(variable)
+        if isinstance(gradient, RowsOfTorch) and table is not None:
             ids, values = gradient.ids, gradient.values
-            gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values)
+            gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
         found.append(gradient)
-    return found, variables
+    return found
 
 
 class _Slots:
@@ -184,41 +151,34 @@ class _Slots:
         self.tie: Any = None
 
 
-class Training(TorchBackend):
+class TorchKerasBackend(TorchBackend, KerasBackend):
     """A table and the optimizer that owns it."""
+
+    FEWEST_ROWS = 0
+    EAGER = True
+
+    ownable = staticmethod(ownable)
+    make_table, is_table, look_up = staticmethod(make_table), staticmethod(is_table), staticmethod(look_up)
+    ready, concrete, check_rule = staticmethod(ready), staticmethod(concrete), staticmethod(check_rule)
+    built, wrap_apply, by_rows = staticmethod(built), staticmethod(wrap_apply), staticmethod(by_rows)
+
+    reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
         self.variable, self._slots = variable, slots
         source: Any = _Slots()
         vars(optimizer).setdefault("_sources", []).append(source)  # held by the optimizer alone, with which the table is free
         super().__init__(source, Lock())
-        source.tie = Ownership(variable._value, source, self)
-        self.tie = weakref.ref(source.tie)
-        source.tie.regain()
-        become(variable, Owned, self)
-        for slot in slots.values():
+
+    def tied(self, tie: Ownership[Any]) -> None:
+        self.tie = weakref.ref(tie)
+
+    def resume(self) -> None:
+        become(self.variable, Owned, self)
+        for slot in self._slots.values():
             become(slot, Settled, self)
 
-    @property
-    def optimizer(self) -> Any:
-        """What owns the table, or None once it is gone."""
-        return self.owner
-
-    @property
-    def current(self) -> bool:
-        """Whether no other optimizer has taken the table over."""
-        tie = self.tie()
-        return tie is not None and tie.holds
-
-    def give_back(self) -> None:
-        """The table is nobody's any more."""
-        tie = self.tie()
-        if tie is not None:
-            tie.release()
-        self.variable.training = None
-
-    def release(self) -> None:
-        """Settle, for something else to write what the table and the slots hold."""
+    def restart(self, optimizer: Any) -> None:
         self.hand_over()
 
     def summed(self, gradient: RowGradient) -> RowGradient:
@@ -226,16 +186,17 @@ class Training(TorchBackend):
         ids, inverse = torch.unique(gradient.ids, return_inverse=True)
         wide = torch.zeros((len(ids), gradient.values.size(1)), dtype=torch.float64, device=ids.device)
         sums = wide.index_add_(0, inverse, gradient.values.to(torch.float64)).to(gradient.values.dtype)
-        return RowGradient(ids, sums)
+        return RowGradient(ids, sums, self)
+
+    def dense_gradient(self, ids: Any, values: Any) -> Any:
+        self.hand_over()
+        return torch.zeros(self.variable.shape, dtype=values.dtype, device=values.device).index_add_(0, ids, values)
 
     @contextmanager
-    def whole_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+    def dense_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it; the next step by rows starts from its variables."""
-        self.release()
+        self.hand_over()
         yield
-
-    def restart(self, optimizer: Any) -> None:
-        """Go on from what has been written into Keras's variables, once released."""
 
     def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
         """Get ready for a step; what can go wrong goes wrong here."""
@@ -248,13 +209,13 @@ class Training(TorchBackend):
         rule = optimizer.rule(**optimizer.row_settings(variable, float(rate)))
         engine = self._current()
         if engine is not None and engine.clock != clock:
-            self.release()
+            self.hand_over()
             engine = None
         if engine is None:
             self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
         self._hyper = engine.follow(rule)
 
-    def make_step(self, gradient: RowGradient) -> None:
+    def make_step(self, gradient: RowGradient, rate: Any) -> None:
         """Make the step that was prepared."""
         without_torch_functions(self._make_step, gradient)
 

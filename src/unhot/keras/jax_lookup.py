@@ -1,0 +1,99 @@
+"""Lookups whose gradient reaches the optimizer by rows, though JAX differentiates whole arrays.
+
+The gradient of a lookup is the true one, an array of the table's shape, so that whatever is done to gradients is right.  Beside
+it, the backward pass writes down the ids and the gradients of their vectors.  An optimizer that is given that very array takes
+the rows instead, and XLA leaves out the array, which nobody uses.  The lookups of one table are chained, lest JAX add up their
+gradients: each passes the weights on to the next, and each backward pass adds to what it is given from there.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+if TYPE_CHECKING:
+    from unhot.keras.jax_tables import JaxBackend
+
+
+class ByIdentity:
+    """What is known of arrays, or of JAX's stand-ins for them, for as long as they are there."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref[Any], Any]] = {}
+
+    def __setitem__(self, array: Any, value: Any) -> None:
+        number = id(array)
+        self._held[number] = weakref.ref(array, lambda _: self._held.pop(number, None)), value
+
+    def get(self, array: Any) -> Any:
+        reference, value = self._held.get(id(array), (None, None))
+        return value if reference is not None and reference() is array else None
+
+
+@dataclass
+class Page:
+    """What a step does with one value of a table."""
+
+    reads: list[Any] = field(default_factory=list)
+    """The vectors, before which nothing may be written."""
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """What a gradient is made of: the ids and the gradients of their vectors, of each lookup."""
+
+    ids: tuple[Any, ...]
+    values: tuple[Any, ...]
+    page: Page
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def read(training: JaxBackend, arrays: dict[str, Any], ids: Any) -> tuple[Any, Any]:
+    """The settled vectors of the flat `ids`, or all for None; and the weights as they are."""
+    return training.rows(arrays, ids), arrays["weights"]
+
+
+def _forward(training: JaxBackend, arrays: dict[str, Any], ids: Any) -> Any:
+    known = {name: array.value for name, array in arrays.items()}
+    ids = None if ids is None else ids.value
+    found = training.rows(known, ids)
+    page = training.pages.get(known["weights"])
+    if page is None:
+        training.pages[known["weights"]] = page = Page()
+    page.reads.append(found)
+    return (found, known["weights"]), (_Static(page), ids)
+
+
+def _backward(training: JaxBackend, residuals: Any, cotangents: Any) -> Any:
+    (held, ids), (gradient, later) = residuals, cotangents
+    lookups = Lookups((), (), held.value) if isinstance(later, SymbolicZero) else training.gradients.get(later)
+    if isinstance(later, SymbolicZero):
+        later = jnp.zeros(later.shape, later.dtype)
+    if isinstance(gradient, SymbolicZero):
+        total = later
+    elif ids is None:
+        total, lookups = later + gradient, None
+    else:
+        total = later.at[ids].add(gradient)
+        if lookups is not None:
+            lookups = Lookups((*lookups.ids, ids), (*lookups.values, gradient), lookups.page)
+    if lookups is not None:
+        training.gradients[total] = lookups
+    return {name: total if name == "weights" else None for name in training.names}, None
+
+
+read.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+@jax.tree_util.register_static
+class _Static:
+    """What a residual holds beside arrays."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value

@@ -1,0 +1,229 @@
+"""What stands for the arrays of an owned table on JAX: pytrees that look like settled arrays to all who use them.
+
+Keras hands a compiled step the values of the model's trainable variables, and nothing else is known both in the forward pass
+and in the optimizer.  So the value of an owned table holds all that a step needs: weights, slots, history and last touches.
+The values of its slots hold nothing but the step at which they were: their arrays travel with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhot.jax.operations import ArrayRows, into_large_pages
+
+if TYPE_CHECKING:
+    from unhot.keras.jax_tables import JaxBackend
+
+MASK = np.int32(0x40000000)
+"""Integers are carried as the floats whose bits they are, those of small numbers turned away from denormals.
+
+Trainable variables are differentiated, so they have to be floats.  A gradient of 0 stands for the same integer in all places:
+the leaves of a gradient are a table without deferred steps, whose weights are the gradient.
+"""
+
+INTEGERS = ("last", "place")
+
+
+def carried(numbers: Any) -> Any:
+    """Integers as floats."""
+    return jax.lax.bitcast_convert_type(jnp.asarray(numbers, jnp.int32) ^ MASK, jnp.float32)
+
+
+def integers(floats: Any) -> Any:
+    """What `carried` carries."""
+    return jax.lax.bitcast_convert_type(floats, jnp.int32) ^ MASK
+
+
+def traced(arrays: Any) -> bool:
+    """Whether any of the arrays is JAX's stand-in for one."""
+    return any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(arrays))
+
+
+class CarriedRows(ArrayRows):
+    """Rows whose integers are carried as floats."""
+
+    def take(self, name: str, ids: Any) -> Any:
+        lines = super().take(name, ids)
+        return integers(lines) if name in INTEGERS else lines
+
+    def put(self, name: str, ids: Any, lines: Any) -> None:
+        super().put(name, ids, carried(lines) if name in INTEGERS else lines)
+
+
+class SettledView(jax.Array):
+    """An array to all who use it, which becomes one when its numbers are asked for."""
+
+    training: JaxBackend
+
+    def todense(self) -> jax.Array:
+        """The array."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.training.shape
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(self.training.traced.dtype)
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    def size(self) -> int:
+        rows, dim = self.training.shape
+        return rows * dim
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * int(self.dtype.itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __jax_array__(self) -> jax.Array:
+        return self.todense()
+
+    def __array__(self, dtype: Any = None, context: None = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.todense(), dtype=dtype)
+
+    def __repr__(self) -> str:
+        return repr(self.todense())
+
+    def __hash__(self) -> int:
+        raise TypeError(f"unhashable type: '{type(self).__name__}'")
+
+
+def _of_the_array(name: str) -> Any:
+    return property(lambda self: getattr(self.todense(), name))
+
+
+def _operator(name: str) -> Any:
+    return lambda self, *args: getattr(self.todense(), name)(*map(_array, args))
+
+
+def _array(value: Any) -> Any:
+    return value.todense() if isinstance(value, SettledView) else value
+
+
+OPERATORS = [
+    *("neg", "pos", "abs", "invert", "round", "float", "int", "index", "complex", "bool", "iter", "getitem", "format"),
+    *("eq", "ne", "lt", "le", "gt", "ge"),
+    *(
+        side + name
+        for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul", "and", "or", "xor")
+        for side in ("", "r")
+    ),
+]
+for _name in OPERATORS:
+    setattr(SettledView, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in dir(jax.Array):
+    if not _name.startswith("_") and _name not in vars(SettledView):
+        setattr(SettledView, _name, _of_the_array(_name))
+
+
+class TableValue(SettledView):
+    """The value of an owned table: its arrays, some rows of which may have deferred steps.
+
+    As a gradient, which JAX gives the same form, it is one whose weights are the gradient.
+    """
+
+    def __init__(self, training: JaxBackend, arrays: Mapping[str, Any], settled: bool = False) -> None:
+        self.training, self.arrays = training, dict(arrays)
+        self.settled = settled
+        """Whether it is known that no step is deferred."""
+        self.passed: Any = None
+        """The weights as the latest lookup has passed them on; see `jax_lookup`."""
+
+    def todense(self) -> jax.Array:
+        """The settled weights; their gradient is that of the weights."""
+        weights: jax.Array
+        if not traced(self.arrays):
+            weights = self.settle().arrays["weights"]
+        elif self.settled:
+            weights = self.arrays["weights"]
+        else:
+            weights = self.training.read(self, None)
+        return weights
+
+    def settle(self) -> Self:
+        """This value, once all deferred steps of its arrays, which are known, are applied."""
+        if not self.settled:
+            with jax.ensure_compile_time_eval():
+                if self.training.late(self.arrays):
+                    self.arrays = self.training.settled(self.arrays)
+            self.settled = True
+        return self
+
+    def all_settled(self) -> TableValue:
+        """The same value with all deferred steps applied."""
+        if not traced(self.arrays):
+            return self.settle()
+        return self if self.settled else TableValue(self.training, self.training.settled(self.arrays), settled=True)
+
+    def replaced(self, **arrays: Any) -> TableValue:
+        """The settled value with other weights or slots."""
+        return TableValue(self.training, {**self.all_settled().arrays, **arrays}, settled=True)
+
+    def in_large_pages(self) -> Self:
+        """This value, in large pages."""
+        for array in self.arrays.values():
+            into_large_pages(array)
+        return self
+
+    def alive(self) -> bool:
+        """Whether JAX has not given the memory to another array."""
+        return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
+
+    @property
+    def sharding(self) -> Any:
+        return self.arrays["weights"].sharding
+
+    def is_deleted(self) -> bool:
+        return not self.alive()
+
+    def block_until_ready(self) -> Self:
+        for array in self.arrays.values():
+            array.block_until_ready()
+        return self
+
+    def copy(self) -> TableValue:
+        return TableValue(self.training, {name: jnp.copy(array) for name, array in self.arrays.items()}, self.settled)
+
+
+class SlotValue(SettledView):
+    """The value of a slot of an owned table, whose array travels in the table's value at the step `clock`."""
+
+    def __init__(self, training: JaxBackend, name: str, clock: Any) -> None:
+        self.training, self.name, self.clock = training, name, clock
+
+    def todense(self) -> jax.Array:
+        """The settled slot."""
+        return self.training.slot(self)
+
+
+def _flatten_table(value: TableValue) -> Any:
+    return tuple(value.arrays[name] for name in value.training.names), value.training
+
+
+def _unflatten_table(training: JaxBackend, leaves: Any) -> TableValue:
+    return TableValue(training, dict(zip(training.names, leaves, strict=True)))
+
+
+def _flatten_slot(value: SlotValue) -> Any:
+    return (value.clock,), (value.training, value.name)
+
+
+def _unflatten_slot(known: tuple[JaxBackend, str], leaves: Any) -> SlotValue:
+    return SlotValue(*known, *leaves)
+
+
+jax.tree_util.register_pytree_node(TableValue, _flatten_table, _unflatten_table)
+jax.tree_util.register_pytree_node(SlotValue, _flatten_slot, _unflatten_slot)

@@ -1,0 +1,51 @@
+"""The objects of Keras and of its backends, as far as this package uses them: Keras comes without types."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+from unhot.training import Ownership
+
+Tensor: TypeAlias = Any
+"""An array of the backend that Keras runs on, or what Keras's operations take for one."""
+
+Gradient: TypeAlias = Any
+"""A gradient: a `RowGradient`, a `Tensor` or None."""
+
+
+class Variable(Protocol):
+    """`keras.Variable`."""
+
+    name: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    trainable: bool
+    regularizer: object
+    constraint: object
+    value: Tensor
+    _value: Tensor
+    _dtype: str
+    _layout: object
+    ownership: Ownership[Any] | None
+    """Who trains the rows of a table: see `unhot.training`."""
+
+    def assign(self, value: Tensor) -> Tensor: ...
+
+    def numpy(self) -> Tensor: ...
+
+
+class Model(Protocol):
+    """`keras.Model`, or a layer."""
+
+    name: str
+    weights: list[Variable]
+    variables: list[Variable]
+
+
+class Store(Protocol):
+    """What Keras reads the variables of a file from."""
+
+    def keys(self) -> Any: ...
+
+    def __getitem__(self, name: str) -> Tensor: ...
