@@ -93,6 +93,8 @@ def test_there_and_back(kind: Any) -> None:
     assert called
     steps(stock, stock_optimizer)
     steps(model, optimizer)  # which has no tables any more
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert all(type(parameter) is nn.Parameter for parameter in model.parameters())
     close(dict(model.state_dict()), dict(stock.state_dict()))
     assert unhot.torch.convert(model).replaced == {"words": "Embedding", "bag": "EmbeddingBag"}
     assert isinstance(model.words.weight, TableParameter)

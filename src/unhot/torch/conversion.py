@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unhot.reports import Conversion
 from unhot.torch.gradient import RowGradient
 from unhot.torch.layer import Embedding, EmbeddingBag
-from unhot.torch.parameter import TableParameter, become_table
+from unhot.torch.parameter import TableParameter, become_table, made_plain
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -139,6 +139,7 @@ def _become_plain(parameter: TableParameter) -> None:
     for name in TableParameter.uncopied:
         parameter.__dict__.pop(name, None)
     parameter.__class__ = nn.Parameter  # type: ignore[assignment]
+    made_plain[id(parameter)] = parameter
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -120,8 +121,13 @@ def rebuilt(data: torch.Tensor, requires_grad: bool, attributes: dict[str, Any] 
     return parameter
 
 
+made_plain: WeakValueDictionary[int, nn.Parameter] = WeakValueDictionary()
+"""By their ids, what were tables until `convert` made stock layers: optimizers that had them leave them alone."""
+
+
 def become_table(parameter: nn.Parameter | None) -> bool:
     """Make a table of a plain parameter, which stays the object that others hold; whether it is a table now."""
+    made_plain.pop(id(parameter), None)
     if type(parameter) is nn.Parameter:  # which others may hold, as a tied head does, so another object would not do
         parameter.__class__ = TableParameter
     return isinstance(parameter, TableParameter)

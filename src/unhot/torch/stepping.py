@@ -17,7 +17,7 @@ from unhot.torch._private import is_watched, without_torch_functions
 from unhot.torch.backend import TorchBackend, hide_from_compiler
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import ASKED_FOR, DTYPES, RowLookup
-from unhot.torch.parameter import TableParameter, become_table
+from unhot.torch.parameter import TableParameter, become_table, made_plain
 from unhot.training import Ownership, warn_of_dense_training
 
 # Not a subclass of torch's, or libraries that list all optimizers would find ours beside torch's of the same names.
@@ -109,9 +109,18 @@ class RowOptimizer(Base):  # type: ignore[misc]
         return [tie for tie in ties.values() if tie.holds]
 
     def _take_back(self) -> None:
-        """Own the tables of which torch has exchanged class and attributes (`torch.utils.swap_tensors`)."""
-        for tie in self.__dict__.get("_ties", {}).values():
-            if type(tie.table) is torch.nn.Parameter and become_table(tie.table):
+        """Own the tables of which torch has exchanged class and attributes (`torch.utils.swap_tensors`).
+
+        Tables of which `convert` has made plain parameters are left to torch.
+        """
+        ties: dict[int, Ownership[TorchBackend]] = self.__dict__.get("_ties", {})
+        for key, tie in list(ties.items()):
+            table: object = tie.table
+            if type(table) is not torch.nn.Parameter:
+                continue
+            if id(table) in made_plain:
+                del ties[key]
+            elif become_table(table):
                 tie.regain()
 
     # ------------------------------------------------------------------ steps
