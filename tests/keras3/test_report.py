@@ -79,16 +79,19 @@ def test_small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_owners() -> None:
-    """A table that another optimizer has, that was released, or that the optimizer does not know."""
+    """A table that another optimizer has, that was released, or that the optimizer does not know.
+
+    Where steps are made call by call, an optimizer takes the table back.
+    """
     model = model_of(table(), unhot.keras.Adam())
     first = model.optimizer
     first.build(model.trainable_variables)
     other = unhot.keras.SGD()
     other.build(model.trainable_variables)
-    assert said(model, first) == "another optimizer has taken it over"
+    assert said(model, first) == ("" if backend.EAGER else "another optimizer has taken it over")
     assert not said(model, other)
     unhot.keras.release(model)
-    assert said(model, other) == "it was released from SGD"
+    assert said(model, other) == ("" if backend.EAGER else "it was released from SGD")
     elsewhere = unhot.keras.SGD()
     elsewhere.build(layers.Dense(2).variables)
     assert said(model, elsewhere) == "SGD was built without it"

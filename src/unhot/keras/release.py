@@ -10,10 +10,13 @@ from unhot.keras.backends import backend
 
 
 def release(model: Any) -> None:
-    """Apply the deferred steps of a model's tables and end their ownership: the layers are like Keras's own from then on.
+    """Apply the deferred steps of a model's tables, and let go of them: no optimizer owns them any more.
 
-    An optimizer of `unhot.keras` owns a table as soon as it is built, and may have deferred steps of its rows. Any other
-    optimizer may follow it without `release`. After `release`, one of Keras's own need not look for deferred steps any more.
+    You need not call it to change optimizers. A new optimizer of `unhot.keras` takes tables over by itself, and one of Keras's
+    own trains them as they stand. Call it before the latter, which then need not look for deferred steps any more.
+
+    If the old optimizer makes another step, it owns the tables again, on torch. On JAX and TensorFlow, it trains them densely.
+    Both continue from the optimizer's own state.
 
     Args:
         model: a Keras model or layer.

@@ -87,12 +87,13 @@ def _reason_for_dense(variable: Any, layer: Any, optimizer: Any) -> str | None:
         return f"it has fewer than {backend.FEWEST_ROWS:,} rows, and a dense step of so few takes no longer"
     dense = ours.reason_for_dense(variable)
     reason = None if dense is None else " ".join((f"{dense.reason}.", dense.remedy))
-    if ours.built and ours.table(variable) is None:
-        if _owner(variable) is not None:
-            return "another optimizer has taken it over"
-        had = ours._var_key(variable) in ours._tables
-        return reason or (f"it was released from {kind}" if had else f"{kind} was built without it")
-    return reason
+    if reason or not ours.built or ours.table(variable) is not None:
+        return reason
+    if ours._var_key(variable) not in ours._tables:
+        return f"{kind} was built without it"
+    if backend.EAGER:
+        return None  # it takes the table back when it makes a step
+    return "another optimizer has taken it over" if _owner(variable) is not None else f"it was released from {kind}"
 
 
 def _owner(variable: Any) -> Any:
