@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -not -name '*.pyc' -o -name '*.cpp' -o -name '*.h')
 PIP := --disable-pip-version-check --quiet
 
-.PHONY: archives demo test test-all check format test-numpy test-keras test-sanitize test-third-party test-versions test-front-ends \
+.PHONY: archives demo test test-all check format test-numpy test-keras test-private test-sanitize test-third-party test-versions test-front-ends \
     mutants wheel bench bench-full docs clean
 
 demo: $(VENV)/installed
@@ -19,6 +19,11 @@ demo: $(VENV)/installed
 test: $(VENV)/tests check test-numpy
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 20 $(ALL) --ignore tests/keras3 tests
 	$(MAKE) test-keras
+	$(if $(ALL),$(MAKE) test-private)
+
+# The front end for PyTorch without the names that PyTorch does not publish (src/unhot/torch/_private.py).
+test-private: $(VENV)/tests
+	UNHOT_PRIVATE=off $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
 
 # All combinations: an hour and a half. tests/selection.py defines which test is in which set.
 test-all:

@@ -184,3 +184,19 @@ def test_tables_are_trained_in_place(name: str) -> None:
     for slot, array, pointer in zip(slots, engine.slots, held, strict=True):
         assert slot.data_ptr() == pointer == array.ctypes.data
         assert np.shares_memory(array, slot.numpy())
+
+
+def test_libraries_that_list_optimizers_find_each_name_once() -> None:
+    """As pykeen's resolver does: subclasses of subclasses, each if it is from the package of the class above it."""
+
+    def below(kind: type) -> list[type]:
+        found = []
+        for sub in kind.__subclasses__():
+            found += below(sub)
+            if sub.__module__.split(".")[0] == kind.__module__.split(".")[0]:
+                found.append(sub)
+        return found
+
+    names = [kind.__name__ for kind in below(torch.optim.Optimizer) if not kind.__name__.startswith("_")]
+    assert "Adam" in names
+    assert len(set(names)) == len(names)

@@ -12,6 +12,7 @@ from torch import nn
 
 import unhot
 import unhot.torch
+from unhot.torch._private import ON
 
 from .twins import DIM, LR, ROWS, _double, by_rows, close, deferred, pair, train  # noqa: F401
 
@@ -98,7 +99,7 @@ def test_hyperparameters_that_rows_cannot_be_trained_by(name: str, what: dict[st
     close(twins[1][0].weight, twins[0][0].weight)
     if told:
         (warning,) = told
-        assert warning.filename.endswith("twins.py")
+        assert warning.filename.endswith("twins.py") or not ON  # whose frames are others
         assert re.match(
             r"A table of shape \(30, 3\) is trained densely, at the cost of all its rows: .*\. ", str(warning.message)
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import unhot.torch
 
-from .twins import by_rows
+from .twins import by_rows, unpublished
 
 ROWS, DIM = 12, 3
 
@@ -169,6 +169,7 @@ def test_rows_without_elements() -> None:
         del training
 
 
+@unpublished
 def test_parameters_made_of_a_tables() -> None:
     """They share its memory, as torch's do, and are as free as any new parameter."""
     layer = unhot.torch.Embedding(ROWS, DIM)

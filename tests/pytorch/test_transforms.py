@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import unhot.torch
 from unhot.torch.placement import KERNELS
 
-from .twins import DIM, ROWS, _double, batches, by_rows, close, deferred, pair, train  # noqa: F401
+from .twins import DIM, ROWS, _double, batches, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
 
 IDS = torch.tensor([7, 8, 3, 8])
 ONES = torch.ones(DIM, dtype=torch.float64)
@@ -85,6 +85,7 @@ LOOKUPS: dict[str, Callable[[nn.Embedding], Any]] = {
 }
 
 
+@unpublished
 @pytest.mark.parametrize("kernels", ["native", "torch"])
 @pytest.mark.parametrize("name", LOOKUPS)
 def test_as_torch(name: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +101,7 @@ def test_as_torch(name: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> N
     close(ours.weight, theirs.weight)
 
 
+@unpublished
 def test_training_through_vmap() -> None:
     """The gradient is dense then, and the step torch's own."""
     twins = pair()
@@ -112,6 +114,7 @@ def test_training_through_vmap() -> None:
     close(twins[1][0].weight, twins[0][0].weight)
 
 
+@unpublished
 def test_fake_tensors() -> None:
     """Shapes without numbers: the table is left as it is."""
     _, (layer, optimizer) = pair()
@@ -122,6 +125,7 @@ def test_fake_tensors() -> None:
     assert torch.equal(layer.weight, before)
 
 
+@unpublished
 @pytest.mark.parametrize("pre_dispatch", [False, True])
 @pytest.mark.parametrize("owned", [False, True])
 def test_make_fx(owned: bool, pre_dispatch: bool) -> None:

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import unhot.torch
+from unhot.torch._private import ON
 from unhot.training import State
+
+unpublished = pytest.mark.skipif(not ON, reason="needs names that PyTorch does not publish")
+"""For tests of what has no fallback in `unhot.torch._private`."""
 
 ROWS, DIM = 30, 3
 LR = 0.05

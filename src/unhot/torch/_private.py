@@ -69,10 +69,10 @@ def _inside(manager: Any, function: Callable[[], T]) -> T:
 def without_memory(kind: type[G], shape: Sequence[int], like: Tensor) -> G:
     """A tensor of a class with `__torch_dispatch__` that has the given shape, and dtype and device as `like`, and no memory.
 
-    Without `_make_wrapper_subclass`, one with the memory of a single number.
+    Without `_make_wrapper_subclass`, one with memory that nothing touches, which costs address space on the CPU.
     """
     if not ON:
-        return torch.zeros((), dtype=like.dtype, device=like.device).expand(*shape).as_subclass(kind)
+        return torch.empty(tuple(shape), dtype=like.dtype, device=like.device).as_subclass(kind)
     make: Any = Tensor._make_wrapper_subclass
     made: G = make(kind, shape, dtype=like.dtype, device=like.device)
     return made
@@ -157,16 +157,34 @@ def is_traced_by_proxies() -> bool:
     return bool(before)
 
 
+class _Untransformable(torch.autograd.Function):
+    """A function that `torch.func` does not take, since its context is set up in its forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+
+def _refuses_functions() -> bool:
+    """Whether a transform of `torch.func` is active."""
+    apply: Any = _Untransformable.apply
+    try:
+        apply(torch.zeros(()))
+    except RuntimeError:
+        return True
+    return False
+
+
 def is_transformed() -> bool:
     """Whether torch.jit, `torch.func`, `make_fx` or fake tensors look at what runs now.
 
-    Without the list of modes and transforms, torch.jit and `torch.export` are known, and `torch.func` by its tensors alone.
+    Without the list of modes and transforms, torch.jit and `torch.export` are known, and `torch.func` by what it does not take.
     """
     if torch.compiler.is_dynamo_compiling():
         return False
     if not ON:
         jit: Any = torch.jit
-        return jit.is_tracing() or torch.compiler.is_exporting()
+        return jit.is_tracing() or torch.compiler.is_exporting() or _refuses_functions()
     modes = torch._C._len_torch_dispatch_stack() and any(
         torch._C._get_dispatch_mode(mode) is not None for mode in (_FAKE, _FUNCTIONAL)
     )
@@ -203,7 +221,10 @@ def without_tracers(function: Callable[[], T]) -> T:
 
 
 def beneath_transforms(tensor: Tensor) -> Tensor:
-    """The tensor that `torch.func` has wrapped into this one. Without the names for that, the wrapper."""
+    """The tensor that `torch.func` has wrapped into this one.
+
+    Without the names for that, the wrapper: a table has to be settled before it is given to a function of `torch.func`.
+    """
     if ON:
         while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             tensor = torch._C._functorch.get_unwrapped(tensor)
