@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from .twins import SECOND, Model, assert_same, loader, loss_of, prepared
+from .twins import Model, assert_same, loader, loss_of, prepared
 
 Prepared = tuple[nn.Module, Any, Any, Any]
 """Model, optimizer, batches and schedule."""
@@ -86,7 +86,6 @@ def test_state_saved_and_loaded(tmp_path: Path) -> None:
     assert_same(train)
 
 
-@SECOND
 def test_prepared_twice() -> None:
     """A second optimizer for the same model, as in a notebook cell that runs again."""
 

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor
 
-from .twins import SECOND, Model, assert_same, loader, loss_of, prepared
+from .twins import Model, assert_same, loader, loss_of, prepared
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:lightning"),  # of few workers, of a logger that is missing
@@ -59,7 +59,6 @@ def test_clipping_and_accumulation(given: dict[str, Any], tmp_path: Path) -> Non
     assert_same(train)
 
 
-@SECOND
 @pytest.mark.parametrize("same_trainer", [True, False])
 def test_fit_twice(same_trainer: bool, tmp_path: Path) -> None:
     """The same module; with another Trainer, or with the same one for more epochs."""
@@ -78,7 +77,6 @@ def test_fit_twice(same_trainer: bool, tmp_path: Path) -> None:
     assert_same(train)
 
 
-@SECOND
 def test_lr_find_then_fit(tmp_path: Path) -> None:
     """Which tries rates from small to large on the model itself and then puts weights and optimizer back."""
     tried: list[Any] = []
@@ -175,7 +173,6 @@ class TwoHeads(lightning.LightningModule):
         return [self.adam(self.model.parameters(), lr=0.02), self.sgd(self.model.parameters(), lr=0.05, momentum=0.9)]
 
 
-@SECOND
 def test_two_optimizers_in_turns(tmp_path: Path) -> None:
     def train(optimizers: ModuleType) -> TwoHeads:
         module = TwoHeads(optimizers)

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, strict=True, reason="a second optimizer is refused; and pykeen cannot be imported after unhot.torch"
-)
 @pytest.mark.parametrize("first", ["pykeen", "unhot"])
 def test_pykeen(first: str, tmp_path: Path) -> None:
     """Whichever of them is imported first, which takes a process of its own; "adam" still means torch's."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-from .twins import SECOND, assert_same, prepared, trained_twice
+from .twins import assert_same, prepared, trained_twice
 
 TOKENS, LENGTH, TEXTS = 60, 6, 32
 SIZES = {"vocab_size": TOKENS, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
@@ -130,7 +130,6 @@ def test_resized_layers_are_tables(tmp_path: Path) -> None:
     assert_same(train)
 
 
-@SECOND
 def test_two_trainers(tmp_path: Path) -> None:
     """One after the other on the same model, each with its own optimizer; the first is still there."""
 

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,11 +17,6 @@ import unhot.torch
 ALLOWED = 1e-8
 """Relative to a weight, or to 1 if it is smaller. Rows of float64 agree to 1e-9; the few steps of these small models, at rates
 of at most 0.05, do not make ten times as much of it."""
-
-SECOND = pytest.mark.xfail(
-    raises=ValueError, strict=True, reason="a second optimizer is refused while the first of the table exists"
-)
-"""Of what is to come: there a new optimizer takes a table over."""
 
 M = TypeVar("M", bound=nn.Module)
 Trained = Callable[[ModuleType], nn.Module]
