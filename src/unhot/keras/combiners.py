@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
+
+from unhot.keras.kinds import Tensor
 
 COMBINERS = ("sum", "mean", "max", "sqrtn")
 
 
-def combined(combiner: str, vectors: Any, weights: Any, kept: Any) -> Any:
+def combined(combiner: str, vectors: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
     """The vectors (..., n, dim) combined along n; of a bag without any, 0.
 
     Args:
@@ -33,7 +33,7 @@ def combined(combiner: str, vectors: Any, weights: Any, kept: Any) -> Any:
     return total / (size if combiner == "mean" else ops.sqrt(size))
 
 
-def _largest(vectors: Any, kept: Any) -> Any:
+def _largest(vectors: Tensor, kept: Tensor) -> Tensor:
     if 0 in vectors.shape:
         return ops.sum(vectors, axis=-2)  # Keras refuses the largest of nothing
     if kept is None:

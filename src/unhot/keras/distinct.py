@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
+
+from unhot.keras.kinds import Option, Tensor
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -28,20 +28,20 @@ class DistinctIds(keras.layers.Layer):  # type: ignore[misc]
         [[3, 7, -1, -1], [0, 1, 2, 3]]
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Option) -> None:
         super().__init__(**kwargs)
         self.autocast = False  # half precision has no room for ids that come as floats
 
-    def call(self, ids: Any) -> Any:
+    def call(self, ids: Tensor) -> Tensor:
         """The distinct ids; see the class."""
         ids = ops.sort(ops.cast(ids, self._integers(ids)), axis=-1)
         repeated = ops.equal(ids[..., 1:], ids[..., :-1])
         return ops.concatenate([ids[..., :1], ops.where(repeated, ops.cast(-1, ids.dtype), ids[..., 1:])], axis=-1)
 
-    def compute_output_spec(self, ids: Any) -> Any:
+    def compute_output_spec(self, ids: Tensor) -> Tensor:
         """As the ids, in an integer dtype that has -1."""
         return keras.KerasTensor(ids.shape, dtype=self._integers(ids))
 
     @staticmethod
-    def _integers(ids: Any) -> str:
+    def _integers(ids: Tensor) -> str:
         return "int64" if keras.backend.standardize_dtype(ids.dtype) in ("int64", "uint32", "uint64") else "int32"

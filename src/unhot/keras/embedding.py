@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
@@ -13,6 +12,7 @@ from unhot.keras._private import autocast_scope
 from unhot.keras.backends import backend
 from unhot.keras.combiners import COMBINERS, combined
 from unhot.keras.input_ids import as_tensor, checked, is_dense, representable, require_exact
+from unhot.keras.kinds import Layer, Option, Shape, Tensor, Variable
 from unhot.rules.base import flag
 
 TABLES = ("embeddings", "lora_embeddings_a")
@@ -62,13 +62,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self,
         input_dim: int,
         output_dim: int,
-        *args: Any,
+        *args: Option,
         use_bias: bool = False,
-        bias_initializer: Any = "zeros",
-        activation: Any = None,
+        bias_initializer: Option = "zeros",
+        activation: Option = None,
         combiner: str | None = None,
         out_of_range: OutOfRange = "raise",
-        **kwargs: Any,
+        **kwargs: Option,
     ) -> None:
         if combiner is not None and combiner not in COMBINERS:
             raise ValueError(f"`combiner` must be one of {', '.join(map(repr, COMBINERS))} or None. Received: {combiner!r}.")
@@ -76,14 +76,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.activation = None if activation is None else keras.activations.get(activation)
         self.combiner = combiner
-        self.bias = None
+        self.bias: Variable | None = None
         super().__init__(input_dim, output_dim, *args, **kwargs)
         self._convert_input_args = False  # `__call__` does that, as Keras's other layers of integers do
         self.out_of_range = check_policy(out_of_range, input_dim)
 
     # ------------------------------------------------------------------ variables
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         """Keras's `build`, and the bias."""
         if self.built:
             return
@@ -94,15 +94,16 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.output_dim,), initializer=self.bias_initializer, name="bias")
 
-    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+    def enable_lora(self, *args: Option, **kwargs: Option) -> None:
         """Keras's `enable_lora`. The LoRA matrix with a row for each id also becomes a table."""
         super().enable_lora(*args, **kwargs)
         self._make_table(self.lora_embeddings_a)
 
-    def add_weight(self, *args: Any, **options: Any) -> Any:
+    def add_weight(self, *args: Option, **options: Option) -> Variable:
         """Keras's `add_weight`. The variables of tables are of their own kind where the backend has one."""
         if args or backend.TABLE_VARIABLE is None or options.get("name") not in TABLES:
-            return super().add_weight(*args, **options)
+            made: Variable = super().add_weight(*args, **options)
+            return made
         initializer, dtype = options.get("initializer"), options.get("dtype")
         with keras.name_scope(self.name, caller=self):
             variable = backend.TABLE_VARIABLE(
@@ -117,14 +118,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self._track_variable(variable)
         return variable
 
-    def _make_table(self, variable: Any) -> None:
+    def _make_table(self, variable: Variable) -> None:
         if backend.TABLE_VARIABLE is not None:
             return
         self._post_untrack_variable(variable)  # on PyTorch the layer lists parameters, and this becomes another
         backend.make_table(variable)
         self._post_track_variable(variable)
 
-    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+    def quantize(self, mode: Option = None, type_check: bool = True, config: Option = None) -> None:
         """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one, and subclasses of this one."""
         if type_check and type(self) is not Embedding:
             raise self._not_implemented_error(self.quantize)
@@ -132,7 +133,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ the call
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Option, **kwargs: Option) -> Tensor:
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
         if not args and kwargs.keys() <= {"training"} and backend.ready(inputs) and self._plain(inputs):
             return super(keras.layers.Layer, self).__call__(inputs)
@@ -141,13 +142,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self._seen()
         return result
 
-    def _plain(self, ids: Any) -> bool:
+    def _plain(self, ids: Tensor) -> bool:
         """Whether `keras.layers.Layer.__call__` would only call: there are no masks, losses, scopes or specifications.
 
         What it does to find out takes longer than the rest of what Python does for a lookup. torch's and Keras's ways from
         there on to `call` are taken in any case, with hooks, quantization and rematerialization.
         """
-        this: Any = self
+        this: Layer = self
         around = this.supports_masking or this.activity_regularizer or this.input_spec or this._losses
         if type(this) is not Embedding or not (this._called and this.built) or around or not this._gives_rows():
             return False
@@ -160,13 +161,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         if self.lora_enabled:
             backend.seen(self.lora_embeddings_a)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Option, **kwargs: Option) -> Tensor:
         """Keras's `forward`, through which torch's `Module.__call__` reaches `call`.
 
         Where possible, it goes straight to the rows of an owned table. Keras wraps `call` to add its arguments to the message
         of an error.
         """
-        called: Any = self.call
+        called: Option = self.call
         if len(args) == 1 and not kwargs and not self._remat_mode and getattr(called, "__func__", None) is Embedding.call:
             try:
                 found = self._owned_rows(*args)
@@ -176,12 +177,12 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
                 return found
         return super().forward(*args, **kwargs)
 
-    def call(self, inputs: Any, weights: Any = None) -> Any:
+    def call(self, inputs: Tensor, weights: Tensor = None) -> Tensor:
         """The vectors of the ids. See the class."""
         found = self._owned_rows(inputs) if weights is None else None
         return self._vectors(self._rows, inputs, weights) if found is None else found
 
-    def _owned_rows(self, ids: Any) -> Any:
+    def _owned_rows(self, ids: Tensor) -> Tensor:
         """What the layer gives where that is rows of an owned table as they are; None otherwise."""
         return backend.look_up(self._embeddings, ids) if backend.ready(ids) and self._gives_rows() else None
 
@@ -192,13 +193,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         cast = type(policy) is not keras.DTypePolicy or policy.compute_dtype != policy.variable_dtype  # or is quantized
         return not (added or cast) and self.out_of_range == "raise"
 
-    def _int8_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
+    def _int8_call(self, inputs: Tensor, weights: Tensor = None, training: Tensor = None) -> Tensor:
         return self._vectors(super()._int8_call, inputs, weights)
 
-    def _int4_call(self, inputs: Any, weights: Any = None, training: Any = None) -> Any:
+    def _int4_call(self, inputs: Tensor, weights: Tensor = None, training: Tensor = None) -> Tensor:
         return self._vectors(super()._int4_call, inputs, weights)
 
-    def _rows(self, ids: Any) -> Any:
+    def _rows(self, ids: Tensor) -> Tensor:
         """The vectors of ids within the table."""
         low_rank = backend.look_up(self.lora_embeddings_a, ids) if self.lora_enabled else None
         if low_rank is not None:
@@ -206,11 +207,11 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             return ops.add(self._base_rows(ids), (self.lora_alpha / self.lora_rank) * more)
         return super().call(ids) if self.lora_enabled else self._base_rows(ids)
 
-    def _base_rows(self, ids: Any) -> Any:
+    def _base_rows(self, ids: Tensor) -> Tensor:
         found = backend.look_up(self._embeddings, ids)
         return ops.take(self._embeddings, ids, axis=0) if found is None else found
 
-    def _vectors(self, rows_of: Callable[[Any], Any], inputs: Any, weights: Any) -> Any:
+    def _vectors(self, rows_of: Callable[[Tensor], Tensor], inputs: Tensor, weights: Tensor) -> Tensor:
         """What the layer gives for ids, where `rows_of` gives the vectors of those within the table."""
         weights = None if weights is None else ops.convert_to_tensor(weights)
         self._check_call(inputs, weights)
@@ -234,7 +235,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             found = _where(bad if self.combiner is None else ops.any(bad, axis=-1), float("nan"), found)
         return found
 
-    def _check_call(self, inputs: Any, weights: Any) -> None:
+    def _check_call(self, inputs: Tensor, weights: Tensor) -> None:
         require_exact(inputs, self)
         if self.combiner in (None, "max") and weights is not None:
             raise ValueError(f"`weights` go with combiner 'sum', 'mean' or 'sqrtn'. Received: combiner={self.combiner!r}.")
@@ -250,24 +251,24 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
                 f"`weights` must have the shape of the ids. Received: shapes {tuple(weights.shape)} and {tuple(inputs.shape)}."
             )
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
         """Keras's `compute_mask`. A combiner leaves nothing to mask."""
         return None if self.combiner is not None else super().compute_mask(inputs, mask)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Keras's `compute_output_shape`. A combiner removes the last axis of the ids."""
         return super().compute_output_shape(input_shape[:-1] if self.combiner is not None else input_shape)
 
-    def compute_output_spec(self, inputs: Any, weights: Any = None) -> Any:
+    def compute_output_spec(self, inputs: Tensor, weights: Tensor = None) -> Tensor:
         """Keras's `compute_output_spec`."""
         self._check_call(inputs, weights)
         return super().compute_output_spec(inputs)
 
     # ------------------------------------------------------------------ saving
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, Option]:
         """Keras's `get_config`, with unhot's arguments only if they are not the default, so Keras can read the rest."""
-        config: dict[str, Any] = super().get_config()
+        config: dict[str, Option] = super().get_config()
         if self.use_bias:
             config |= {"use_bias": True, "bias_initializer": keras.initializers.serialize(self.bias_initializer)}
         if self.activation is not None:
@@ -279,13 +280,13 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         return config
 
     @property
-    def variable_serialization_spec(self) -> dict[Any, list[str]]:
+    def variable_serialization_spec(self) -> dict[str | None, list[str]]:
         """Keras's `variable_serialization_spec`, with the bias last."""
         spec = super().variable_serialization_spec
         return {mode: [*names, "bias"] for mode, names in spec.items()} if self.use_bias else spec
 
 
-def _where(bad: Any, value: float, vectors: Any) -> Any:
+def _where(bad: Tensor, value: float, vectors: Tensor) -> Tensor:
     """The vectors, with `value` in all elements of those that are bad, and no gradient."""
     return ops.where(ops.expand_dims(bad, -1), ops.cast(value, vectors.dtype), vectors)
 

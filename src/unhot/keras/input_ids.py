@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import keras
 import numpy as np
 from keras import ops
 
 from unhot.ids import OutOfRange, as_ids, as_plain, in_range, refuse_booleans, widened
+from unhot.keras.kinds import Tensor
 
 EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
 """Up to here, a float dtype holds every integer."""
 
 
-def require_exact(ids: Any, layer: Any) -> None:
+def require_exact(ids: Tensor, layer: Tensor) -> None:
     """Refuse dtypes that are no ids, and floats that cannot hold the number of every row."""
     if not hasattr(ids, "dtype"):
         raise TypeError(f"the ids of layer '{layer.name}' must be one array or tensor. Received: {type(ids).__name__}.")
@@ -30,21 +31,21 @@ def require_exact(ids: Any, layer: Any) -> None:
         )
 
 
-def is_dense(ids: Any) -> bool:
+def is_dense(ids: Tensor) -> bool:
     """Whether these are no sparse or ragged ids."""
     if isinstance(ids, keras.KerasTensor):
         return not (ids.sparse or ids.ragged)
     return not any(hasattr(ids, name) for name in ("todense", "dense_shape", "with_flat_values"))
 
 
-def as_tensor(given: Any) -> Any:
+def as_tensor(given: Tensor) -> Tensor:
     """An array as the backend's tensor, and anything else as it is."""
     if not hasattr(given, "__array__") or ops.is_tensor(given) or isinstance(given, keras.KerasTensor):
         return given
     return ops.convert_to_tensor(given)
 
 
-def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
+def representable(ids: Tensor, rows: int, policy: OutOfRange) -> Tensor:
     """Ids that Keras is about to convert, which on some backends keeps the last 32 bits: those beyond become out of range."""
     if _holds_tensors(ids) or not (isinstance(ids, (list, tuple, int, float)) or hasattr(ids, "__array__")):
         return ids
@@ -66,13 +67,13 @@ def representable(ids: Any, rows: int, policy: OutOfRange) -> Any:
     return np.where(bad, -1, ids).astype(np.int64 if rows > 2**31 else np.int32)
 
 
-def _holds_tensors(ids: Any) -> bool:
+def _holds_tensors(ids: Tensor) -> bool:
     if isinstance(ids, (list, tuple)):
         return any(_holds_tensors(i) for i in ids)
     return ops.is_tensor(ids) or isinstance(ids, (keras.Variable, keras.KerasTensor))
 
 
-def _not_rows(ids: Any, rows: int) -> Any:
+def _not_rows(ids: Tensor, rows: int) -> Tensor:
     """A mask of the ids that are no rows' numbers, or None if all are."""
     if ids.dtype.kind in "iu":
         bad = in_range(ids, rows, "zero")[1]  # takes a kernel, and less time than the comparisons below
@@ -82,7 +83,7 @@ def _not_rows(ids: Any, rows: int) -> Any:
     return bad if bad.any() else None
 
 
-def _refuse(ids: Any, bad: Any, rows: int) -> NoReturn:
+def _refuse(ids: Tensor, bad: Tensor, rows: int) -> NoReturn:
     first = tuple(int(i) for i in np.argwhere(bad)[0])
     if ids.dtype.kind == "f":
         where = first[0] if len(first) == 1 else first
@@ -92,7 +93,7 @@ def _refuse(ids: Any, bad: Any, rows: int) -> NoReturn:
     raise AssertionError("an id is out of range")
 
 
-def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], Any]) -> tuple[Any, Any]:
+def checked(ids: Tensor, rows: int, policy: OutOfRange, concrete: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The ids as integers within the table; and a mask of those that were not, unless they now stand for another row.
 
     Raises: IndexError for an id out of range that is known now, where the policy is to raise it.
@@ -119,7 +120,7 @@ def checked(ids: Any, rows: int, policy: OutOfRange, concrete: Callable[[Any], A
     return ids, None if isinstance(policy, int) else ops.logical_not(within)
 
 
-def _integers(ids: Any, rows: int) -> Any:
+def _integers(ids: Tensor, rows: int) -> Tensor:
     """As int32 or int64; what those cannot hold becomes negative."""
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if dtype in ("int32", "int64"):

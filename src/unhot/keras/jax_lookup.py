@@ -11,11 +11,13 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+
+from unhot.keras.kinds import Tensor
 
 if TYPE_CHECKING:
     from unhot.keras.jax_tables import JaxBackend
@@ -25,13 +27,13 @@ class ByIdentity:
     """What is known of arrays, or of JAX's stand-ins for them, for as long as they are there."""
 
     def __init__(self) -> None:
-        self._held: dict[int, tuple[weakref.ref[Any], Any]] = {}
+        self._held: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
-    def __setitem__(self, array: Any, value: Any) -> None:
+    def __setitem__(self, array: Tensor, value: Tensor) -> None:
         number = id(array)
         self._held[number] = weakref.ref(array, lambda _: self._held.pop(number, None)), value
 
-    def get(self, array: Any) -> Any:
+    def get(self, array: Tensor) -> Tensor:
         reference, value = self._held.get(id(array), (None, None))
         return value if reference is not None and reference() is array else None
 
@@ -40,7 +42,7 @@ class ByIdentity:
 class Page:
     """What a step does with one value of a table."""
 
-    reads: list[Any] = field(default_factory=list)
+    reads: list[Tensor] = field(default_factory=list)
     """The vectors, before which nothing may be written."""
 
 
@@ -48,18 +50,18 @@ class Page:
 class Lookups:
     """What a gradient is made of: the ids and the gradients of their vectors, of each lookup."""
 
-    ids: tuple[Any, ...]
-    values: tuple[Any, ...]
+    ids: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     page: Page
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def read(training: JaxBackend, arrays: dict[str, Any], ids: Any) -> tuple[Any, Any]:
+def read(training: JaxBackend, arrays: dict[str, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
     """The settled vectors of the flat `ids`, or all for None; and the weights as they are."""
     return training.rows(arrays, ids), arrays["weights"]
 
 
-def _forward(training: JaxBackend, arrays: dict[str, Any], ids: Any) -> Any:
+def _forward(training: JaxBackend, arrays: dict[str, Tensor], ids: Tensor) -> Tensor:
     known = {name: array.value for name, array in arrays.items()}
     ids = None if ids is None else ids.value
     found = training.rows(known, ids)
@@ -70,7 +72,7 @@ def _forward(training: JaxBackend, arrays: dict[str, Any], ids: Any) -> Any:
     return (found, known["weights"]), (_Static(page), ids)
 
 
-def _backward(training: JaxBackend, residuals: Any, cotangents: Any) -> Any:
+def _backward(training: JaxBackend, residuals: Tensor, cotangents: Tensor) -> Tensor:
     (held, ids), (gradient, later) = residuals, cotangents
     lookups = Lookups((), (), held.value) if isinstance(later, SymbolicZero) else training.gradients.get(later)
     if isinstance(later, SymbolicZero):
@@ -95,5 +97,5 @@ read.defvjp(_forward, _backward, symbolic_zeros=True)
 class _Static:
     """What a residual holds beside arrays."""
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Tensor) -> None:
         self.value = value

@@ -7,7 +7,7 @@ The values of its slots hold nothing but the step at which they were: their arra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhot.jax.operations import ArrayRows, into_large_pages
+from unhot.keras.kinds import Tensor
 
 if TYPE_CHECKING:
     from unhot.keras.jax_tables import JaxBackend
@@ -29,17 +30,17 @@ the leaves of a gradient are a table without deferred steps, whose weights are t
 INTEGERS = ("last", "place")
 
 
-def carried(numbers: Any) -> Any:
+def carried(numbers: Tensor) -> jax.Array:
     """Integers as floats."""
     return jax.lax.bitcast_convert_type(jnp.asarray(numbers, jnp.int32) ^ MASK, jnp.float32)
 
 
-def integers(floats: Any) -> Any:
+def integers(floats: Tensor) -> jax.Array:
     """What `carried` carries."""
     return jax.lax.bitcast_convert_type(floats, jnp.int32) ^ MASK
 
 
-def traced(arrays: Any) -> bool:
+def traced(arrays: Tensor) -> bool:
     """Whether any of the arrays is JAX's stand-in for one."""
     return any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(arrays))
 
@@ -47,11 +48,11 @@ def traced(arrays: Any) -> bool:
 class CarriedRows(ArrayRows):
     """Rows whose integers are carried as floats."""
 
-    def take(self, name: str, ids: Any) -> Any:
+    def take(self, name: str, ids: Tensor) -> Tensor:
         lines = super().take(name, ids)
         return integers(lines) if name in INTEGERS else lines
 
-    def put(self, name: str, ids: Any, lines: Any) -> None:
+    def put(self, name: str, ids: Tensor, lines: Tensor) -> None:
         super().put(name, ids, carried(lines) if name in INTEGERS else lines)
 
 
@@ -69,7 +70,7 @@ class SettledView(jax.Array):
         return self.training.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.training.traced.dtype)
 
     @property
@@ -91,7 +92,7 @@ class SettledView(jax.Array):
     def __jax_array__(self) -> jax.Array:
         return self.todense()
 
-    def __array__(self, dtype: Any = None, context: None = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: np.dtype[Any] | None = None, context: None = None, copy: bool | None = None) -> Tensor:
         return np.asarray(self.todense(), dtype=dtype)
 
     def __repr__(self) -> str:
@@ -101,15 +102,15 @@ class SettledView(jax.Array):
         raise TypeError(f"unhashable type: '{type(self).__name__}'")
 
 
-def _of_the_array(name: str) -> Any:
+def _of_the_array(name: str) -> property:
     return property(lambda self: getattr(self.todense(), name))
 
 
-def _operator(name: str) -> Any:
+def _operator(name: str) -> Callable[..., Tensor]:
     return lambda self, *args: getattr(self.todense(), name)(*map(_array, args))
 
 
-def _array(value: Any) -> Any:
+def _array(value: Tensor) -> Tensor:
     return value.todense() if isinstance(value, SettledView) else value
 
 
@@ -135,11 +136,11 @@ class TableValue(SettledView):
     As a gradient, which JAX gives the same form, it is one whose weights are the gradient.
     """
 
-    def __init__(self, training: JaxBackend, arrays: Mapping[str, Any], settled: bool = False) -> None:
+    def __init__(self, training: JaxBackend, arrays: Mapping[str, Tensor], settled: bool = False) -> None:
         self.training, self.arrays = training, dict(arrays)
         self.settled = settled
         """Whether it is known that no step is deferred."""
-        self.passed: Any = None
+        self.passed: jax.Array | None = None
         """The weights as the latest lookup has passed them on; see `jax_lookup`."""
 
     def todense(self) -> jax.Array:
@@ -168,7 +169,7 @@ class TableValue(SettledView):
             return self.settle()
         return self if self.settled else TableValue(self.training, self.training.settled(self.arrays), settled=True)
 
-    def replaced(self, **arrays: Any) -> TableValue:
+    def replaced(self, **arrays: Tensor) -> TableValue:
         """The settled value with other weights or slots."""
         return TableValue(self.training, {**self.all_settled().arrays, **arrays}, settled=True)
 
@@ -183,8 +184,9 @@ class TableValue(SettledView):
         return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
 
     @property
-    def sharding(self) -> Any:
-        return self.arrays["weights"].sharding
+    def sharding(self) -> jax.sharding.Sharding:
+        sharding: jax.sharding.Sharding = self.arrays["weights"].sharding
+        return sharding
 
     def is_deleted(self) -> bool:
         return not self.alive()
@@ -201,7 +203,7 @@ class TableValue(SettledView):
 class SlotValue(SettledView):
     """The value of a slot of an owned table, whose array travels in the table's value at the step `clock`."""
 
-    def __init__(self, training: JaxBackend, name: str, clock: Any) -> None:
+    def __init__(self, training: JaxBackend, name: str, clock: Tensor) -> None:
         self.training, self.name, self.clock = training, name, clock
 
     def todense(self) -> jax.Array:
@@ -209,19 +211,19 @@ class SlotValue(SettledView):
         return self.training.slot(self)
 
 
-def _flatten_table(value: TableValue) -> Any:
+def _flatten_table(value: TableValue) -> tuple[tuple[jax.Array, ...], JaxBackend]:
     return tuple(value.arrays[name] for name in value.training.names), value.training
 
 
-def _unflatten_table(training: JaxBackend, leaves: Any) -> TableValue:
+def _unflatten_table(training: JaxBackend, leaves: Sequence[jax.Array]) -> TableValue:
     return TableValue(training, dict(zip(training.names, leaves, strict=True)))
 
 
-def _flatten_slot(value: SlotValue) -> Any:
+def _flatten_slot(value: SlotValue) -> tuple[tuple[jax.Array], tuple[JaxBackend, str]]:
     return (value.clock,), (value.training, value.name)
 
 
-def _unflatten_slot(known: tuple[JaxBackend, str], leaves: Any) -> SlotValue:
+def _unflatten_slot(known: tuple[JaxBackend, str], leaves: Sequence[jax.Array]) -> SlotValue:
     return SlotValue(*known, *leaves)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from unhot.jax.operations import into_large_pages
 from unhot.keras._private import stateless_scope
 from unhot.keras.jax_value import OPERATORS, SettledView, SlotValue, TableValue
+from unhot.keras.kinds import Tensor
 from unhot.training import Ownership, ownership_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def stepping() -> bool:
     return getattr(_local, "stepping", False)
 
 
-def _held(variable: Any) -> Any:
+def _held(variable: Tensor) -> Tensor:
     """What the variable holds: in a stateless scope, what that has for it."""
     scope = stateless_scope()
     value = None if scope is None else scope.get_current_value(variable)
@@ -47,21 +48,21 @@ def _held(variable: Any) -> Any:
 class _Variable(keras.Variable):  # type: ignore[misc]
     """What variables of tables and of slots have in common: who uses one has its settled array."""
 
-    def _array(self) -> Any:
+    def _array(self) -> Tensor:
         """The value as an array."""
         value = self.value
         return value.todense() if isinstance(value, SettledView) else value
 
-    def __jax_array__(self) -> Any:
+    def __jax_array__(self) -> Tensor:
         return self._array()
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: Tensor = None, copy: bool | None = None) -> Tensor:
         return np.array(self._array(), dtype=dtype) if copy else np.asarray(self._array(), dtype=dtype)
 
-    def numpy(self) -> Any:
+    def numpy(self) -> Tensor:
         return np.array(self)
 
-    def hold(self, value: Any) -> Any:
+    def hold(self, value: Tensor) -> Tensor:
         """Let the variable hold the value, as `Variable.assign` does."""
         scope = stateless_scope()
         if scope is None:
@@ -70,11 +71,11 @@ class _Variable(keras.Variable):  # type: ignore[misc]
             scope.add_update((self, value))
         return value
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Tensor]:
         """That of a copy, whose table is nobody's."""
         return {**vars(self), "_value": self._array(), "ownership": None, "training": None, "before": None}
 
-    def _as_array(self, value: Any) -> Any:
+    def _as_array(self, value: Tensor) -> Tensor:
         """The value as an array of the variable's shape and dtype, or Keras's error."""
         array = self._convert_to_tensor(value.todense() if isinstance(value, SettledView) else value, dtype=self._dtype)
         if array.shape != self.shape:
@@ -89,7 +90,7 @@ class _Read:
         self.value, self.ndim, self.shape = variable._array(), variable.ndim, variable.shape
 
 
-def _operator(name: str) -> Any:
+def _operator(name: str) -> Callable[..., Tensor]:
     keras_own = getattr(keras.Variable, name)
     return lambda self, *args: keras_own(_Read(self), *(a._array() if isinstance(a, _Variable) else a for a in args))
 
@@ -113,7 +114,7 @@ class TableVariable(_Variable):
     """The value before the latest, while it is not known whether the latest brings the slots with it; see `_take`."""
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Tensor:
         if stateless_scope() is None:
             self.refresh()
             held = self._value
@@ -141,7 +142,7 @@ class TableVariable(_Variable):
         if before is not None:
             self._value = before.replaced(weights=self._value.settle().arrays["weights"])
 
-    def assign(self, value: Any) -> Any:
+    def assign(self, value: Tensor) -> Tensor:
         owned = isinstance(value, TableValue) and self.ownership is not None and value.training is self.ownership.backend
         if stateless_scope() is None:
             return self._take(value) if owned else self._write(value)
@@ -165,7 +166,7 @@ class TableVariable(_Variable):
         self._value = value.in_large_pages()
         return value
 
-    def _write(self, value: Any) -> Any:
+    def _write(self, value: Tensor) -> Tensor:
         """Write all weights."""
         array = self._as_array(value)
         self.refresh()
@@ -184,13 +185,13 @@ class SlotVariable(_Variable):
     """What trains the table's rows, while that is owned by this slot's optimizer."""
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Tensor:
         held = _held(self)
         if not isinstance(held, SlotValue):
             return super().value
         return held.todense() if stepping() and stateless_scope() is not None else held
 
-    def assign(self, value: Any) -> Any:
+    def assign(self, value: Tensor) -> Tensor:
         training, scope = self.training, stateless_scope()
         if isinstance(value, SlotValue) and value.training is training and training is not None:
             if scope is None:

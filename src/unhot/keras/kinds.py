@@ -13,6 +13,16 @@ Gradient: TypeAlias = Any
 """A gradient: a `RowGradient`, a `Tensor` or None."""
 
 
+Option: TypeAlias = Any
+"""An argument that is handed on to Keras, or what Keras's configurations are made of."""
+
+Layer: TypeAlias = Any
+"""`keras.Layer`, with the attributes of whatever layer it is."""
+
+Shape: TypeAlias = Any
+"""A tuple of integers and None, or None."""
+
+
 class Variable(Protocol):
     """`keras.Variable`."""
 

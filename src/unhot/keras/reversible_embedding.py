@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from unhot.ids import OutOfRange
 from unhot.keras.embedding import Embedding
 from unhot.keras.input_ids import as_tensor, require_exact
+from unhot.keras.kinds import Option, Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -40,21 +39,21 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         input_dim: int,
         output_dim: int,
         tie_weights: bool = True,
-        *args: Any,
+        *args: Option,
         out_of_range: OutOfRange = "raise",
-        **kwargs: Any,
+        **kwargs: Option,
     ) -> None:
         self.tie_weights = tie_weights  # before Keras's, which builds the layer if it is given `weights`
         super().__init__(input_dim, output_dim, tie_weights, *args, out_of_range=out_of_range, **kwargs)
         if self.use_bias or self.activation is not None or self.combiner is not None:
             raise ValueError("ReversibleEmbedding has no bias, no activation and no combiner. Use Embedding for those.")
 
-    def build(self, input_shape: Any = None) -> None:
+    def build(self, input_shape: Shape = None) -> None:
         """Keras's `build`, once."""
         if not self.built:
             super().build(input_shape)
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Option, **kwargs: Option) -> Tensor:
         """Keras's `__call__`. It checks ids, but not vectors, before they are converted."""
         if not kwargs.get("reverse"):
             return super().__call__(inputs, *args, **kwargs)
@@ -62,13 +61,13 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         self._seen()
         return result
 
-    def compute_output_spec(self, inputs: Any, reverse: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Tensor, reverse: bool = False) -> Tensor:
         """Keras's `compute_output_spec`."""
         if not reverse:
             require_exact(inputs, self)
         return super().compute_output_spec(inputs, reverse)
 
-    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+    def quantize(self, mode: Option = None, type_check: bool = True, config: Option = None) -> None:
         """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one."""
         if type_check and type(self) is not ReversibleEmbedding:
             raise self._not_implemented_error(self.quantize)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
+
+from unhot.keras.kinds import Tensor
 
 
 class Operations:
@@ -25,67 +25,67 @@ class Operations:
     def __init__(self, dtype: str) -> None:
         self.dtype = tf.as_dtype(dtype)
 
-    def _alike(self, *values: Any) -> tuple[Any, ...]:
+    def _alike(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Numbers beside tensors take the tensors' dtype."""
         dtype = next(
             (value.dtype for value in values if hasattr(value, "dtype") and not isinstance(value, np.ndarray)), self.dtype
         )
         return tuple(value if tf.is_tensor(value) else _as(dtype, value) for value in values)
 
-    def where(self, condition: Any, x: Any, y: Any) -> Any:
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return tf.where(condition, *self._alike(x, y))
 
-    def maximum(self, x: Any, y: Any) -> Any:
+    def maximum(self, x: Tensor, y: Tensor) -> Tensor:
         return tf.maximum(*self._alike(x, y))
 
-    def minimum(self, x: Any, y: Any) -> Any:
+    def minimum(self, x: Tensor, y: Tensor) -> Tensor:
         return tf.minimum(*self._alike(x, y))
 
-    def stack(self, parts: Any, axis: int = 0) -> Any:
+    def stack(self, parts: Tensor, axis: int = 0) -> Tensor:
         # Not `tf.stack`: Grappler cancels it with the slice `c[:, i, None]` that follows, and forgets the new axis.
         return tf.concat([tf.expand_dims(self.real(part), axis) for part in parts], axis)
 
-    def fused(self, function: Any) -> Any:
+    def fused(self, function: Tensor) -> Tensor:
         """The function, compiled as one if that pays."""
         return function
 
-    def padded(self, ids: Any) -> Any:
+    def padded(self, ids: Tensor) -> Tensor:
         """The ids, of which the last may be repeated so that fewer lengths have to be compiled."""
         return ids
 
-    def concat(self, parts: Any, axis: int = 0) -> Any:
+    def concat(self, parts: Tensor, axis: int = 0) -> Tensor:
         return tf.concat(parts, axis)
 
-    def sum(self, x: Any, axis: int) -> Any:
+    def sum(self, x: Tensor, axis: int) -> Tensor:
         return tf.reduce_sum(x, axis)
 
-    def flat(self, x: Any) -> Any:
+    def flat(self, x: Tensor) -> Tensor:
         """The lines of a three-dimensional array."""
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2]))
 
-    def real(self, x: Any) -> Any:
+    def real(self, x: Tensor) -> Tensor:
         return _as(self.dtype, x)
 
-    def full_like(self, x: Any, value: Any) -> Any:
+    def full_like(self, x: Tensor, value: Tensor) -> Tensor:
         return tf.zeros_like(x) + _as(x.dtype, value)
 
-    def zeros(self, shape: Any, like: Any) -> Any:
+    def zeros(self, shape: Tensor, like: Tensor) -> Tensor:
         return tf.zeros(shape, like.dtype)
 
-    def arange(self, count: int) -> Any:
+    def arange(self, count: int) -> Tensor:
         return tf.range(count, dtype=tf.int32)
 
-    def places(self, x: Any) -> Any:
+    def places(self, x: Tensor) -> Tensor:
         return tf.range(tf.size(x), dtype=tf.int32)
 
-    def sum_by(self, lines: Any, group: Any) -> Any:
+    def sum_by(self, lines: Tensor, group: Tensor) -> Tensor:
         """As many lines, each the sum of the lines of the group of that number."""
         return tf.math.unsorted_segment_sum(lines, group, tf.size(group))
 
-    def take(self, x: Any, i: Any) -> Any:
+    def take(self, x: Tensor, i: Tensor) -> Tensor:
         return gathered(x, i) if isinstance(x, tf.Variable) else tf.gather(x, i)
 
-    def put(self, x: Any, i: Any, lines: Any) -> Any:
+    def put(self, x: Tensor, i: Tensor, lines: Tensor) -> Tensor:
         """`x` with its lines `i` replaced: a variable itself, or a new tensor."""
         lines = tf.cast(lines, x.dtype)
         single = len(i.shape) == 0
@@ -95,7 +95,7 @@ class Operations:
             return x
         return tf.tensor_scatter_nd_update(x, i[:, None], lines)
 
-    def after(self, x: Any, alike: Any, lines: Any) -> Any:
+    def after(self, x: Tensor, alike: Tensor, lines: Tensor) -> Tensor:
         """x, but not before the lines are there; `alike` equals x, which XLA must not know, or it copies the variable."""
         return tf.where(lines[:, 0] == lines[:, 0], x, alike)
 
@@ -103,10 +103,10 @@ class Operations:
 class Fused(Operations):
     """The same in a graph that is no export's: what is done to rows is compiled as one, and passes over them once."""
 
-    def fused(self, function: Any) -> Any:
+    def fused(self, function: Tensor) -> Tensor:
         return tf.function(function, jit_compile=True, autograph=False)
 
-    def padded(self, ids: Any) -> Any:
+    def padded(self, ids: Tensor) -> Tensor:
         """Eight lengths from n to 2 n."""
         if ids.shape[0] is not None:
             return ids
@@ -116,12 +116,12 @@ class Fused(Operations):
         return tf.gather(ids, tf.minimum(tf.range((size + unit - 1) // unit * unit), size - 1))
 
 
-def _as(dtype: Any, value: Any) -> Any:
+def _as(dtype: Tensor, value: Tensor) -> Tensor:
     """A tensor, or a number as it is: `tf.cast` would make float32 of it first."""
     return tf.cast(value, dtype) if hasattr(value, "dtype") else tf.constant(value, dtype)
 
 
-def gathered(variable: Any, ids: Any) -> Any:
+def gathered(variable: Tensor, ids: Tensor) -> Tensor:
     """The lines `ids` of a variable, read so that neither tapes nor the graph's list of its variables hear of it.
 
     Nothing is differentiated here, and a tape that watched the weights would have compiled functions give what it may need.
@@ -130,7 +130,7 @@ def gathered(variable: Any, ids: Any) -> Any:
     return tf.raw_ops.ResourceGather(resource=variable.handle, indices=ids, dtype=variable.dtype)
 
 
-def as_it_is(variable: Any) -> Any:
+def as_it_is(variable: Tensor) -> Tensor:
     """The value of a variable, read in the same way."""
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
@@ -138,15 +138,15 @@ def as_it_is(variable: Any) -> Any:
 class VariableRows:
     """`unhot.traced.engine.Rows` in variables, which are written in place."""
 
-    def __init__(self, variables: dict[str, Any], rows: int) -> None:
+    def __init__(self, variables: dict[str, Tensor], rows: int) -> None:
         self.variables, self.rows = variables, rows
 
-    def take(self, name: str, ids: Any) -> Any:
+    def take(self, name: str, ids: Tensor) -> Tensor:
         return gathered(self.variables[name], self._within(ids))
 
-    def put(self, name: str, ids: Any, lines: Any) -> None:
+    def put(self, name: str, ids: Tensor, lines: Tensor) -> None:
         # Ids beyond the table come from settling in turn only. The last row's line is then written again as it is.
         self.variables[name].scatter_update(tf.IndexedSlices(lines, self._within(ids)))
 
-    def _within(self, ids: Any) -> Any:
+    def _within(self, ids: Tensor) -> Tensor:
         return tf.minimum(ids, tf.cast(self.rows - 1, ids.dtype))

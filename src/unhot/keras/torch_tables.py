@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from unhot.atomic import Lock
 from unhot.engine import Engine, recurrence
-from unhot.keras.backend import KerasBackend
+from unhot.keras.backend import Function, KerasBackend
 from unhot.keras.gradients import RowGradient
+from unhot.keras.kinds import Gradient, Option, Variable
+from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Owned, Settled, become, trait_of
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
@@ -28,40 +30,44 @@ from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership
 
+if TYPE_CHECKING:
+    from unhot.keras.row_sparse import RowSparse
+
 # ---------------------------------------------------------------- tables and lookups
 
 
 class Deferred:
     """A variable without a value yet, of which a table is made once it has one."""
 
-    def _initialize(self, value: Any) -> None:
+    def _initialize(self, value: Number) -> None:
         self.__class__ = type(self).__bases__[1]
-        this: Any = self
+        this: Option = self
         this._initialize(value)
         make_table(this)
 
 
-def make_table(variable: Any) -> None:
+def make_table(variable: Variable) -> None:
     """Let the new variable's rows be trained apart."""
     value = variable._value
     if value is None:  # where Keras builds a model symbolically, as `fit` does for one that was never called
-        kind: Any = type(variable)
+        kind: Option = type(variable)
         variable.__class__ = trait_of(Deferred, kind)
     if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
         variable._value = TableParameter(value.detach(), value.requires_grad)
 
 
-def is_table(variable: Any) -> bool:
+def is_table(variable: Variable) -> bool:
     """Whether `make_table` has made this variable one."""
     return isinstance(getattr(variable, "_value", None), TableParameter)
 
 
-def ownable(variable: Any) -> Any:
+def ownable(variable: Variable) -> TableParameter:
     """What knows whose the table is: on PyTorch, the parameter."""
-    return variable._value
+    parameter: TableParameter = variable._value
+    return parameter
 
 
-def look_up(variable: Any, ids: Any) -> Any:
+def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     weight = getattr(variable, "_value", None)
     if type(weight) is not TableParameter or get_device() == "meta":
@@ -69,12 +75,12 @@ def look_up(variable: Any, ids: Any) -> Any:
     return without_torch_functions(_owned_lookup, weight, ids)
 
 
-def _owned_lookup(weight: TableParameter, ids: Any) -> Any:
+def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     training = owner_of(weight, None)
     return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
 
-def ready(ids: Any) -> bool:
+def ready(ids: Tensor) -> bool:
     """Whether `look_up` may be asked for ids that nobody has converted or checked: it raises IndexError for those out of range.
 
     The kernels look at every id anyway. What Keras's operations do beside, to a tensor that is as it should be, takes a
@@ -86,7 +92,7 @@ def ready(ids: Any) -> bool:
     return within != "meta" and ids.device.type == within
 
 
-def concrete(ids: Any) -> Any:
+def concrete(ids: Tensor) -> Number:
     """The ids as an array, if they are known now."""
     if torch.compiler.is_compiling() or ids.device.type == "meta" or isinstance(ids, torch._subclasses.FakeTensor):
         return None
@@ -99,39 +105,38 @@ def concrete(ids: Any) -> Any:
 class Counter:
     """The optimizer's `iterations`, which count in place: Keras's own `assign(self + 1)` takes some 60 microseconds."""
 
-    def assign_add(self, value: Any) -> Any:
-        this: Any = self
+    def assign_add(self, value: Number) -> Number:
+        this: Option = self
         if type(value) is not int or in_stateless_scope():
             return super().assign_add(value)  # type: ignore[misc]
         with torch.no_grad():
             return this._value.add_(value)
 
 
-def built(optimizer: Any) -> None:
+def built(optimizer: RowSparse) -> None:
     """The optimizer owns its tables from now on."""
     if optimizer._tables:
-        kind: Any = type(optimizer._iterations)
+        kind: Option = type(optimizer._iterations)
         optimizer._iterations.__class__ = trait_of(Counter, kind)
 
 
-def wrap_apply(function: Any) -> Any:
+def wrap_apply(function: Function) -> Function:
     """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
-    disable: Any = torch.compiler.disable
+    disable: Option = torch.compiler.disable
     hidden = disable(function, reason="unhot settles and steps rows outside graphs")
 
-    @functools.wraps(function)
-    def outside(*args: Any, **kwargs: Any) -> Any:  # where nothing is compiled, the way through `hidden` takes longer
-        return (hidden if torch.compiler.is_compiling() else function)(*args, **kwargs)
+    def outside(*args: Option, **kwargs: Option) -> None:  # where nothing is compiled, the way through `hidden` takes longer
+        (hidden if torch.compiler.is_compiling() else function)(*args, **kwargs)
 
-    return outside
+    return cast("Function", functools.wraps(function)(outside))
 
 
-def check_rule(rule: Optimizer, variable: Any) -> None:
+def check_rule(rule: Optimizer, variable: Variable) -> None:
     """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
     recurrence(rule, _dtype(variable._value), variable.shape[0])
 
 
-def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> list[Any]:
+def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
     """The gradients, those of owned tables by rows where they are row-sparse, and all others dense."""
     found = []
     for gradient, variable in zip(gradients, variables, strict=True):
@@ -164,10 +169,12 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
-    def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
+    def __init__(self, variable: Variable, slots: Mapping[str, Variable], optimizer: RowSparse) -> None:
         self.variable, self._slots = variable, slots
-        source: Any = _Slots()
-        vars(optimizer).setdefault("_sources", []).append(source)  # held by the optimizer alone, with which the table is free
+        source: Option = _Slots()
+        optimizer.__dict__.setdefault("_sources", []).append(
+            source
+        )  # held by the optimizer alone, with which the table is free
         super().__init__(source, Lock())
 
     def tied(self, tie: Ownership[Any]) -> None:
@@ -178,7 +185,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         for slot in self._slots.values():
             become(slot, Settled, self)
 
-    def restart(self, optimizer: Any) -> None:
+    def restart(self, optimizer: RowSparse) -> None:
         self.hand_over()
 
     def summed(self, gradient: RowGradient) -> RowGradient:
@@ -188,21 +195,21 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         sums = wide.index_add_(0, inverse, gradient.values.to(torch.float64)).to(gradient.values.dtype)
         return RowGradient(ids, sums, self)
 
-    def dense_gradient(self, ids: Any, values: Any) -> Any:
+    def dense_gradient(self, ids: Tensor, values: Tensor) -> Tensor:
         self.hand_over()
         return torch.zeros(self.variable.shape, dtype=values.dtype, device=values.device).index_add_(0, ids, values)
 
     @contextmanager
-    def dense_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+    def dense_step(self, optimizer: RowSparse, rate: Number) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it; the next step by rows starts from its variables."""
         self.hand_over()
         yield
 
-    def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
+    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
         """Get ready for a step; what can go wrong goes wrong here."""
         without_torch_functions(self._prepare_step, optimizer, variable, rate)
 
-    def _prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
+    def _prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
         clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
@@ -215,7 +222,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
             self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
         self._hyper = engine.follow(rule)
 
-    def make_step(self, gradient: RowGradient, rate: Any) -> None:
+    def make_step(self, gradient: RowGradient, rate: Number) -> None:
         """Make the step that was prepared."""
         without_torch_functions(self._make_step, gradient)
 
@@ -228,7 +235,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
-    def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Any]) -> Engine:
+    def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
         snapshot, followed = recurrence(rule, _dtype(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
