@@ -1,14 +1,19 @@
 """What `unhot.keras` needs of Keras and of its backends and they do not publish, each as a function that says what it needs.
 
 Each has a fallback, for a version that has it no more: the results stay the same, at a cost that the function names.
+`UNHOT_PRIVATE=off` in the environment turns to the fallbacks of scopes and traces.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import keras
+
+ON = os.environ.get("UNHOT_PRIVATE", "on") != "off"
+"""Whether to use what is not published."""
 
 
 def compiled_by_xla(graph: Any) -> bool:
@@ -153,11 +158,14 @@ def stateless_scope() -> Any:
     Fallback: a scope knows the one that it is entered in.
     """
     try:
-        from keras.src.backend.common.stateless_scope import get_stateless_scope
+        if ON:
+            from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+            return get_stateless_scope()
     except ImportError:
-        with keras.StatelessScope(initialize_variables=False) as scope:
-            return scope.original_scope
-    return get_stateless_scope()
+        pass
+    with keras.StatelessScope(initialize_variables=False) as scope:
+        return scope.original_scope
 
 
 def autocast_scope() -> object:
@@ -170,7 +178,7 @@ def autocast_scope() -> object:
         from keras.src.backend.common.variables import get_autocast_scope
     except ImportError:
         return "unknown"
-    scope: object = get_autocast_scope()
+    scope: object = get_autocast_scope() if ON else "unknown"
     return scope
 
 
@@ -184,7 +192,7 @@ def nnx_enabled() -> bool:
         from keras.src.backend.config import is_nnx_enabled
     except ImportError:
         return False
-    return bool(is_nnx_enabled())
+    return ON and bool(is_nnx_enabled())
 
 
 # ---------------------------------------------------------------- JAX
@@ -198,7 +206,7 @@ def same_trace(array: Any, other: Any) -> bool:
     """
     import jax
 
-    if not (isinstance(array, jax.core.Tracer) and isinstance(other, jax.core.Tracer)):
+    if not (ON and isinstance(array, jax.core.Tracer) and isinstance(other, jax.core.Tracer)):
         return False
     trace = getattr(array, "_trace", None)
     return trace is not None and trace is getattr(other, "_trace", None)
