@@ -55,7 +55,6 @@ class KerasBackend(Backend):
     # ------------------------------------------------------------------ tables and lookups
 
     @staticmethod
-    @abstractmethod
     def make_table(variable: Variable) -> None:
         """Let the new variable's rows be trained apart, where it is not made as a `TABLE_VARIABLE`."""
 
@@ -112,10 +111,6 @@ class KerasBackend(Backend):
         """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
 
     # ------------------------------------------------------------------ an optimizer
-
-    @staticmethod
-    def built(optimizer: RowSparse) -> None:
-        """The optimizer owns its tables from now on."""
 
     @staticmethod
     def wrap_apply(function: Function) -> Function:

@@ -44,10 +44,6 @@ class JaxBackend(KerasBackend):
     # ------------------------------------------------------------------ tables and lookups
 
     @staticmethod
-    def make_table(variable: Variable) -> None:
-        """Nothing: a table is made as such."""
-
-    @staticmethod
     def is_table(variable: Variable) -> bool:
         return isinstance(variable, TableVariable) and variable._dtype in DTYPES
 

@@ -57,7 +57,6 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         for variable in self._trainable_variables:
             if backend.is_table(variable) and variable.shape[0] >= backend.FEWEST_ROWS:
                 self.own_if_possible(variable)
-        backend.built(self)
 
     def own_if_possible(self, variable: Variable) -> None:
         """Train the rows of this table from now on, or warn that it is trained densely, and say why."""

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import keras
 import numpy as np
 import torch
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.backend.torch.core import get_device
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from unhot.keras.backend import Function, KerasBackend
 from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
-from unhot.keras.settled import Owned, Settled, become, trait_of
+from unhot.keras.settled import Settled
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
 from unhot.torch.backend import TorchBackend, steps_made
@@ -36,28 +36,24 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- tables and lookups
 
 
-class Deferred:
-    """A variable without a value yet, of which a table is made once it has one."""
+class TableVariable(keras.Variable):  # type: ignore[misc]
+    """The variable of a table, whose value is a `TableParameter`: settled for all who use it."""
 
     def _initialize(self, value: Number) -> None:
-        self.__class__ = type(self).__bases__[1]
-        this: Option = self
-        this._initialize(value)
-        make_table(this)
+        super()._initialize(value)
+        made: torch.Tensor = self._value
+        if made.dtype in DTYPES and made.device.type != "meta":
+            self._value = TableParameter(made.detach(), made.requires_grad)
 
 
-def make_table(variable: Variable) -> None:
-    """Let the new variable's rows be trained apart."""
-    value = variable._value
-    if value is None:  # where Keras builds a model symbolically, as `fit` does for one that was never called
-        kind: Option = type(variable)
-        variable.__class__ = trait_of(Deferred, kind)
-    if isinstance(value, torch.nn.Parameter) and value.dtype in DTYPES and value.device.type != "meta":
-        variable._value = TableParameter(value.detach(), value.requires_grad)
+class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
+    """A slot of a table."""
+
+    training: TorchKerasBackend | None = None
 
 
 def is_table(variable: Variable) -> bool:
-    """Whether `make_table` has made this variable one."""
+    """Whether this is the variable of a table."""
     return isinstance(getattr(variable, "_value", None), TableParameter)
 
 
@@ -100,24 +96,6 @@ def concrete(ids: Tensor) -> Number:
 
 
 # ---------------------------------------------------------------- training
-
-
-class Counter:
-    """The optimizer's `iterations`, which count in place: Keras's own `assign(self + 1)` takes some 60 microseconds."""
-
-    def assign_add(self, value: Number) -> Number:
-        this: Option = self
-        if type(value) is not int or in_stateless_scope():
-            return super().assign_add(value)  # type: ignore[misc]
-        with torch.no_grad():
-            return this._value.add_(value)
-
-
-def built(optimizer: RowSparse) -> None:
-    """The optimizer owns its tables from now on."""
-    if optimizer._tables:
-        kind: Option = type(optimizer._iterations)
-        optimizer._iterations.__class__ = trait_of(Counter, kind)
 
 
 def wrap_apply(function: Function) -> Function:
@@ -163,13 +141,16 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     EAGER = True
 
     ownable = staticmethod(ownable)
-    make_table, is_table, look_up = staticmethod(make_table), staticmethod(is_table), staticmethod(look_up)
+    TABLE_VARIABLE = TableVariable
+    SLOT_VARIABLE = SlotVariable
+
+    is_table, look_up = staticmethod(is_table), staticmethod(look_up)
     ready, concrete, check_rule = staticmethod(ready), staticmethod(concrete), staticmethod(check_rule)
-    built, wrap_apply, by_rows = staticmethod(built), staticmethod(wrap_apply), staticmethod(by_rows)
+    wrap_apply, by_rows = staticmethod(wrap_apply), staticmethod(by_rows)
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
-    def __init__(self, variable: Variable, slots: Mapping[str, Variable], optimizer: RowSparse) -> None:
+    def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
         self.variable, self._slots = variable, slots
         source: Option = _Slots()
         optimizer.__dict__.setdefault("_sources", []).append(
@@ -181,9 +162,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         self.tie = weakref.ref(tie)
 
     def resume(self) -> None:
-        become(self.variable, Owned, self)
         for slot in self._slots.values():
-            become(slot, Settled, self)
+            slot.training = self
 
     def restart(self, optimizer: RowSparse) -> None:
         self.hand_over()
