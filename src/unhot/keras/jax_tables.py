@@ -263,12 +263,14 @@ class JaxBackend(KerasBackend):
         """Whether any row of these arrays, which are known, has deferred steps."""
         return self.traced.defers and not bool((arrays["last"] == arrays["clock"]).all())
 
-    def slot(self, value: SlotValue) -> jax.Array:
-        """The settled slot."""
+    def slot(self, value: SlotValue, stepping: bool = False) -> jax.Array:
+        """The settled slot; in an optimizer's step, that of the table's value there."""
         self.variable.refresh()
         table = self.variable.held()
         here = table is not None and table.training is self
-        if table is not None and isinstance(value.clock, jax.core.Tracer):
+        if stepping:
+            pass
+        elif table is not None and isinstance(value.clock, jax.core.Tracer):
             here = here and same_trace(value.clock, table.arrays["clock"])
         elif table is not None and not traced(table.arrays):
             here = here and bool(np.asarray(value.clock) == np.asarray(table.arrays["clock"]))

@@ -189,7 +189,7 @@ class SlotVariable(_Variable):
         held = _held(self)
         if not isinstance(held, SlotValue):
             return super().value
-        return held.todense() if stepping() and stateless_scope() is not None else held
+        return held.training.slot(held, True) if stepping() and stateless_scope() is not None else held
 
     def assign(self, value: Tensor) -> Tensor:
         training, scope = self.training, stateless_scope()

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 class TableVariable(keras.Variable):  # type: ignore[misc]
     """The variable of a table, whose value is a `TableParameter`: settled for all who use it."""
 
+    _value: Tensor
+
     def _initialize(self, value: Number) -> None:
         super()._initialize(value)
-        made: torch.Tensor = self._value
+        made = self._value
         if made.dtype in DTYPES and made.device.type != "meta":
             self._value = TableParameter(made.detach(), made.requires_grad)
 
