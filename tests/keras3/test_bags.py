@@ -201,7 +201,5 @@ def test_what_does_not_go_together() -> None:
     layer = unhot.keras.Embedding(ROWS, DIM, combiner="sum")
     with pytest.raises(ValueError, match=r"`weights` must have the shape of the ids. Received: shapes \(2, 1\) and \(2, 4\)"):
         layer(IDS, weights=weights[:, :1])
-    with pytest.raises(ValueError, match="combines along its last axis"):
+    with pytest.raises(ValueError, match="combines along the last axis of the ids"):
         layer(np.int32(3))
-    with pytest.raises(ValueError, match="sparse" if BACKEND == "torch" else "takes a dense array of ids"):
-        layer(keras.Input((LENGTH,), dtype="int32", sparse=True))

@@ -82,11 +82,6 @@ class KerasBackend(Backend):
         """The ids as a NumPy array, if they are known now."""
 
     @staticmethod
-    def ready(ids: Tensor) -> bool:
-        """Whether `look_up` may be asked for ids that nobody has converted or checked."""
-        return False
-
-    @staticmethod
     def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tuple[Tensor, Tensor | None]:
         """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
         return ids, bad

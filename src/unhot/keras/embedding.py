@@ -8,11 +8,10 @@ import keras
 from keras import ops
 
 from unhot.ids import OutOfRange, check_policy
-from unhot.keras._private import autocast_scope
 from unhot.keras.backends import backend
-from unhot.keras.combiners import COMBINERS, combined
-from unhot.keras.input_ids import as_tensor, checked, is_dense, representable, require_exact
-from unhot.keras.kinds import Layer, Option, Shape, Tensor, Variable
+from unhot.keras.combiners import COMBINERS, bags_of, check_weights, combined, is_ragged
+from unhot.keras.input_ids import as_tensor, checked, representable, require_exact
+from unhot.keras.kinds import Option, Shape, Tensor, Variable
 from unhot.rules.base import flag
 
 TABLES = ("embeddings", "lora_embeddings_a")
@@ -37,7 +36,8 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     Call: `layer(ids, weights=None)`. The ids have any shape (..., n). They are integers, or floats whose dtype has an exact
         number for every row (float32: 2**24 rows). `weights` have the same shape, can be trained, and need a combiner other
-        than "max". Ragged and sparse ids work as in `keras.layers.Embedding`, without a combiner.
+        than "max". Ragged and sparse ids work as in `keras.layers.Embedding`, where absent ids are 0. A
+        combiner takes those that are there, with weights in an array of the same kind.
 
     Returns: vectors of shape ids.shape + (output_dim,). A combiner removes the last axis of the ids.
 
@@ -72,10 +72,11 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     ) -> None:
         if combiner is not None and combiner not in COMBINERS:
             raise ValueError(f"`combiner` must be one of {', '.join(map(repr, COMBINERS))} or None. Received: {combiner!r}.")
-        self.use_bias = flag(type(self).__name__, "use_bias", use_bias)
+        # What `call` goes by has names of its own: a subclass that combines or activates by itself sets the public ones.
+        self.use_bias = self._adds_bias = flag(type(self).__name__, "use_bias", use_bias)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.activation = None if activation is None else keras.activations.get(activation)
-        self.combiner = combiner
+        self.activation = self._activates = None if activation is None else keras.activations.get(activation)
+        self.combiner = self._combines = combiner
         self.bias: Variable | None = None
         super().__init__(input_dim, output_dim, *args, **kwargs)
         self._convert_input_args = False  # `__call__` does that, as Keras's other layers of integers do
@@ -91,7 +92,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self._tracker.unlock()  # LoRA has locked it, as Keras does by itself after `build`
         if self.quantization_mode is None:
             self._make_table(self._embeddings)
-        if self.use_bias:
+        if self._adds_bias:
             self.bias = self.add_weight(shape=(self.output_dim,), initializer=self.bias_initializer, name="bias")
 
     def enable_lora(self, *args: Option, **kwargs: Option) -> None:
@@ -135,25 +136,10 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def __call__(self, inputs: Tensor, *args: Option, **kwargs: Option) -> Tensor:
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
-        if not args and kwargs.keys() <= {"training"} and backend.ready(inputs) and self._plain(inputs):
-            return super(keras.layers.Layer, self).__call__(inputs)
         ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
         result = super().__call__(ids, *map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()})
         self._seen()
         return result
-
-    def _plain(self, ids: Tensor) -> bool:
-        """Whether `keras.layers.Layer.__call__` would only call: there are no masks, losses, scopes or specifications.
-
-        What it does to find out takes longer than the rest of what Python does for a lookup. torch's and Keras's ways from
-        there on to `call` are taken in any case, with hooks, quantization and rematerialization.
-        """
-        this: Layer = self
-        around = this.supports_masking or this.activity_regularizer or this.input_spec or this._losses
-        if type(this) is not Embedding or not (this._called and this.built) or around or not this._gives_rows():
-            return False
-        scoped = autocast_scope() or keras.distribution.distribution()
-        return not scoped and getattr(ids, "_keras_mask", None) is None
 
     def _seen(self) -> None:
         """The tables have been read."""
@@ -161,37 +147,9 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         if self.lora_enabled:
             backend.seen(self.lora_embeddings_a)
 
-    def forward(self, *args: Option, **kwargs: Option) -> Tensor:
-        """Keras's `forward`, through which torch's `Module.__call__` reaches `call`.
-
-        Where possible, it goes straight to the rows of an owned table. Keras wraps `call` to add its arguments to the message
-        of an error.
-        """
-        called: Option = self.call
-        if len(args) == 1 and not kwargs and not self._remat_mode and getattr(called, "__func__", None) is Embedding.call:
-            try:
-                found = self._owned_rows(*args)
-            except Exception:  # Keras's way, below, meets it again and adds the arguments
-                found = None
-            if found is not None:
-                return found
-        return super().forward(*args, **kwargs)
-
     def call(self, inputs: Tensor, weights: Tensor = None) -> Tensor:
         """The vectors of the ids. See the class."""
-        found = self._owned_rows(inputs) if weights is None else None
-        return self._vectors(self._rows, inputs, weights) if found is None else found
-
-    def _owned_rows(self, ids: Tensor) -> Tensor:
-        """What the layer gives where that is rows of an owned table as they are; None otherwise."""
-        return backend.look_up(self._embeddings, ids) if backend.ready(ids) and self._gives_rows() else None
-
-    def _gives_rows(self) -> bool:
-        """Whether the vector of an id is a row of the table as it is, and another id an error."""
-        added = self.bias is not None or self.activation is not None or self.combiner is not None or self.lora_enabled
-        policy = self.dtype_policy
-        cast = type(policy) is not keras.DTypePolicy or policy.compute_dtype != policy.variable_dtype  # or is quantized
-        return not (added or cast) and self.out_of_range == "raise"
+        return self._vectors(self._rows, inputs, weights)
 
     def _int8_call(self, inputs: Tensor, weights: Tensor = None, training: Tensor = None) -> Tensor:
         return self._vectors(super()._int8_call, inputs, weights)
@@ -215,66 +173,68 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         """What the layer gives for ids, where `rows_of` gives the vectors of those within the table."""
         weights = None if weights is None else ops.convert_to_tensor(weights)
         self._check_call(inputs, weights)
-        if hasattr(inputs, "with_flat_values"):  # ragged
-            return inputs.with_flat_values(self._vectors(rows_of, inputs.flat_values, None))
-        inputs = ops.convert_to_tensor(inputs, sparse=False)
-        ids, bad = checked(inputs, self.input_dim, self.out_of_range, backend.concrete)
+        combines = self._combines
+        if is_ragged(inputs) and (combines is None or len(inputs.flat_values.shape) > 1):
+            flat = None if weights is None else weights.flat_values
+            return inputs.with_flat_values(self._vectors(rows_of, inputs.flat_values, flat))
+        bags = bags_of(inputs if combines is not None else ops.convert_to_tensor(inputs, sparse=False), weights)
+        ids, bad = checked(bags.ids, self.input_dim, self.out_of_range, backend.concrete)
         if bad is not None and self.out_of_range == "raise":
-            ids, bad = backend.refuse_later(ids, bad, inputs, self)
+            ids, bad = backend.refuse_later(ids, bad, bags.ids, self)
         found = rows_of(ids)
         if bad is not None and self.out_of_range == "zero":
             found = _where(bad, 0.0, found)
-        if self.combiner is not None:
-            found = combined(self.combiner, found, weights, ops.not_equal(inputs, 0) if self.mask_zero else None)
+        if combines is not None:
+            present = bags.present()
+            if self.mask_zero:
+                other = ops.not_equal(bags.ids, 0)
+                present = other if present is None else ops.logical_and(present, other)
+            found = combined(combines, bags, found, present)
         found = ops.cast(found, dtype=self.compute_dtype)
-        if self.bias is not None:
+        if self._adds_bias:
             found = ops.add(found, ops.cast(self.bias, self.compute_dtype))
-        if self.activation is not None:
-            found = self.activation(found)
+        if self._activates is not None:
+            found = self._activates(found)
         if bad is not None and self.out_of_range == "raise":  # last, since a maximum need not pass on a NaN
-            found = _where(bad if self.combiner is None else ops.any(bad, axis=-1), float("nan"), found)
-        return found
+            found = _where(bad if combines is None else bags.any(bad), float("nan"), found)
+        return found if combines is None else bags.shaped(found)
 
     def _check_call(self, inputs: Tensor, weights: Tensor) -> None:
         require_exact(inputs, self)
-        if self.combiner in (None, "max") and weights is not None:
-            raise ValueError(f"`weights` go with combiner 'sum', 'mean' or 'sqrtn'. Received: combiner={self.combiner!r}.")
-        if self.combiner is None:
-            return
-        if not len(inputs.shape) or not is_dense(inputs):
-            raise ValueError(
-                f"combiner={self.combiner!r} takes a dense array of ids and combines along its last axis. Received: {inputs}."
-                " Fill bags up with ids 0 and mask_zero=True, or with `weights` of 0."
-            )
-        if weights is not None and not _alike(tuple(inputs.shape), tuple(weights.shape)):
-            raise ValueError(
-                f"`weights` must have the shape of the ids. Received: shapes {tuple(weights.shape)} and {tuple(inputs.shape)}."
-            )
+        if self._combines in (None, "max") and weights is not None:
+            raise ValueError(f"`weights` go with combiner 'sum', 'mean' or 'sqrtn'. Received: combiner={self._combines!r}.")
+        if self._combines is not None and not len(inputs.shape):
+            raise ValueError(f"combiner={self._combines!r} combines along the last axis of the ids. Received: {inputs}.")
+        if weights is not None:
+            check_weights(inputs, weights, backend.concrete)
 
     def compute_mask(self, inputs: Tensor, mask: Tensor = None) -> Tensor:
         """Keras's `compute_mask`. A combiner leaves nothing to mask."""
-        return None if self.combiner is not None else super().compute_mask(inputs, mask)
+        return None if self._combines is not None else super().compute_mask(inputs, mask)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Keras's `compute_output_shape`. A combiner removes the last axis of the ids."""
-        return super().compute_output_shape(input_shape[:-1] if self.combiner is not None else input_shape)
+        return super().compute_output_shape(input_shape[:-1] if self._combines is not None else input_shape)
 
     def compute_output_spec(self, inputs: Tensor, weights: Tensor = None) -> Tensor:
         """Keras's `compute_output_spec`."""
         self._check_call(inputs, weights)
-        return super().compute_output_spec(inputs)
+        spec = super().compute_output_spec(inputs)
+        if self._combines is not None and getattr(inputs, "ragged", False) and len(inputs.shape) <= 2:
+            return keras.KerasTensor(spec.shape, dtype=spec.dtype)
+        return spec
 
     # ------------------------------------------------------------------ saving
 
     def get_config(self) -> dict[str, Option]:
         """Keras's `get_config`, with unhot's arguments only if they are not the default, so Keras can read the rest."""
         config: dict[str, Option] = super().get_config()
-        if self.use_bias:
+        if self._adds_bias:
             config |= {"use_bias": True, "bias_initializer": keras.initializers.serialize(self.bias_initializer)}
-        if self.activation is not None:
-            config["activation"] = keras.activations.serialize(self.activation)
-        if self.combiner is not None:
-            config["combiner"] = self.combiner
+        if self._activates is not None:
+            config["activation"] = keras.activations.serialize(self._activates)
+        if self._combines is not None:
+            config["combiner"] = self._combines
         if self.out_of_range != "raise":
             config["out_of_range"] = self.out_of_range
         return config
@@ -283,14 +243,9 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
     def variable_serialization_spec(self) -> dict[str | None, list[str]]:
         """Keras's `variable_serialization_spec`, with the bias last."""
         spec = super().variable_serialization_spec
-        return {mode: [*names, "bias"] for mode, names in spec.items()} if self.use_bias else spec
+        return {mode: [*names, "bias"] for mode, names in spec.items()} if self._adds_bias else spec
 
 
 def _where(bad: Tensor, value: float, vectors: Tensor) -> Tensor:
     """The vectors, with `value` in all elements of those that are bad, and no gradient."""
     return ops.where(ops.expand_dims(bad, -1), ops.cast(value, vectors.dtype), vectors)
-
-
-def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
-    """Whether these can be the same shape."""
-    return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in zip(shape, other, strict=True))

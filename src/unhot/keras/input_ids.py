@@ -31,13 +31,6 @@ def require_exact(ids: Tensor, layer: Tensor) -> None:
         )
 
 
-def is_dense(ids: Tensor) -> bool:
-    """Whether these are no sparse or ragged ids."""
-    if isinstance(ids, keras.KerasTensor):
-        return not (ids.sparse or ids.ragged)
-    return not any(hasattr(ids, name) for name in ("todense", "dense_shape", "with_flat_values"))
-
-
 def as_tensor(given: Tensor) -> Tensor:
     """An array as the backend's tensor, and anything else as it is."""
     if not hasattr(given, "__array__") or ops.is_tensor(given) or isinstance(given, keras.KerasTensor):

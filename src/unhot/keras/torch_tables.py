@@ -78,18 +78,6 @@ def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
 
 
-def ready(ids: Tensor) -> bool:
-    """Whether `look_up` may be asked for ids that nobody has converted or checked: it raises IndexError for those out of range.
-
-    The kernels look at every id anyway. What Keras's operations do beside, to a tensor that is as it should be, takes a
-    fifth of the time of looking up 4,096 ids.
-    """
-    if type(ids) is not Tensor or ids.dtype not in (torch.int32, torch.int64) or torch.compiler.is_compiling():
-        return False
-    within: str = get_device()
-    return within != "meta" and ids.device.type == within
-
-
 def concrete(ids: Tensor) -> Number:
     """The ids as an array, if they are known now."""
     if torch.compiler.is_compiling() or ids.device.type == "meta" or isinstance(ids, torch._subclasses.FakeTensor):
@@ -147,7 +135,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     SLOT_VARIABLE = SlotVariable
 
     is_table, look_up = staticmethod(is_table), staticmethod(look_up)
-    ready, concrete, check_rule = staticmethod(ready), staticmethod(concrete), staticmethod(check_rule)
+    concrete, check_rule = staticmethod(concrete), staticmethod(check_rule)
     wrap_apply, by_rows = staticmethod(wrap_apply), staticmethod(by_rows)
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers

@@ -1,4 +1,4 @@
-"""`Embedding.__call__` passes over what Keras does around a call where that has nothing to do; here it has."""
+"""What Keras does around a call of a layer (scopes, masks, losses, specifications, hooks), it does around calls of ours."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from selection import product
 
 import unhot.keras
 
-from .calls import BACKEND, FIT, IDS, numbers
-from .models import data, pair
+from .calls import BACKEND, IDS, numbers
 from .test_embedding import stock_and_ours
-from .test_fit import both
 
 Observed = list[Any]
 
@@ -159,12 +157,3 @@ def test_an_error_tells_the_arguments(owned: bool) -> None:
         optimizer.build(layer.trainable_variables)
     with pytest.raises(IndexError, match="Arguments received by Embedding"):
         layer(ops.convert_to_tensor(IDS + 40))
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere every call goes by Keras")
-def test_the_calls_of_fit_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, seen = unhot.keras.Embedding._plain, []
-    monkeypatch.setattr(unhot.keras.Embedding, "_plain", lambda self, ids: seen.append(plain(self, ids)) or seen[-1])
-    model, _ = pair(*both("Adam"))
-    model.fit(*data(), **FIT)
-    assert seen[-18:] == [True] * 18
