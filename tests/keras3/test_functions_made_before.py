@@ -111,7 +111,7 @@ def test_under_another_optimizer_and_in_another_model(name: str) -> None:
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions")
 def test_a_function_of_the_users() -> None:
-    """It cannot be made anew: the table is trained whole, unless the optimizer was there first, or the function is gone."""
+    """The table is trained densely, unless the optimizer was there first, or the function is gone."""
     import tensorflow as tf
 
     for case in ("before", "after build", "gone"):
@@ -123,13 +123,48 @@ def test_a_function_of_the_users() -> None:
         if case == "gone":
             del run
         if case == "before":
-            with pytest.warns(UserWarning, match=r"tf.function that was made before.*optimizer\.build"):
+            with pytest.warns(unhot.DenseFallbackWarning, match=r"tf.function that was made before.*optimizer\.build"):
                 fit(model)
         else:
             fit(model)
         assert (model.optimizer.table(model.layers[1]._embeddings) is not None) == (case != "before")
         if case != "gone":
             np.testing.assert_allclose(run(data()[0]), settled(model)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions")
+def test_a_function_that_becomes_part_of_a_step() -> None:
+    """It was made while nobody owned the table, which the step then takes back; and it is asked after the step."""
+    import tensorflow as tf
+
+    found = []
+    for kind, module in ((keras.layers.Embedding, keras.optimizers), (unhot.keras.Embedding, unhot.keras)):
+        keras.utils.set_random_seed(1)
+        table, optimizer = kind(ROWS, DIM), module.SGD(0.1, momentum=0.9)
+        table.build()
+        optimizer.build(table.trainable_variables)
+
+        @tf.function
+        def step(ids: Any, table: Any = table, optimizer: Any = optimizer) -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(table(ids, training=True) ** 2)
+            optimizer.apply_gradients(
+                zip(tape.gradient(loss, table.trainable_variables), table.trainable_variables, strict=True)
+            )
+
+        ids = np.arange(64, dtype="int32").reshape(4, 16)
+        step(ids[0])
+        if module is unhot.keras:
+            unhot.keras.release(table)
+        vectors = tf.function(lambda table=table: table(tf.range(ROWS)))
+        step_and_look = tf.function(lambda ids, step=step, vectors=vectors: (step(ids), vectors())[1])
+        seen = [vectors().numpy()]
+        seen += [step_and_look(line).numpy() for line in ids]
+        if module is unhot.keras:
+            assert table.embeddings.ownership is not None
+        found.append([*seen, table.get_weights()[0]])
+    for mine, other in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
 @(slow if BACKEND == "jax" else lambda test: test)  # where no graph stays behind

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from selection import product, slow
+from selection import product, slow, some
 
 import unhot.keras
 
 from .calls import few
+from .models import EPSILON
 
 BACKEND = keras.backend.backend()
 ROWS, DIM, IDS = 1_000, 2, 6
@@ -149,26 +150,61 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions, of which Keras knows nothing")
-def test_a_step_of_the_users_that_has_lost_its_table() -> None:
+@pytest.mark.parametrize("jit_compile", some([False, True], [False]))
+def test_compiled_steps_take_turns(jit_compile: bool) -> None:
+    """Two of ours, which take the table from each other and back after `release`, and one of Keras's: as with Keras's alone."""
+    rng = np.random.default_rng(0)
+    batches = [(rng.permutation(ROWS)[: 8 * IDS].reshape(8, IDS), rng.normal(size=(8, 1)).astype("float32")) for _ in range(6)]
+    found: list[list[Any]] = []
+    for kind, module in STOCK_AND_OURS:
+        keras.utils.set_random_seed(1)
+        table = kind(ROWS, DIM)
+        optimizers = [module.Adam(0.05), module.SGD(0.05, momentum=0.9), keras.optimizers.Adagrad(0.05)]
+        models = [model_on(table, optimizer) for optimizer in optimizers]
+        steps = [own_step(model, jit_compile) for model in models]
+        seen: list[Any] = []
+        for i, number in enumerate([0, 0, 1, 0, 1, 2, 0, 0, 1, 2, 2, 0]):
+            steps[number](*batches[i % 6])
+            if i % 2:
+                seen.append(models[0].predict(batches[0][0], verbose=0))
+            if i == 8 and module is unhot.keras:
+                unhot.keras.release(models[0])
+        state = [np.array(variable.numpy()) for optimizer in optimizers for variable in optimizer.variables]
+        found.append([*seen, table.get_weights()[0], *state])
+        if module is unhot.keras:
+            assert table.embeddings.ownership.owner is optimizers[0]
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in `assert_same`
+
+
+def own_step(model: Any, jit_compile: bool) -> Any:
     import tensorflow as tf
 
-    table = unhot.keras.Embedding(ROWS, DIM)
-    first, second = (model_on(table, unhot.keras.Adam(0.01)) for _ in range(2))
-    ids, wanted = data()
-
-    @tf.function
-    def step() -> None:
+    @tf.function(jit_compile=jit_compile)
+    def step(ids: Any, wanted: Any) -> None:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((first(ids, training=True) - wanted) ** 2)
-        gradients = tape.gradient(loss, first.trainable_variables)
-        first.optimizer.apply_gradients(zip(gradients, first.trainable_variables, strict=True))
+            loss = tf.reduce_mean((model(ids, training=True) - wanted) ** 2)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
-    step()
-    second.fit(ids, wanted, **FIT)
-    before = table.get_weights()[0]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="taken over by another optimizer"):
-        step()
-    np.testing.assert_array_equal(table.get_weights()[0], before)
+    return step
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's strategies")
+def test_a_strategy_trains_densely() -> None:
+    import tensorflow as tf
+
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.Adam(0.01))
+        start = model.get_weights()
+        with pytest.warns(unhot.DenseFallbackWarning, match="trained densely.*tf.distribute strategy") as told:
+            model.fit(*data(), **FIT)
+    assert len([warning for warning in told if warning.category is unhot.DenseFallbackWarning]) == 1
+    assert model.optimizer.table(model.layers[1].embeddings) is None
+    reference = model_on(Dense(ROWS, DIM), keras.optimizers.Adam(0.01))
+    reference.set_weights(start)
+    reference.fit(*data(), **FIT)
+    np.testing.assert_allclose(model.get_weights()[0], reference.get_weights()[0], rtol=300 * EPSILON, atol=300 * EPSILON)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is traced apart there")

@@ -16,17 +16,17 @@ ON = os.environ.get("UNHOT_PRIVATE", "on") != "off"
 """Whether to use what is not published."""
 
 
-def compiled_by_xla(graph: Any) -> bool:
+def compiled_by_xla(graph: Any) -> bool | None:
     """Whether this graph of TensorFlow becomes part of a function with `jit_compile=True`, where asserts are dropped.
 
     Needs: the marker that `tf.function` sets around its trace, and that TensorFlow's control flow looks at.
-    Fallback: False. An id out of range then only makes the result NaN in graphs that XLA compiles, as on JAX.
+    Fallback: None. An id out of range then only makes the result NaN in graphs that XLA compiles, as on JAX.
     """
     try:
         from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
     except ImportError:
-        return False
-    return bool(GraphOrParentsInXlaContext(graph))
+        return None
+    return bool(GraphOrParentsInXlaContext(graph)) if ON else None
 
 
 def being_saved() -> bool:
@@ -39,7 +39,59 @@ def being_saved() -> bool:
         from tensorflow.python.saved_model.save_context import in_save_context
     except ImportError:
         return False
-    return bool(in_save_context())
+    return ON and bool(in_save_context())
+
+
+def call_before_runs(graph: Any, key: Any, act: Callable[[], None]) -> None:
+    """Have `act` called from Python whenever the function with this graph is about to run, also within another one.
+
+    Needs: values that a function of TensorFlow captures when it is called (`FuncGraph.capture_call_time_value`). The value is
+    used nowhere, and is a constant in what is saved. `key` is what it is known by in the graph.
+    Fallback: nothing; see `can_call_before_runs`.
+    """
+    import tensorflow as tf
+
+    nothing = tf.TensorSpec((), tf.bool)
+
+    def value() -> Any:
+        act()
+        return tf.constant(False)
+
+    if can_call_before_runs():
+        graph.capture_call_time_value(value, nothing, key=key, default_value=False)
+
+
+def can_call_before_runs() -> bool:
+    """Whether TensorFlow can do what `call_before_runs` asks for.
+
+    Fallback: False. All tables are then trained densely, with a warning: nobody sees deferred steps, since there are none.
+    """
+    import tensorflow as tf
+
+    return hasattr(tf.__internal__.FuncGraph, "capture_call_time_value")
+
+
+def made_by_trainer(graph: Any) -> bool:
+    """Whether a graph is that of a function which `fit`, `evaluate` or `predict` makes.
+
+    Needs: the names of these functions.
+    Fallback: False. If such a function was made before the optimizer, the table is trained densely, with a warning.
+    """
+    return ON and str(graph.name).startswith(("one_step_on_", "multi_step_on_"))
+
+
+def in_training() -> bool:
+    """Whether a layer is being called with training=True.
+
+    Needs: what Keras keeps on the call of the outermost layer.
+    Fallback: False. On TensorFlow, lookups are then not compiled by XLA, and take longer.
+    """
+    try:
+        from keras.src.backend.common.global_state import get_global_attribute
+    except ImportError:
+        return False
+    context = get_global_attribute("current_call_ctx")
+    return ON and bool(context is not None and context.get_value("training"))
 
 
 # ---------------------------------------------------------------- graphs of functional models, and layers in layers
@@ -166,20 +218,6 @@ def stateless_scope() -> Any:
         pass
     with keras.StatelessScope(initialize_variables=False) as scope:
         return scope.original_scope
-
-
-def autocast_scope() -> object:
-    """What casts variables that are read now; None if nothing does.
-
-    Needs: where Keras keeps it.
-    Fallback: something, for which Keras's own way through a call is taken.
-    """
-    try:
-        from keras.src.backend.common.variables import get_autocast_scope
-    except ImportError:
-        return "unknown"
-    scope: object = get_autocast_scope() if ON else "unknown"
-    return scope
 
 
 def nnx_enabled() -> bool:

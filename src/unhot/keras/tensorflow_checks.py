@@ -23,13 +23,14 @@ def stop_if_bad(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
     if tf.executing_eagerly() or in_stateless_scope():
         return ids, bad
     graph = tf.compat.v1.get_default_graph()
-    if compiled_by_xla(graph):
+    xla = compiled_by_xla(graph)
+    if xla:
         graph.add_to_collection(REFUSED, tf.reduce_any(bad))
         return ids, bad
     stop = tf.cond(tf.reduce_any(bad), lambda: _stop(bad, given, layer), tf.no_op)
     with tf.control_dependencies([stop]):
         ids = tf.identity(ids)
-    return ids, bad if being_saved() else None  # TensorFlow Lite drops asserts
+    return ids, bad if being_saved() or xla is None else None  # TensorFlow Lite drops asserts, too
 
 
 def _stop(bad: Any, given: Any, layer: Any) -> Any:

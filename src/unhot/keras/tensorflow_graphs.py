@@ -1,91 +1,124 @@
-"""The graphs that read a table: what they do was settled when they were made, and whose rows they took them for."""
+"""Graphs that read or step a table, whose owner may be another when they run: what has to be done before each run.
+
+A graph does for good what was right when it was made. Who owns the table may change between two runs of it, and so Python looks
+before each: a graph that reads a table of another owner finds it settled, and one that steps it has taken it back.
+
+A function that may be frozen or converted gets no such look, which would be an input of it. Its graph is noted instead. As long
+as it is there, nobody else defers steps of the table.
+"""
 
 from __future__ import annotations
 
-import gc
-import sys
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import keras
 import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-STEPS = ("train_step", "test_step", "predict_step")
-"""What a model's own functions are made of; such can be made anew."""
-
-EXPORT = "keras.src.export"
-"""What makes graphs that are written to a file, with the weights as they are then."""
-
-LOOPS = ("fit", "train_on_batch")
-"""What goes on with the train function that it has begun with."""
+from unhot.keras._private import being_saved, call_before_runs, in_training, made_by_trainer
 
 
-@dataclass
-class Graphs:
-    """The graphs in which one table is read."""
+@dataclass(frozen=True, eq=False)
+class Way:
+    """How a graph reads a table: for which backend, by which of its rules; for none of them, the weights as they are."""
 
-    made: list[tuple[weakref.ref[Any], weakref.ref[Any] | None]] = field(default_factory=list)
-    """Each with the model of whose functions it is, or None for a function that Keras knows nothing of."""
+    variable: Any
+    backend: Any
+    traced: Any
 
-    guarded: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
-    """Those that make a step, and find out by themselves that the table is no longer their optimizer's."""
+    def _key(self) -> tuple[Any, ...]:
+        return id(self.variable), id(self.backend), self.traced
 
-    def note(self) -> None:
-        """The table is being read, maybe in a graph."""
-        if tf.executing_eagerly() or in_stateless_scope():
-            return
-        frames = list(_frames())
-        if any(str(frame.f_globals.get("__name__")).startswith(EXPORT) for frame in frames):
-            return
-        model = next((frame.f_locals.get("self") for frame in frames if frame.f_code.co_name in STEPS), None)
-        known = weakref.ref(model) if isinstance(model, keras.Model) else None
-        self.made = [(graph, of) for graph, of in self.made if graph() is not None]
-        self.made.append((weakref.ref(tf.compat.v1.get_default_graph()), known))
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Way) and self._key() == other._key()
 
-    def guard(self) -> None:
-        """A step is being made in the present graph."""
-        self.guarded.update(_present())
+    def __hash__(self) -> int:
+        return hash(self._key())
 
-    def foreign(self) -> bool:
-        """Whether functions that cannot be made anew, other than the present one, read the table as it is."""
-        if not self._foreign():
-            return False
-        gc.collect()  # graphs are full of cycles, and outlive their functions
-        return self._foreign()
+    def holds(self) -> bool:
+        """Whether this is how the table is to be read now."""
+        tie = self.variable.ownership
+        if tie is None:
+            return self.backend is None
+        return tie.backend is self.backend and tie.backend.traced == self.traced
 
-    def _foreign(self) -> bool:
-        safe = {*self.guarded, *_present()}
-        return any(of is None and graph() is not None and safe.isdisjoint(_with_outer(graph())) for graph, of in self.made)
-
-    def forget(self) -> None:
-        """Let models make their functions anew, since another trains the table from now on."""
-        running = [frame.f_locals.get("self") for frame in _frames() if frame.f_code.co_name in LOOPS]
-        for model in {id(of): of() for _, of in self.made if of is not None}.values():
-            if model is None:
-                continue
-            model.test_function = model.predict_function = None
-            if not any(model is other for other in running):
-                model.train_function = None
-        self.made = [(graph, of) for graph, of in self.made if of is None]
+    def meet(self) -> None:
+        """Before a run: what others have deferred is not deferred any more."""
+        if not self.holds() and self.variable.ownership is not None:
+            self.variable.ownership.settle()
 
 
-def _frames() -> Iterator[Any]:
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+class Readers:
+    """The functions that read a table, but are not looked at before they run."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[weakref.ref[Any], Way]] = []
+
+    def note(self, graph: Any, way: Way) -> None:
+        """This graph reads the table in this way."""
+        self.noted = [(other, how) for other, how in self.noted if other() is not None]
+        if not any(other() is graph and how == way for other, how in self.noted):
+            self.noted.append((weakref.ref(graph), way))
+
+    def others(self, way: Way | None) -> bool:
+        """Whether there are any that read in another way, and make no step, before which the table would be taken back."""
+        safe = {*STEPPING, *_with_outer(None if tf.executing_eagerly() else tf.compat.v1.get_default_graph())}
+        return any(graph() is not None and how != way and graph() not in safe for graph, how in self.noted)
 
 
-def _with_outer(graph: Any) -> Iterator[Any]:
-    """A function's graph, and those of the functions that it is in."""
+STEPPING: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The graphs that step a table, and those around them."""
+
+
+def note_read(variable: Any, backend: Any) -> None:
+    """The table is being read for the backend, which may be none, maybe in a graph."""
+    graph = _function()
+    if graph is None:
+        return
+    way = Way(variable, backend, getattr(backend, "traced", None))
+    if in_training() or made_by_trainer(graph) or len(_with_outer(graph)) > 1:
+        call_before_runs(graph, way, way.meet)
+    else:
+        variable.readers.note(graph, way)
+
+
+def note_step(variable: Any, backend: Any, optimizer: Any, resume: Callable[[Any], None]) -> None:
+    """A step of the table is being made for the backend, maybe in a graph: it takes the table back first, by its own rule."""
+    graph = _function()
+    if graph is None:
+        return
+    tie, way = variable.ownership, Way(variable, backend, backend.traced)
+    STEPPING.update(_with_outer(graph))
+
+    def meet(keep: Any = optimizer) -> None:  # a graph that steps keeps its optimizer alive
+        tie.regain()
+        if not way.holds():
+            resume(way.traced)
+        if variable.readers.others(way):
+            backend.at_once.assign(True)
+
+    call_before_runs(graph, ("step", way), meet)
+
+
+def _with_outer(graph: Any) -> list[Any]:
+    """The graph of a function, and those of the functions that it is in."""
+    found = []
     while graph is not None and graph.building_function:
-        yield graph
+        if type(graph) is tf.__internal__.FuncGraph:
+            found.append(graph)
         graph = getattr(graph, "outer_graph", None)
+    return found
 
 
-def _present() -> list[Any]:
-    """The graph that is being made now, if one is, and those around it."""
-    return [] if tf.executing_eagerly() else list(_with_outer(tf.compat.v1.get_default_graph()))
+def _function() -> Any:
+    """The graph of the function that is being traced, if one is, and will be called."""
+    if tf.executing_eagerly() or in_stateless_scope() or being_saved():
+        return None
+    graph = tf.compat.v1.get_default_graph()
+    while type(graph) is not tf.__internal__.FuncGraph:  # a branch or a loop's body
+        graph = getattr(graph, "outer_graph", None)
+        if graph is None:
+            return None
+    return graph

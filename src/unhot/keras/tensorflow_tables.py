@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.keras._private import being_saved
+from unhot.keras._private import being_saved, can_call_before_runs, in_training
 from unhot.keras.backend import KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
-from unhot.keras.settled import Settled, become
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
-from unhot.keras.tensorflow_graphs import Graphs
+from unhot.keras.tensorflow_graphs import note_read, note_step
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
+from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 from unhot.training import Ownership
@@ -29,31 +29,37 @@ DTYPES = ("float32", "float64")
 
 
 def make_table(variable: Any) -> None:
-    """Let the new variable's rows be trained apart."""
-    variable.is_table = variable.dtype in DTYPES and not tf.distribute.has_strategy()
-    variable.graphs, variable.ownership = Graphs(), None
+    """Tables are made as such."""
 
 
 def is_table(variable: Any) -> bool:
-    """Whether `make_table` has made this variable one."""
-    return getattr(variable, "is_table", False)
+    """Whether this is the variable of a table."""
+    return isinstance(variable, TableVariable) and variable.dtype in DTYPES
 
 
 def seen(variable: Any) -> None:
     """The variable has been read, maybe in a graph, which will go on reading it in the same way."""
     if is_table(variable):
-        variable.graphs.note()
+        tie = variable.ownership
+        note_read(variable, None if tie is None else tie.backend)
 
 
 def reason_for_dense(variable: Any) -> Reason | None:
     """Why the rows of the table cannot be trained apart here, if so."""
-    if not variable.graphs.foreign():
-        return None
-    return Reason(
-        "a tf.function that was made before this optimizer was built reads the table as it is, and would not see deferred"
-        " steps",
-        "Build the optimizer first, by optimizer.build(model.trainable_variables), to train by rows.",
-    )
+    if tf.distribute.has_strategy():
+        return Reason("a tf.distribute strategy trains it in several copies", "Train without a strategy to train by rows.")
+    if not can_call_before_runs():
+        return Reason(
+            "this version of TensorFlow cannot call unhot before a graph runs", "Use another version to train by rows."
+        )
+    if variable.readers.others(None):
+        gc.collect()  # graphs are full of cycles, and outlive their functions
+        if variable.readers.others(None):
+            return Reason(
+                "a tf.function that was made before this optimizer was built reads the table, and would not see deferred steps",
+                "Build the optimizer first, by optimizer.build(model.trainable_variables), to train by rows.",
+            )
+    return None
 
 
 def training_of(variable: Any) -> TensorFlowBackend | None:
@@ -73,21 +79,23 @@ def look_up(variable: Any, ids: Any) -> Any:
     if being_saved():
         training.settle()
         return None
+    note_read(variable, training)
     flat = tf.reshape(ids, (-1,))
-    found = _as_settled(tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat)))
+    held, settled = tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat))
+    found = _as_settled(held, settled) if tf.executing_eagerly() or in_training() else _moved(held, settled)
     return tf.reshape(found, tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
-
-
-def _in_training() -> bool:
-    """Whether a layer is called with training=True."""
-    context = get_global_attribute("current_call_ctx")
-    return bool(context is not None and context.get_value("training"))
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _as_settled(held: Any, settled: Any) -> Any:
     """The settled rows, with the gradient of those that were gathered."""
     return tf.identity(settled), lambda gradient: (gradient, None)
+
+
+def _moved(held: Any, settled: Any) -> Any:
+    """The same for graphs that have to be let go of some day: TensorFlow keeps for ever what has a gradient of its own."""
+    finite = tf.where(tf.math.is_finite(held), held, tf.zeros_like(held))
+    return settled + (finite - tf.stop_gradient(finite))  # the difference is 0
 
 
 def concrete(ids: Any) -> Any:
@@ -143,17 +151,21 @@ class TensorFlowBackend(KerasBackend):
     refuse_later, wrap_apply = staticmethod(refuse_later), staticmethod(wrap_apply)
     reason_for_dense, check_rule, by_rows = staticmethod(reason_for_dense), staticmethod(check_rule), staticmethod(by_rows)
 
+    TABLE_VARIABLE, SLOT_VARIABLE = TableVariable, SlotVariable
+
     variable: Any
 
-    lost: Any
+    at_once: Any
+    """A variable: whether steps settle all rows at once, since a function is there that would not see what is deferred."""
 
     def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
         with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
-            self.lost = tf.Variable(False, trainable=False, name="lost")  # which compiled steps look at
+            self.at_once = tf.Variable(False, trainable=False, name="at_once")
         self._optimizer = weakref.ref(optimizer)
         self.variable, self._slots = variable, slots
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
         self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
+        self._kept: dict[Traced, tuple[VariableRows, dict[str, Any], Any]] = {}
         self.traced: Traced
         self.history: dict[str, Any] = {}
         self.clock: Any = None
@@ -164,33 +176,42 @@ class TensorFlowBackend(KerasBackend):
     def hand_over(self) -> None:
         with tf.init_scope():
             self.settle()
-            self.lost.assign(True)
-        self.variable.graphs.forget()
 
     def resume(self) -> None:
         optimizer = self._optimizer()
-        self.variable.graphs.forget()
-        with tf.init_scope():
-            self.lost.assign(False)
-        self._follow(optimizer, {})
-        for settled in (self.variable, *self._slots.values()):
-            become(settled, Settled, self)
+        assert optimizer is not None  # a graph that steps keeps it
+        self._follow(optimizer, self._rule(optimizer), optimizer.row_state() if self._kept else {})
+        for slot in self._slots.values():
+            slot.training = self
 
-    def _follow(self, optimizer: Any, state: Mapping[str, Any]) -> None:
-        """Take up the optimizer's rule, and the numbers that it keeps; all rows are settled."""
-        self.traced = Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
-        self.store = VariableRows({name: self.held[name] for name in self.traced.names}, self.traced.rows)
+    def _rule(self, optimizer: Any) -> Traced:
+        """The optimizer's rule, as its hyperparameters stand."""
+        return Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
+
+    def _follow(self, optimizer: Any, traced: Traced, state: Mapping[str, Any]) -> None:
+        """Take up a rule, and the numbers that the optimizer keeps; all rows are settled.
+
+        Each rule has variables of its own, which the graphs that were made for it go on with.
+        """
+        self.traced = traced
         with tf.init_scope():
-            nothing = tf.zeros((self.traced.rows,), tf.int32)
-            self.store.variables["place"] = tf.Variable(nothing, trainable=False, name="place")
-        if self.traced.defers:
-            with tf.init_scope():
-                self.store.variables["last"] = tf.Variable(nothing, trainable=False, name="last")
-                self.clock = tf.Variable(0, trainable=False, name="clock")
-                self.history = {
-                    name: tf.Variable(start, trainable=False, name=name) for name, start in self.traced.family.arrays().items()
-                }
+            if traced not in self._kept:
+                self._kept[traced] = self._variables(traced)
+            self.store, self.history, self.clock = self._kept[traced]
+            if traced.defers:
                 self._go_on(optimizer, state)
+
+    def _variables(self, traced: Traced) -> tuple[VariableRows, dict[str, Any], Any]:
+        """What is held for a rule beside weights and slots: `place` and `last` of each row, a history and a clock."""
+        store = VariableRows({name: self.held[name] for name in traced.names}, traced.rows)
+        nothing = tf.zeros((traced.rows,), tf.int32)
+        store.variables["place"] = tf.Variable(nothing, trainable=False, name="place")
+        if not traced.defers:
+            return store, {}, None
+        store.variables["last"] = tf.Variable(nothing, trainable=False, name="last")
+        arrays = traced.family.arrays().items()
+        history = {name: tf.Variable(start, trainable=False, name=name) for name, start in arrays}
+        return store, history, tf.Variable(0, trainable=False, name="clock")
 
     @property
     def ops(self) -> Any:
@@ -206,7 +227,7 @@ class TensorFlowBackend(KerasBackend):
         """The settled weights of the flat `ids`."""
         # A number of the history is a number also where it is not taken from by `Operations.take`.
         history = {name: value if len(value.shape) else as_it_is(value) for name, value in self.history.items()}
-        if tf.executing_eagerly() or not _in_training():  # the graphs of others, who may not compile, are kept plain
+        if tf.executing_eagerly() or not in_training():  # the graphs of others, who may not compile, are kept plain
             return self.traced.lookup(self._ops[0], history, self.store, ids, self._now())
         found = self.traced.lookup(self.ops, history, self.store, self.ops.padded(ids), self._now())
         return found[: tf.size(ids)]
@@ -223,6 +244,7 @@ class TensorFlowBackend(KerasBackend):
             return  # that graph is a saved model's, which copies variables as they are
         if tf.executing_eagerly() and not bool(tf.reduce_any(self.store.variables["last"] < self._now())):
             return
+        note_read(self.variable, self)
         rows = tf.range(self.store.rows, dtype=tf.int32)
         self.traced.settle(self.ops, self.history, self.store, rows, self._now())
 
@@ -256,22 +278,20 @@ class TensorFlowBackend(KerasBackend):
         if self.traced.defers:
             tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
 
-    def _not_lost(self) -> Any:
-        """For a compiled step, which goes on when another optimizer has taken the table: there, an error."""
-        self.variable.graphs.guard()
-        message = (
-            f"{self.variable.path} was released, or taken over by another optimizer, since this step was compiled. Compile the"
-            " model again, with a new optimizer."
-        )
-        return tf.control_dependencies([tf.debugging.Assert(tf.logical_not(self.lost), [message])])
+    def _note_step(self, optimizer: Any) -> None:
+        note_step(self.variable, self, optimizer, lambda traced: self._take_up(optimizer, traced))
+
+    def _take_up(self, optimizer: Any, traced: Traced) -> None:
+        self.settle()
+        self._follow(optimizer, traced, optimizer.row_state())
 
     @contextmanager
     def dense_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it."""
-        with self._not_lost():
-            self._follow_iterations(optimizer)
-            self.settle()
-            yield
+        self._note_step(optimizer)
+        self._follow_iterations(optimizer)
+        self.settle()
+        yield
         if self.traced.defers:
             step = self._now() + 1
             self._keep(self.traced.family.advance(self.ops, self.history, step, self.ops.real(rate)))
@@ -280,22 +300,23 @@ class TensorFlowBackend(KerasBackend):
 
     def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
         """Get ready for a step; what can go wrong goes wrong here."""
-        traced = Traced(optimizer.row_rule(variable, 0.001), self.traced.dtype, self.traced.rows)
+        traced = self._rule(optimizer)
         if traced != self.traced:
             if not tf.executing_eagerly():
                 optimizer.refuse_change(variable)
-            self.settle()
-            self._follow(optimizer, optimizer.row_state())
-        with self._not_lost():
-            self._follow_iterations(optimizer)
+            self._take_up(optimizer, traced)
+        self._note_step(optimizer)
+        self._follow_iterations(optimizer)
 
     def make_step(self, gradient: RowGradient, rate: Any) -> None:
         """Make the step that was prepared."""
         now = self._now()
-        rate = tf.where(self.lost, self.ops.real(float("nan")), self.ops.real(rate))  # XLA knows no errors
+        rate = self.ops.real(rate)
         self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, rate))
         if self.traced.defers:
             self.clock.assign(now + 1)
+            if not tf.executing_eagerly():
+                tf.cond(self.at_once, self.settle, lambda: None)
 
     def _keep(self, history: Mapping[str, Any]) -> None:
         for name, value in history.items():
