@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from unhot.keras.settled import Settled
 from unhot.keras.tensorflow_graphs import Readers, note_read
 from unhot.training import Ownership
 
@@ -13,32 +14,7 @@ if TYPE_CHECKING:
     from unhot.keras.tensorflow_tables import TensorFlowBackend
 
 
-class SettledVariable(keras.Variable):  # type: ignore[misc]  # Keras comes without types
-    """A variable that is settled before anyone sees or writes it."""
-
-    def settle(self) -> None:
-        """Apply all deferred steps, in a graph whenever it runs."""
-
-    @property
-    def value(self) -> Any:
-        self.settle()
-        return super().value
-
-    def assign(self, value: Any) -> Any:
-        self.settle()
-        return super().assign(value)
-
-    @property
-    def handle(self) -> Any:  # which shows nothing
-        return self._value.handle
-
-    def __repr__(self) -> str:
-        self.settle()
-        described: str = super().__repr__()
-        return described
-
-
-class TableVariable(SettledVariable):
+class TableVariable(Settled, keras.Variable):  # type: ignore[misc]  # Keras comes without types
     """The variable of a table."""
 
     ownership: Ownership[TensorFlowBackend] | None = None
@@ -55,12 +31,5 @@ class TableVariable(SettledVariable):
             backend.settle()
 
 
-class SlotVariable(SettledVariable):
+class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
     """The variable of a table's slot."""
-
-    training: TensorFlowBackend | None = None
-    """What trains the table for the optimizer whose slot it is."""
-
-    def settle(self) -> None:
-        if self.training is not None:
-            self.training.settle()
