@@ -95,7 +95,6 @@ def bags(layer: Any, names: Any) -> keras.Model:
     return fit(model, inputs, names)
 
 
-@pytest.mark.xfail(raises=ValueError, strict=True, reason="the subclass's own `combiner` makes unhot's layer pool as well")
 @pytest.mark.parametrize("combiner", ["mean"] if COMPILED else ["mean", "sum", "sqrtn"])
 def test_reducing_subclass(combiner: str) -> None:
     def train(names: Any) -> keras.Model:
