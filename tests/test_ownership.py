@@ -111,7 +111,12 @@ class FakeTable:
 class FakeOwner:
     def __init__(self, table: FakeTable) -> None:
         self.memory = FakeMemory()
-        self.tie = Ownership.own(table, self, FakeBackend(table, self.memory))
+        self.tie = Ownership(table, self, FakeBackend(table, self.memory))
+        self.tie.regain()
+
+    def step(self, row: int) -> None:
+        self.tie.regain()
+        self.tie.backend.step(row)
 
 
 class Fake(Kind):
@@ -122,7 +127,7 @@ class Fake(Kind):
         return FakeOwner(table)
 
     def step(self, table: FakeTable, owner: FakeOwner, row: int) -> None:
-        owner.tie.step(lambda: owner.tie.backend.step(row))
+        owner.step(row)
 
     def weights(self, table: FakeTable) -> np.ndarray[Any, Any]:
         return table.read.copy()
@@ -332,13 +337,13 @@ def test_an_interrupted_transition_leaves_the_table_with_its_owner(transition: s
     owner, slots = FakeOwner(table), dense.optimizer()
     owner.tie.backend = Failing(table, owner.memory, "hand_over" * (at == "hand_over"))
     for row in (1, 0, 3):
-        owner.tie.step(lambda row=row: owner.tie.backend.step(row))
+        owner.step(row)
         dense.step(slots, row)
     other = FakeMemory()
     taker = Ownership(table, other, Failing(table, other, at))
     with pytest.raises(KeyboardInterrupt):
         taker.regain() if transition == "regain" else owner.tie.release()
     assert table.ownership is owner.tie
-    owner.tie.step(lambda: owner.tie.backend.step(2))
+    owner.step(2)
     dense.step(slots, 2)
     close(table.read, dense.weights)

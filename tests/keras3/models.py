@@ -72,3 +72,18 @@ def assert_same(ours: keras.Model, theirs: keras.Model, allowed: float = 300 * E
         # Averages of gradients cancel: what they are rounded to is the gradients' size, of the order of 1 here.
         scale = max(np.abs(other).max(initial=0.0), 0.1 if "momentum" in variable.path else 1e-3)
         np.testing.assert_allclose(mine, other, rtol=allowed, atol=allowed * scale, err_msg=variable.path)
+
+
+def compiled_step(model: Any, jit_compile: bool = False) -> Any:
+    """A training step of the user's own on TensorFlow: gives the loss of ids and what is wanted."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=jit_compile)
+    def step(ids: Any, wanted: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(ids, training=True) - wanted) ** 2)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    return step

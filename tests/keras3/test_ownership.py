@@ -18,7 +18,7 @@ from selection import product, slow, some
 import unhot.keras
 
 from .calls import few
-from .models import EPSILON
+from .models import EPSILON, compiled_step
 
 BACKEND = keras.backend.backend()
 ROWS, DIM, IDS = 1_000, 2, 6
@@ -161,7 +161,7 @@ def test_compiled_steps_take_turns(jit_compile: bool) -> None:
         table = kind(ROWS, DIM)
         optimizers = [module.Adam(0.05), module.SGD(0.05, momentum=0.9), keras.optimizers.Adagrad(0.05)]
         models = [model_on(table, optimizer) for optimizer in optimizers]
-        steps = [own_step(model, jit_compile) for model in models]
+        steps = [compiled_step(model, jit_compile) for model in models]
         seen: list[Any] = []
         for i, number in enumerate([0, 0, 1, 0, 1, 2, 0, 0, 1, 2, 2, 0]):
             steps[number](*batches[i % 6])
@@ -175,19 +175,6 @@ def test_compiled_steps_take_turns(jit_compile: bool) -> None:
             assert table.embeddings.ownership.owner is optimizers[0]
     for theirs, ours in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in `assert_same`
-
-
-def own_step(model: Any, jit_compile: bool) -> Any:
-    import tensorflow as tf
-
-    @tf.function(jit_compile=jit_compile)
-    def step(ids: Any, wanted: Any) -> None:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((model(ids, training=True) - wanted) ** 2)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-
-    return step
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's strategies")

@@ -14,7 +14,7 @@ import unhot.keras
 from unhot.keras.backends import backend
 
 from .calls import BACKEND
-from .models import EPSILON
+from .models import EPSILON, compiled_step
 
 if BACKEND != "tensorflow":
     pytest.skip("the graphs of TensorFlow", allow_module_level=True)
@@ -49,25 +49,13 @@ def state(model: Any) -> list[Any]:
     return [np.array(v.numpy()) for v in (*model.weights, *model.optimizer._variables)]
 
 
-def own_step(model: Any) -> Callable[[Any, Any], Any]:
-    @tf.function
-    def step(ids: Any, wanted: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((model(ids, training=True) - wanted) ** 2)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
-
-    return step
-
-
 WAYS: dict[str, Callable[[Any], Callable[[Any, Any], Any]]] = {
     "fit": lambda model: lambda ids, wanted: model.fit(ids, wanted, batch_size=8, shuffle=False, verbose=0),
     "train_on_batch": lambda model: model.train_on_batch,
     "evaluate": lambda model: lambda ids, wanted: model.evaluate(ids, wanted, verbose=0),
     "predict": lambda model: lambda ids, wanted: model.predict(ids, verbose=0),
     "own function": lambda model: tf.function(lambda ids, wanted: model(ids)),
-    "own step": own_step,
+    "own step": compiled_step,
 }
 TABLES: dict[str, dict[str, Any]] = {
     "rows": {}, "left to Keras": {}, "combiner": {"combiner": "mean", "activation": "relu"}, "floats": {"dtype": "float32"},
@@ -87,7 +75,7 @@ def test_as_it_was(table: str, ways: Iterable[str], monkeypatch: pytest.MonkeyPa
     ids, bad, wanted = batches()
     stock = table == "unowned"
     models = [made(optimizer=keras.optimizers.SGD(0.05, momentum=0.9) if stock else None, **TABLES[table]) for _ in range(2)]
-    steps = [own_step(model) if "own step" in ways else model.train_on_batch for model in models]
+    steps = [compiled_step(model) if "own step" in ways else model.train_on_batch for model in models]
     for step in steps:
         step(ids, wanted)
     for way in ways:

@@ -38,10 +38,10 @@ class KerasBackend(Backend):
     EAGER: ClassVar[bool] = False
     """Whether steps are made call by call: then an optimizer that has lost its table takes it back when it steps again."""
 
-    TABLE_VARIABLE: ClassVar[Callable[..., Variable] | None] = None
-    """The class of the variables of tables, where they are made as such."""
+    TABLE_VARIABLE: ClassVar[Callable[..., Variable]]
+    """The class of the variables of tables."""
 
-    SLOT_VARIABLE: ClassVar[Callable[..., Variable] | None] = None
+    SLOT_VARIABLE: ClassVar[Callable[..., Variable]]
     """The class of the variables of their slots."""
 
     variable: Variable
@@ -53,10 +53,6 @@ class KerasBackend(Backend):
     """The rate for which the latest step was prepared."""
 
     # ------------------------------------------------------------------ tables and lookups
-
-    @staticmethod
-    def make_table(variable: Variable) -> None:
-        """Let the new variable's rows be trained apart, where it is not made as a `TABLE_VARIABLE`."""
 
     @staticmethod
     @abstractmethod

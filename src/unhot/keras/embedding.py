@@ -90,19 +90,12 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             return
         super().build(input_shape)
         self._tracker.unlock()  # LoRA has locked it, as Keras does by itself after `build`
-        if self.quantization_mode is None:
-            self._make_table(self._embeddings)
         if self._adds_bias:
             self.bias = self.add_weight(shape=(self.output_dim,), initializer=self.bias_initializer, name="bias")
 
-    def enable_lora(self, *args: Option, **kwargs: Option) -> None:
-        """Keras's `enable_lora`. The LoRA matrix with a row for each id also becomes a table."""
-        super().enable_lora(*args, **kwargs)
-        self._make_table(self.lora_embeddings_a)
-
     def add_weight(self, *args: Option, **options: Option) -> Variable:
-        """Keras's `add_weight`. The variables of tables are of their own kind where the backend has one."""
-        if args or backend.TABLE_VARIABLE is None or options.get("name") not in TABLES:
+        """Keras's `add_weight`. The variables of tables are of their own kind."""
+        if args or options.get("name") not in TABLES:
             made: Variable = super().add_weight(*args, **options)
             return made
         initializer, dtype = options.get("initializer"), options.get("dtype")
@@ -118,13 +111,6 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         variable.constraint = keras.constraints.get(options.get("constraint"))
         self._track_variable(variable)
         return variable
-
-    def _make_table(self, variable: Variable) -> None:
-        if backend.TABLE_VARIABLE is not None:
-            return
-        self._post_untrack_variable(variable)  # on PyTorch the layer lists parameters, and this becomes another
-        backend.make_table(variable)
-        self._post_track_variable(variable)
 
     def quantize(self, mode: Option = None, type_check: bool = True, config: Option = None) -> None:
         """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one, and subclasses of this one."""

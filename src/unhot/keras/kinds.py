@@ -12,7 +12,6 @@ Tensor: TypeAlias = Any
 Gradient: TypeAlias = Any
 """A gradient: a `RowGradient`, a `Tensor` or None."""
 
-
 Option: TypeAlias = Any
 """An argument that is handed on to Keras, or what Keras's configurations are made of."""
 

@@ -230,8 +230,8 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
     def add_variable_from_reference(
         self, reference_variable: Variable, name: str | None = None, initializer: Any = "zeros"
     ) -> Variable:
-        """As Keras's; the slots of tables are variables of their own kind where the backend has one."""
-        if backend.SLOT_VARIABLE is None or not backend.is_table(reference_variable):
+        """As Keras's; the slots of tables are variables of their own kind."""
+        if not backend.is_table(reference_variable):
             made: Variable = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
             return made
         with keras.name_scope(self.name, caller=self):

@@ -28,10 +28,6 @@ DTYPES = ("float32", "float64")
 # ---------------------------------------------------------------- tables and lookups
 
 
-def make_table(variable: Any) -> None:
-    """Tables are made as such."""
-
-
 def is_table(variable: Any) -> bool:
     """Whether this is the variable of a table."""
     return isinstance(variable, TableVariable) and variable.dtype in DTYPES
@@ -146,7 +142,7 @@ class TensorFlowBackend(KerasBackend):
     Every row stands at the step `last`.  The clock follows the optimizer's `iterations`, which others may write.
     """
 
-    make_table, is_table, look_up = staticmethod(make_table), staticmethod(is_table), staticmethod(look_up)
+    is_table, look_up = staticmethod(is_table), staticmethod(look_up)
     concrete, seen, unread = staticmethod(concrete), staticmethod(seen), staticmethod(unread)
     refuse_later, wrap_apply = staticmethod(refuse_later), staticmethod(wrap_apply)
     reason_for_dense, check_rule, by_rows = staticmethod(reason_for_dense), staticmethod(check_rule), staticmethod(by_rows)

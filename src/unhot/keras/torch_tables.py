@@ -6,11 +6,9 @@ import functools
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import keras
-import numpy as np
 import torch
 from keras.src.backend.torch.core import get_device
 from torch import Tensor
@@ -24,8 +22,9 @@ from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.rules import Optimizer
 from unhot.torch._private import without_torch_functions
-from unhot.torch.backend import TorchBackend, steps_made
+from unhot.torch.backend import TorchBackend, dtype_of, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
+from unhot.torch.gradient import coalesced
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership
@@ -101,7 +100,7 @@ def wrap_apply(function: Function) -> Function:
 
 def check_rule(rule: Optimizer, variable: Variable) -> None:
     """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
-    recurrence(rule, _dtype(variable._value), variable.shape[0])
+    recurrence(rule, dtype_of(variable._value), variable.shape[0])
 
 
 def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
@@ -117,7 +116,7 @@ def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Var
 
 
 class _Slots:
-    """What `RowTraining` asks of an optimizer: the state of a parameter, which here lies in Keras's variables."""
+    """What `TorchBackend` asks of an optimizer: the state of a parameter, which here lies in Keras's variables."""
 
     def __init__(self) -> None:
         self.held_state: dict[Any, Any] = {}
@@ -143,9 +142,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
         self.variable, self._slots = variable, slots
         source: Option = _Slots()
-        optimizer.__dict__.setdefault("_sources", []).append(
-            source
-        )  # held by the optimizer alone, with which the table is free
+        # Held by the optimizer alone: once it is gone, so is the table's owner.
+        optimizer.__dict__.setdefault("_sources", []).append(source)
         super().__init__(source, Lock())
 
     def tied(self, tie: Ownership[Any]) -> None:
@@ -160,10 +158,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     def summed(self, gradient: RowGradient) -> RowGradient:
         """The same gradient with the sum of an id's in one place."""
-        ids, inverse = torch.unique(gradient.ids, return_inverse=True)
-        wide = torch.zeros((len(ids), gradient.values.size(1)), dtype=torch.float64, device=ids.device)
-        sums = wide.index_add_(0, inverse, gradient.values.to(torch.float64)).to(gradient.values.dtype)
-        return RowGradient(ids, sums, self)
+        return RowGradient(*coalesced(gradient.ids, gradient.values), self)
 
     def dense_gradient(self, ids: Tensor, values: Tensor) -> Tensor:
         self.hand_over()
@@ -194,25 +189,12 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
         """Make the step that was prepared."""
-        without_torch_functions(self._make_step, gradient)
-
-    def _make_step(self, gradient: RowGradient) -> None:
-        engine, place, parameter = self.engine, self._place, self._parameter
-        assert engine is not None
-        assert parameter is not None
-        values = gradient.values.to(self._weights.dtype).contiguous()
-        ids, rows = place.view(gradient.ids), place.view(values)
-        place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
-        torch.autograd.graph.increment_version(parameter)
+        without_torch_functions(self._step_rows, gradient.ids, gradient.values)
 
     def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
-        snapshot, followed = recurrence(rule, _dtype(self._weights), len(self._weights), set(self._slots))
+        snapshot, followed = recurrence(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
         followed.load_state(begun | {name: float(value) for name, value in state.items()})
         slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]
         return Engine.resumed(self._place.take_over(self._weights), slots, clock, snapshot, followed, self._place.kernels)
-
-
-def _dtype(tensor: Tensor) -> np.dtype[Any]:
-    return np.dtype(str(tensor.dtype).removeprefix("torch."))

@@ -223,7 +223,7 @@ class TorchBackend(Backend):
             return "its optimizer was made with differentiable=True. Leave that out"
         try:
             rule = owner.rule(**owner.hyperparameters(group))
-            _, followed = recurrence(rule, _dtype(table), len(table))
+            _, followed = recurrence(rule, dtype_of(table), len(table))
             rule.require_range(rule.read(1), followed.dtype)
         except (TypeError, ValueError) as error:
             return _why(error)
@@ -266,9 +266,6 @@ class TorchBackend(Backend):
 
     def step(self, gradient: Tensor, maximize: bool) -> None:
         """Make the step that was prepared, whose gradient is row-sparse."""
-        engine, place, parameter = self.engine, self._place, self._parameter
-        assert engine is not None
-        assert parameter is not None
         if isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows
@@ -276,17 +273,23 @@ class TorchBackend(Backend):
             named, values = gradient._indices()[0], gradient._values()
         if values.requires_grad:  # of a backward pass that was asked for a graph
             values = values.detach()
-        ids = place.view(named)
-        place.require_rows(ids, len(engine.weights), ids.shape)
-        rows = place.view((-values if maximize else values).contiguous())
-        place.alone(partial(engine.step, lambda: (ids, rows, ()), lambda: self._hyper))
+        self._place.require_rows(self._place.view(named), len(self._weights), named.shape)
+        self._step_rows(named, -values if maximize else values)
+
+    def _step_rows(self, ids: Tensor, values: Tensor) -> None:
+        """The step that was prepared, with the gradients `values` of the rows `ids`, which the table has."""
+        engine, place, parameter = self.engine, self._place, self._parameter
+        assert engine is not None
+        assert parameter is not None
+        named, rows = place.view(ids), place.view(values.to(self._weights.dtype).contiguous())
+        place.alone(partial(engine.step, lambda: (named, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
     def _bind(self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, state: dict[str, Any]) -> None:
         """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
         clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
-        snapshot, followed = recurrence(rule, _dtype(weights), len(weights), held)
+        snapshot, followed = recurrence(rule, dtype_of(weights), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
         followed.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
         bound: dict[str, Tensor] = {}
@@ -332,7 +335,8 @@ def is_shared(tensor: Any) -> bool:
     return bool(tensor.is_cpu and tensor.is_shared())
 
 
-def _dtype(tensor: Tensor) -> np.dtype[Any]:
+def dtype_of(tensor: Tensor) -> np.dtype[Any]:
+    """NumPy's dtype of a tensor."""
     return np.dtype(str(tensor.dtype).removeprefix("torch."))
 
 

@@ -1,11 +1,13 @@
-"""The tie between a table and its owner: four states and six transitions, the same in every front end.
+"""The tie between a table and its owner: four states and the transitions between them, the same in every front end.
 
 A table is trained by rows for one owner at a time, an optimizer. The table knows the tie that holds now; each owner keeps its
 ties, also those that it has lost.
 
-    FREE ──own──> SETTLED ──step──> DEFERRED        settle: DEFERRED -> SETTLED
-                                                    release: SETTLED, DEFERRED -> FREE
-    LOST ─regain─> SETTLED                          lose: SETTLED, DEFERRED -> LOST
+    regain: FREE, LOST -> SETTLED           settle: DEFERRED -> SETTLED
+    lose: SETTLED, DEFERRED -> LOST         release: SETTLED, DEFERRED -> FREE
+
+A step of the rows, which a backend makes for an owner that holds the table, leads from SETTLED or DEFERRED to DEFERRED. An
+owner that is gone has released its tables.
 
 A new owner takes a table over: the old one settles it first, hands its state over to the framework, and is LOST. If it steps
 again, it takes the table back in the same way. So nothing is ever refused, and whoever trains the table continues from what the
@@ -16,7 +18,6 @@ from __future__ import annotations
 
 import enum
 import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -57,13 +58,6 @@ class Ownership(Generic[B]):
         self._owner = weakref.ref(owner, partial(_let_go, weakref.ref(self)))
         self.backend = backend
 
-    @classmethod
-    def own(cls, table: Ownable[B], owner: object, backend: B) -> Ownership[B]:
-        """FREE -> SETTLED: the table is trained by `backend` for `owner` from now on. Another owner loses it first."""
-        made = cls(table, owner, backend)
-        made._take(table)
-        return made
-
     @property
     def table(self) -> Ownable[B] | None:
         """The table, or None once it is gone."""
@@ -90,11 +84,6 @@ class Ownership(Generic[B]):
             return State.LOST
         return State.DEFERRED if self.backend.has_deferred_steps() else State.SETTLED
 
-    def step(self, make: Callable[[], None]) -> None:
-        """SETTLED or DEFERRED -> DEFERRED: make one step of the rows, by `make`, once the table is the owner's again."""
-        self.regain()
-        make()
-
     def settle(self) -> None:
         """DEFERRED -> SETTLED: apply all deferred steps. In any other state there are none."""
         if self.holds:
@@ -116,7 +105,7 @@ class Ownership(Generic[B]):
             table.ownership = taker
 
     def regain(self) -> None:
-        """LOST, or released -> SETTLED: take the table back from whoever has it. Of an owner that has it, nothing."""
+        """FREE or LOST -> SETTLED: take the table, from whoever has it. Of an owner that has it, nothing."""
         table = self.table
         if table is not None and table.ownership is not self:
             self._take(table)
