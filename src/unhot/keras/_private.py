@@ -68,7 +68,19 @@ def can_call_before_runs() -> bool:
     """
     import tensorflow as tf
 
-    return hasattr(tf.__internal__.FuncGraph, "capture_call_time_value")
+    return hasattr(getattr(tf.__internal__, "FuncGraph", None), "capture_call_time_value")
+
+
+def is_graph_of_function(graph: Any) -> bool:
+    """Whether a graph of TensorFlow is that of a function, and not of a branch or a loop's body in one.
+
+    Needs: the class of such graphs.
+    Fallback: whether it belongs to a function at all. All tables are trained densely then (`can_call_before_runs`).
+    """
+    import tensorflow as tf
+
+    kind = getattr(tf.__internal__, "FuncGraph", None)
+    return bool(graph.building_function) if kind is None else type(graph) is kind
 
 
 def made_by_trainer(graph: Any) -> bool:

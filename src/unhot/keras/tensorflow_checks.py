@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.keras._private import being_saved, compiled_by_xla
+from unhot.keras._private import being_saved, compiled_by_xla, stateless_scope
 
 REFUSED = "unhot_ids_out_of_range"
 """The collection of a graph that has, for each lookup that cannot stop the run, whether an id was out of range."""
@@ -20,7 +19,7 @@ def stop_if_bad(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
 
     In a graph that XLA compiles nothing can stop a run. There the optimizer makes no step instead.
     """
-    if tf.executing_eagerly() or in_stateless_scope():
+    if tf.executing_eagerly() or stateless_scope() is not None:
         return ids, bad
     graph = tf.compat.v1.get_default_graph()
     xla = compiled_by_xla(graph)
@@ -51,7 +50,9 @@ def all_or_nothing(apply: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(apply)
     def applied(optimizer: Any, grads: Any, *args: Any, **kwargs: Any) -> None:
         grads = list(grads)
-        if tf.executing_eagerly() or in_stateless_scope() or not optimizer.built:  # TensorFlow discards traces that build one
+        if (
+            tf.executing_eagerly() or stateless_scope() is not None or not optimizer.built
+        ):  # TensorFlow discards traces that build one
             apply(optimizer, grads, *args, **kwargs)
             return
         parts = [part for part in tf.nest.flatten(grads, expand_composites=True) if part is not None]

@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.keras._private import being_saved, call_before_runs, in_training, made_by_trainer
+from unhot.keras._private import (
+    being_saved,
+    call_before_runs,
+    in_training,
+    is_graph_of_function,
+    made_by_trainer,
+    stateless_scope,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +112,7 @@ def _with_outer(graph: Any) -> list[Any]:
     """The graph of a function, and those of the functions that it is in."""
     found = []
     while graph is not None and graph.building_function:
-        if type(graph) is tf.__internal__.FuncGraph:
+        if is_graph_of_function(graph):
             found.append(graph)
         graph = getattr(graph, "outer_graph", None)
     return found
@@ -114,10 +120,10 @@ def _with_outer(graph: Any) -> list[Any]:
 
 def _function() -> Any:
     """The graph of the function that is being traced, if one is, and will be called."""
-    if tf.executing_eagerly() or in_stateless_scope() or being_saved():
+    if tf.executing_eagerly() or stateless_scope() is not None or being_saved():
         return None
     graph = tf.compat.v1.get_default_graph()
-    while type(graph) is not tf.__internal__.FuncGraph:  # a branch or a loop's body
+    while not is_graph_of_function(graph):  # a branch or a loop's body
         graph = getattr(graph, "outer_graph", None)
         if graph is None:
             return None

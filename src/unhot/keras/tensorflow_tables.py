@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from unhot.keras._private import being_saved, can_call_before_runs, in_training
+from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
 from unhot.keras.backend import KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
@@ -70,7 +69,7 @@ def training_of(variable: Any) -> TensorFlowBackend | None:
 def look_up(variable: Any, ids: Any) -> Any:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     training = training_of(variable)
-    if training is None or in_stateless_scope():
+    if training is None or stateless_scope() is not None:
         return None
     if being_saved():
         training.settle()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import torch
-from keras.src.backend.torch.core import get_device
 from torch import Tensor
 
 from unhot.atomic import Lock
@@ -21,7 +20,7 @@ from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.rules import Optimizer
-from unhot.torch._private import without_torch_functions
+from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient import coalesced
@@ -67,7 +66,7 @@ def ownable(variable: Variable) -> TableParameter:
 def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
     """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
     weight = getattr(variable, "_value", None)
-    if type(weight) is not TableParameter or get_device() == "meta":
+    if type(weight) is not TableParameter or ids.device.type == "meta":
         return None
     return without_torch_functions(_owned_lookup, weight, ids)
 
@@ -79,7 +78,7 @@ def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
 
 def concrete(ids: Tensor) -> Number:
     """The ids as an array, if they are known now."""
-    if torch.compiler.is_compiling() or ids.device.type == "meta" or isinstance(ids, torch._subclasses.FakeTensor):
+    if torch.compiler.is_compiling() or ids.device.type == "meta" or is_fake(ids):
         return None
     return ids.detach().cpu().numpy()
 

@@ -193,6 +193,14 @@ def is_transformed() -> bool:
     return torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active()
 
 
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor has no numbers, since what is done with it is only recorded.
+
+    Without the class, only `torch.export` is known.
+    """
+    return isinstance(tensor, torch._subclasses.FakeTensor) if ON else torch.compiler.is_exporting()
+
+
 @contextmanager
 def unseen() -> Iterator[None]:
     """Where no tracer notes what settling writes, and no transform of `torch.func` forbids it.
