@@ -30,13 +30,19 @@ test-all:
 	$(MAKE) test ALL=--all
 	$(MAKE) test-third-party
 
-# The Keras front end, one process per backend. On JAX most of the fast set's time is compiling, which takes a third less without
-# LLVM's optimizations; `make test-all` has them on.
-XLA_OF_jax := $(if $(ALL),,--xla_backend_optimization_level=0)
+# Most of the fast set's time is compiling. It takes less without LLVM's optimizations, and if processes share what JAX has
+# compiled; `make test-all` does neither.
+ifndef ALL
+test test-keras: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
+test test-keras: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test-keras: export XLA_FLAGS := --xla_backend_optimization_level=0
+endif
+
+# The Keras front end, one process per backend.
 test-keras: $(VENV)/tests
 	for backend in torch jax tensorflow; do \
-	    if [ $$backend = jax ]; then export XLA_FLAGS="$(XLA_OF_jax)"; else unset XLA_FLAGS; fi; \
-	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) tests/keras3 || exit 1; \
+	    KERAS_BACKEND=$$backend $(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) \
+	        tests/keras3 tests/test_ownership.py || exit 1; \
 	done
 
 check: $(VENV)/tests

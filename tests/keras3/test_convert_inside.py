@@ -14,7 +14,9 @@ from selection import some
 import unhot.keras
 from unhot.keras import Conversion
 
-from .models import EPSILON
+from .models import EPSILON, fast_on_torch
+
+pytestmark = fast_on_torch
 
 V, D, N = 12, 3, 4
 IDS = np.array([[3, 7, 7, 7], [1, 1, 1, 1], [0, 11, 0, 5], [2, 4, 9, 8]], dtype="int32")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import tensorflow as tf
 
 from unhot.keras._private import being_saved, compiled_by_xla, stateless_scope
+from unhot.keras.backend import Function
+from unhot.keras.kinds import Gradient, Option, Tensor
+
+if TYPE_CHECKING:
+    from unhot.keras.embedding import Embedding
+    from unhot.keras.row_sparse import RowSparse
 
 REFUSED = "unhot_ids_out_of_range"
 """The collection of a graph that has, for each lookup that cannot stop the run, whether an id was out of range."""
 
 
-def stop_if_bad(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
+def stop_if_bad(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tuple[Tensor, Tensor | None]:
     """The ids, which stop the run of the graph if one of those `given` is bad; and the mask of bad ones, if they may not.
 
     In a graph that XLA compiles nothing can stop a run. There the optimizer makes no step instead.
@@ -32,7 +38,7 @@ def stop_if_bad(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
     return ids, bad if being_saved() or xla is None else None  # TensorFlow Lite drops asserts, too
 
 
-def _stop(bad: Any, given: Any, layer: Any) -> Any:
+def _stop(bad: Tensor, given: Tensor, layer: Embedding) -> Tensor:
     place = tf.where(bad)[0]
     message = tf.strings.format(
         f"id {{}} at position {{}} of the ids of layer {layer.name} is not the number of a row: the table has rows 0 to"
@@ -42,13 +48,13 @@ def _stop(bad: Any, given: Any, layer: Any) -> Any:
     return tf.debugging.Assert(False, [message])
 
 
-def all_or_nothing(apply: Callable[..., None]) -> Callable[..., None]:
+def all_or_nothing(apply: Function) -> Function:
     """An optimizer's `apply` that writes nothing in a graph before all gradients are there; and nothing at all if XLA has
     compiled the graph and an id is out of range.
     """
 
     @functools.wraps(apply)
-    def applied(optimizer: Any, grads: Any, *args: Any, **kwargs: Any) -> None:
+    def applied(optimizer: RowSparse, grads: Iterable[Gradient], *args: Option, **kwargs: Option) -> None:
         grads = list(grads)
         if (
             tf.executing_eagerly() or stateless_scope() is not None or not optimizer.built
@@ -68,8 +74,8 @@ def all_or_nothing(apply: Callable[..., None]) -> Callable[..., None]:
 
             tf.cond(tf.reduce_any(tf.stack(refused)), lambda: None, step)
 
-    return applied
+    return cast("Function", applied)
 
 
-def _own(gradient: Any) -> Any:
+def _own(gradient: Gradient) -> Gradient:
     return None if gradient is None else tf.identity(gradient)

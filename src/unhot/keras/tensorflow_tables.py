@@ -7,57 +7,30 @@ import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import tensorflow as tf
 
-from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
-from unhot.keras.backend import KerasBackend, Reason
+from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope, with_gradient_of
+from unhot.keras.backend import Function, KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
+from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
-from unhot.keras.tensorflow_graphs import note_read, note_step
+from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.rules import Optimizer
 from unhot.traced.engine import Traced
 from unhot.training import Ownership
 
+if TYPE_CHECKING:
+    from unhot.keras.embedding import Embedding
+    from unhot.keras.row_sparse import RowSparse
+
 DTYPES = ("float32", "float64")
 
-# ---------------------------------------------------------------- tables and lookups
 
-
-def is_table(variable: Any) -> bool:
-    """Whether this is the variable of a table."""
-    return isinstance(variable, TableVariable) and variable.dtype in DTYPES
-
-
-def seen(variable: Any) -> None:
-    """The variable has been read, maybe in a graph, which will go on reading it in the same way."""
-    if is_table(variable):
-        tie = variable.ownership
-        note_read(variable, None if tie is None else tie.backend)
-
-
-def reason_for_dense(variable: Any) -> Reason | None:
-    """Why the rows of the table cannot be trained apart here, if so."""
-    if tf.distribute.has_strategy():
-        return Reason("a tf.distribute strategy trains it in several copies", "Train without a strategy to train by rows.")
-    if not can_call_before_runs():
-        return Reason(
-            "this version of TensorFlow cannot call unhot before a graph runs", "Use another version to train by rows."
-        )
-    if variable.readers.others(None):
-        gc.collect()  # graphs are full of cycles, and outlive their functions
-        if variable.readers.others(None):
-            return Reason(
-                "a tf.function that was made before this optimizer was built reads the table, and would not see deferred steps",
-                "Build the optimizer first, by optimizer.build(model.trainable_variables), to train by rows.",
-            )
-    return None
-
-
-def training_of(variable: Any) -> TensorFlowBackend | None:
+def training_of(variable: Variable) -> TensorFlowBackend | None:
     """What trains the rows of this variable, if an optimizer owns them."""
     tie: Ownership[TensorFlowBackend] | None = getattr(variable, "ownership", None)
     if tie is not None and tie.owner is None and tf.executing_eagerly():
@@ -66,104 +39,113 @@ def training_of(variable: Any) -> TensorFlowBackend | None:
     return None if tie is None else tie.backend
 
 
-def look_up(variable: Any, ids: Any) -> Any:
-    """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
-    training = training_of(variable)
-    if training is None or stateless_scope() is not None:
-        return None
-    if being_saved():
-        training.settle()
-        return None
-    note_read(variable, training)
-    flat = tf.reshape(ids, (-1,))
-    held, settled = tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat))
-    found = _as_settled(held, settled) if tf.executing_eagerly() or in_training() else _moved(held, settled)
-    return tf.reshape(found, tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
-
-
-@tf.custom_gradient  # type: ignore[untyped-decorator]
-def _as_settled(held: Any, settled: Any) -> Any:
-    """The settled rows, with the gradient of those that were gathered."""
-    return tf.identity(settled), lambda gradient: (gradient, None)
-
-
-def _moved(held: Any, settled: Any) -> Any:
-    """The same for graphs that have to be let go of some day: TensorFlow keeps for ever what has a gradient of its own."""
-    finite = tf.where(tf.math.is_finite(held), held, tf.zeros_like(held))
-    return settled + (finite - tf.stop_gradient(finite))  # the difference is 0
-
-
-def concrete(ids: Any) -> Any:
-    """The ids as an array, if they are known now."""
-    return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
-
-
-def refuse_later(ids: Any, bad: Any, given: Any, layer: Any) -> tuple[Any, Any]:
-    """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
-    return stop_if_bad(ids, bad, given, layer)
-
-
-# ---------------------------------------------------------------- training
-
-
-def unread(variable: Any) -> Any:
-    """What stands for the variable, and can be asked who it is without a look at its value."""
-    return variable._value if is_table(variable) else variable
-
-
-def wrap_apply(function: Any) -> Any:
-    """The function within the graph, where rows are settled and stepped, once all gradients are there."""
-    return all_or_nothing(function)
-
-
-def check_rule(rule: Optimizer, variable: Any) -> None:
-    """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
-    Traced(rule, variable.dtype, variable.shape[0])
-
-
-def by_rows(optimizer: Any, gradients: list[Any], variables: list[Any]) -> list[Any]:
-    """The gradients, those of owned tables by rows where they are row-sparse."""
-    found = []
-    for gradient, variable in zip(gradients, variables, strict=True):
-        if isinstance(gradient, tf.IndexedSlices):
-            table = optimizer.table(variable)
-            if table is not None:
-                gradient = RowGradient(gradient.indices, gradient.values, table)
-            elif is_table(variable):
-                gradient = tf.convert_to_tensor(gradient)  # Keras's optimizers would take the ids that repeat one by one
-        found.append(gradient)
-    return found
-
-
 class TensorFlowBackend(KerasBackend):
     """A table and the optimizer that owns it.
 
     Every row stands at the step `last`.  The clock follows the optimizer's `iterations`, which others may write.
     """
 
-    is_table, look_up = staticmethod(is_table), staticmethod(look_up)
-    concrete, seen, unread = staticmethod(concrete), staticmethod(seen), staticmethod(unread)
-    refuse_later, wrap_apply = staticmethod(refuse_later), staticmethod(wrap_apply)
-    reason_for_dense, check_rule, by_rows = staticmethod(reason_for_dense), staticmethod(check_rule), staticmethod(by_rows)
+    TABLE_VARIABLE: ClassVar = TableVariable
+    SLOT_VARIABLE: ClassVar = SlotVariable
 
-    TABLE_VARIABLE, SLOT_VARIABLE = TableVariable, SlotVariable
+    variable: TableVariable
 
-    variable: Any
-
-    at_once: Any
+    at_once: Tensor
     """A variable: whether steps settle all rows at once, since a function is there that would not see what is deferred."""
 
-    def __init__(self, variable: Any, slots: Mapping[str, Any], optimizer: Any) -> None:
+    # ------------------------------------------------------------------ tables and lookups
+
+    @staticmethod
+    def is_table(variable: Variable) -> bool:
+        return isinstance(variable, TableVariable) and variable.dtype in DTYPES
+
+    @staticmethod
+    def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
+        training = training_of(variable)
+        if training is None or stateless_scope() is not None:
+            return None
+        if being_saved():
+            training.settle()
+            return None
+        note_read(variable, training)
+        flat = tf.reshape(ids, (-1,))
+        held, settled = tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat))
+        return tf.reshape(with_gradient_of(held, settled), tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
+
+    @staticmethod
+    def concrete(ids: Tensor) -> Tensor | None:
+        return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
+
+    @staticmethod
+    def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tuple[Tensor, Tensor | None]:
+        return stop_if_bad(ids, bad, given, layer)
+
+    @staticmethod
+    def seen(variable: Variable) -> None:
+        """The variable has been read, maybe in a graph, which will go on reading it in the same way."""
+        if TensorFlowBackend.is_table(variable):
+            tie = variable.ownership
+            note_read(variable, None if tie is None else tie.backend)
+
+    @staticmethod
+    def unread(variable: Variable) -> Variable:
+        return variable._value if TensorFlowBackend.is_table(variable) else variable
+
+    @staticmethod
+    def reason_for_dense(variable: Variable) -> Reason | None:
+        if tf.distribute.has_strategy():
+            return Reason("a tf.distribute strategy trains it in several copies", "Train without a strategy to train by rows.")
+        if not can_call_before_runs():
+            return Reason(
+                "this version of TensorFlow cannot call unhot before a graph runs", "Use another version to train by rows."
+            )
+        readers = variable.readers if isinstance(variable, TableVariable) else Readers()
+        if readers.others(None):
+            gc.collect()  # graphs are full of cycles, and outlive their functions
+        if readers.others(None):
+            return Reason(
+                "a tf.function that was made before this optimizer was built reads the table, and would not see deferred steps",
+                "Build the optimizer first, by optimizer.build(model.trainable_variables), to train by rows.",
+            )
+        return None
+
+    @staticmethod
+    def check_rule(rule: Optimizer, variable: Variable) -> None:
+        Traced(rule, variable.dtype, variable.shape[0])
+
+    # ------------------------------------------------------------------ an optimizer
+
+    @staticmethod
+    def wrap_apply(function: Function) -> Function:
+        """The function within the graph, where rows are settled and stepped, once all gradients are there."""
+        return all_or_nothing(function)
+
+    @staticmethod
+    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+        found = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                table = optimizer.table(variable)
+                if table is not None:
+                    gradient = RowGradient(gradient.indices, gradient.values, table)
+                elif TensorFlowBackend.is_table(variable):
+                    gradient = tf.convert_to_tensor(gradient)  # Keras's optimizers would take the ids that repeat one by one
+            found.append(gradient)
+        return found
+
+    # ------------------------------------------------------------------ one table and its optimizer
+
+    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
         with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
             self.at_once = tf.Variable(False, trainable=False, name="at_once")
         self._optimizer = weakref.ref(optimizer)
         self.variable, self._slots = variable, slots
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
         self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
-        self._kept: dict[Traced, tuple[VariableRows, dict[str, Any], Any]] = {}
+        self._kept: dict[Traced, tuple[VariableRows, dict[str, Tensor], Tensor]] = {}
         self.traced: Traced
-        self.history: dict[str, Any] = {}
-        self.clock: Any = None
+        self.history: dict[str, Tensor] = {}
+        self.clock: Tensor = None
 
     def has_deferred_steps(self) -> bool:
         return self.traced.defers and bool(tf.reduce_any(self.store.variables["last"] < self._now()))
@@ -179,11 +161,11 @@ class TensorFlowBackend(KerasBackend):
         for slot in self._slots.values():
             slot.training = self
 
-    def _rule(self, optimizer: Any) -> Traced:
+    def _rule(self, optimizer: RowSparse) -> Traced:
         """The optimizer's rule, as its hyperparameters stand."""
         return Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
 
-    def _follow(self, optimizer: Any, traced: Traced, state: Mapping[str, Any]) -> None:
+    def _follow(self, optimizer: RowSparse, traced: Traced, state: Mapping[str, Tensor]) -> None:
         """Take up a rule, and the numbers that the optimizer keeps; all rows are settled.
 
         Each rule has variables of its own, which the graphs that were made for it go on with.
@@ -196,7 +178,7 @@ class TensorFlowBackend(KerasBackend):
             if traced.defers:
                 self._go_on(optimizer, state)
 
-    def _variables(self, traced: Traced) -> tuple[VariableRows, dict[str, Any], Any]:
+    def _variables(self, traced: Traced) -> tuple[VariableRows, dict[str, Tensor], Tensor]:
         """What is held for a rule beside weights and slots: `place` and `last` of each row, a history and a clock."""
         store = VariableRows({name: self.held[name] for name in traced.names}, traced.rows)
         nothing = tf.zeros((traced.rows,), tf.int32)
@@ -209,16 +191,16 @@ class TensorFlowBackend(KerasBackend):
         return store, history, tf.Variable(0, trainable=False, name="clock")
 
     @property
-    def ops(self) -> Any:
+    def ops(self) -> Operations:
         """Those for what runs now."""
         return self._ops[not tf.executing_eagerly()]
 
-    def _now(self) -> Any:
+    def _now(self) -> Tensor:
         return as_it_is(self.clock) if self.traced.defers else tf.constant(0, tf.int32)
 
     # ------------------------------------------------------------------ reading
 
-    def lookup(self, ids: Any) -> Any:
+    def lookup(self, ids: Tensor) -> Tensor:
         """The settled weights of the flat `ids`."""
         # A number of the history is a number also where it is not taken from by `Operations.take`.
         history = {name: value if len(value.shape) else as_it_is(value) for name, value in self.history.items()}
@@ -249,23 +231,23 @@ class TensorFlowBackend(KerasBackend):
         """The same gradient with the sum of an id's in one of its places, and zeros in the others."""
         return gradient.with_values(self.traced.summed(self.ops, self.store, gradient.ids, gradient.values))
 
-    def dense_gradient(self, ids: Any, values: Any) -> Any:
+    def dense_gradient(self, ids: Tensor, values: Tensor) -> Tensor:
         self.settle()
         return tf.convert_to_tensor(tf.IndexedSlices(values, ids, self.variable.shape))
 
-    def restart(self, optimizer: Any) -> None:
+    def restart(self, optimizer: RowSparse) -> None:
         """Go on from what has been written into Keras's variables, once released."""
         if self.traced.defers:
             self._go_on(optimizer, optimizer.row_state())
 
-    def _go_on(self, optimizer: Any, state: Mapping[str, Any]) -> None:
+    def _go_on(self, optimizer: RowSparse, state: Mapping[str, Tensor]) -> None:
         now = tf.cast(optimizer._iterations._value, tf.int32)
         self.clock.assign(now)
         self.store.variables["last"].assign(tf.fill((self.traced.rows,), now))
         for name, start in self.traced.family.arrays().items():
             self.history[name].assign(tf.cast(state.get(name, start), self.history[name].dtype))
 
-    def _follow_iterations(self, optimizer: Any) -> None:
+    def _follow_iterations(self, optimizer: RowSparse) -> None:
         def meet() -> None:
             self.settle()
             self.restart(optimizer)
@@ -273,15 +255,15 @@ class TensorFlowBackend(KerasBackend):
         if self.traced.defers:
             tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
 
-    def _note_step(self, optimizer: Any) -> None:
+    def _note_step(self, optimizer: RowSparse) -> None:
         note_step(self.variable, self, optimizer, lambda traced: self._take_up(optimizer, traced))
 
-    def _take_up(self, optimizer: Any, traced: Traced) -> None:
+    def _take_up(self, optimizer: RowSparse, traced: Traced) -> None:
         self.settle()
         self._follow(optimizer, traced, optimizer.row_state())
 
     @contextmanager
-    def dense_step(self, optimizer: Any, rate: Any) -> Iterator[None]:
+    def dense_step(self, optimizer: RowSparse, rate: Tensor) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it."""
         self._note_step(optimizer)
         self._follow_iterations(optimizer)
@@ -293,8 +275,7 @@ class TensorFlowBackend(KerasBackend):
             self.store.variables["last"].assign(tf.fill((self.traced.rows,), step))
             self.clock.assign(step)
 
-    def prepare_step(self, optimizer: Any, variable: Any, rate: Any) -> None:
-        """Get ready for a step; what can go wrong goes wrong here."""
+    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
         traced = self._rule(optimizer)
         if traced != self.traced:
             if not tf.executing_eagerly():
@@ -303,8 +284,7 @@ class TensorFlowBackend(KerasBackend):
         self._note_step(optimizer)
         self._follow_iterations(optimizer)
 
-    def make_step(self, gradient: RowGradient, rate: Any) -> None:
-        """Make the step that was prepared."""
+    def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
         now = self._now()
         rate = self.ops.real(rate)
         self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, rate))
@@ -313,13 +293,13 @@ class TensorFlowBackend(KerasBackend):
             if not tf.executing_eagerly():
                 tf.cond(self.at_once, self.settle, lambda: None)
 
-    def _keep(self, history: Mapping[str, Any]) -> None:
+    def _keep(self, history: Mapping[str, Tensor]) -> None:
         for name, value in history.items():
             if value is not self.history[name]:
                 self.history[name].assign(value)
 
 
-def _as_tensor(gradient: RowGradient, dtype: Any = None, name: Any = None, as_ref: bool = False) -> Any:
+def _as_tensor(gradient: RowGradient, dtype: Option = None, name: Option = None, as_ref: bool = False) -> Tensor:
     return tf.convert_to_tensor(gradient.dense(), dtype)
 
 

@@ -31,8 +31,6 @@ from unhot.training import Ownership
 if TYPE_CHECKING:
     from unhot.keras.row_sparse import RowSparse
 
-# ---------------------------------------------------------------- tables and lookups
-
 
 class TableVariable(keras.Variable):  # type: ignore[misc]
     """The variable of a table, whose value is a `TableParameter`: settled for all who use it."""
@@ -52,66 +50,9 @@ class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
     training: TorchKerasBackend | None = None
 
 
-def is_table(variable: Variable) -> bool:
-    """Whether this is the variable of a table."""
-    return isinstance(getattr(variable, "_value", None), TableParameter)
-
-
-def ownable(variable: Variable) -> TableParameter:
-    """What knows whose the table is: on PyTorch, the parameter."""
-    parameter: TableParameter = variable._value
-    return parameter
-
-
-def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
-    """The settled vectors of an owned table, with a row-sparse gradient; None of another variable. The ids are in range."""
-    weight = getattr(variable, "_value", None)
-    if type(weight) is not TableParameter or ids.device.type == "meta":
-        return None
-    return without_torch_functions(_owned_lookup, weight, ids)
-
-
 def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     training = owner_of(weight, None)
     return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
-
-
-def concrete(ids: Tensor) -> Number:
-    """The ids as an array, if they are known now."""
-    if torch.compiler.is_compiling() or ids.device.type == "meta" or is_fake(ids):
-        return None
-    return ids.detach().cpu().numpy()
-
-
-# ---------------------------------------------------------------- training
-
-
-def wrap_apply(function: Function) -> Function:
-    """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
-    disable: Option = torch.compiler.disable
-    hidden = disable(function, reason="unhot settles and steps rows outside graphs")
-
-    def outside(*args: Option, **kwargs: Option) -> None:  # where nothing is compiled, the way through `hidden` takes longer
-        (hidden if torch.compiler.is_compiling() else function)(*args, **kwargs)
-
-    return cast("Function", functools.wraps(function)(outside))
-
-
-def check_rule(rule: Optimizer, variable: Variable) -> None:
-    """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
-    recurrence(rule, dtype_of(variable._value), variable.shape[0])
-
-
-def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
-    """The gradients, those of owned tables by rows where they are row-sparse, and all others dense."""
-    found = []
-    for gradient, variable in zip(gradients, variables, strict=True):
-        table = optimizer.table(variable)
-        if isinstance(gradient, RowsOfTorch) and table is not None:
-            ids, values = gradient.ids, gradient.values
-            gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
-        found.append(gradient)
-    return found
 
 
 class _Slots:
@@ -128,15 +69,66 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     FEWEST_ROWS = 0
     EAGER = True
 
-    ownable = staticmethod(ownable)
     TABLE_VARIABLE = TableVariable
     SLOT_VARIABLE = SlotVariable
 
-    is_table, look_up = staticmethod(is_table), staticmethod(look_up)
-    concrete, check_rule = staticmethod(concrete), staticmethod(check_rule)
-    wrap_apply, by_rows = staticmethod(wrap_apply), staticmethod(by_rows)
+    # ------------------------------------------------------------------ tables and lookups
+
+    @staticmethod
+    def is_table(variable: Variable) -> bool:
+        return isinstance(getattr(variable, "_value", None), TableParameter)
+
+    @staticmethod
+    def ownable(variable: Variable) -> TableParameter:
+        """What knows whose the table is: on PyTorch, the parameter."""
+        parameter: TableParameter = variable._value
+        return parameter
+
+    @staticmethod
+    def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
+        weight = getattr(variable, "_value", None)
+        if type(weight) is not TableParameter or ids.device.type == "meta":
+            return None
+        return without_torch_functions(_owned_lookup, weight, ids)
+
+    @staticmethod
+    def concrete(ids: Tensor) -> Number:
+        if torch.compiler.is_compiling() or ids.device.type == "meta" or is_fake(ids):
+            return None
+        return ids.detach().cpu().numpy()
+
+    @staticmethod
+    def check_rule(rule: Optimizer, variable: Variable) -> None:
+        recurrence(rule, dtype_of(variable._value), variable.shape[0])
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
+
+    # ------------------------------------------------------------------ an optimizer
+
+    @staticmethod
+    def wrap_apply(function: Function) -> Function:
+        """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
+        disable: Option = torch.compiler.disable
+        hidden = disable(function)
+
+        def outside(*args: Option, **kwargs: Option) -> None:
+            # Where nothing is compiled, the way through `hidden` takes longer.
+            (hidden if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+        return cast("Function", functools.wraps(function)(outside))
+
+    @staticmethod
+    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+        found = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            table = optimizer.table(variable)
+            if isinstance(gradient, RowsOfTorch) and table is not None:
+                ids, values = gradient.ids, gradient.values
+                gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
+            found.append(gradient)
+        return found
+
+    # ------------------------------------------------------------------ one table and its optimizer
 
     def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
         self.variable, self._slots = variable, slots
@@ -170,7 +162,6 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         yield
 
     def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
-        """Get ready for a step; what can go wrong goes wrong here."""
         without_torch_functions(self._prepare_step, optimizer, variable, rate)
 
     def _prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
@@ -187,7 +178,6 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         self._hyper = engine.follow(rule)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
-        """Make the step that was prepared."""
         without_torch_functions(self._step_rows, gradient.ids, gradient.values)
 
     def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
