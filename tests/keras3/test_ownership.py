@@ -194,6 +194,31 @@ def test_a_strategy_trains_densely() -> None:
     np.testing.assert_allclose(model.get_weights()[0], reference.get_weights()[0], rtol=300 * EPSILON, atol=300 * EPSILON)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's devices")
+@pytest.mark.parametrize("kind", some(["rows", "batches"], ["rows"]))
+def test_a_distribution_trains_densely(kind: str) -> None:
+    """The table's rows laid out over the devices, or the batches."""
+    mesh = keras.distribution.DeviceMesh((1, len(keras.distribution.list_devices())), ("batch", "rows"))
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*embeddings"] = ("rows", None)
+    distribution = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    keras.distribution.set_distribution(distribution if kind == "rows" else keras.distribution.DataParallel())
+    try:
+        model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.Adam(0.01))
+        start = model.get_weights()
+        with pytest.warns(unhot.DenseFallbackWarning, match=r"trained densely.*keras\.distribution") as told:
+            model.fit(*data(), **FIT)
+        assert len([warning for warning in told if warning.category is unhot.DenseFallbackWarning]) == 1
+        assert model.optimizer.table(model.layers[1].embeddings) is None
+        weights = model.get_weights()
+    finally:
+        keras.distribution.set_distribution(None)
+    reference = model_on(Dense(ROWS, DIM), keras.optimizers.Adam(0.01))
+    reference.set_weights(start)
+    reference.fit(*data(), **FIT)
+    np.testing.assert_allclose(weights[0], reference.get_weights()[0], rtol=300 * EPSILON, atol=300 * EPSILON)
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is traced apart there")
 @pytest.mark.parametrize("way", few(WAYS, ["scan"] if BACKEND == "jax" else []))
 def test_lookups_that_are_traced_apart(way: str) -> None:

@@ -226,6 +226,10 @@ def test_export(tmp_path: Path) -> None:
     if BACKEND == "torch":
         import torch
 
+        from unhot.torch._private import ON
+
+        if not ON:
+            pytest.skip("torch.export notes what settles a table")
         wanted = ours.predict(ids, verbose=0)
         ours.eval()
         exported = torch.export.export(ours, (torch.from_numpy(ids),), strict=False).module()
