@@ -8,12 +8,18 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 from selection import slow, some
 
+from unhot.keras._private import ON
 from unhot.keras.backends import backend
 
 BACKEND = keras.backend.backend()
+
+unpublished = pytest.mark.skipif(not ON and BACKEND == "tensorflow", reason="needs names that TensorFlow does not publish")
+"""For tests of what the fallbacks in `unhot.keras._private` do otherwise."""
+
 IDS = np.array([[3, 0, 7, 3], [39, 1, 0, 0]], dtype="int32")
 FIT: dict[str, Any] = {"batch_size": 8, "epochs": 3, "shuffle": False, "verbose": 0}
 
@@ -53,6 +59,11 @@ def in_graph(layer: Any, jit_compile: bool = True) -> Callable[[Any], Any]:
     import tensorflow as tf
 
     return tf.function(lambda ids: layer(ids), jit_compile=jit_compile)
+
+
+def trains_rows(optimizer: Any, variable: Any) -> bool:
+    """Whether the optimizer trains the rows of a table; not known on the fallback of `made_by_trainer`."""
+    return optimizer.table(variable) is not None or (BACKEND == "tensorflow" and not ON)
 
 
 def by_rows() -> Any:

@@ -13,7 +13,7 @@ from selection import some
 
 import unhot.keras
 
-from .calls import BACKEND
+from .calls import BACKEND, unpublished
 
 if BACKEND != "tensorflow":
     pytest.skip("the graphs of TensorFlow", allow_module_level=True)
@@ -72,6 +72,7 @@ def size(path: Path) -> int:
 CASES = [*(("Adam", way) for way in WAYS), *((rule, "export") for rule in RULES if rule != "Adam")]
 
 
+@unpublished
 @pytest.mark.parametrize(("rule", "way"), some(CASES, [("Adam", "saved_model"), ("Ftrl", "export")]))
 def test_size_and_vectors(rule: str, way: str, tmp_path: Path) -> None:
     stock = trained(keras.layers.Embedding, RULES[rule](keras.optimizers))
@@ -111,6 +112,7 @@ def lite(converter: Any, ids: Any = ASKED) -> Any:
     return interpreter.get_tensor(found)
 
 
+@unpublished
 def test_a_served_model_refuses_ids_out_of_range(tmp_path: Path) -> None:
     """As a served model of Keras does on a CPU; TensorFlow Lite drops the check, and gives NaN."""
     model = trained(unhot.keras.Embedding, unhot.keras.Adam(0.1))

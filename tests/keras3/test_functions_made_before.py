@@ -14,7 +14,7 @@ from selection import slow, some
 
 import unhot.keras
 
-from .calls import few
+from .calls import few, unpublished
 
 BACKEND = keras.backend.backend()
 ROWS, DIM, IDS = 1_000, 2, 6
@@ -167,6 +167,7 @@ def test_a_function_that_becomes_part_of_a_step() -> None:
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@unpublished
 @(slow if BACKEND == "jax" else lambda test: test)  # where no graph stays behind
 def test_export_between_two_trainings(tmp_path: Path) -> None:
     """What is exported is done with, and in nobody's way."""
@@ -183,6 +184,7 @@ def test_export_between_two_trainings(tmp_path: Path) -> None:
         assert model.optimizer.table(model.layers[1]._embeddings) is not None
 
 
+@unpublished
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions")
 def test_a_training_loop_of_the_users() -> None:
     """Its own graph is none that would not see deferred steps; neither is that of a loop with another optimizer before."""

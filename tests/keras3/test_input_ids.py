@@ -12,7 +12,7 @@ from selection import product, some
 
 import unhot.keras
 
-from .calls import BACKEND, FIT, IDS, few, gradients, in_graph, numbers
+from .calls import BACKEND, FIT, IDS, few, gradients, in_graph, numbers, unpublished
 from .models import DIM, LENGTH, ROWS, assert_same, data
 from .test_bags import Bag, bag_model
 from .test_fit import both
@@ -286,6 +286,7 @@ def test_torch_compile(policy: Any, combiner: str | None) -> None:
     np.testing.assert_array_equal(found, [3, instead, instead, 5])
 
 
+@unpublished
 def test_what_predict_converts() -> None:
     """On JAX, Keras keeps the last 32 bits of what it is given; elsewhere the layer sees the id and refuses it."""
     ids = keras.Input((1,), dtype="int64")

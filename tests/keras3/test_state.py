@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import unhot.keras
+from unhot.keras._private import ON
 
-from .calls import slow_but_on_torch
+from .calls import slow_but_on_torch, unpublished
 from .models import DIM, EPSILON, LENGTH, ROWS, assert_same, data, model_with, one_hot, pair, table
 from .test_fit import both
 
@@ -219,14 +220,13 @@ def test_train_on_batch_and_evaluate_in_turn() -> None:
     assert_same(ours, theirs)
 
 
+@unpublished
 def test_export(tmp_path: Path) -> None:
     """The exported graph gives what the model gives, with steps deferred or not."""
     ours, _ = fitted()
     ids, _ = data()
     if BACKEND == "torch":
         import torch
-
-        from unhot.torch._private import ON
 
         if not ON:
             pytest.skip("torch.export notes what settles a table")

@@ -13,7 +13,7 @@ from selection import some
 import unhot.keras
 from unhot.keras.backends import backend
 
-from .calls import BACKEND
+from .calls import BACKEND, unpublished
 from .models import EPSILON, compiled_step
 
 if BACKEND != "tensorflow":
@@ -67,6 +67,7 @@ FEW = ("fit", "own function")
 CASES = [("rows", tuple(WAYS)), *((table, FEW) for table in TABLES)]
 
 
+@unpublished
 @pytest.mark.parametrize(("table", "ways"), some(CASES, [("rows", FEW)]))
 def test_as_it_was(table: str, ways: Iterable[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run writes nothing before it meets the id, and so training goes on as if it had not been."""

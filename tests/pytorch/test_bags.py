@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import unhot.torch
 
-from .twins import by_rows
+from .twins import OLD, by_rows
 
 ROWS, DIM = 6, 2
 
@@ -58,6 +58,8 @@ def test_as_torch(mode: str, padding_idx: int | None) -> None:
         theirs, ours = pair(seed, mode=mode, padding_idx=padding_idx, include_last_offset=last, max_norm=max_norm)
         optimizer = unhot.torch.SGD(ours.parameters())
         ids, offsets = bags(rng, dtypes, last=last)
+        if OLD and last and offsets is None:
+            continue  # torch's own bags crash
         factors = torch.from_numpy(rng.normal(size=ids.shape)) if mode == "sum" and rng.random() < 0.5 else None
         results = [outcome(layer, ids, offsets, factors) for layer in (ours, theirs)]
         for a, b in zip(*results, strict=True):

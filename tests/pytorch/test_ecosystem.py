@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import unhot.torch
 
-from .twins import by_rows
+from .twins import OLD, by_rows
 
 ROWS, DIM, STEPS = 40, 4, 30
 PATIENCE = timedelta(seconds=60)
@@ -156,7 +156,8 @@ def test_graph_breaks_of_a_compiled_model() -> None:
             loss_of(compiled, ids, wanted).backward()
             optimizer.step()
         counts.append(counter.frame_count)
-    assert counts == [1, 4]
+    assert counts[1] == 4
+    assert counts[0] == 1 or OLD
 
 
 def test_graphs_of_a_compiled_bag_with_padding() -> None:

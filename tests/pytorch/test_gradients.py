@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import unhot.torch
 
-from .twins import DIM, LR, ROWS, _double, batches, by_rows, close, deferred, layers, pair, train  # noqa: F401
+from .twins import DIM, LR, OLD, ROWS, _double, batches, by_rows, close, deferred, layers, pair, train  # noqa: F401
 
 SHAPES = {"flat": (6,), "nested": (3, 2)}
 
@@ -332,6 +332,8 @@ def test_an_optimizer_in_the_backward_pass() -> None:
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
 def test_a_scaler_with_a_fused_optimizer(name: str) -> None:
     """Torch's fused steps unscale by themselves, and skip what is infinite; here the scaler does."""
+    if OLD and name == "Adagrad":
+        pytest.skip("torch's Adagrad begins its state when it is made, and then forgets new parameters")
     made = two_tables(name, fused=True)
     for first, second, optimizer in made:
         head = nn.Linear(DIM, 1, bias=False, dtype=torch.float64)

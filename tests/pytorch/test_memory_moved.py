@@ -97,7 +97,7 @@ UNSEEN: dict[str, Callable[[Any], Any]] = {
     "is_shared": lambda weight: weight.is_shared(),
     "is_pinned": lambda weight: weight.is_pinned(),
     "ndimension": lambda weight: weight.ndimension(),
-    "grad_dtype": lambda weight: weight.grad_dtype,
+    "grad_dtype": lambda weight: getattr(weight, "grad_dtype", None),
     "requires_grad_": lambda weight: weight.requires_grad_(),
     "len": len,
     "hash": hash,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from .twins import DIM, ROWS, _double, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
+from .twins import DIM, OLD, ROWS, _double, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
 
 
 def state_of(optimizer: Any) -> dict[str, Any]:
@@ -39,6 +39,8 @@ REPLACED: dict[str, Callable[[Any], None]] = {"clear": cleared, "another": anew,
 @pytest.mark.parametrize("name", ["AdamW", "Adam", "NAdam", "Adagrad", "SGD"])
 @pytest.mark.parametrize("way", REPLACED)
 def test_a_state_that_was_replaced_is_begun_anew(way: str, name: str) -> None:
+    if OLD and name == "Adagrad":
+        pytest.skip("torch's Adagrad begins its state when it is made")
     twins = pair(name, {"momentum": 0.9} if name == "SGD" else {})
     for layer, optimizer in twins:
         train(layer, optimizer)

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import unhot.torch
 from unhot.torch.placement import KERNELS
 
-from .twins import DIM, ROWS, _double, batches, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
+from .twins import DIM, OLD, ROWS, _double, batches, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
 
 IDS = torch.tensor([7, 8, 3, 8])
 ONES = torch.ones(DIM, dtype=torch.float64)
@@ -115,6 +115,7 @@ def test_training_through_vmap() -> None:
 
 
 @unpublished
+@pytest.mark.skipif(OLD, reason="FakeTensorMode refuses all subclasses")
 def test_fake_tensors() -> None:
     """Shapes without numbers: the table is left as it is."""
     _, (layer, optimizer) = pair()

@@ -17,6 +17,9 @@ from unhot.training import State
 unpublished = pytest.mark.skipif(not ON, reason="needs names that PyTorch does not publish")
 """For tests of what has no fallback in `unhot.torch._private`."""
 
+OLD = torch.__version__ < (2, 10)  # torch's version is a string that compares with tuples
+"""For what PyTorch's own classes do since 2.10 alone."""
+
 ROWS, DIM = 30, 3
 LR = 0.05
 

@@ -17,24 +17,25 @@ ON = os.environ.get("UNHOT_PRIVATE", "on") != "off"
 """Whether to use what is not published."""
 
 
-def compiled_by_xla(graph: Any) -> bool | None:
+def compiled_by_xla(graph: Any) -> bool:
     """Whether this graph of TensorFlow becomes part of a function with `jit_compile=True`, where asserts are dropped.
 
     Needs: the marker that `tf.function` sets around its trace, and that TensorFlow's control flow looks at.
-    Fallback: None. An id out of range then only makes the result NaN in graphs that XLA compiles, as on JAX.
+    Fallback: True. An id out of range then stops no graph, but makes the result NaN, and the optimizer makes no step.
     """
     try:
         from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
     except ImportError:
-        return None
-    return bool(GraphOrParentsInXlaContext(graph)) if ON else None
+        return True
+    return not ON or bool(GraphOrParentsInXlaContext(graph))
 
 
 def being_saved() -> bool:
     """Whether the present graph of TensorFlow is made to be written into a SavedModel.
 
     Needs: the marker that `tf.saved_model.save` sets, under which it traces functions anew.
-    Fallback: False. A SavedModel then contains the state of the optimizer, and all that brings rows up to date.
+    Fallback: False. TensorFlow then refuses to save a model while an optimizer of `unhot.keras` owns its tables; `release` lets
+    go of them.
     """
     try:
         from tensorflow.python.saved_model.save_context import in_save_context

@@ -28,14 +28,13 @@ def stop_if_bad(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tu
     if tf.executing_eagerly() or stateless_scope() is not None:
         return ids, bad
     graph = tf.compat.v1.get_default_graph()
-    xla = compiled_by_xla(graph)
-    if xla:
+    if compiled_by_xla(graph):
         graph.add_to_collection(REFUSED, tf.reduce_any(bad))
         return ids, bad
     stop = tf.cond(tf.reduce_any(bad), lambda: _stop(bad, given, layer), tf.no_op)
     with tf.control_dependencies([stop]):
         ids = tf.identity(ids)
-    return ids, bad if being_saved() or xla is None else None  # TensorFlow Lite drops asserts, too
+    return ids, bad if being_saved() else None  # TensorFlow Lite drops asserts, too
 
 
 def _stop(bad: Tensor, given: Tensor, layer: Embedding) -> Tensor:
