@@ -21,9 +21,11 @@ test: $(VENV)/tests check test-numpy
 	$(MAKE) test-keras
 	$(if $(ALL),$(MAKE) test-private)
 
-# The front end for PyTorch without the names that PyTorch does not publish (src/unhot/torch/_private.py).
+# The front ends without the names that PyTorch, Keras and its backends do not publish (_private.py).
+test-private: export UNHOT_PRIVATE := off
 test-private: $(VENV)/tests
-	UNHOT_PRIVATE=off $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
+	$(MAKE) test-keras ALL=
 
 # All combinations: an hour and a half. tests/selection.py defines which test is in which set.
 test-all:

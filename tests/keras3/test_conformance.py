@@ -24,6 +24,7 @@ from selection import label, some
 
 import unhot
 import unhot.keras
+from unhot.keras._private import ON
 from unhot.traced import history
 
 from .models import OneHotDense
@@ -270,6 +271,7 @@ def test_other_ways_to_run_a_step(way: str, rule: Rule, dtype: str, everything: 
     check(rule, copies_of(rule, (dtype,), way=way, any_size=way == "eager"), given)
 
 
+@pytest.mark.skipif(BACKEND == "jax" and not ON, reason="the table is trained densely then, and rounded as Keras does")
 @pytest.mark.parametrize(("rule", "dtype"), some(FEW_WIDE, [(FEW[1], "float32")]), ids=label)
 def test_two_lookups_in_a_step(rule: Rule, dtype: str) -> None:
     check(rule, copies_of(rule, (dtype,), lookups=2, any_size=BACKEND == "torch"), closed(rule))

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 import unhot.torch
 from unhot.torch.placement import KERNELS
 
+from .twins import unpublished
+
 ROWS, DIM = 20, 3
 LIMIT = 20.0
 
@@ -129,6 +131,7 @@ def test_a_step(name: str, kernels: str, others: ThreadPoolExecutor, monkeypatch
     assert seen == {(0, False), (0, True), (1, False), (1, True)}
 
 
+@unpublished
 def test_a_step_where_a_mode_is_told_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """A default device is a mode, whose Python code would otherwise run in the midst of a change."""
     monkeypatch.setenv(KERNELS, "torch")
