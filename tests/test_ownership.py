@@ -46,9 +46,6 @@ class Kind(ABC):
     def tie(self, table: Any, owner: Any) -> Ownership[Any]:
         """The owner's tie to the table."""
 
-    lets_go = True
-    """Whether an owner that nobody refers to is gone."""
-
     takes_back = True
     """Whether an owner that steps again takes the table back; otherwise it trains it densely."""
 
@@ -206,11 +203,8 @@ class Keras(Kind):
     def __init__(self) -> None:
         import keras
 
-        from unhot.keras._private import ON
-
         # A compiled step of JAX is handed the arrays, and gives new ones: whose the table is stays as it was.
         self.takes_back = keras.backend.backend() != "jax"
-        self.lets_go = keras.backend.backend() != "tensorflow" or ON
 
     def table(self) -> Any:
         import unhot.keras
@@ -368,7 +362,7 @@ def test_an_owner_that_is_gone_has_released(kind: Kind) -> None:
         dense.step(slots, row)
     del owner
     gc.collect()
-    assert kind.holder(table) is None or not kind.lets_go
+    assert kind.holder(table) is None
     close(kind.weights(table), dense.weights)
 
 

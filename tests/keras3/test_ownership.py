@@ -220,7 +220,7 @@ def test_a_distribution_trains_densely(kind: str) -> None:
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is traced apart there")
-@pytest.mark.parametrize("way", few(WAYS, ["scan"] if BACKEND == "jax" else []))
+@pytest.mark.parametrize("way", few(WAYS, ["scan" if BACKEND == "jax" else "vectorized_map"]))
 def test_lookups_that_are_traced_apart(way: str) -> None:
     """In a loop's body, in a branch, under `vectorized_map` or `remat`: the gradient arrives, by rows or not."""
     found = []

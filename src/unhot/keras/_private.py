@@ -6,7 +6,6 @@ Each has a fallback, for a version that has it no more: the results stay the sam
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -92,39 +91,6 @@ def made_by_trainer(graph: Any) -> bool:
     Fallback: False. If such a function was made before the optimizer, the table is trained densely, with a warning.
     """
     return ON and str(graph.name).startswith(("one_step_on_", "multi_step_on_"))
-
-
-GRADIENT = "UnhotWithGradientOf"
-
-
-def with_gradient_of(tensor: Any, result: Any) -> Any:
-    """A tensor of TensorFlow equal to `result`, with the gradient that `tensor` would have there.
-
-    Needs: to tell a tape the gradient of an operation, as `tf.custom_gradient` does, too.
-    Fallback: `tf.custom_gradient`, which keeps each graph that it is called in as long as the process lives.
-    """
-    import tensorflow as tf
-
-    try:
-        from tensorflow.python.eager.record import record_operation
-    except ImportError:
-        record_operation = None
-    if tf.executing_eagerly() or record_operation is None or not ON:
-        return tf.custom_gradient(lambda tensor, result: (tf.identity(result), lambda gradient: (gradient, None)))(
-            tensor, result
-        )
-    _register_gradient()
-    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": GRADIENT}):  # for functions in functions
-        made = tf.identity_n([tensor, result])
-    record_operation(GRADIENT, made, [tensor, result], lambda *gradients: [gradients[1], None])
-    return made[1]
-
-
-@functools.cache
-def _register_gradient() -> None:
-    import tensorflow as tf
-
-    tf.RegisterGradient(GRADIENT)(lambda operation, *gradients: (gradients[1], None))
 
 
 def in_training() -> bool:

@@ -38,13 +38,17 @@ def stop_if_bad(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tu
 
 
 def _stop(bad: Tensor, given: Tensor, layer: Embedding) -> Tensor:
-    place = tf.where(bad)[0]
+    # Within `tf.vectorized_map` this branch also runs for no ids at all, where `tf.where` would have no shape.
+    at = tf.argmax(tf.reshape(tf.cast(bad, tf.int32), (-1,)), output_type=tf.int32)
+    place = at[None][:0]
+    for size in reversed(tf.unstack(tf.shape(bad))):
+        at, place = at // size, tf.concat([at[None] % size, place], 0)
     message = tf.strings.format(
         f"id {{}} at position {{}} of the ids of layer {layer.name} is not the number of a row: the table has rows 0 to"
         f" {layer.input_dim - 1}. Check the ids, or set out_of_range of the layer.",  # TensorFlow would escape quotation marks
         (tf.gather_nd(given, place), place),
     )
-    return tf.debugging.Assert(False, [message])
+    return tf.debugging.Assert(tf.logical_not(tf.reduce_any(bad)), [message])
 
 
 def all_or_nothing(apply: Function) -> Function:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tensorflow as tf
 
-from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope, with_gradient_of
+from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
@@ -37,6 +37,20 @@ def training_of(variable: Variable) -> TensorFlowBackend | None:
         tie.release()
         return None
     return None if tie is None else tie.backend
+
+
+def _with_gradient_of(held: Tensor, settled: Tensor) -> Tensor:
+    """The settled rows, with the gradient of those that were gathered."""
+    if tf.executing_eagerly():
+        return _settled_eagerly(held, settled)
+    # Not by a gradient of its own: TensorFlow keeps such graphs for ever, and forgets the gradient in `tf.vectorized_map`.
+    finite = tf.where(tf.math.is_finite(held), held, tf.zeros_like(held))
+    return settled + (finite - tf.stop_gradient(finite))  # the difference is 0
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _settled_eagerly(held: Tensor, settled: Tensor) -> Tensor:
+    return tf.identity(settled), lambda gradient: (gradient, None)
 
 
 class TensorFlowBackend(KerasBackend):
@@ -70,7 +84,7 @@ class TensorFlowBackend(KerasBackend):
         note_read(variable, training)
         flat = tf.reshape(ids, (-1,))
         held, settled = tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat))
-        return tf.reshape(with_gradient_of(held, settled), tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
+        return tf.reshape(_with_gradient_of(held, settled), tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
 
     @staticmethod
     def concrete(ids: Tensor) -> Tensor | None:
