@@ -228,6 +228,18 @@ def without_tracers(function: Callable[[], T]) -> T:
         return function()
 
 
+def in_tracing() -> bool:
+    """Whether `torch.compile` or `torch.export` is tracing, and looks at tensors to learn what they are.
+
+    Without its name for that, False: a gradient that it looks at becomes dense, for one step.
+    """
+    if not ON:
+        return False
+    from torch._guards import TracingContext
+
+    return TracingContext.try_get() is not None
+
+
 def beneath_transforms(tensor: Tensor) -> Tensor:
     """The tensor that `torch.func` has wrapped into this one.
 

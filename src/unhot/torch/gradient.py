@@ -172,6 +172,8 @@ class RowGradient(Tensor):
 
     def untyped_storage(self) -> torch.UntypedStorage:
         """As `Tensor.untyped_storage`, of a gradient that is dense from now on."""
+        if _private.in_tracing():  # which asks for the size only
+            return torch.empty(self.shape, dtype=self.dtype, device="meta").untyped_storage()
         return self.content.write("`untyped_storage`").untyped_storage()
 
     def __dlpack__(self, **options: Any) -> Any:
