@@ -11,7 +11,7 @@ from keras import ops
 
 import unhot.keras
 
-from .calls import BACKEND, gradients, numbers
+from .calls import BACKEND, gradients, numbers, unpublished
 from .models import DIM, ROWS
 
 if BACKEND == "torch":
@@ -195,6 +195,7 @@ def test_what_does_not_fit(kind: str) -> None:
     np.testing.assert_allclose(numbers(other(wrong))[:3], [table[[3, 1, 7]].mean(0), [0] * DIM, table[7]], rtol=1e-5, atol=1e-6)
 
 
+@unpublished
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_a_graph(kind: str) -> None:
     """Where sizes are not known when it is made."""
