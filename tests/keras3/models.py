@@ -6,17 +6,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 from keras import ops
-from selection import slow
 
 import unhot.keras
 
 ROWS, DIM, LENGTH = 40, 3, 4
 EPSILON = float(np.finfo(np.float32).eps)
-
-fast_on_torch = pytest.mark.usefixtures() if keras.backend.backend() == "torch" else slow
-"""A mark for what Keras does by itself, whatever its backend: the fast set has it on the backend that compiles nothing."""
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -13,8 +13,8 @@ from selection import product
 
 import unhot.keras
 
-from .calls import BACKEND, FIT, IDS, by_rows, few, numbers
-from .models import DIM, LENGTH, ROWS, assert_same, data, fast_on_torch
+from .calls import BACKEND, FIT, IDS, by_rows, few, numbers, slow_but_on_torch
+from .models import DIM, LENGTH, ROWS, assert_same, data
 from .test_fit import both
 
 KINDS = (keras.layers.Embedding, unhot.keras.Embedding)
@@ -138,7 +138,7 @@ def test_files_of_the_old_format(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(IDS, verbose=0), model.predict(IDS, verbose=0))
 
 
-@fast_on_torch
+@slow_but_on_torch
 @pytest.mark.parametrize(("mode", "lora"), product(["int8", "int4"], [False, True], by=1))
 def test_quantize(mode: str, lora: bool, tmp_path: Path) -> None:
     """As Keras's; what ours adds goes on as before, also on an owned table."""
@@ -164,7 +164,7 @@ def test_quantize(mode: str, lora: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(*read)
 
 
-@fast_on_torch
+@slow_but_on_torch
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_quantized_with_all_that_is_beyond_keras(mode: str) -> None:
     options = {"use_bias": True, "activation": "tanh", "combiner": "sum", "out_of_range": "zero", "bias_initializer": "ones"}

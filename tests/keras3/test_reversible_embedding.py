@@ -14,8 +14,8 @@ from selection import product, slow
 
 import unhot.keras
 
-from .calls import BACKEND, FIT, IDS, by_rows, few, numbers
-from .models import DIM, EPSILON, LENGTH, ROWS, fast_on_torch
+from .calls import BACKEND, FIT, IDS, by_rows, few, numbers, slow_but_on_torch
+from .models import DIM, EPSILON, LENGTH, ROWS
 from .test_fit import both
 
 KINDS = (keras.layers.ReversibleEmbedding, unhot.keras.ReversibleEmbedding)
@@ -146,7 +146,7 @@ def test_files_move_both_ways(tied: bool, tmp_path: Path) -> None:
             np.testing.assert_array_equal(copy.predict(IDS, verbose=0), wanted)
 
 
-@fast_on_torch
+@slow_but_on_torch
 @pytest.mark.parametrize(("mode", "tied"), product(["int8", "int4"], [True, False], by=1))
 def test_quantize(mode: str, tied: bool) -> None:
     layers = stock_and_ours(tie_weights=tied)

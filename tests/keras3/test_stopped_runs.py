@@ -96,6 +96,19 @@ def test_as_it_was(table: str, ways: Iterable[str], monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(now, expected, rtol=1e-5, atol=16 * EPSILON)  # TensorFlow's sums are in no fixed order
 
 
+@unpublished
+def test_ids_whose_rank_is_not_known() -> None:
+    """One graph takes ids of any shape, and says where a bad one is."""
+    layer = unhot.keras.Embedding(ROWS, 3, name="table")
+    layer.build()
+    look_up = tf.function(layer, input_signature=[tf.TensorSpec(None, tf.int32)])
+    ids, bad, _ = batches()
+    for given in (ids[0, 0], ids[0], ids):
+        np.testing.assert_array_equal(look_up(given), layer(given))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=NAMED):
+        look_up(bad)
+
+
 @pytest.mark.parametrize("rows", some([True, False], [True]))
 def test_what_xla_compiles(rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stops there: the loss is NaN, and no step is made."""

@@ -18,7 +18,7 @@ unpublished = pytest.mark.skipif(not ON, reason="needs names that PyTorch does n
 """For tests of what has no fallback in `unhot.torch._private`."""
 
 OLD = torch.__version__ < (2, 10)  # torch's version is a string that compares with tuples
-"""For what PyTorch's own classes do since 2.10 alone."""
+"""Whether PyTorch is one of those whose own classes do less than 2.10: what they cannot do is not asked of ours."""
 
 ROWS, DIM = 30, 3
 LR = 0.05

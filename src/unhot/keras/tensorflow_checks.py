@@ -39,10 +39,8 @@ def stop_if_bad(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tu
 
 def _stop(bad: Tensor, given: Tensor, layer: Embedding) -> Tensor:
     # Within `tf.vectorized_map` this branch also runs for no ids at all, where `tf.where` would have no shape.
-    at = tf.argmax(tf.reshape(tf.cast(bad, tf.int32), (-1,)), output_type=tf.int32)
-    place = at[None][:0]
-    for size in reversed(tf.unstack(tf.shape(bad))):
-        at, place = at // size, tf.concat([at[None] % size, place], 0)
+    first = tf.argmax(tf.reshape(tf.cast(bad, tf.int32), (-1,)), output_type=tf.int32)
+    place = tf.unravel_index(first, tf.shape(bad))
     message = tf.strings.format(
         f"id {{}} at position {{}} of the ids of layer {layer.name} is not the number of a row: the table has rows 0 to"
         f" {layer.input_dim - 1}. Check the ids, or set out_of_range of the layer.",  # TensorFlow would escape quotation marks
@@ -59,9 +57,8 @@ def all_or_nothing(apply: Function) -> Function:
     @functools.wraps(apply)
     def applied(optimizer: RowSparse, grads: Iterable[Gradient], *args: Option, **kwargs: Option) -> None:
         grads = list(grads)
-        if (
-            tf.executing_eagerly() or stateless_scope() is not None or not optimizer.built
-        ):  # TensorFlow discards traces that build one
+        begins = not optimizer.built  # TensorFlow discards the trace
+        if tf.executing_eagerly() or stateless_scope() is not None or begins:
             apply(optimizer, grads, *args, **kwargs)
             return
         parts = [part for part in tf.nest.flatten(grads, expand_composites=True) if part is not None]

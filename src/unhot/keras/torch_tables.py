@@ -109,7 +109,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     def wrap_apply(function: Function) -> Function:
         """The function, at which `torch.compile` breaks its graph: it cannot trace what settles and steps rows."""
         disable: Option = torch.compiler.disable
-        hidden = disable(function)
+        hidden = disable(function, reason="unhot settles and steps rows outside graphs")
 
         def outside(*args: Option, **kwargs: Option) -> None:
             # Where nothing is compiled, the way through `hidden` takes longer.

@@ -21,8 +21,8 @@ PARAMETRIZED = "its weight is parametrized; torch.nn.utils.parametrize.remove_pa
 def convert(model: M, to: Literal["unhot", "stock"] = "unhot") -> Conversion[M]:
     """Turn every `nn.Embedding` and `nn.EmbeddingBag` of a model into unhot's, or unhot's back into those, in place.
 
-    The weights remain the same parameters, tied weights stay tied, and hooks and names are kept. An
-    unhot optimizer that was created earlier owns the tables from its next step on, and that step is dense.
+    The weights remain the same parameters, tied weights stay tied, and hooks and names are kept. An unhot optimizer that was
+    created earlier owns the tables from its next step on, and that step is dense.
 
     With `to="stock"`, all deferred steps are applied, and no optimizer owns the tables any more. If no layer had to be left
     alone, nothing of unhot remains in the model: it is saved, loaded, exported, scripted and quantized as any model of torch,
