@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map
 import unhot
 import unhot.torch
 from unhot.torch._private import ON
-from unhot.torch.gradient import Content, RowGradient, Rows
+from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Content, Rows
 
 ROWS, DIM = 12, 3
 

@@ -23,7 +23,7 @@ from unhot.rules import Optimizer
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
-from unhot.torch.gradient import coalesced
+from unhot.torch.gradient_content import coalesced
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from unhot.torch.gradient import coalesced
+from unhot.torch.gradient_content import coalesced
 from unhot.torch.lookup import sparse_tensor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unhot.torch.gradient import Content
+from unhot.torch.gradient_content import Content
 
 
 def over_all(func: Any, args: Any, kwargs: Any) -> Any:

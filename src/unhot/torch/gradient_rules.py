@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unhot.torch._private import effects
-from unhot.torch.gradient import Content, RowGradient, Rows
+from unhot.torch.gradient_content import Content, HeldByRows, Rows
 from unhot.torch.gradient_reductions import REDUCTIONS, over_all
 from unhot.torch.nested import mapped
 
@@ -63,12 +63,12 @@ def rule_of(func: Any) -> Rule | None:
 def densely(func: Any, args: Any, kwargs: Any) -> Any:
     """Call the operator with dense tensors: one that is written, or of which the result is a view, counts from then on."""
     does = effects(func)
-    written: dict[int, RowGradient] = {}
+    written: dict[int, HeldByRows] = {}
     name = f"`{str(func.overloadpacket).removeprefix('aten.')}`"
     known = func.namespace in ("aten", "prims")  # others, such as those of torch.distributed, do not say what they write
 
     def plain(value: Any, writes: bool) -> Any:
-        if not isinstance(value, RowGradient):
+        if not isinstance(value, HeldByRows):
             return value
         if not writes:
             return value.content.read(name)
@@ -88,7 +88,7 @@ def densely(func: Any, args: Any, kwargs: Any) -> Any:
 
 def alias(func: Any, args: Any, kwargs: Any) -> Any:
     """The same content under another name."""
-    return RowGradient(args[0].content)
+    return type(args[0])(args[0].content)
 
 
 def copied(func: Any, args: Any, kwargs: Any) -> Any:
@@ -96,17 +96,17 @@ def copied(func: Any, args: Any, kwargs: Any) -> Any:
     content = args[0].content
     kwargs = {name: value for name, value in kwargs.items() if name != "memory_format"}
     if content.rows is None:
-        return RowGradient(Content(content.shape, None, func(content.dense, *args[1:], **kwargs)))
+        return type(args[0])(Content(content.shape, None, func(content.dense, *args[1:], **kwargs)))
     rows = content.rows if kwargs.get("dtype") in (None, args[0].dtype) else content.distinct()
     values = func(rows.values, *args[1:], **kwargs)
-    return RowGradient(
+    return type(args[0])(
         Content(content.shape, rows._replace(ids=rows.ids.to(values.device), values=values), notes=content.notes)
     )
 
 
 def alike(func: Any, args: Any, kwargs: Any) -> Any:
     """A new tensor of the shape, dtype and device of a gradient, whatever that holds."""
-    if not isinstance(args[0], RowGradient):
+    if not isinstance(args[0], HeldByRows):
         return NotImplemented
     like = torch.empty(args[0].shape, dtype=args[0].dtype, device="meta")
     device = kwargs.get("device")
@@ -118,9 +118,9 @@ def alike(func: Any, args: Any, kwargs: Any) -> Any:
 
 def elementwise(func: Any, args: Any, kwargs: Any) -> Any:
     """A function of each element, and of numbers, that does the same to all rows that are not held."""
-    gradients: list[RowGradient] = []
+    gradients: list[HeldByRows] = []
     for value in (*args, *kwargs.values()):
-        if isinstance(value, RowGradient):
+        if isinstance(value, HeldByRows):
             gradients.append(value)
         elif isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.dim()):
             return NotImplemented
@@ -144,15 +144,17 @@ def elementwise(func: Any, args: Any, kwargs: Any) -> Any:
         first.replace(rows)
     values = _applied(func, args, kwargs, [other.values for other in held])
     return (
-        args[0] if writes else RowGradient(Content(first.shape, Rows(rows.ids, values, fill, rows.distinct), notes=first.notes))
+        args[0]
+        if writes
+        else type(gradients[0])(Content(first.shape, Rows(rows.ids, values, fill, rows.distinct), notes=first.notes))
     )
 
 
 def _applied(func: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Tensor:
     """The function, with these tensors in place of the gradients."""
     left = iter(tensors)
-    given = [next(left) if isinstance(value, RowGradient) else value for value in args]
-    named = {name: next(left) if isinstance(value, RowGradient) else value for name, value in kwargs.items()}
+    given = [next(left) if isinstance(value, HeldByRows) else value for value in args]
+    named = {name: next(left) if isinstance(value, HeldByRows) else value for name, value in kwargs.items()}
     found: Tensor = func(*given, **named)
     return found
 
@@ -176,9 +178,9 @@ def multiplied(func: Any, args: Any, kwargs: Any) -> Any:
         return found
     first, second = args
     writes = bool(effects(func).writes)
-    gradient, factor = (first, second) if isinstance(first, RowGradient) else (second, first)
+    gradient, factor = (first, second) if isinstance(first, HeldByRows) else (second, first)
     content = gradient.content
-    if isinstance(factor, RowGradient) or (writes and gradient is not first) or content.summands() is None:
+    if isinstance(factor, HeldByRows) or (writes and gradient is not first) or content.summands() is None:
         return NotImplemented
     if not broadcastable(factor, content.shape) or not bool(torch.isfinite(factor).all()):  # 0 * inf is no 0
         return NotImplemented
@@ -190,7 +192,7 @@ def multiplied(func: Any, args: Any, kwargs: Any) -> Any:
 def masked(func: Any, args: Any, kwargs: Any) -> Any:
     """Zeros where a mask says so."""
     gradient, mask, value = args
-    if isinstance(mask, RowGradient) or not isinstance(gradient, RowGradient) or kwargs:
+    if isinstance(mask, HeldByRows) or not isinstance(gradient, HeldByRows) or kwargs:
         return NotImplemented
     content = gradient.content
     zero = (value.dim() == 0 and value.item() == 0) if isinstance(value, Tensor) else value == 0
@@ -201,13 +203,13 @@ def masked(func: Any, args: Any, kwargs: Any) -> Any:
     return changed(gradient, rows, values, bool(effects(func).writes))
 
 
-def changed(gradient: RowGradient, rows: Rows, values: Tensor, writes: bool) -> RowGradient:
+def changed(gradient: HeldByRows, rows: Rows, values: Tensor, writes: bool) -> HeldByRows:
     """The gradient with other values of its rows; the same one, if the operator writes it."""
     content = gradient.content
     if writes:
         content.replace(rows._replace(values=values))
         return gradient
-    return RowGradient(Content(content.shape, rows._replace(values=values), notes=content.notes))
+    return type(gradient)(Content(content.shape, rows._replace(values=values), notes=content.notes))
 
 
 def broadcastable(other: Tensor, shape: torch.Size) -> bool:
@@ -226,7 +228,7 @@ def of_rows(other: Tensor, ids: Tensor, shape: torch.Size) -> Tensor:
 
 def added(func: Any, args: Any, kwargs: Any) -> Any:
     """A sum or difference of gradients: all rows of both. Added to a dense tensor: the rows that are held."""
-    if len(args) != 2 or kwargs.keys() - {"alpha"} or not isinstance(args[1], RowGradient) or not isinstance(args[0], Tensor):
+    if len(args) != 2 or kwargs.keys() - {"alpha"} or not isinstance(args[1], HeldByRows) or not isinstance(args[0], Tensor):
         return elementwise(func, args, kwargs)
     first, second = args
     alpha = kwargs.get("alpha", 1) * (-1 if str(func.overloadpacket).startswith("aten.sub") else 1)
@@ -235,12 +237,12 @@ def added(func: Any, args: Any, kwargs: Any) -> Any:
     if more is None or not alike or not math.isfinite(alpha):
         return elementwise(func, args, kwargs)
     writes = bool(effects(func).writes)
-    held = first.content.summands() if isinstance(first, RowGradient) else None
+    held = first.content.summands() if isinstance(first, HeldByRows) else None
     if held is None:
-        if isinstance(first, RowGradient) and (first.content.rows is not None or not writes):
+        if isinstance(first, HeldByRows) and (first.content.rows is not None or not writes):
             return NotImplemented
         more = second.content.distinct()
-        dense = first.content.write("a sum") if isinstance(first, RowGradient) else first if writes else first.clone()
+        dense = first.content.write("a sum") if isinstance(first, HeldByRows) else first if writes else first.clone()
         dense.index_add_(0, more.ids, more.values, alpha=alpha)
         return first if writes else dense
     values = more.values if alpha == 1 else more.values * alpha
@@ -248,14 +250,14 @@ def added(func: Any, args: Any, kwargs: Any) -> Any:
     if writes:
         first.content.replace(both)
         return first
-    return RowGradient(Content(first.content.shape, both, notes=first.content.notes))
+    return type(first)(Content(first.content.shape, both, notes=first.content.notes))
 
 
 def filled(func: Any, args: Any, kwargs: Any) -> Any:
     """Zeros, or another number, in all rows."""
     gradient = args[0]
     value = args[1] if len(args) > 1 else 0
-    if isinstance(value, Tensor) or not isinstance(gradient, RowGradient):
+    if isinstance(value, Tensor) or not isinstance(gradient, HeldByRows):
         return NotImplemented
     if gradient.content.rows is None:
         func(gradient.content.write("a fill"), *args[1:])
@@ -268,15 +270,15 @@ def filled(func: Any, args: Any, kwargs: Any) -> Any:
 def assigned(func: Any, args: Any, kwargs: Any) -> Any:
     """A copy into a gradient, or of one into a dense tensor."""
     target, source = args[:2]
-    if not isinstance(source, RowGradient) or source.content.rows is None or target.shape != source.shape:
+    if not isinstance(source, HeldByRows) or source.content.rows is None or target.shape != source.shape:
         return NotImplemented
-    if isinstance(target, RowGradient) and target.content.rows is not None:
+    if isinstance(target, HeldByRows) and target.content.rows is not None:
         rows = source.content.rows
         if target.content is not source.content:
             values = rows.values.to(target.device, target.dtype, copy=True)
             target.content.replace(rows._replace(ids=rows.ids.to(target.device), values=values))
         return target
-    dense = target.content.write("a copy") if isinstance(target, RowGradient) else target
+    dense = target.content.write("a copy") if isinstance(target, HeldByRows) else target
     rows = source.content.distinct()
     dense.fill_(rows.fill)
     dense.index_copy_(0, rows.ids.to(target.device), rows.values.to(target.device, target.dtype))
@@ -302,7 +304,7 @@ def one_by_one(func: Any, args: Any, kwargs: Any) -> Any:
     def of(i: int) -> list[Any]:
         return [value[i] if is_list else value for value, is_list in zip(args, lists, strict=True)]
 
-    own = {i for i in range(count) if any(isinstance(value, RowGradient) for value in of(i))}
+    own = {i for i in range(count) if any(isinstance(value, HeldByRows) for value in of(i))}
     others = [i for i in range(count) if i not in own]
 
     results: dict[int, Any] = {}
@@ -324,12 +326,12 @@ def unscaled(func: Any, args: Any, kwargs: Any) -> Any:
     """What `GradScaler` does: look for numbers that are not finite, and multiply by the inverse of the scale, in place."""
     tensors = []
     for value in args[0]:
-        if isinstance(value, RowGradient) and value.content.summands() is not None:
+        if isinstance(value, HeldByRows) and value.content.summands() is not None:
             rows = value.content.distinct()
             value.content.replace(rows)  # without the dense tensor that may have been made of it
             tensors.append(rows.values)
         else:
-            tensors.append(value.content.write("`unscale_`") if isinstance(value, RowGradient) else value)
+            tensors.append(value.content.write("`unscale_`") if isinstance(value, HeldByRows) else value)
     return func(tensors, *args[1:], **kwargs)
 
 
