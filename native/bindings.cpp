@@ -192,23 +192,24 @@ void py_pool(In<T, 2> values, In<int64_t, 1> ids, In<int64_t, 1> offsets, nb::ob
 template <typename T>
 struct Table {
     Job<T> job{};
-    Needs need{};
-    int64_t height, count = 0, lines = 0;  // rows of the table and of the plan, lines of coefficients
+    LawSizes sizes{};
+    int64_t height, width, count = 0, lines = 0;  // rows of the table and of the plan, lines of coefficients
 
     Table(nb::tuple rule, const Out<T, 2>& weights, nb::list slots) {
-        check(nb::len(rule) == 4, "a rule is its family, variant, parameters and table");
-        job.rule.family = nb::cast<int>(rule[0]);
-        job.rule.variant = nb::cast<int>(rule[1]);
-        const auto parameters = nb::cast<In<double, 1>>(rule[2], false);
+        check(nb::len(rule) == 3, "a rule is its law, parameters and table");
+        job.rule.law = nb::cast<int>(rule[0]);
+        check(job.rule.law >= 0 && job.rule.law < kLaws, "there is no such law");
+        sizes = kLawSizes[job.rule.law];
+        const auto parameters = nb::cast<In<double, 1>>(rule[1], false);
         job.rule.parameters = parameters.data();
-        need = needs(job.rule.family, job.rule.variant, static_cast<int64_t>(parameters.shape(0)), parameters.data());
         job.arrays = 1 + static_cast<int>(nb::len(slots));
-        check(job.arrays == need.arrays, "there is no such rule, or it has not as many slots");
-        check(static_cast<int64_t>(parameters.shape(0)) == need.parameters, "the rule has not as many parameters");
-        if (job.rule.family == kCrossing) {
-            const auto sums = nb::cast<In<double, 2>>(rule[3], false);
+        check(job.arrays == sizes.arrays, "the law has not as many slots");
+        check(static_cast<int64_t>(parameters.shape(0)) == sizes.parameters, "the law has not as many parameters");
+        width = width_of(job.rule.law, parameters.data());
+        if (job.rule.law == kCrossing) {
+            const auto sums = nb::cast<In<double, 2>>(rule[2], false);
             check_ring(static_cast<int64_t>(sums.shape(0)));
-            check(static_cast<double>(sums.shape(0)) == parameters.data()[3] + 1 && sums.shape(1) == 3,
+            check(static_cast<double>(sums.shape(0)) == parameters.data()[CrossingShared::mask] + 1 && sums.shape(1) == 3,
                   "the rule's table has another size");
             job.rule.table = sums.data();
         }
@@ -229,7 +230,7 @@ struct Table {
         const auto named = nb::cast<In<int32_t, 1>>(which, false);
         check(named.shape(0) == rows.shape(0), "which must hold one number for each row");
         job.which = named.data();
-        if (job.rule.family == kCrossing)
+        if (job.rule.law == kCrossing)
             read(nb::cast<In<double, 2>>(coefficients, false));
         else
             read(nb::cast<In<T, 2>>(coefficients, false));
@@ -240,7 +241,7 @@ struct Table {
         job.coefficients = coefficients.data();
         lines = static_cast<int64_t>(coefficients.shape(0));
         job.width = static_cast<int64_t>(coefficients.shape(1));
-        check(job.width >= need.width, "a line of coefficients is too short for the rule");
+        check(job.width >= width, "a line of coefficients is too short for the rule");
     }
 
     void touches(const Out<uint32_t, 1>& last) {
@@ -252,8 +253,8 @@ struct Table {
     void check_numbers(int64_t places) const {
         check_rows(job.rows, count, height);
         if (job.which) check_lines(job.which, count, lines);
-        if (job.which && job.rule.family == kMeasure)
-            check_terms(static_cast<const T*>(job.coefficients), lines, job.width, job.rule.parameters[2]);
+        if (job.which && sizes.panels)
+            check_terms(static_cast<const T*>(job.coefficients), lines, job.width, job.rule.parameters[MeasureShared::terms]);
         if (job.starts) check_plan(job.order, places, job.starts, count);
     }
 
@@ -304,7 +305,7 @@ void py_step(nb::tuple rule, Out<T, 2> weights, nb::list slots, nb::object last,
     check(
         starts.shape(0) == rows.shape(0) + 1 && order.shape(0) == gradients.shape(0) && gradients.shape(1) == weights.shape(1),
         "step: the plan does not fit gradients");
-    check(static_cast<int64_t>(scalars.shape(0)) >= table.need.scalars, "step: the rule needs more scalars");
+    check(static_cast<int64_t>(scalars.shape(0)) >= table.sizes.scalars, "step: the rule needs more scalars");
     table.job.order = order.data();
     table.job.starts = starts.data();
     table.job.scalars = scalars.data();

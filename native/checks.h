@@ -13,31 +13,13 @@ inline void check(bool good, const char* message) {
     if (!good) throw std::invalid_argument(message);
 }
 
-// How much of everything a rule reads; `arrays` is 0 for a rule that there is not.
-struct Needs {
-    int arrays;
-    int64_t parameters, width, scalars;
-};
-
-inline Needs needs(int family, int variant, int64_t parameters, const double* p) {
-    switch (family) {
-        case kLinear: {
-            constexpr int none = 0, sum = 1, delta = 4;
-            const int momentum = variant & 1, divisor = variant >> 1;
-            if (variant < 0 || divisor > delta || (momentum && (divisor == sum || divisor == delta))) return {};
-            return {1 + momentum + (divisor == none ? 0 : divisor > 2 ? 2 : 1), 0, 8, 13};
-        }
-        case kMeasure: {
-            if (variant < 0 || variant > 2) return {};
-            const double panels = parameters == 3 ? p[1] : 0, terms = parameters == 3 ? p[2] : 0;
-            const bool real = panels >= 1 && terms >= 1 && panels < 1 << 20 && terms < 1 << 10;
-            return {variant == 1 ? 4 : 3, 3, 7 + (real ? static_cast<int64_t>(panels * (1 + terms)) : int64_t{1} << 40), 12};
-        }
-        case kCrossing: return {variant == 0 ? 3 : 0, 4, 6, 7};
-        case kSign: return {variant == 0 ? 2 : 0, 1, 8, 8};
-        case kClosedForm: return {variant == 0 || variant == 1 ? 3 : 0, 6, variant == 1 ? 17 : 1, 9};
-        default: return {};
-    }
+// The numbers in a line of coefficients of a law.
+inline int64_t width_of(int law, const double* parameters) {
+    const int64_t width = kLawSizes[law].width;
+    if (!kLawSizes[law].panels) return width;
+    const double panels = parameters[MeasureShared::panels], terms = parameters[MeasureShared::terms];
+    check(panels >= 1 && terms >= 1 && panels < 1 << 20 && terms < 1 << 10, "there are no such panels");
+    return width + static_cast<int64_t>(panels * (1 + terms));
 }
 
 inline void check_rows(const int64_t* rows, int64_t count, int64_t limit) {
@@ -54,7 +36,7 @@ template <typename T>
 inline void check_terms(const T* lines, int64_t count, int64_t width, double most) {
     bool good = true;
     for (int64_t k = 0; k < count; ++k) {
-        const auto used = static_cast<double>(lines[k * width + 6]);
+        const auto used = static_cast<double>(lines[k * width + MeasureCoefficients::used]);
         good &= used >= 1 && used <= most;  // not so for a NaN
     }
     check(good, "a line of coefficients has more terms than the rule");

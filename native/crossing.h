@@ -1,8 +1,10 @@
-// The family of the crossing maximum: PyTorch's Adamax (src/unhot/rules/crossing.py).
+// What carries rows of PyTorch's Adamax over their deferred steps (src/unhot/laws/crossing.py).
 
 template <typename T>
-struct Crossing {
+struct CrossingSettle {
     using Line = double;
+    using C = CrossingCoefficients;
+    using K = CrossingShared;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 7;
 
@@ -28,17 +30,17 @@ struct Crossing {
     static inline void with_settle(const Rule& rule, const double* c, F f) {
         const auto narrow = [](double number) { return static_cast<T>(number); };
         f(Settle{&rule,
-                 {narrow(c[0]), narrow(c[1])},
-                 {narrow(c[2]), narrow(c[3])},
-                 narrow(c[4]),
-                 narrow(rule.parameters[0]),
-                 static_cast<int64_t>(c[5])});
+                 {narrow(c[C::m_hi]), narrow(c[C::m_lo])},
+                 {narrow(c[C::u_hi]), narrow(c[C::u_lo])},
+                 narrow(c[C::total]),
+                 narrow(rule.parameters[K::epsilon]),
+                 static_cast<int64_t>(c[C::start])});
     }
 
     // m (head[J]/u + tail[J]/epsilon) in double, where c_s u falls below epsilon after J steps.
     static double crossed(const Rule& rule, double m, double u, int64_t t) {
-        const double epsilon = rule.parameters[0], beta_2 = rule.parameters[1];
-        const int64_t now = static_cast<int64_t>(rule.parameters[2]), mask = static_cast<int64_t>(rule.parameters[3]);
+        const double epsilon = rule.parameters[K::epsilon], beta_2 = rule.parameters[K::beta_2];
+        const int64_t now = static_cast<int64_t>(rule.parameters[K::now]), mask = static_cast<int64_t>(rule.parameters[K::mask]);
         u = largest(u, epsilon);
         const double steps = __builtin_floor(__builtin_log(u / epsilon) / -__builtin_log(beta_2));
         const double most = static_cast<double>(now - t);
@@ -49,17 +51,4 @@ struct Crossing {
         const double power = __builtin_pow(beta_2, static_cast<double>(j));
         return (m / u) * (start[0] - beta / power * middle[0]) + (m * beta / epsilon) * middle[1];
     }
-
-    struct Update {
-        SlotPair<T> m_pair, u_pair;
-        T m_g, alpha, epsilon;
-
-        Update(const Rule&, const T* s) : m_pair{s[0], s[1]}, u_pair{s[3], s[4]}, m_g(s[2]), alpha(s[5]), epsilon(s[6]) {}
-
-        inline void operator()(T* x, T g) const {
-            x[1] = m_pair(x[1], g * m_g);
-            x[2] = largest(u_pair(x[2]), magnitude(g) + epsilon);
-            x[0] = x[0] - (x[1] * alpha) / x[2];
-        }
-    };
 };

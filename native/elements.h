@@ -1,7 +1,7 @@
-// Arithmetic shared by the families.  Included once for each instruction set, inside its namespace.
+// What the laws call, and the loops over the elements of a row.  Included once for each instruction set, inside its namespace.
 //
-// Nothing here may be contracted or reordered: the operations are those of src/unhot/rules, one for one, and tests hold
-// the two to the same bits.
+// Nothing here may be contracted or reordered: the operations are those of src/unhot/laws, one for one, and tests hold the two
+// to the same bits.
 
 template <typename T>
 struct WeightPair {
@@ -15,23 +15,12 @@ struct WeightPair {
 };
 
 template <typename T>
-struct SlotPair {
-    T hi, lo;
-    // x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0.
-    inline T operator()(T x, T more = T(0)) const {
-        constexpr T most = std::numeric_limits<T>::max();
-        const T y = x * hi + (x * lo + more);
-        return x > most || x < -most ? x + more : y;
-    }
-};
-
-template <typename T>
 struct CarriedPair {
     T hi, lo, scale;
     CarriedPair(T high, T low)
         : hi(high), lo(high < T(0.5) && (low == high || low == -high) ? T(0) : low),
           scale(high < T(0.5) && (low == high || low == -high) ? low : T(1)) {}
-    // x (hi + lo) + more, or x hi lo + more for a small factor (`slot_pair`); as SlotPair otherwise.
+    // x (hi + lo) + more, or x hi lo + more for a small factor (`slot_pair`); an infinite x stays.
     inline T operator()(T x, T more = T(0)) const {
         constexpr T most = std::numeric_limits<T>::max();
         const T y = (x * hi) * scale + (x * lo + more);
@@ -49,10 +38,8 @@ inline T smallest(T a, T b) {
     return (a <= b || a != a) ? a : b;
 }
 
-template <typename T>
-inline T magnitude(T x) {
-    return x < T(0) ? -x : (x == T(0) ? T(0) : x);
-}
+inline float magnitude(float x) { return __builtin_fabsf(x); }
+inline double magnitude(double x) { return __builtin_fabs(x); }
 
 template <typename T>
 inline T sign_of(T x) {
@@ -62,21 +49,31 @@ inline T sign_of(T x) {
 inline float root(float x) { return __builtin_sqrtf(x); }
 inline double root(double x) { return __builtin_sqrt(x); }
 
-// An element of a row is its values in the weights and the slots, x[0..kArrays).  A family (one header each) is
+template <typename T>
+inline T exponential(T x) {
+    return static_cast<T>(__builtin_exp(static_cast<double>(x)));
+}
+
+inline double power(double x, double exponent) { return __builtin_pow(x, exponent); }
+
+template <typename T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
+// An element of a row is its values in the weights and the slots, x[0..kArrays).  A law (generated/laws.h) is
 //
 //     kArrays                     how many arrays its state has
 //     kLooked                     which of them (bits) a lookup needs
 //     Line                        the type of its coefficients
 //     with_settle(rule, c, f)     calls f with what settles an element by the line of coefficients c
-//     Update(rule, scalars)       what makes the step: update(x, g)
+//     Update(scalars, shared)     what makes the step: update(x, g)
 //
 // and what settles is either  settle(x), with `kWrites` saying which arrays it changes (bits), or, where rows are better
 // taken whole (`kByRow`),  settle.row(state, out, dim, all).
 
 // Applies f(x, i) to the elements of a row; stores the arrays in WRITES.
-template <typename Family, unsigned WRITES, typename T, typename F>
+template <typename Law, unsigned WRITES, typename T, typename F>
 inline void in_place(T* const* state, int64_t dim, F f) {
-    constexpr int n = Family::kArrays;
+    constexpr int n = Law::kArrays;
     T* __restrict a0 = state[0];
     T* __restrict a1 = n > 1 ? state[1] : nullptr;
     T* __restrict a2 = n > 2 ? state[2] : nullptr;
@@ -95,42 +92,42 @@ inline void in_place(T* const* state, int64_t dim, F f) {
 }
 
 // out[i] = the settled weights of a row, which stays as it is.
-template <typename Family, typename Settle, typename T>
+template <typename Law, typename Settle, typename T>
 inline void settle_into(Settle settle, T* const* state, T* __restrict out, int64_t dim) {
     if constexpr (Settle::kByRow) {
         settle.row(state, out, dim, false);
     } else {
-        in_place<Family, 0>(state, dim, [settle, out](T* x, int64_t i) {
+        in_place<Law, 0>(state, dim, [settle, out](T* x, int64_t i) {
             settle(x);
             out[i] = x[0];
         });
     }
 }
 
-template <typename Family, typename Settle, typename T>
+template <typename Law, typename Settle, typename T>
 inline void settle_in_place(Settle settle, T* const* state, int64_t dim) {
     if constexpr (Settle::kByRow)
         settle.row(state, state[0], dim, true);
     else
-        in_place<Family, Settle::kWrites>(state, dim, [settle](T* x, int64_t) { settle(x); });
+        in_place<Law, Settle::kWrites>(state, dim, [settle](T* x, int64_t) { settle(x); });
 }
 
 constexpr unsigned kAllArrays = (1u << kMostArrays) - 1;
 
-template <typename Family, typename T>
-inline void update_in_place(typename Family::Update update, T* const* state, const T* __restrict g, int64_t dim) {
-    in_place<Family, kAllArrays>(state, dim, [update, g](T* x, int64_t i) { update(x, g[i]); });
+template <typename Law, typename T>
+inline void update_in_place(typename Law::Update update, T* const* state, const T* __restrict g, int64_t dim) {
+    in_place<Law, kAllArrays>(state, dim, [update, g](T* x, int64_t i) { update(x, g[i]); });
 }
 
 // Both in one pass: the settled elements never leave the registers.
-template <typename Family, typename Settle, typename T>
-inline void settle_and_update(Settle settle, typename Family::Update update, T* const* state, const T* __restrict g,
+template <typename Law, typename Settle, typename T>
+inline void settle_and_update(Settle settle, typename Law::Update update, T* const* state, const T* __restrict g,
                               int64_t dim) {
     if constexpr (Settle::kByRow) {
         settle.row(state, state[0], dim, true);
-        update_in_place<Family>(update, state, g, dim);
+        update_in_place<Law>(update, state, g, dim);
     } else {
-        in_place<Family, kAllArrays>(state, dim, [settle, update, g](T* x, int64_t i) {
+        in_place<Law, kAllArrays>(state, dim, [settle, update, g](T* x, int64_t i) {
             settle(x);
             update(x, g[i]);
         });

@@ -3,18 +3,17 @@
 
 #include <cstdint>
 
+#include "generated/law_numbers.h"
+
 namespace unhot {
 
 constexpr int kMostArrays = 4;  // weights and up to three slots
 
-enum Family : int { kLinear = 0, kMeasure = 1, kCrossing = 2, kSign = 3, kClosedForm = 4 };
-
-// A family with its options; `parameters` are those that do not change with the row or the step.
+// A law with its options, and what is the same for all rows.
 struct Rule {
-    int family;
-    int variant;
+    int law;
     const double* parameters;
-    const double* table;  // the crossing family's sums for every t in the ring, else null
+    const double* table;  // the sums of `kCrossing` for every t in the ring, else null
 };
 
 // Work on the distinct rows `rows[0..count)` of a (rows, dim) table of T.

@@ -15,11 +15,9 @@ namespace unhot::UNHOT_ISA {
 namespace {
 
 #include "elements.h"
-#include "linear.h"
-#include "measure.h"
+#include "panels.h"
 #include "crossing.h"
-#include "sign.h"
-#include "closed_form.h"
+#include "generated/laws.h"
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kPrefetchLimit = 512;  // bytes of a row; beyond, the processor's own prefetcher has caught on
@@ -56,39 +54,10 @@ inline void for_rows(const Job<T>& job, unsigned looked, int64_t begin, int64_t 
     }
 }
 
-// Calls f.template operator()<Family>() with the family that the rule names.
-template <typename T, typename F>
-inline void with_family(const Rule& rule, F&& f) {
-    switch (rule.family) {
-        case kLinear:
-            switch (rule.variant) {
-                case 0: return f.template operator()<Linear<T, false, kNone>>();
-                case 1: return f.template operator()<Linear<T, true, kNone>>();
-                case 2: return f.template operator()<Linear<T, false, kSum>>();
-                case 4: return f.template operator()<Linear<T, false, kMean>>();
-                case 5: return f.template operator()<Linear<T, true, kMean>>();
-                case 6: return f.template operator()<Linear<T, false, kCentered>>();
-                case 7: return f.template operator()<Linear<T, true, kCentered>>();
-                default: return f.template operator()<Linear<T, false, kDelta>>();
-            }
-        case kMeasure:
-            switch (rule.variant) {
-                case kSecondMoment: return f.template operator()<Measure<T, kSecondMoment>>();
-                case kLargestSecondMoment: return f.template operator()<Measure<T, kLargestSecondMoment>>();
-                default: return f.template operator()<Measure<T, kNorm>>();
-            }
-        case kCrossing: return f.template operator()<Crossing<T>>();
-        case kSign: return f.template operator()<Sign<T>>();
-        default:
-            if (rule.variant) return f.template operator()<ClosedForm<T, true>>();
-            return f.template operator()<ClosedForm<T, false>>();
-    }
-}
-
 // The coefficients of row k.
-template <typename Family, typename T>
-inline const typename Family::Line* line(const Job<T>& job, int64_t k) {
-    return static_cast<const typename Family::Line*>(job.coefficients) + job.which[k] * job.width;
+template <typename Law, typename T>
+inline const typename Law::Line* line(const Job<T>& job, int64_t k) {
+    return static_cast<const typename Law::Line*>(job.coefficients) + job.which[k] * job.width;
 }
 
 template <typename T>
@@ -99,14 +68,14 @@ inline void row_state(const Job<T>& job, int64_t row, T** state) {
 template <typename T>
 void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
     const size_t bytes = static_cast<size_t>(job.dim) * sizeof(T);
-    with_family<T>(job.rule, [&]<typename Family>() {
-        for_rows(job, Family::kLooked, begin, end, [&](int64_t k) {
+    with_law<T>(job.rule.law, [&]<typename Law>() {
+        for_rows(job, Law::kLooked, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             T* first = job.out + job.order[job.starts[k]] * job.dim;
             if (job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k),
-                                    [&](const auto& settle) { settle_into<Family>(settle, state, first, job.dim); });
+                Law::with_settle(job.rule, line<Law>(job, k),
+                                    [&](const auto& settle) { settle_into<Law>(settle, state, first, job.dim); });
             else
                 std::memcpy(first, state[0], bytes);
             for (int64_t i = job.starts[k] + 1; i < job.starts[k + 1]; ++i)
@@ -117,13 +86,13 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
 
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
-    with_family<T>(job.rule, [&]<typename Family>() {
+    with_law<T>(job.rule.law, [&]<typename Law>() {
         for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             if (job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k),
-                                    [&](const auto& settler) { settle_in_place<Family>(settler, state, job.dim); });
+                Law::with_settle(job.rule, line<Law>(job, k),
+                                    [&](const auto& settler) { settle_in_place<Law>(settler, state, job.dim); });
             job.last[job.rows[k]] = job.now;
         });
     });
@@ -153,17 +122,17 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
     rounded.resize(static_cast<size_t>(job.dim));
     double* sums = sum.data();
     T* roundeds = rounded.data();
-    with_family<T>(job.rule, [&]<typename Family>() {
-        const typename Family::Update update(job.rule, job.scalars);
+    with_law<T>(job.rule.law, [&]<typename Law>() {
+        const typename Law::Update update(job.scalars, job.rule.parameters);
         for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
             T* state[kMostArrays];
             row_state(job, job.rows[k], state);
             const T* g = row_gradient(job, k, sums, roundeds);
             if (job.which && job.which[k] >= 0)
-                Family::with_settle(job.rule, line<Family>(job, k),
-                                    [&](const auto& settle) { settle_and_update<Family>(settle, update, state, g, job.dim); });
+                Law::with_settle(job.rule, line<Law>(job, k),
+                                    [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, job.dim); });
             else
-                update_in_place<Family>(update, state, g, job.dim);
+                update_in_place<Law>(update, state, g, job.dim);
             if (job.last) job.last[job.rows[k]] = job.now;
         });
     });

@@ -12,6 +12,7 @@ from unhot.atomic import Call
 from unhot.kernels.plan import Plan
 from unhot.kernels.reference import clocks, copied, span
 from unhot.kernels.reference_history import BLOCK, HEAD
+from unhot.laws import LAWS
 
 if TYPE_CHECKING:
     from unhot.rules import Recurrence
@@ -26,7 +27,7 @@ __all__ = [
 
 name = f"native ({_native.isa()})"
 
-FAMILIES = {"linear": 0, "measure": 1, "crossing": 2, "sign": 3, "closed_form": 4}
+NUMBERS = {law: number for number, law in enumerate(law for kind in LAWS for law in kind.variants())}
 threads, set_threads, join_openmp = _native.threads, _native.set_threads, _native.join_openmp
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
@@ -72,8 +73,11 @@ def gather(weights: Array, ids: Array, out: Array) -> None:
     _native.gather(weights, ids, out)
 
 
-def _described(rule: Recurrence) -> tuple[int, int, Array, Array | None]:
-    return FAMILIES[rule.family], rule.variant, np.array(rule.parameters(), dtype=np.float64), rule.table()
+def _described(rule: Recurrence) -> tuple[int, Array, Array | None]:
+    """The law by its number, the numbers that all rows share, rounded as the table's, and the array that they share."""
+    law, shared = rule.law, rule.shared()
+    table = None if law.parameters == len(shared) else shared[law.parameters]
+    return NUMBERS[law], np.array(shared[: law.parameters], dtype=np.float64), table
 
 
 def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:

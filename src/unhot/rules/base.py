@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from unhot.atomic import Call
 from unhot.kernels.reference_history import pair
+from unhot.laws import Law
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
@@ -184,16 +185,12 @@ def stored(state: Mapping[str, float], name: str, least: float = 0.0, below: flo
 class Recurrence:
     """One rule at work on one table: the clock's history and the coefficients for rows and steps.
 
-    A *row state* is the tuple (weights, *slots), each (n, dim).  `settle` and `update` are the mathematics: they use
-    operators and sqrt, abs, maximum, sign and where of the array namespace `xp` only.  Their coefficients come from
+    A *row state* is the tuple (weights, *slots), each (n, dim).  Its `law` is the mathematics, whose coefficients come from
     `coefficients` (one line for each distinct step of the last touch) and `scalars` (the same for all rows).
     """
 
-    family: ClassVar[str]
-    """The native kernel that is the fused twin of `settle` and `update`."""
-
-    variant: int = 0
-    """What the native kernel is told about the family's options."""
+    law: Law
+    """The mathematics."""
 
     slots: Mapping[str, float]
     """The slots' names, in the order of the row state, and what they start from."""
@@ -241,21 +238,17 @@ class Recurrence:
         """The coefficients of the touched rows in `step`."""
         raise NotImplementedError
 
-    def parameters(self) -> tuple[float, ...]:
-        """What the native kernel needs beside the coefficients: the same for all rows."""
-        return ()
+    def shared(self) -> Any:
+        """What the law needs beside coefficients and scalars: its `Shared`."""
+        return self.law.Shared()
 
-    def table(self) -> Array | None:
-        """What the native kernel looks up element by element, if anything."""
-        return None
+    def settle(self, xp: Any, rows: tuple[Any, ...], lines: Any) -> tuple[Any, ...]:
+        """The row states carried over their deferred steps; `lines` holds one line of coefficients for each row."""
+        return self.law.settle(xp, rows, self.law.columns(lines), self.shared())
 
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        """The row states carried over their deferred steps; `c` holds one line of coefficients for each row."""
-        raise NotImplementedError
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        """The row states after a step with the gradients `g`; `s` holds the step's scalars."""
-        raise NotImplementedError
+    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, scalars: Any) -> tuple[Any, ...]:
+        """The row states after a step with the gradients `g`; `scalars` holds the step's scalars."""
+        return self.law.update(xp, rows, g, self.law.Scalars(*scalars), self.shared())
 
     def state(self) -> dict[str, float]:
         """Numbers beside the slots that training goes on from."""
@@ -263,45 +256,6 @@ class Recurrence:
 
     def load_state(self, state: Mapping[str, float]) -> None:
         """Take over what `state` gave."""
-
-
-def weight_by(xp: Any, w: Any, hi: Any, lo: Any) -> Any:
-    """w (hi + lo): with a decay an infinite weight becomes NaN, as in w - rate decay w, and without one it stays."""
-    return xp.where(lo != 0, w * hi + w * lo, w * hi)
-
-
-def weight_moved(xp: Any, w: Any, hi: Any, lo: Any, move: Any) -> Any:
-    """w (hi + lo) + move, rounded at the size of w once: a decay below half a unit in the last place counts with the move."""
-    return w * hi + xp.where(lo != 0, w * lo + move, move)
-
-
-def weight_less(xp: Any, w: Any, hi: Any, lo: Any, move: Any) -> Any:
-    """w (hi + lo) - move, rounded as in `weight_moved`."""
-    return w * hi - xp.where(lo != 0, move - w * lo, move)
-
-
-def slot_by(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
-    """x (hi + lo) + more, rounded at the size of x once; an infinite x stays, also where the factor has become 0."""
-    return xp.where(xp.abs(x) == math.inf, x + more, x * hi + (x * lo + more))
-
-
-def slot_carried(xp: Any, x: Any, hi: Any, lo: Any, more: Any = 0.0) -> Any:
-    """`slot_by` over the steps of a rest, whose factor may be small: x hi lo + more then (see `slot_pair`)."""
-    small = (hi < 0.5) & (xp.abs(lo) == hi)
-    y = (x * hi) * xp.where(small, lo, 1.0) + (x * xp.where(small, 0.0, lo) + more)
-    return xp.where(xp.abs(x) == math.inf, x + more, y)
-
-
-def on_host(x: Any) -> Array:
-    """`x`, an array or a torch tensor, as an array."""
-    return x if isinstance(x, np.ndarray) else np.asarray(x.cpu())
-
-
-def like(x: Any, other: Any) -> Any:
-    """`x` as `other` is: of its dtype, and a torch tensor on its device where that is one."""
-    if isinstance(other, np.ndarray):
-        return x.astype(other.dtype)
-    return other.new_tensor(x) if isinstance(x, np.ndarray) else x.to(other)
 
 
 @lru_cache(maxsize=1024)

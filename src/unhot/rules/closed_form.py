@@ -20,10 +20,9 @@ import numpy as np
 
 from unhot.atomic import Call, together
 from unhot.deferral import Array, History
-from unhot.rules.base import MOST, Hyper, Optimizer, Recurrence, real, scalar_pair, stored, weight_by
-
-TERMS = 16
-"""Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
+from unhot.laws import ClosedForm
+from unhot.laws.closed_form import TERMS
+from unhot.rules.base import MOST, Hyper, Optimizer, Recurrence, real, scalar_pair, stored
 
 NODES = 0.5 + 0.5 * np.cos((np.arange(TERMS) + 0.5) * np.pi / TERMS)
 TO_CHEBYSHEV = np.linalg.inv(np.polynomial.chebyshev.chebvander(2.0 * NODES - 1.0, TERMS - 1)).T
@@ -111,7 +110,7 @@ class Ftrl(Optimizer):
         return super().follows(other) and not (shrinks and self.initial_accumulator_value > least)
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
-        return ClosedForm(self, dtype, rows)
+        return ClosedFormRecurrence(self, dtype, rows)
 
 
 class ShrinkageHistory(History):
@@ -148,10 +147,8 @@ class ShrinkageHistory(History):
         )
 
 
-class ClosedForm(Recurrence):
+class ClosedFormRecurrence(Recurrence):
     """The family of closed forms; the row state is (w, accumulator, linear)."""
-
-    family = "closed_form"
 
     def __init__(self, optimizer: Ftrl, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
@@ -159,7 +156,7 @@ class ClosedForm(Recurrence):
         self.slots = {"accumulator": optimizer.initial_accumulator_value, "linear": 0.0}
         self.history = ShrinkageHistory(rows if self._shrinks else 0)
         self.rate = 1.0
-        self.variant = int(self._shrinks)
+        self.law = ClosedForm(self._shrinks, root=optimizer.learning_rate_power == -0.5)
 
     @property
     def _shrinks(self) -> bool:
@@ -188,11 +185,11 @@ class ClosedForm(Recurrence):
             return np.zeros((len(steps), 1), dtype=self.dtype)
         return self.history.compose(steps).astype(self.dtype)
 
-    def constants(self) -> tuple[Any, ...]:
-        """What the closed form needs beside the slots, at the current rate."""
+    def shared(self) -> Any:
         o = self.optimizer
-        return (
+        return self.law.Shared(
             1.0 / self.rate,
+            2.0 * o.l2_shrinkage_regularization_strength,
             2.0 * o.l2_regularization_strength,
             o.l1_regularization_strength,
             o.beta,
@@ -200,59 +197,9 @@ class ClosedForm(Recurrence):
             o.least,
         )
 
-    def parameters(self) -> tuple[float, ...]:
-        over_rate, twice_l2, l1, beta, power, least = self.constants()
-        rounded = (float(x) for x in np.array((over_rate, twice_l2, l1, beta, least), self.dtype))
-        over_rate, twice_l2, l1, beta, least = rounded
-        return over_rate, twice_l2, l1, beta, power, least
-
-    def numbers(self, decay: tuple[Any, Any], rate: Any) -> tuple[Any, ...]:
-        """The scalars of a step, from the two floats of its decay and its rate."""
-        twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength
-        return *decay, 1.0 / rate, twice, *self.constants()[1:]
-
     def scalars(self, step: int, hyper: Hyper) -> Array:
         pair = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
-        return np.array(self.numbers(pair, hyper.rate), dtype=self.dtype)
-
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        w, n, z = rows
-        over_rate, twice_l2, l1, beta, _, least = self.constants()
-        x = self._narrow(xp, self._power(xp, n)) + beta
-        if self._shrinks:
-            z = z + w * c[:, 0, None]
-            kept = xp.minimum(xp.maximum(z, -l1), l1)
-            part = least / x
-            variable = 2 * part - 1
-            before = after = 0 * variable
-            for i in range(TERMS, 1, -1):
-                before, after = c[:, i, None] + 2 * variable * before - after, before
-            y = (z - kept) * xp.exp(part * (c[:, 1, None] + variable * before - after))
-            return -y / (x * over_rate + twice_l2), n, kept + y
-        kept = xp.minimum(xp.maximum(z, -l1), l1)
-        return (kept - z) / (x * over_rate + twice_l2), n, z
-
-    def _power(self, xp: Any, n: Any) -> Any:
-        """n**-learning_rate_power, but for the root in float64 where there is one: what is left of differences counts."""
-        power = -self.optimizer.learning_rate_power
-        if power == 0.5:
-            return xp.sqrt(n)
-        return (n.astype(np.float64) if xp is np else n) ** power
-
-    def _narrow(self, xp: Any, x: Any) -> Any:
-        return x.astype(self.dtype) if xp is np else x
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        w, n, z = rows
-        w_hi, w_lo, over_rate, twice_shrinkage, twice_l2, l1, beta, _, _ = s
-        w = weight_by(xp, w, w_hi, w_lo)
-        total = n + g * g
-        risen = self._power(xp, total)
-        rise = self._narrow(xp, risen - self._power(xp, n))
-        risen = self._narrow(xp, risen)
-        z = z + ((g + w * twice_shrinkage) - (rise * over_rate) * w)
-        kept = xp.minimum(xp.maximum(z, -l1), l1)
-        return (kept - z) / ((risen + beta) * over_rate + twice_l2), total, z
+        return np.array([*pair, 1.0 / hyper.rate], dtype=self.dtype)
 
     def state(self) -> dict[str, float]:
         return {"rate": self.rate}

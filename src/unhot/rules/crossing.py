@@ -23,7 +23,8 @@ import numpy as np
 from unhot.atomic import Call, together
 from unhot.deferral import BLOCK, WindowedHistory
 from unhot.kernels.reference_history import slot_pair
-from unhot.rules.base import Array, Hyper, Recurrence, like, on_host, scalar_pair, slot_by, slot_carried
+from unhot.laws import Crossing
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair
 
 WINDOW_TAIL = 1e-13
 MOST_FALL = 690.0
@@ -98,7 +99,7 @@ class CrossingHistory(WindowedHistory):
 class CrossingMaximum(Recurrence):
     """PyTorch's Adamax; the row state is (w, momentum, norm)."""
 
-    family = "crossing"
+    law = Crossing()
 
     def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
@@ -156,41 +157,6 @@ class CrossingMaximum(Recurrence):
             dtype=self.dtype,
         )  # fmt: skip
 
-    def parameters(self) -> tuple[float, ...]:
-        return (self.optimizer.epsilon, self.optimizer.beta_2, float(self.history.now), float(self.history.mask))
-
-    def table(self) -> Array | None:
-        return self.history.sums
-
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        w, m, u = rows
-        m_hi, m_lo, u_hi, u_lo, total, _ = (like(c[:, i, None], u) for i in range(6))
-        epsilon = float(self.dtype.type(self.optimizer.epsilon))
-        end = slot_carried(xp, u, u_hi, u_lo)
-        movement = (m / xp.maximum(u, epsilon)) * total
-        crossed = xp.maximum(end, epsilon) != end
-        if crossed.any():
-            exact = self._crossed(on_host(m), on_host(u), on_host(c[:, 5, None]))
-            movement = xp.where(crossed, like(exact, movement), movement)
-        return w - movement, slot_carried(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
-
-    def _crossed(self, m: Array, u: Array, t: Array) -> Array:
-        """m (head[J]/u + tail[J]/eps) in float64, for the elements that reach epsilon on the way."""
-        history, epsilon = self.history, self.optimizer.epsilon
-        u = np.maximum(u.astype(np.float64), epsilon)
-        start = t.astype(np.int64)
-        steps = np.floor(np.log(u / epsilon) / -log(self.optimizer.beta_2))
-        middle = start + np.clip(np.nan_to_num(steps), 0, history.now - start).astype(np.int64)
-        h, _, log_start = np.moveaxis(history.sums[start & history.mask], -1, 0)
-        h_middle, tail, log_middle = np.moveaxis(history.sums[middle & history.mask], -1, 0)
-        beta = np.exp(log_middle - log_start)
-        power = self.optimizer.beta_2 ** (middle - start).astype(np.float64)
-        m = m.astype(np.float64)  # divided first: of rows without gradients it is 0, where rate / epsilon may be infinite
-        return np.asarray((m / u) * (h - beta / power * h_middle) + (m * beta / epsilon) * tail)
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        m_hi, m_lo, m_g, u_hi, u_lo, alpha, epsilon = s
-        w, m, u = rows
-        m = slot_by(xp, m, m_hi, m_lo, g * m_g)
-        u = xp.maximum(slot_by(xp, u, u_hi, u_lo), xp.abs(g) + epsilon)
-        return w - (m * alpha) / u, m, u
+    def shared(self) -> Any:
+        history = self.history
+        return self.law.Shared(self.optimizer.epsilon, self.optimizer.beta_2, history.now, history.mask, history.sums)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from unhot.laws import Divisor
 from unhot.rules.base import BY_CONVENTION, Convention, Optimizer, Recurrence, real
-from unhot.rules.linear import Descent, Divisor, Linear
+from unhot.rules.linear import Descent, LinearRecurrence
 
 
 @dataclass
@@ -110,7 +111,7 @@ class Adagrad(Optimizer):
             raise ValueError(f"Adagrad: `lr_decay` needs convention='torch'. Received: lr_decay={self.lr_decay!r}.")
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
-        return Linear(self, dtype, rows, Divisor.SUM, {"sum": self.initial_accumulator_value})
+        return LinearRecurrence(self, dtype, rows, Divisor.SUM, {"sum": self.initial_accumulator_value})
 
 
 @dataclass
@@ -167,7 +168,7 @@ class RMSprop(Optimizer):
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
         divisor = Divisor.CENTERED if self.centered else Divisor.MEAN
         averages = {"velocity": 0.0, **({"average_gradient": 0.0} if self.centered else {})}
-        return Linear(self, dtype, rows, divisor, averages, slots)
+        return LinearRecurrence(self, dtype, rows, divisor, averages, slots)
 
 
 @dataclass
@@ -212,4 +213,4 @@ class Adadelta(Optimizer):
             self.refuse_coupled()
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
-        return Linear(self, dtype, rows, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})
+        return LinearRecurrence(self, dtype, rows, Divisor.DELTA, {"velocity": 0.0, "delta": 0.0})

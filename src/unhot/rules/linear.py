@@ -11,7 +11,6 @@ the product of their matrices, and its averages by the product of their decays.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -19,35 +18,16 @@ import numpy as np
 
 from unhot.atomic import Call
 from unhot.deferral import MatrixHistory
-from unhot.rules.base import (
-    Array,
-    Hyper,
-    Recurrence,
-    scalar_pair,
-    slot_by,
-    slot_carried,
-    stored,
-    weight_by,
-    weight_moved,
-)
+from unhot.laws import Divisor, Linear
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, stored
 
 Matrix = tuple[float, float, float, float]
 
 
-class Divisor(IntEnum):
-    """What the gradient is divided by."""
-
-    NONE = 0
-    SUM = 1
-    MEAN = 2
-    CENTERED = 3
-    DELTA = 4
-
-
-class Linear(Recurrence):
+class LinearRecurrence(Recurrence):
     """The linear family; the row state is (w, [momentum], [velocity or sum], [average gradient or delta])."""
 
-    family = "linear"
+    law: Linear
 
     def __init__(
         self,
@@ -63,9 +43,9 @@ class Linear(Recurrence):
         self.divisor = divisor
         self.with_momentum = bool(getattr(optimizer, "momentum", 0.0)) or "momentum" in slots
         self.slots = {**({"momentum": 0.0} if self.with_momentum else {}), **averages}
-        self.variant = int(self.with_momentum) + 2 * int(divisor)
+        self.law = Linear(self.with_momentum, divisor)
         self.history = MatrixHistory(rows)
-        self._decays = divisor not in (Divisor.NONE, Divisor.SUM)
+        self._decays = self.law.decays
 
     def defers(self, hyper: Hyper) -> bool:
         return self.with_momentum or self._decays or hyper.decay > 0
@@ -126,46 +106,8 @@ class Linear(Recurrence):
             dtype=self.dtype,
         )  # fmt: skip
 
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        w_hi, w_lo, w_b, b_w, b_hi, b_lo, v_hi, v_lo = (c[:, i, None] for i in range(8))
-        w, rest = rows[0], list(rows[1:])
-        averages = [slot_carried(xp, v, v_hi, v_lo) if self._decays else v for v in rest[self.with_momentum :]]
-        if not self.with_momentum:
-            return (weight_by(xp, w, w_hi, w_lo), *averages)
-        b = rest[0]
-        new_b = slot_carried(xp, b, b_hi, b_lo, xp.where(b_w != 0, w * b_w, 0.0))
-        return (weight_moved(xp, w, w_hi, w_lo, b * w_b), new_b, *averages)
 
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        w_hi, w_lo, w_b, b_w, b_hi, b_lo, g_w, g_b = s[:8]
-        w, rest = rows[0], list(rows[1:])
-        b = rest.pop(0) if self.with_momentum else None
-        q, averages = self._divided(xp, rest, g, s)
-        if b is None:
-            return (weight_moved(xp, w, w_hi, w_lo, q * g_w), *averages)
-        more = xp.where(b_w != 0, w * b_w + q * g_b, q * g_b)
-        new_b = slot_by(xp, b, b_hi, b_lo, more)
-        return (weight_moved(xp, w, w_hi, w_lo, b * w_b + q * g_w), new_b, *averages)
-
-    def _divided(self, xp: Any, averages: list[Any], g: Any, s: Any) -> tuple[Any, list[Any]]:
-        v_hi, v_lo, share, inside, outside = s[8:13]
-        if self.divisor is Divisor.NONE:
-            return g, []
-        if self.divisor is Divisor.SUM:
-            v = averages[0] + g * g
-            return g / (xp.sqrt(v + inside) + outside), [v]
-        v = slot_by(xp, averages[0], v_hi, v_lo, (g * share) * g)
-        if self.divisor is Divisor.MEAN:
-            return g / (xp.sqrt(v + inside) + outside), [v]
-        other = averages[1]
-        if self.divisor is Divisor.CENTERED:
-            other = slot_by(xp, other, v_hi, v_lo, g * share)
-            return g / (xp.sqrt((v - other * other) + inside) + outside), [v, other]
-        q = (g * xp.sqrt(other + inside)) / xp.sqrt(v + inside)
-        return q, [v, slot_by(xp, other, v_hi, v_lo, (q * share) * q)]
-
-
-class Descent(Linear):
+class Descent(LinearRecurrence):
     """SGD, whose decay may be coupled and whose momentum has Nesterov's form and dampening.
 
     PyTorch's buffer starts as a copy of the gradient, undampened, in the first step that has a momentum: the table's, since

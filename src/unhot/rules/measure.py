@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from enum import IntEnum
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -16,19 +15,9 @@ from typing import Any
 import numpy as np
 
 from unhot.atomic import Call, together
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, slot_by, slot_carried, stored, weight_less
+from unhot.laws import Measure, Root
+from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair, stored
 from unhot.step_measure import MeasureHistory, Shape
-
-PANELS = 4
-"""Panels that a graph may spell out one by one: with dozens, compilers take long, and much memory."""
-
-
-class Root(IntEnum):
-    """What the momentum is divided by."""
-
-    SECOND_MOMENT = 0
-    LARGEST_SECOND_MOMENT = 1
-    NORM = 2
 
 
 def rest(beta: float, step: Any, xp: Any = math) -> Any:
@@ -39,8 +28,9 @@ def rest(beta: float, step: Any, xp: Any = math) -> Any:
 class StepMeasure(Recurrence):
     """The family of the step measure; the row state is (w, momentum, second moment or norm, [largest second moment])."""
 
-    family = "measure"
+    law: Measure
     root = Root.SECOND_MOMENT
+    nesterov = False
 
     def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
@@ -52,7 +42,7 @@ class StepMeasure(Recurrence):
         self._corrected = (0, none, (0.0, 0.0, 0.0))
         self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
         self.slots = self.slot_names()
-        self.variant = int(self.root)
+        self.law = Measure(self.root, self.nesterov)
         self.history = self._new_history(optimizer.beta_1)
 
     def slot_names(self) -> dict[str, float]:
@@ -144,67 +134,9 @@ class StepMeasure(Recurrence):
         if largest > self.history.shape.beta:
             self.history = self._new_history(largest)
 
-    def parameters(self) -> tuple[float, ...]:
-        return (self.optimizer.epsilon, float(len(self.history.panels.centres)), float(self.history.terms))
-
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        w, m, v = rows[:3]
-        w_hi, w_lo, m_hi, m_lo, v_hi, v_lo, _ = (c[:, i, None] for i in range(7))
-        x = rows[3] if self.root is Root.LARGEST_SECOND_MOMENT else v
-        if self.root is not Root.NORM:
-            x = xp.sqrt(x)
-        return (
-            weight_less(xp, w, w_hi, w_lo, self._movement(xp, m, x, c[:, 7:])),
-            slot_carried(xp, m, m_hi, m_lo),
-            slot_carried(xp, v, v_hi, v_lo),
-            *rows[3:],
-        )
-
-    def _movement(self, xp: Any, m: Any, x: Any, c: Any) -> Any:
-        """m times the sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel.
-
-        m is divided first: of rows without gradients it is 0, where a_s / epsilon may be beyond the dtype.
-        """
+    def shared(self) -> Any:
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
-        terms = self.history.terms
-        if xp is not np and c.shape[1] > PANELS * (1 + terms):
-            c = xp.reshape(c, (-1, c.shape[1] // (1 + terms), 1 + terms))
-            over = 1 / (c[:, :, 0, None] * x[:, None, :] + epsilon)
-            u = 1 - (epsilon + epsilon) * over
-            polynomial = c[:, :, terms, None] + u * 0
-            for i in range(terms - 1, 0, -1):
-                polynomial = polynomial * u + c[:, :, i, None]
-            return xp.sum((m[:, None, :] * over) * polynomial, 1)
-        total: Any = None
-        for panel in range(0, c.shape[1], 1 + terms):
-            over = 1 / (c[:, panel, None] * x + epsilon)
-            u = 1 - (epsilon + epsilon) * over
-            polynomial = c[:, panel + terms, None] + u * 0
-            for i in range(terms - 1, 0, -1):
-                polynomial = polynomial * u + c[:, panel + i, None]
-            part = (m * over) * polynomial
-            total = part if total is None else total + part
-        return total
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        w_hi, w_lo, m_hi, m_lo, m_g, v_hi, v_lo, v_g, alpha, gamma, c, epsilon = s
-        w, m, v = rows[:3]
-        m = slot_by(xp, m, m_hi, m_lo, g * m_g)
-        rest: tuple[Any, ...] = ()
-        if self.root is Root.NORM:
-            v = xp.maximum(slot_by(xp, v, v_hi, v_lo), xp.abs(g))
-            x = v
-        else:
-            v = slot_by(xp, v, v_hi, v_lo, (g * v_g) * g)
-            x = xp.sqrt(v)
-            if self.root is Root.LARGEST_SECOND_MOMENT:
-                largest = xp.maximum(rows[3], v)
-                rest, x = (largest,), xp.sqrt(largest)
-        move = self._numerator(xp, m, g, alpha, gamma) / (x * c + epsilon)
-        return (weight_less(xp, w, w_hi, w_lo, move), m, v, *rest)
-
-    def _numerator(self, xp: Any, m: Any, g: Any, alpha: Any, gamma: Any) -> Any:
-        return m * alpha
+        return self.law.Shared(epsilon, len(self.history.panels.centres), self.history.terms)
 
 
 class NormMeasure(StepMeasure):
@@ -225,11 +157,9 @@ class NormMeasure(StepMeasure):
 class NesterovMeasure(StepMeasure):
     """NAdam, whose corrections hold the running product of its momenta."""
 
+    nesterov = True
     product: Any = 1.0
     """That of the momenta up to the last step."""
-
-    def _numerator(self, xp: Any, m: Any, g: Any, alpha: Any, gamma: Any) -> Any:
-        return xp.where(gamma != 0, m * alpha + g * gamma, m * alpha)
 
     def shape(self, beta: float) -> Shape:
         return Shape(beta, sqrt(self.optimizer.beta_2), self.optimizer.beta_2)

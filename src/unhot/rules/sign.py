@@ -14,17 +14,8 @@ import numpy as np
 
 from unhot.atomic import Call
 from unhot.deferral import MatrixHistory
-from unhot.rules.base import (
-    Array,
-    Hyper,
-    Optimizer,
-    Recurrence,
-    real,
-    scalar_pair,
-    slot_by,
-    slot_carried,
-    weight_moved,
-)
+from unhot.laws import Sign
+from unhot.rules.base import Array, Hyper, Optimizer, Recurrence, real, scalar_pair
 
 FLOOR = {"float32": 1e-30, "float64": 1e-290}
 
@@ -66,13 +57,13 @@ class Lion(Optimizer):
         real(self, "beta_2", self.beta_2, below=1.0, open_=True)
 
     def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
-        return Sign(self, dtype, rows)
+        return SignRecurrence(self, dtype, rows)
 
 
-class Sign(Recurrence):
+class SignRecurrence(Recurrence):
     """The family of signs; the row state is (w, momentum)."""
 
-    family = "sign"
+    law = Sign()
 
     def __init__(self, optimizer: Lion, dtype: np.dtype[Any], rows: int) -> None:
         self.optimizer = optimizer
@@ -103,18 +94,5 @@ class Sign(Recurrence):
             dtype=self.dtype,
         )  # fmt: skip
 
-    def parameters(self) -> tuple[float, ...]:
-        return (FLOOR[self.dtype.name],)
-
-    def settle(self, xp: Any, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        w, m = rows
-        w_hi, w_lo, rates, _, _, _, m_hi, m_lo = (c[:, i, None] for i in range(8))
-        sign = xp.sign(m)
-        size = xp.maximum(slot_carried(xp, xp.abs(m), m_hi, m_lo), self.dtype.type(FLOOR[self.dtype.name]))
-        return weight_moved(xp, w, w_hi, w_lo, sign * rates), sign * size
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, s: Any) -> tuple[Any, ...]:
-        w, m = rows
-        w_hi, w_lo, rate, beta_1, share, m_hi, m_lo, m_g = s
-        direction = xp.sign(m * beta_1 + g * share)
-        return weight_moved(xp, w, w_hi, w_lo, direction * rate), slot_by(xp, m, m_hi, m_lo, g * m_g)
+    def shared(self) -> Any:
+        return self.law.Shared(float(self.dtype.type(FLOOR[self.dtype.name])))

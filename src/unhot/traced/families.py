@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from unhot.kernels.reference_history import series
+from unhot.laws.closed_form import TERMS
 from unhot.rules import Hyper, Optimizer
 from unhot.rules.base import Recurrence, scalar_pair
-from unhot.rules.closed_form import NODES, TERMS, TO_CHEBYSHEV, ClosedForm
-from unhot.rules.linear import Descent, Linear
+from unhot.rules.closed_form import NODES, TO_CHEBYSHEV, ClosedFormRecurrence
+from unhot.rules.linear import Descent, LinearRecurrence
 from unhot.rules.measure import NesterovMeasure, StepMeasure
-from unhot.rules.sign import Sign
+from unhot.rules.sign import SignRecurrence
 from unhot.step_measure import to_powers_of
 from unhot.traced.history import Arrays, Decays, Window, pair_of_log, power, ring_of
 
@@ -171,7 +172,7 @@ class MeasureFamily(_Base):
 class LinearFamily(_Base):
     """SGD, Adagrad, RMSprop, Adadelta: what the weight takes of the momentum is summed over the window."""
 
-    def __init__(self, rule: Linear, dtype: str, rows: int) -> None:
+    def __init__(self, rule: LinearRecurrence, dtype: str, rows: int) -> None:
         optimizer = rule.optimizer
         if optimizer.convention == "torch" and isinstance(rule, Descent) and (optimizer.weight_decay or optimizer.dampening):
             raise ValueError(
@@ -217,7 +218,7 @@ class LinearFamily(_Base):
 class SignFamily(_Base):
     """Lion, whose rows move at every step: the rates since each step of the ring are summed, with what rounding leaves."""
 
-    def __init__(self, rule: Sign, dtype: str, rows: int) -> None:
+    def __init__(self, rule: SignRecurrence, dtype: str, rows: int) -> None:
         super().__init__(rule, dtype, rows, 0, 0)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -256,7 +257,7 @@ class SignFamily(_Base):
 class ClosedFormFamily(_Base):
     """Ftrl: the weights follow from the slots at the current rate."""
 
-    def __init__(self, rule: ClosedForm, dtype: str, rows: int) -> None:
+    def __init__(self, rule: ClosedFormRecurrence, dtype: str, rows: int) -> None:
         self.shrinks = rule.optimizer.l2_shrinkage_regularization_strength > 0
         super().__init__(rule, dtype, rows, 0, 0)
 
@@ -298,8 +299,7 @@ class ClosedFormFamily(_Base):
         return ops.concat([ops.take(arrays["first"], last & mask), sums], axis=1)
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        numbers: tuple[Any, ...] = self.rule.numbers(self.weight_pair(rate), rate)
-        return numbers
+        return (*self.weight_pair(rate), 1.0 / rate)
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         rule = copy.copy(self.rule)
@@ -319,9 +319,9 @@ def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
     rule = optimizer.recurrence(np.dtype(dtype), 1)
     kinds: tuple[tuple[type, Any], ...] = (
         (StepMeasure, MeasureFamily),
-        (Linear, LinearFamily),
-        (Sign, SignFamily),
-        (ClosedForm, ClosedFormFamily),
+        (LinearRecurrence, LinearFamily),
+        (SignRecurrence, SignFamily),
+        (ClosedFormRecurrence, ClosedFormFamily),
     )
     for kind, family in kinds:
         if isinstance(rule, kind):

@@ -1,18 +1,18 @@
-// The family of the step measure: Adam, AdamW, NAdam, Keras's Adamax (src/unhot/rules/measure.py, step_measure.py).
+// What carries rows of the step measure over their deferred steps: polynomials, one for each panel of points
+// (src/unhot/laws/measure.py, docs/mathematics.md).
 
-enum Root { kSecondMoment = 0, kLargestSecondMoment = 1, kNorm = 2 };
-
-constexpr int kHead = 7;           // weight, momentum and moment pairs, and the number of terms
 constexpr int kUnrolledTerms = 8;  // up to here the polynomial is unrolled into the loop over the elements
 
-template <typename T, int ROOT>
-struct Measure {
+template <typename T, int ARRAYS, bool NORM>
+struct Panels {
     using Line = T;
-    static constexpr int kArrays = ROOT == kLargestSecondMoment ? 4 : 3;
-    static constexpr int kRoot = kArrays - 1;  // where the root's square (kNorm: the root) stands in the state
+    using C = MeasureCoefficients;
+    using K = MeasureShared;
+    static constexpr int kArrays = ARRAYS;
+    static constexpr int kRoot = kArrays - 1;  // where the root's square (NORM: the root) stands in the state
     static constexpr unsigned kLooked = 3 | 1 << kRoot;
 
-    static inline T divisor(T x) { return ROOT == kNorm ? x : root(x); }
+    static inline T divisor(T x) { return NORM ? x : root(x); }
 
     // One centre: a square root, a division and a polynomial of fixed length, of which the first `used` terms count.
     template <int TERMS>
@@ -24,9 +24,9 @@ struct Measure {
         T epsilon, twice, centre, k[TERMS];
 
         OnePanel(const Rule& rule, const T* c, int used)
-            : w_pair{c[0], c[1]}, m_pair{c[2], c[3]}, v_pair{c[4], c[5]}, epsilon(static_cast<T>(rule.parameters[0])),
-              twice(epsilon + epsilon), centre(c[kHead]) {
-            for (int j = 0; j < TERMS; ++j) k[j] = j < used ? c[kHead + 1 + j] : T(0);
+            : w_pair{c[C::w_hi], c[C::w_lo]}, m_pair{c[C::m_hi], c[C::m_lo]}, v_pair{c[C::v_hi], c[C::v_lo]}, epsilon(static_cast<T>(rule.parameters[K::epsilon])),
+              twice(epsilon + epsilon), centre(c[C::panels]) {
+            for (int j = 0; j < TERMS; ++j) k[j] = j < used ? c[C::panels + 1 + j] : T(0);
         }
 
         inline void operator()(T* x) const {
@@ -50,8 +50,8 @@ struct Measure {
         int panels, used;
 
         void row(T* const* state, T* out, int64_t dim, bool all) const {
-            const WeightPair<T> w_pair{c[0], c[1]};
-            const CarriedPair<T> m_pair{c[2], c[3]}, v_pair{c[4], c[5]};
+            const WeightPair<T> w_pair{c[C::w_hi], c[C::w_lo]};
+            const CarriedPair<T> m_pair{c[C::m_hi], c[C::m_lo]}, v_pair{c[C::v_hi], c[C::v_lo]};
             T* m = state[1];
             T* v = state[2];
             for (int64_t start = 0; start < dim; start += kGroup) {
@@ -73,10 +73,10 @@ struct Measure {
 
         // The momenta times the sum of the panels at the roots `distance`.
         void movement(const T* momentum, const T* distance, T* total) const {
-            const T epsilon = static_cast<T>(rule.parameters[0]), twice = epsilon + epsilon;
-            const int stride = 1 + static_cast<int>(rule.parameters[2]);
+            const T epsilon = static_cast<T>(rule.parameters[K::epsilon]), twice = epsilon + epsilon;
+            const int stride = 1 + static_cast<int>(rule.parameters[K::terms]);
             for (int p = 0; p < panels; ++p) {
-                const T* panel = c + kHead + p * stride;
+                const T* panel = c + C::panels + p * stride;
                 bool empty = p > 0;
                 for (int j = 1; j <= used && empty; ++j) empty = panel[j] == T(0);
                 if (empty) continue;
@@ -98,32 +98,11 @@ struct Measure {
 
     template <typename F>
     static inline void with_settle(const Rule& rule, const T* c, F f) {
-        const int panels = static_cast<int>(rule.parameters[1]), used = static_cast<int>(c[6]);
+        const int panels = static_cast<int>(rule.parameters[K::panels]), used = static_cast<int>(c[C::used]);
         if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{rule, c, panels, used});
         // The lengths that the usual betas settle at, float32 and float64; each is compiled into three loops of its own.
         if (used <= 4) return f(OnePanel<4>(rule, c, used));
         if (used == 5) return f(OnePanel<5>(rule, c, used));
         return f(OnePanel<kUnrolledTerms>(rule, c, used));
     }
-
-    struct Update {
-        WeightPair<T> w_pair;
-        SlotPair<T> m_pair, v_pair;
-        T m_g, v_g, alpha, gamma, c, epsilon;
-
-        Update(const Rule&, const T* s)
-            : w_pair{s[0], s[1]}, m_pair{s[2], s[3]}, v_pair{s[5], s[6]}, m_g(s[4]), v_g(s[7]), alpha(s[8]), gamma(s[9]),
-              c(s[10]), epsilon(s[11]) {}
-
-        inline void operator()(T* x, T g) const {
-            x[1] = m_pair(x[1], g * m_g);
-            if constexpr (ROOT == kNorm)
-                x[2] = largest(v_pair(x[2]), magnitude(g));
-            else
-                x[2] = v_pair(x[2], (g * v_g) * g);
-            if constexpr (ROOT == kLargestSecondMoment) x[3] = largest(x[3], x[2]);
-            const T numerator = gamma != T(0) ? x[1] * alpha + g * gamma : x[1] * alpha;
-            x[0] = w_pair.less(x[0], numerator / (divisor(x[kRoot]) * c + epsilon));
-        }
-    };
 };

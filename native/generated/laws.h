@@ -1,0 +1,1203 @@
+// Printed by tools/print_kernels.py from src/unhot/laws: change those, and run it again.
+#pragma once
+
+template <typename T>
+struct Linear {
+    using Line = T;
+    static constexpr int kArrays = 1;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 1;
+        T w_lo, w_hi;
+        bool derived_0;
+
+        Settle(const T* c, const double*) {
+            w_lo = c[1];
+            w_hi = c[0];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T t3 = w * w_hi;
+            x[0] = derived_0 ? (t3 + (w * w_lo)) : t3;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, g_w;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            g_w = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T t4 = g * g_w;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t4) : t4);
+        }
+    };
+};
+
+template <typename T>
+struct LinearMomentum {
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 3;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 3;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3;
+        bool derived_0, derived_1;
+
+        Settle(const T* c, const double*) {
+            const T given_b_lo = c[5];
+            w_hi = c[0];
+            w_lo = c[1];
+            w_b = c[2];
+            b_w = c[3];
+            b_hi = c[4];
+            const bool t6 = (b_hi < T(0.5)) && (magnitude(given_b_lo) == b_hi);
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+            derived_2 = t6 ? given_b_lo : T(1.0);
+            derived_3 = t6 ? T(0.0) : given_b_lo;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T t9 = momentum * w_b;
+            const T t10 = derived_1 ? (w * b_w) : T(0.0);
+            const T t11 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t10));
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
+            x[1] = t11;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, w_b, g_w, b_w, g_b, b_hi, b_lo;
+        bool derived_0, derived_1;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            w_b = s[2];
+            g_w = s[6];
+            b_w = s[3];
+            g_b = s[7];
+            b_hi = s[4];
+            b_lo = s[5];
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T t10 = (momentum * w_b) + (g * g_w);
+            const T t11 = g * g_b;
+            const T t12 = derived_1 ? ((w * b_w) + t11) : t11;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t10) : t10);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * b_hi) + ((momentum * b_lo) + t12));
+        }
+    };
+};
+
+template <typename T>
+struct LinearSum {
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 1;
+        T w_lo, w_hi;
+        bool derived_0;
+
+        Settle(const T* c, const double*) {
+            w_lo = c[1];
+            w_hi = c[0];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T t3 = w * w_hi;
+            x[0] = derived_0 ? (t3 + (w * w_lo)) : t3;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, inside, outside, g_w;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T sum = x[1];
+            const T t6 = sum + (g * g);
+            const T t7 = (g / (root((t6 + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t7) : t7);
+            x[1] = t6;
+        }
+    };
+};
+
+template <typename T>
+struct LinearMean {
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 3;
+        T w_lo, w_hi, v_hi, derived_1, derived_2;
+        bool derived_0;
+
+        Settle(const T* c, const double*) {
+            const T given_v_lo = c[7];
+            w_lo = c[1];
+            w_hi = c[0];
+            v_hi = c[6];
+            const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
+            derived_0 = w_lo != T(0);
+            derived_1 = t4 ? given_v_lo : T(1.0);
+            derived_2 = t4 ? T(0.0) : given_v_lo;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T t6 = w * w_hi;
+            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
+            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
+            x[1] = t7;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, share, v_hi, v_lo, inside, outside, g_w;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            share = s[10];
+            v_hi = s[8];
+            v_lo = s[9];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T t9 = (g * share) * g;
+            const T t10 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t9) : ((velocity * v_hi) + ((velocity * v_lo) + t9));
+            const T t11 = (g / (root((t10 + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t11) : t11);
+            x[1] = t10;
+        }
+    };
+};
+
+template <typename T>
+struct LinearMomentumMean {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 3;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 7;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3, v_hi, derived_4, derived_5;
+        bool derived_0, derived_1;
+
+        Settle(const T* c, const double*) {
+            const T given_b_lo = c[5];
+            const T given_v_lo = c[7];
+            w_hi = c[0];
+            w_lo = c[1];
+            w_b = c[2];
+            b_w = c[3];
+            b_hi = c[4];
+            v_hi = c[6];
+            const bool t8 = (b_hi < T(0.5)) && (magnitude(given_b_lo) == b_hi);
+            const bool t9 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+            derived_2 = t8 ? given_b_lo : T(1.0);
+            derived_3 = t8 ? T(0.0) : given_b_lo;
+            derived_4 = t9 ? given_v_lo : T(1.0);
+            derived_5 = t9 ? T(0.0) : given_v_lo;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T t12 = momentum * w_b;
+            const T t13 = derived_1 ? (w * b_w) : T(0.0);
+            const T t14 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t13) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t13));
+            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_4) + ((velocity * derived_5) + T(0.0)));
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t12) : t12);
+            x[1] = t14;
+            x[2] = t15;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, w_b, share, v_hi, v_lo, inside, outside, g_w, b_w, g_b, b_hi, b_lo;
+        bool derived_0, derived_1;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            w_b = s[2];
+            share = s[10];
+            v_hi = s[8];
+            v_lo = s[9];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+            b_w = s[3];
+            g_b = s[7];
+            b_hi = s[4];
+            b_lo = s[5];
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T t15 = (g * share) * g;
+            const T t16 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t15) : ((velocity * v_hi) + ((velocity * v_lo) + t15));
+            const T t17 = g / (root((t16 + inside)) + outside);
+            const T t18 = (momentum * w_b) + (t17 * g_w);
+            const T t19 = t17 * g_b;
+            const T t20 = derived_1 ? ((w * b_w) + t19) : t19;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t18) : t18);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t20) : ((momentum * b_hi) + ((momentum * b_lo) + t20));
+            x[2] = t16;
+        }
+    };
+};
+
+template <typename T>
+struct LinearCentered {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 7;
+        T w_lo, w_hi, v_hi, derived_1, derived_2;
+        bool derived_0;
+
+        Settle(const T* c, const double*) {
+            const T given_v_lo = c[7];
+            w_lo = c[1];
+            w_hi = c[0];
+            v_hi = c[6];
+            const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
+            const T t5 = t4 ? given_v_lo : T(1.0);
+            const T t6 = t4 ? T(0.0) : given_v_lo;
+            derived_0 = w_lo != T(0);
+            derived_1 = t5;
+            derived_2 = t6;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T average_gradient = x[2];
+            const T t6 = w * w_hi;
+            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
+            const T t8 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_1) + ((average_gradient * derived_2) + T(0.0)));
+            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
+            x[1] = t7;
+            x[2] = t8;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, share, v_hi, v_lo, inside, outside, g_w;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            share = s[10];
+            v_hi = s[8];
+            v_lo = s[9];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T average_gradient = x[2];
+            const T t9 = g * share;
+            const T t10 = t9 * g;
+            const T t11 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t10) : ((velocity * v_hi) + ((velocity * v_lo) + t10));
+            const T t12 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t9) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t9));
+            const T t13 = (g / (root(((t11 - (t12 * t12)) + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t13) : t13);
+            x[1] = t11;
+            x[2] = t12;
+        }
+    };
+};
+
+template <typename T>
+struct LinearMomentumCentered {
+    using Line = T;
+    static constexpr int kArrays = 4;
+    static constexpr unsigned kLooked = 3;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 15;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3, v_hi, derived_4, derived_5;
+        bool derived_0, derived_1;
+
+        Settle(const T* c, const double*) {
+            const T given_b_lo = c[5];
+            const T given_v_lo = c[7];
+            w_hi = c[0];
+            w_lo = c[1];
+            w_b = c[2];
+            b_w = c[3];
+            b_hi = c[4];
+            v_hi = c[6];
+            const bool t8 = (b_hi < T(0.5)) && (magnitude(given_b_lo) == b_hi);
+            const bool t9 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
+            const T t10 = t9 ? given_v_lo : T(1.0);
+            const T t11 = t9 ? T(0.0) : given_v_lo;
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+            derived_2 = t8 ? given_b_lo : T(1.0);
+            derived_3 = t8 ? T(0.0) : given_b_lo;
+            derived_4 = t10;
+            derived_5 = t11;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T average_gradient = x[3];
+            const T t12 = momentum * w_b;
+            const T t13 = derived_1 ? (w * b_w) : T(0.0);
+            const T t14 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t13) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t13));
+            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_4) + ((velocity * derived_5) + T(0.0)));
+            const T t16 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_4) + ((average_gradient * derived_5) + T(0.0)));
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t12) : t12);
+            x[1] = t14;
+            x[2] = t15;
+            x[3] = t16;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, w_b, share, v_hi, v_lo, inside, outside, g_w, b_w, g_b, b_hi, b_lo;
+        bool derived_0, derived_1;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            w_b = s[2];
+            share = s[10];
+            v_hi = s[8];
+            v_lo = s[9];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+            b_w = s[3];
+            g_b = s[7];
+            b_hi = s[4];
+            b_lo = s[5];
+            derived_0 = w_lo != T(0);
+            derived_1 = b_w != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T average_gradient = x[3];
+            const T t15 = g * share;
+            const T t16 = t15 * g;
+            const T t17 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t16) : ((velocity * v_hi) + ((velocity * v_lo) + t16));
+            const T t18 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t15) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t15));
+            const T t19 = g / (root(((t17 - (t18 * t18)) + inside)) + outside);
+            const T t20 = (momentum * w_b) + (t19 * g_w);
+            const T t21 = t19 * g_b;
+            const T t22 = derived_1 ? ((w * b_w) + t21) : t21;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t20) : t20);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t22) : ((momentum * b_hi) + ((momentum * b_lo) + t22));
+            x[2] = t17;
+            x[3] = t18;
+        }
+    };
+};
+
+template <typename T>
+struct LinearDelta {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 7;
+        T w_lo, w_hi, v_hi, derived_1, derived_2;
+        bool derived_0;
+
+        Settle(const T* c, const double*) {
+            const T given_v_lo = c[7];
+            w_lo = c[1];
+            w_hi = c[0];
+            v_hi = c[6];
+            const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
+            const T t5 = t4 ? given_v_lo : T(1.0);
+            const T t6 = t4 ? T(0.0) : given_v_lo;
+            derived_0 = w_lo != T(0);
+            derived_1 = t5;
+            derived_2 = t6;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T delta = x[2];
+            const T t6 = w * w_hi;
+            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
+            const T t8 = (magnitude(delta) == kInfinity<T>) ? (delta + T(0.0)) : (((delta * v_hi) * derived_1) + ((delta * derived_2) + T(0.0)));
+            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
+            x[1] = t7;
+            x[2] = t8;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, inside, share, v_hi, v_lo, g_w;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            inside = s[11];
+            share = s[10];
+            v_hi = s[8];
+            v_lo = s[9];
+            g_w = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T velocity = x[1];
+            const T delta = x[2];
+            const T t8 = (g * share) * g;
+            const T t9 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t8) : ((velocity * v_hi) + ((velocity * v_lo) + t8));
+            const T t10 = (g * root((delta + inside))) / root((t9 + inside));
+            const T t11 = t10 * g_w;
+            const T t12 = (t10 * share) * t10;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t11) : t11);
+            x[1] = t9;
+            x[2] = (magnitude(delta) == kInfinity<T>) ? (delta + t12) : ((delta * v_hi) + ((delta * v_lo) + t12));
+        }
+    };
+};
+
+template <typename T>
+struct MeasureSecondMoment : Panels<T, 3, false> {
+    struct Update {
+        T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            m_g = s[4];
+            m_hi = s[2];
+            m_lo = s[3];
+            alpha = s[8];
+            v_g = s[7];
+            v_hi = s[5];
+            v_lo = s[6];
+            c = s[10];
+            epsilon = s[11];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T t12 = g * m_g;
+            const T t13 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * m_hi) + ((momentum * m_lo) + t12));
+            const T t14 = (g * v_g) * g;
+            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t14) : ((velocity * v_hi) + ((velocity * v_lo) + t14));
+            const T t16 = (t13 * alpha) / ((root(t15) * c) + epsilon);
+            x[0] = (w * w_hi) - (derived_0 ? (t16 - (w * w_lo)) : t16);
+            x[1] = t13;
+            x[2] = t15;
+        }
+    };
+};
+
+template <typename T>
+struct MeasureLargestSecondMoment : Panels<T, 4, false> {
+    struct Update {
+        T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            m_g = s[4];
+            m_hi = s[2];
+            m_lo = s[3];
+            alpha = s[8];
+            v_g = s[7];
+            v_hi = s[5];
+            v_lo = s[6];
+            c = s[10];
+            epsilon = s[11];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T largest_velocity = x[3];
+            const T t12 = g * m_g;
+            const T t13 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * m_hi) + ((momentum * m_lo) + t12));
+            const T t14 = (g * v_g) * g;
+            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t14) : ((velocity * v_hi) + ((velocity * v_lo) + t14));
+            const T t16 = largest(largest_velocity, t15);
+            const T t17 = (t13 * alpha) / ((root(t16) * c) + epsilon);
+            x[0] = (w * w_hi) - (derived_0 ? (t17 - (w * w_lo)) : t17);
+            x[1] = t13;
+            x[2] = t15;
+            x[3] = t16;
+        }
+    };
+};
+
+template <typename T>
+struct MeasureNorm : Panels<T, 3, true> {
+    struct Update {
+        T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_hi, v_lo, c, epsilon;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            m_g = s[4];
+            m_hi = s[2];
+            m_lo = s[3];
+            alpha = s[8];
+            v_hi = s[5];
+            v_lo = s[6];
+            c = s[10];
+            epsilon = s[11];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T norm = x[2];
+            const T t11 = g * m_g;
+            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : ((momentum * m_hi) + ((momentum * m_lo) + t11));
+            const T t13 = largest(((magnitude(norm) == kInfinity<T>) ? (norm + T(0.0)) : ((norm * v_hi) + ((norm * v_lo) + T(0.0)))), magnitude(g));
+            const T t14 = (t12 * alpha) / ((t13 * c) + epsilon);
+            x[0] = (w * w_hi) - (derived_0 ? (t14 - (w * w_lo)) : t14);
+            x[1] = t12;
+            x[2] = t13;
+        }
+    };
+};
+
+template <typename T>
+struct MeasureSecondMomentNesterov : Panels<T, 3, false> {
+    struct Update {
+        T w_hi, w_lo, gamma, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
+        bool derived_0, derived_1;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            gamma = s[9];
+            m_g = s[4];
+            m_hi = s[2];
+            m_lo = s[3];
+            alpha = s[8];
+            v_g = s[7];
+            v_hi = s[5];
+            v_lo = s[6];
+            c = s[10];
+            epsilon = s[11];
+            derived_0 = w_lo != T(0);
+            derived_1 = gamma != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T velocity = x[2];
+            const T t14 = g * m_g;
+            const T t15 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t14) : ((momentum * m_hi) + ((momentum * m_lo) + t14));
+            const T t16 = t15 * alpha;
+            const T t17 = (g * v_g) * g;
+            const T t18 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t17) : ((velocity * v_hi) + ((velocity * v_lo) + t17));
+            const T t19 = (derived_1 ? (t16 + (g * gamma)) : t16) / ((root(t18) * c) + epsilon);
+            x[0] = (w * w_hi) - (derived_0 ? (t19 - (w * w_lo)) : t19);
+            x[1] = t15;
+            x[2] = t18;
+        }
+    };
+};
+
+template <typename T>
+struct Crossing : CrossingSettle<T> {
+    struct Update {
+        T m_g, m_hi, m_lo, alpha, u_hi, u_lo, epsilon;
+
+        Update(const T* s, const double*) {
+            m_g = s[2];
+            m_hi = s[0];
+            m_lo = s[1];
+            alpha = s[5];
+            u_hi = s[3];
+            u_lo = s[4];
+            epsilon = s[6];
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T norm = x[2];
+            const T t7 = g * m_g;
+            const T t8 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t7) : ((momentum * m_hi) + ((momentum * m_lo) + t7));
+            const T t9 = largest(((magnitude(norm) == kInfinity<T>) ? (norm + T(0.0)) : ((norm * u_hi) + ((norm * u_lo) + T(0.0)))), (magnitude(g) + epsilon));
+            x[0] = w - ((t8 * alpha) / t9);
+            x[1] = t8;
+            x[2] = t9;
+        }
+    };
+};
+
+template <typename T>
+struct Sign {
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 3;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 3;
+        T w_hi, w_lo, rates, m_hi, derived_1, derived_2, k_floor;
+        bool derived_0;
+
+        Settle(const T* c, const double* k) {
+            const T given_m_lo = c[7];
+            w_hi = c[0];
+            w_lo = c[1];
+            rates = c[2];
+            m_hi = c[6];
+            k_floor = static_cast<T>(k[0]);
+            const bool t6 = (m_hi < T(0.5)) && (magnitude(given_m_lo) == m_hi);
+            derived_0 = w_lo != T(0);
+            derived_1 = t6 ? given_m_lo : T(1.0);
+            derived_2 = t6 ? T(0.0) : given_m_lo;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T t8 = sign_of(momentum);
+            const T t9 = t8 * rates;
+            const T t10 = magnitude(momentum);
+            const T t11 = (magnitude(t10) == kInfinity<T>) ? (t10 + T(0.0)) : (((t10 * m_hi) * derived_1) + ((t10 * derived_2) + T(0.0)));
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
+            x[1] = t8 * largest(t11, k_floor);
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, beta_1, share, rate, m_g, m_hi, m_lo;
+        bool derived_0;
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            beta_1 = s[3];
+            share = s[4];
+            rate = s[2];
+            m_g = s[7];
+            m_hi = s[5];
+            m_lo = s[6];
+            derived_0 = w_lo != T(0);
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T momentum = x[1];
+            const T t9 = sign_of(((momentum * beta_1) + (g * share))) * rate;
+            const T t10 = g * m_g;
+            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : ((momentum * m_hi) + ((momentum * m_lo) + t10));
+        }
+    };
+};
+
+template <typename T>
+struct ClosedForm {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 1;
+        T k_l1, derived_0, k_beta, k_over_rate, k_twice_l2;
+        double k_exponent;
+
+        Settle(const T*, const double* k) {
+            k_l1 = static_cast<T>(k[3]);
+            k_exponent = k[5];
+            k_beta = static_cast<T>(k[4]);
+            k_over_rate = static_cast<T>(k[0]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = -k_l1;
+        }
+
+        inline void operator()(T* x) const {
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t6 = (smallest(largest(linear, derived_0), k_l1) - linear) / (((static_cast<T>(power(accumulator, k_exponent)) + k_beta) * k_over_rate) + k_twice_l2);
+            x[0] = t6;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
+        bool derived_0;
+        double k_exponent;
+
+        Update(const T* s, const double* k) {
+            w_lo = s[1];
+            w_hi = s[0];
+            k_twice_shrinkage = static_cast<T>(k[1]);
+            k_exponent = k[5];
+            over_rate = s[2];
+            k_l1 = static_cast<T>(k[3]);
+            k_beta = static_cast<T>(k[4]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = w_lo != T(0);
+            derived_1 = -k_l1;
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t10 = w * w_hi;
+            const T t11 = derived_0 ? (t10 + (w * w_lo)) : t10;
+            const T t12 = accumulator + (g * g);
+            const double t13 = power(t12, k_exponent);
+            const T t14 = (g + (t11 * k_twice_shrinkage)) - ((static_cast<T>((t13 - power(accumulator, k_exponent))) * over_rate) * t11);
+            const T t15 = linear + t14;
+            const T t16 = (smallest(largest(t15, derived_1), k_l1) - t15) / (((static_cast<T>(t13) + k_beta) * over_rate) + k_twice_l2);
+            x[0] = t16;
+            x[1] = t12;
+            x[2] = t15;
+        }
+    };
+};
+
+template <typename T>
+struct ClosedFormRoot {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 1;
+        T k_l1, derived_0, k_beta, k_over_rate, k_twice_l2;
+
+        Settle(const T*, const double* k) {
+            k_l1 = static_cast<T>(k[3]);
+            k_beta = static_cast<T>(k[4]);
+            k_over_rate = static_cast<T>(k[0]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = -k_l1;
+        }
+
+        inline void operator()(T* x) const {
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t5 = (smallest(largest(linear, derived_0), k_l1) - linear) / (((root(accumulator) + k_beta) * k_over_rate) + k_twice_l2);
+            x[0] = t5;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
+        bool derived_0;
+
+        Update(const T* s, const double* k) {
+            w_lo = s[1];
+            w_hi = s[0];
+            k_twice_shrinkage = static_cast<T>(k[1]);
+            over_rate = s[2];
+            k_l1 = static_cast<T>(k[3]);
+            k_beta = static_cast<T>(k[4]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = w_lo != T(0);
+            derived_1 = -k_l1;
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t9 = w * w_hi;
+            const T t10 = derived_0 ? (t9 + (w * w_lo)) : t9;
+            const T t11 = accumulator + (g * g);
+            const T t12 = root(t11);
+            const T t13 = linear + ((g + (t10 * k_twice_shrinkage)) - (((t12 - root(accumulator)) * over_rate) * t10));
+            x[0] = (smallest(largest(t13, derived_1), k_l1) - t13) / (((t12 + k_beta) * over_rate) + k_twice_l2);
+            x[1] = t11;
+            x[2] = t13;
+        }
+    };
+};
+
+template <typename T>
+struct ClosedFormShrinks {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 5;
+        T first, k_l1, derived_0, k_least, k_beta, series, series_0, series_1, series_2, series_3, series_4, series_5, series_6, series_7, series_8, series_9, series_10, series_11, series_12, series_13, series_14, k_over_rate, k_twice_l2;
+        double k_exponent;
+
+        Settle(const T* c, const double* k) {
+            first = c[0];
+            k_l1 = static_cast<T>(k[3]);
+            k_least = static_cast<T>(k[6]);
+            k_exponent = k[5];
+            k_beta = static_cast<T>(k[4]);
+            series = c[1];
+            series_0 = c[2];
+            series_1 = c[3];
+            series_2 = c[4];
+            series_3 = c[5];
+            series_4 = c[6];
+            series_5 = c[7];
+            series_6 = c[8];
+            series_7 = c[9];
+            series_8 = c[10];
+            series_9 = c[11];
+            series_10 = c[12];
+            series_11 = c[13];
+            series_12 = c[14];
+            series_13 = c[15];
+            series_14 = c[16];
+            k_over_rate = static_cast<T>(k[0]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = -k_l1;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t24 = linear + (w * first);
+            const T t25 = smallest(largest(t24, derived_0), k_l1);
+            const T t26 = static_cast<T>(power(accumulator, k_exponent)) + k_beta;
+            const T t27 = k_least / t26;
+            const T t28 = (T(2) * t27) - T(1);
+            const T t29 = T(2) * t28;
+            const T t30 = T(0) * t28;
+            const T t31 = (series_14 + (t29 * t30)) - t30;
+            const T t32 = (series_13 + (t29 * t31)) - t30;
+            const T t33 = (series_12 + (t29 * t32)) - t31;
+            const T t34 = (series_11 + (t29 * t33)) - t32;
+            const T t35 = (series_10 + (t29 * t34)) - t33;
+            const T t36 = (series_9 + (t29 * t35)) - t34;
+            const T t37 = (series_8 + (t29 * t36)) - t35;
+            const T t38 = (series_7 + (t29 * t37)) - t36;
+            const T t39 = (series_6 + (t29 * t38)) - t37;
+            const T t40 = (series_5 + (t29 * t39)) - t38;
+            const T t41 = (series_4 + (t29 * t40)) - t39;
+            const T t42 = (series_3 + (t29 * t41)) - t40;
+            const T t43 = (series_2 + (t29 * t42)) - t41;
+            const T t44 = (series_1 + (t29 * t43)) - t42;
+            const T t45 = (t24 - t25) * exponential((t27 * ((series + (t28 * ((series_0 + (t29 * t44)) - t43))) - t44)));
+            x[0] = -t45 / ((t26 * k_over_rate) + k_twice_l2);
+            x[2] = t25 + t45;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
+        bool derived_0;
+        double k_exponent;
+
+        Update(const T* s, const double* k) {
+            w_lo = s[1];
+            w_hi = s[0];
+            k_twice_shrinkage = static_cast<T>(k[1]);
+            k_exponent = k[5];
+            over_rate = s[2];
+            k_l1 = static_cast<T>(k[3]);
+            k_beta = static_cast<T>(k[4]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = w_lo != T(0);
+            derived_1 = -k_l1;
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t10 = w * w_hi;
+            const T t11 = derived_0 ? (t10 + (w * w_lo)) : t10;
+            const T t12 = accumulator + (g * g);
+            const double t13 = power(t12, k_exponent);
+            const T t14 = (g + (t11 * k_twice_shrinkage)) - ((static_cast<T>((t13 - power(accumulator, k_exponent))) * over_rate) * t11);
+            const T t15 = linear + t14;
+            const T t16 = (smallest(largest(t15, derived_1), k_l1) - t15) / (((static_cast<T>(t13) + k_beta) * over_rate) + k_twice_l2);
+            x[0] = t16;
+            x[1] = t12;
+            x[2] = t15;
+        }
+    };
+};
+
+template <typename T>
+struct ClosedFormShrinksRoot {
+    using Line = T;
+    static constexpr int kArrays = 3;
+    static constexpr unsigned kLooked = 7;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 5;
+        T first, k_l1, derived_0, k_least, k_beta, series, series_0, series_1, series_2, series_3, series_4, series_5, series_6, series_7, series_8, series_9, series_10, series_11, series_12, series_13, series_14, k_over_rate, k_twice_l2;
+
+        Settle(const T* c, const double* k) {
+            first = c[0];
+            k_l1 = static_cast<T>(k[3]);
+            k_least = static_cast<T>(k[6]);
+            k_beta = static_cast<T>(k[4]);
+            series = c[1];
+            series_0 = c[2];
+            series_1 = c[3];
+            series_2 = c[4];
+            series_3 = c[5];
+            series_4 = c[6];
+            series_5 = c[7];
+            series_6 = c[8];
+            series_7 = c[9];
+            series_8 = c[10];
+            series_9 = c[11];
+            series_10 = c[12];
+            series_11 = c[13];
+            series_12 = c[14];
+            series_13 = c[15];
+            series_14 = c[16];
+            k_over_rate = static_cast<T>(k[0]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = -k_l1;
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t23 = linear + (w * first);
+            const T t24 = smallest(largest(t23, derived_0), k_l1);
+            const T t25 = root(accumulator) + k_beta;
+            const T t26 = k_least / t25;
+            const T t27 = (T(2) * t26) - T(1);
+            const T t28 = T(2) * t27;
+            const T t29 = T(0) * t27;
+            const T t30 = (series_14 + (t28 * t29)) - t29;
+            const T t31 = (series_13 + (t28 * t30)) - t29;
+            const T t32 = (series_12 + (t28 * t31)) - t30;
+            const T t33 = (series_11 + (t28 * t32)) - t31;
+            const T t34 = (series_10 + (t28 * t33)) - t32;
+            const T t35 = (series_9 + (t28 * t34)) - t33;
+            const T t36 = (series_8 + (t28 * t35)) - t34;
+            const T t37 = (series_7 + (t28 * t36)) - t35;
+            const T t38 = (series_6 + (t28 * t37)) - t36;
+            const T t39 = (series_5 + (t28 * t38)) - t37;
+            const T t40 = (series_4 + (t28 * t39)) - t38;
+            const T t41 = (series_3 + (t28 * t40)) - t39;
+            const T t42 = (series_2 + (t28 * t41)) - t40;
+            const T t43 = (series_1 + (t28 * t42)) - t41;
+            const T t44 = (t23 - t24) * exponential((t26 * ((series + (t27 * ((series_0 + (t28 * t43)) - t42))) - t43)));
+            x[0] = -t44 / ((t25 * k_over_rate) + k_twice_l2);
+            x[2] = t24 + t44;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Rule& rule, const T* c, F f) {
+        f(Settle(c, rule.parameters));
+    }
+
+    struct Update {
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
+        bool derived_0;
+
+        Update(const T* s, const double* k) {
+            w_lo = s[1];
+            w_hi = s[0];
+            k_twice_shrinkage = static_cast<T>(k[1]);
+            over_rate = s[2];
+            k_l1 = static_cast<T>(k[3]);
+            k_beta = static_cast<T>(k[4]);
+            k_twice_l2 = static_cast<T>(k[2]);
+            derived_0 = w_lo != T(0);
+            derived_1 = -k_l1;
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T accumulator = x[1];
+            const T linear = x[2];
+            const T t9 = w * w_hi;
+            const T t10 = derived_0 ? (t9 + (w * w_lo)) : t9;
+            const T t11 = accumulator + (g * g);
+            const T t12 = root(t11);
+            const T t13 = linear + ((g + (t10 * k_twice_shrinkage)) - (((t12 - root(accumulator)) * over_rate) * t10));
+            x[0] = (smallest(largest(t13, derived_1), k_l1) - t13) / (((t12 + k_beta) * over_rate) + k_twice_l2);
+            x[1] = t11;
+            x[2] = t13;
+        }
+    };
+};
+
+// Calls f.template operator()<Law>() with the law of this number.
+template <typename T, typename F>
+inline void with_law(int law, F&& f) {
+    switch (law) {
+        case kLinear: return f.template operator()<Linear<T>>();
+        case kLinearMomentum: return f.template operator()<LinearMomentum<T>>();
+        case kLinearSum: return f.template operator()<LinearSum<T>>();
+        case kLinearMean: return f.template operator()<LinearMean<T>>();
+        case kLinearMomentumMean: return f.template operator()<LinearMomentumMean<T>>();
+        case kLinearCentered: return f.template operator()<LinearCentered<T>>();
+        case kLinearMomentumCentered: return f.template operator()<LinearMomentumCentered<T>>();
+        case kLinearDelta: return f.template operator()<LinearDelta<T>>();
+        case kMeasureSecondMoment: return f.template operator()<MeasureSecondMoment<T>>();
+        case kMeasureLargestSecondMoment: return f.template operator()<MeasureLargestSecondMoment<T>>();
+        case kMeasureNorm: return f.template operator()<MeasureNorm<T>>();
+        case kMeasureSecondMomentNesterov: return f.template operator()<MeasureSecondMomentNesterov<T>>();
+        case kCrossing: return f.template operator()<Crossing<T>>();
+        case kSign: return f.template operator()<Sign<T>>();
+        case kClosedForm: return f.template operator()<ClosedForm<T>>();
+        case kClosedFormRoot: return f.template operator()<ClosedFormRoot<T>>();
+        case kClosedFormShrinks: return f.template operator()<ClosedFormShrinks<T>>();
+        case kClosedFormShrinksRoot: return f.template operator()<ClosedFormShrinksRoot<T>>();
+    }
+}

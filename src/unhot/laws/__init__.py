@@ -1,0 +1,13 @@
+"""Laws: the mathematics of the optimizers on the elements of rows, on arrays of any kind."""
+
+from unhot.laws.base import Law
+from unhot.laws.closed_form import ClosedForm
+from unhot.laws.crossing import Crossing
+from unhot.laws.linear import Divisor, Linear
+from unhot.laws.measure import Measure, Root
+from unhot.laws.sign import Sign
+
+LAWS: tuple[type[Law], ...] = (Linear, Measure, Crossing, Sign, ClosedForm)
+"""All laws, in the order of the native kernels' numbers."""
+
+__all__ = ["LAWS", "ClosedForm", "Crossing", "Divisor", "Law", "Linear", "Measure", "Root", "Sign"]
