@@ -10,7 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -
 PIP := --disable-pip-version-check --quiet
 
 .PHONY: archives demo test test-all check format test-numpy test-keras test-private test-sanitize test-third-party test-versions test-front-ends \
-    mutants wheel bench bench-full docs clean
+    mutants wheel bench bench-full docs kernels clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
@@ -54,6 +54,7 @@ check: $(VENV)/tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/clang-format --dry-run --Werror native/*.cpp native/*.h
 	$(BIN)/python docs/make_api.py --check
+	$(BIN)/python tools/print_kernels.py --check
 
 format: $(VENV)/tests
 	$(BIN)/ruff check --fix .
@@ -172,6 +173,10 @@ wheel: archives
 	.venv-wheel/bin/python -m pip install $(PIP) --upgrade pip
 	.venv-wheel/bin/python -m pip install $(PIP) --group wheel
 	touch $@
+
+# The C++ of the laws (native/generated), from src/unhot/laws.
+kernels: $(VENV)/installed
+	$(BIN)/python tools/print_kernels.py
 
 docs: $(VENV)/tests
 	$(BIN)/python docs/make_api.py

@@ -20,7 +20,7 @@ from snapshots import DTYPES, RULES, assert_bits, assert_held, held, train, trai
 import unhot
 from unhot import memory
 from unhot.ids import as_ids
-from unhot.rules.base import flags
+from unhot.optimizers.base import flags
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -150,7 +150,7 @@ def test_the_advice_for_strings_works() -> None:
 NO_FLAGS = ["no", "false", "", 0, 1, 0.5, None, np.nan, [], [True], np.ones(2, bool), np.int64(1)]
 
 
-@pytest.mark.parametrize("rule", unhot.rules.OPTIMIZERS.values(), ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", unhot.optimizers.OPTIMIZERS.values(), ids=lambda rule: rule.__name__)
 def test_flags_of_rules(rule: Any) -> None:
     """Every hyperparameter whose default is True or False takes True and False, NumPy's too, and nothing else."""
     names = [field.name for field in dataclasses.fields(rule) if isinstance(field.default, bool)]
@@ -171,7 +171,7 @@ def test_flags_of_rules(rule: Any) -> None:
 
 
 def test_some_rules_have_flags() -> None:
-    assert {name for rule in unhot.rules.OPTIMIZERS.values() for name in flags(rule)} >= {
+    assert {name for rule in unhot.optimizers.OPTIMIZERS.values() for name in flags(rule)} >= {
         "nesterov", "centered", "amsgrad", "decoupled_weight_decay",
     }  # fmt: skip
 

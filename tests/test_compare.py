@@ -35,7 +35,7 @@ from unhot.comparison.cost import Job, measure_cost
 from unhot.comparison.dense import Dense, Gathered, one_hot
 from unhot.comparison.growth import measure_growth
 from unhot.comparison.results import Agreement, Cost, Costs, Difference, Growth, in_bytes, in_seconds
-from unhot.rules import OPTIMIZERS
+from unhot.optimizers import OPTIMIZERS
 
 RULES = [
     unhot.SGD(0.5),

@@ -17,7 +17,7 @@ import unhot
 import unhot.jax
 import unhot.keras
 import unhot.torch
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 
 MODULES = sorted(
     module.name

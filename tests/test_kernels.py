@@ -343,8 +343,8 @@ def test_histories_are_kept_alike(rule: str, dtype: str, monkeypatch: pytest.Mon
     """The history and its coefficients are the same bits in NumPy, over blocks that close and rates that rise and fall."""
     lines = []
     for kernels in (native, reference):
-        monkeypatch.setattr("unhot.deferral.kernels", kernels)
-        monkeypatch.setattr("unhot.step_measure.kernels", kernels)
+        monkeypatch.setattr("unhot.clock.history.kernels", kernels)
+        monkeypatch.setattr("unhot.clock.measure.kernels", kernels)
         optimizer = RULES[rule]()
         optimizer.learning_rate = lambda step: 1e-3 * (1.1 + np.sin(step / 40)) * (1e3 if step > 600 else 1.0)
         table = unhot.Table(4, 2, optimizer=optimizer, dtype=dtype, seed=0)

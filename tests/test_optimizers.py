@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import unhot
-from unhot.rules import OPTIMIZERS, Optimizer
+from unhot.optimizers import OPTIMIZERS, Optimizer
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 

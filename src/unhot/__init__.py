@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from unhot import kernels
 from unhot.kernels import get_num_threads, set_num_threads
-from unhot.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop, zero_based
+from unhot.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop, zero_based
 from unhot.table import Table
 from unhot.training import DenseFallbackWarning
 

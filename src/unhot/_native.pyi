@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _Float = TypeVar("_Float", np.float32, np.float64)  # an overload for each: a table, its slots and what goes with them agree
 _Ids: TypeAlias = NDArray[np.int64]
-_Rule: TypeAlias = tuple[int, int, NDArray[np.float64], NDArray[np.float64] | None]  # family, variant, parameters, table
+_Rule: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64] | None]  # law, parameters, table
 
 def group(ids: _Ids, last: NDArray[np.uint32] | None, rows: _Ids, order: _Ids, starts: _Ids, /) -> int: ...
 def outside(ids: _Ids, rows: int, /) -> int: ...

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 
 Array = npt.NDArray[Any]
 Init = Literal["uniform", "normal", "zeros"] | Callable[[tuple[int, int]], Any]

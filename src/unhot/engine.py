@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from unhot import arrays
 from unhot.atomic import Call, Version, together
+from unhot.clock import Clock, Hyper
 from unhot.kernels import active
 from unhot.kernels.plan import Plan
-from unhot.rules import Hyper, Optimizer, Recurrence
+from unhot.optimizers import Optimizer
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Engine:
         if kernels is not None:
             self.kernels = kernels
         self.clock = 0
-        self.rule: Recurrence | None = None
+        self.rule: Clock | None = None
         self.slots: list[Array] = []
         self.last: Array | None = None
         self.behind = False
@@ -68,7 +69,7 @@ class Engine:
         self._looked_up: Lateness | None = None
         self._followed: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
         if optimizer is not None:
-            self._snapshot, self.rule = recurrence(optimizer, weights.dtype, len(weights))
+            self._snapshot, self.rule = clock_of(optimizer, weights.dtype, len(weights))
             self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
 
     @property
@@ -89,7 +90,7 @@ class Engine:
         slots: list[Array],
         clock: int,
         optimizer: Optimizer | None = None,
-        rule: Recurrence | None = None,
+        rule: Clock | None = None,
         kernels: Any = None,
     ) -> Engine:
         """The engine of a settled table with this state, trained by these hyperparameters and their `rule`."""
@@ -199,19 +200,19 @@ class Engine:
         assert self.rule is not None
         optimizer.require_range(hyper, self.rule.dtype)
         self._take_up(optimizer, hyper)
-        alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.grows(hyper)
+        alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.needs_settling_before(hyper)
         self._followed = (types, dict(values), hyper) if alike else None
         return hyper
 
     def _take_up(self, optimizer: Optimizer, hyper: Hyper) -> None:
         assert self.rule is not None
         if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
-            snapshot, rule = recurrence(optimizer, self.rule.dtype, len(self.weights), self.rule.slots)
+            snapshot, rule = clock_of(optimizer, self.rule.dtype, len(self.weights), self.rule.slots)
             self.require_follower(optimizer, rule.slots)
             rule.load_state(self.rule.state())
             swap: list[Call] = [partial(setattr, self, "_snapshot", snapshot), partial(setattr, self, "rule", rule)]
             self._settle_and(lambda: [*rule.restart(self.clock, hyper.momentum), *swap])
-        if not self.rule.accepts(hyper) or self.rule.grows(hyper):
+        if not self.rule.supports(hyper) or self.rule.needs_settling_before(hyper):
             going_on = self.rule
             self._settle_and(lambda: going_on.restart(self.clock, hyper.momentum))
 
@@ -252,12 +253,12 @@ class Engine:
             if not calls or self._version.change(version, calls):
                 return
 
-    def _deferring(self, rule: Recurrence, hyper: Hyper) -> list[Call]:
+    def _deferring(self, rule: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""
         last = self.kernels.clocks(len(self.weights), self.clock)
         return [partial(setattr, self, "last", last), self._sweeps_begin(), *rule.restart(self.clock, hyper.momentum)]
 
-    def _step(self, rule: Recurrence, batch: Batch, hyper: Hyper, version: int) -> list[Call]:
+    def _step(self, rule: Clock, batch: Batch, hyper: Hyper, version: int) -> list[Call]:
         """What makes a step: rows, history and clock."""
         ids, gradients, also = batch
         now = self.clock + 1
@@ -271,7 +272,7 @@ class Engine:
         rows = self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
         return [*rows, *rule.advance(now, hyper), clock, partial(setattr, self, "behind", True), *also]
 
-    def _sweep(self, rule: Recurrence) -> None:
+    def _sweep(self, rule: Clock) -> None:
         """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
         due = self.clock // SWEEP_EVERY
         if self.last is None or due == self._swept:
@@ -338,10 +339,8 @@ class Engine:
         self.last = None if self.last is None else self.last.copy()
 
 
-def recurrence(
-    optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()
-) -> tuple[Optimizer, Recurrence]:
-    """A copy of the hyperparameters as they stand, and the recurrence that follows them in a table of so many rows.
+def clock_of(optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> tuple[Optimizer, Clock]:
+    """A copy of the hyperparameters as they stand, and a new clock for tables of so many rows in all.
 
     `slots` names those that the table has so far.
     """
@@ -352,4 +351,4 @@ def recurrence(
             f"{type(optimizer).__name__}: `epsilon` must be at least {np.finfo(dtype).tiny:g} in a {dtype} table, where less"
             f" counts as 0. Received: {epsilon!r}."
         )
-    return snapshot, snapshot.recurrence(dtype, rows, slots)
+    return snapshot, snapshot.clock(dtype, rows, slots)

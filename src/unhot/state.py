@@ -12,7 +12,7 @@ import numpy as np
 
 from unhot import arrays
 from unhot.atomic import together
-from unhot.engine import Engine, recurrence
+from unhot.engine import Engine, clock_of
 
 if TYPE_CHECKING:
     from unhot.table import Table
@@ -55,7 +55,7 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
     held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
-    _, rule = recurrence(optimizer, table.dtype, table.rows, held)
+    _, rule = clock_of(optimizer, table.dtype, table.rows, held)
     slots = [_array(state, f"slot.{name}", table) for name in rule.slots]
     if "largest_velocity" in rule.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.

@@ -13,13 +13,14 @@ from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.bags import as_bags, as_sparse
+from unhot.clock import Hyper
 from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
-from unhot.engine import Batch, Engine, recurrence
+from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
+from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
-from unhot.rules import Hyper, Optimizer
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
 
@@ -101,7 +102,7 @@ class Table(Shared):
         """Raise an error for a table that cannot be, before anything large is allocated."""
         slots = 0
         if optimizer is not None:
-            slots = len(recurrence(as_rule(optimizer), dtype, 0)[1].slots)
+            slots = len(clock_of(as_rule(optimizer), dtype, 0)[1].slots)
         check_policy(out_of_range, shape[0])
         rows, dim = shape
         memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")

@@ -38,7 +38,7 @@ class Rule:
         options = (f"{key}={value:g}" if not isinstance(value, bool) else key for key, value in self.hyper.items())
         return "-".join([self.name, self.convention, *options])
 
-    def optimizer(self, **hyper: Any) -> unhot.rules.Optimizer:
+    def optimizer(self, **hyper: Any) -> unhot.optimizers.Optimizer:
         """unhot's optimizer."""
         cls = getattr(unhot, self.name)
         hyper = {"learning_rate": self.rate, **self.hyper, **hyper}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import unhot
-from unhot import step_measure
+from unhot.clock import panels
 from unhot.engine import Engine
 from unhot.kernels import active as kernels
 
@@ -85,7 +85,7 @@ def other_hyperparameters(monkeypatch: pytest.MonkeyPatch, **factors: float) -> 
     """unhot's optimizers of this test differ a little from the reference's."""
     make_optimizer = Rule.optimizer
 
-    def optimizer(self: Rule, **hyper: float) -> unhot.rules.Optimizer:
+    def optimizer(self: Rule, **hyper: float) -> unhot.optimizers.Optimizer:
         return make_optimizer(self, **{name: self.defaults[name] * factor for name, factor in factors.items()}, **hyper)
 
     with monkeypatch.context() as patch:
@@ -110,16 +110,16 @@ def test_a_hyperparameter_that_is_a_little_off(name: str, factor: float, stream:
 @pytest.mark.parametrize(("part", "factor"), [("series", 1e5), ("window", 1e9)])
 def test_a_step_measure_that_is_too_coarse(part: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A series, or a window, that is cut too early (of a window's tail little is ever seen)."""
-    need = step_measure.PRECISION["float64"]
+    need = panels.PRECISION["float64"]
     values = {**vars(need), part: vars(need)[part] * factor}
-    monkeypatch.setitem(step_measure.PRECISION, "float64", step_measure.Precision(**values))
-    step_measure.design.cache_clear()
+    monkeypatch.setitem(panels.PRECISION, "float64", panels.Precision(**values))
+    panels.design.cache_clear()
     try:
         with pytest.raises(AssertionError, match="relative away"):
             check(ADAM, "gaps", "float64")
     finally:
         monkeypatch.undo()
-        step_measure.design.cache_clear()
+        panels.design.cache_clear()
 
 
 def test_a_sweep_that_misses_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ LONG = [
 
 
 @pytest.mark.parametrize("optimizer", some(LONG, LONG[:1]), ids=lambda optimizer: type(optimizer).__name__)
-def test_rests_longer_than_the_ring(optimizer: unhot.rules.Optimizer) -> None:
+def test_rests_longer_than_the_ring(optimizer: unhot.optimizers.Optimizer) -> None:
     """Rows that rest through three rings of history, settled in turn on the way, in one compiled loop."""
     rows, dim, steps = 5000, 2, 3 * history.SMALL_RING
     rng = np.random.default_rng(0)

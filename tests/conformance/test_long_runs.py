@@ -90,7 +90,7 @@ def test_rests_of_30_000_steps(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", named(*FAMILIES[2:]), ids=lambda rule: rule.id)
 def test_rests_of_100_000_steps_in_one_piece(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     """The history is as long as that of a table of millions of rows, and reaches over the whole rest."""
-    monkeypatch.setattr("unhot.deferral.ring_capacity", lambda affordable, least: 1 << 18)
+    monkeypatch.setattr("unhot.clock.history.ring_capacity", lambda affordable, least: 1 << 18)
     check(rule, 100_000)
 
 

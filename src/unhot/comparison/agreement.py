@@ -15,7 +15,7 @@ from unhot.comparison.batches import Batches
 from unhot.comparison.dense import Dense
 from unhot.comparison.results import Agreement, Difference
 from unhot.creation import initial_weights
-from unhot.rules import SGD, Optimizer
+from unhot.optimizers import SGD, Optimizer
 from unhot.table import Table
 
 Array = npt.NDArray[Any]

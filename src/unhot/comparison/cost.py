@@ -16,7 +16,7 @@ import numpy.typing as npt
 from unhot import kernels, memory
 from unhot.comparison.dense_rules import SLOTS
 from unhot.comparison.results import Cost, in_bytes
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 
 Route = Literal["table", "gather", "dense"]
 

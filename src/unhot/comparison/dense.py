@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.comparison.dense_rules import RULES, SLOTS
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 
 Array = npt.NDArray[Any]
 

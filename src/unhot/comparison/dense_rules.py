@@ -1,6 +1,6 @@
 """The dense optimizers, written again from the frameworks' own formulas, for whole arrays with one gradient each.
 
-They share only the hyperparameters with `unhot.rules` and `unhot._native`, no formulas: the comparison would not notice a
+They share only the hyperparameters with `unhot.optimizers` and `unhot._native`, no formulas: the comparison would not notice a
 mistake made in both. Each is (optimizer, step, hyperparameters of the step, gradient, weights, *slots) -> (weights, *slots).
 The sources are keras/src/optimizers and torch/optim, and the tests compare every function with them.
 """
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unhot.rules import (
+from unhot.clock import Hyper
+from unhot.optimizers import (
     SGD,
     Adadelta,
     Adagrad,
@@ -22,7 +23,6 @@ from unhot.rules import (
     Adamax,
     AdamW,
     Ftrl,
-    Hyper,
     Lion,
     NAdam,
     Optimizer,

@@ -14,7 +14,7 @@ from unhot.comparison.growth import measure_costs, measure_growth
 from unhot.comparison.machine import this_machine
 from unhot.comparison.results import Comparison, Settings
 from unhot.creation import as_rule, as_size
-from unhot.rules import Adam, Optimizer
+from unhot.optimizers import Adam, Optimizer
 
 VOCABULARIES = (100, 1_000, 10_000, 100_000, 1_000_000)
 

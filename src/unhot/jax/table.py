@@ -14,7 +14,7 @@ import numpy as np
 from unhot.creation import as_rule
 from unhot.ids import refuse_booleans
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 from unhot.traced.engine import Traced
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unhot.keras.gradients import RowGradient
     from unhot.keras.kinds import Gradient, Tensor, Variable
     from unhot.keras.row_sparse import RowSparse
-    from unhot.rules import Optimizer
+    from unhot.optimizers import Optimizer
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

@@ -12,7 +12,7 @@ from unhot.keras.backends import backend
 from unhot.keras.combiners import COMBINERS, bags_of, check_weights, combined, is_ragged
 from unhot.keras.input_ids import as_tensor, checked, representable, require_exact
 from unhot.keras.kinds import Option, Shape, Tensor, Variable
-from unhot.rules.base import flag
+from unhot.optimizers.base import flag
 
 TABLES = ("embeddings", "lora_embeddings_a")
 """The names of the weights that have a row for each id."""

@@ -20,7 +20,7 @@ from unhot.keras.jax_lookup import ByIdentity, Lookups, read
 from unhot.keras.jax_value import MASK, CarriedRows, SlotValue, TableValue, carried, integers, traced
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
 from unhot.keras.kinds import Gradient, Tensor, Variable
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 from unhot.traced.engine import Traced
 from unhot.training import warn_of_dense_training
 

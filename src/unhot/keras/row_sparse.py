@@ -12,8 +12,8 @@ from unhot.keras.backend import KerasBackend, Reason
 from unhot.keras.backends import backend
 from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
-from unhot.rules import Optimizer
-from unhot.rules.base import flags
+from unhot.optimizers import Optimizer
+from unhot.optimizers.base import flags
 from unhot.training import Ownership, warn_of_dense_training
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 from unhot.traced.engine import Traced
 from unhot.training import Ownership
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Lock
-from unhot.engine import Engine, recurrence
+from unhot.engine import Engine, clock_of
 from unhot.keras.backend import Function, KerasBackend
 from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
@@ -99,7 +99,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     @staticmethod
     def check_rule(rule: Optimizer, variable: Variable) -> None:
-        recurrence(rule, dtype_of(variable._value), variable.shape[0])
+        clock_of(rule, dtype_of(variable._value), variable.shape[0])
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
@@ -182,7 +182,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
-        snapshot, followed = recurrence(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
+        snapshot, followed = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
         followed.load_state(begun | {name: float(value) for name, value in state.items()})
         slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]

@@ -15,7 +15,7 @@ from unhot.kernels.reference_history import BLOCK, HEAD
 from unhot.laws import LAWS
 
 if TYPE_CHECKING:
-    from unhot.rules import Recurrence
+    from unhot.clock import Clock
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -73,25 +73,25 @@ def gather(weights: Array, ids: Array, out: Array) -> None:
     _native.gather(weights, ids, out)
 
 
-def _described(rule: Recurrence) -> tuple[int, Array, Array | None]:
+def _described(rule: Clock) -> tuple[int, Array, Array | None]:
     """The law by its number, the numbers that all rows share, rounded as the table's, and the array that they share."""
     law, shared = rule.law, rule.shared()
     table = None if law.parameters == len(shared) else shared[law.parameters]
     return NUMBERS[law], np.array(shared[: law.parameters], dtype=np.float64), table
 
 
-def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
+def gather_settled(rule: Clock, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
     _native.gather_settled(_described(rule), state[0], state[1:], *plan, which, coefficients, out)
 
 
 def settle(
-    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
+    rule: Clock, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
 ) -> list[Call]:
     return [partial(_native.settle, _described(rule), state[0], state[1:], last, rows, which, coefficients, now)]
 
 
 def step(
-    rule: Recurrence,
+    rule: Clock,
     state: list[Array],
     last: Array | None,
     plan: Plan,

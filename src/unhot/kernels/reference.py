@@ -1,6 +1,6 @@
 """The kernels in a few lines of NumPy: the specification of the native ones, and what runs without a compiler.
 
-`rule` is a `unhot.rules.Recurrence`; its `settle` and `update` are the mathematics.  Results are the same to the last bit
+`rule` is a `unhot.optimizers.Clock`; its `settle` and `update` are the mathematics.  Results are the same to the last bit
 as the native kernels' but where a rule takes a logarithm, an exponential or a power.
 """
 
@@ -18,7 +18,7 @@ from unhot.kernels.plan import Plan
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
 
 if TYPE_CHECKING:
-    from unhot.rules import Recurrence
+    from unhot.clock import Clock
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -96,7 +96,7 @@ def gather(weights: Array, ids: Array, out: Array) -> None:
     np.take(weights, ids, axis=0, out=out, mode="clip")
 
 
-def _settled(rule: Recurrence, state: list[Array], rows: Array, which: Array, coefficients: Array) -> list[Array]:
+def _settled(rule: Clock, state: list[Array], rows: Array, which: Array, coefficients: Array) -> list[Array]:
     now = [array[rows] for array in state]
     late = which >= 0
     if late.any():
@@ -107,21 +107,21 @@ def _settled(rule: Recurrence, state: list[Array], rows: Array, which: Array, co
     return now
 
 
-def gather_settled(rule: Recurrence, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
+def gather_settled(rule: Clock, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
     """out[i] = the weights that row ids[i] would hold if it were settled; `state` is not written."""
     weights = _settled(rule, state, plan.rows, which, coefficients)[0]
     out[plan.order] = np.repeat(weights, np.diff(plan.starts), axis=0)
 
 
 def settle(
-    rule: Recurrence, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
+    rule: Clock, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
 ) -> list[Call]:
     """What settles the distinct `rows` in place and marks them as touched at `now`."""
     return _stored(state, last, rows, _settled(rule, state, rows, which, coefficients), now)
 
 
 def step(
-    rule: Recurrence,
+    rule: Clock,
     state: list[Array],
     last: Array | None,
     plan: Plan,

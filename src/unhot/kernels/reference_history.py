@@ -1,4 +1,4 @@
-"""The kernels that keep the history of the steps made and read coefficients from it, in NumPy (see `unhot.deferral`).
+"""The kernels that keep the history of the steps made and read coefficients from it, in NumPy (see `unhot.clock.history`).
 
 The entries of a history lie in a ring: step t at position t & (len - 1), in blocks of `BLOCK` positions, each block with
 one suffix that its entries are still to be composed with.

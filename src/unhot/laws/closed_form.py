@@ -22,14 +22,14 @@ TERMS = 16
 """Coefficients of the shrinkage's logarithm: (3 + sqrt(8))**-16 = 6e-13 where 2 s2 rate <= X0 / 2 and 2 l2 rate <= X0."""
 
 
-class Coefficients(NamedTuple):
+class ClosedFormCoefficients(NamedTuple):
     """2 s2 d of the first step, and the Chebyshev coefficients of the logarithm over the others."""
 
     first: Elements
     series: tuple[Elements, ...]
 
 
-class Scalars(NamedTuple):
+class ClosedFormScalars(NamedTuple):
     """The decay of a step, and its rate: 1 / rate."""
 
     w_hi: Elements
@@ -37,7 +37,7 @@ class Scalars(NamedTuple):
     over_rate: Elements
 
 
-class Shared(NamedTuple):
+class ClosedFormShared(NamedTuple):
     """1 over the rate of the last step, 2 s2, 2 l2, l1, beta, -learning_rate_power, and X0."""
 
     over_rate: Elements
@@ -59,9 +59,9 @@ class ClosedForm(Law):
 
     name = "ClosedForm"
     slots = ("accumulator", "linear")
-    Coefficients = Coefficients
-    Scalars = Scalars
-    Shared = Shared
+    Coefficients = ClosedFormCoefficients
+    Scalars = ClosedFormScalars
+    Shared = ClosedFormShared
 
     @classmethod
     def variants(cls) -> Iterator[ClosedForm]:
@@ -71,14 +71,14 @@ class ClosedForm(Law):
     def width(self) -> int:
         return 1 + TERMS if self.shrinks else 1
 
-    def columns(self, lines: Any) -> Coefficients:
+    def columns(self, lines: Any) -> ClosedFormCoefficients:
         series = tuple(lines[:, i, None] for i in range(1, 1 + TERMS)) if self.shrinks else ()
-        return Coefficients(lines[:, 0, None], series)
+        return ClosedFormCoefficients(lines[:, 0, None], series)
 
-    def _power(self, xp: Any, n: Elements, k: Shared) -> Elements:
+    def _power(self, xp: Any, n: Elements, k: ClosedFormShared) -> Elements:
         return xp.sqrt(n) if self.root else power(xp, n, k.exponent)
 
-    def settle(self, xp: Any, rows: Rows, c: Coefficients, k: Shared) -> Rows:
+    def settle(self, xp: Any, rows: Rows, c: ClosedFormCoefficients, k: ClosedFormShared) -> Rows:
         w, n, z = rows
         x = narrowed(xp, self._power(xp, n, k), n) + k.beta
         if not self.shrinks:
@@ -93,7 +93,7 @@ class ClosedForm(Law):
         y = (z - kept) * xp.exp(part * (c.series[0] + variable * before - after))
         return -y / (x * k.over_rate + k.twice_l2), n, kept + y
 
-    def update(self, xp: Any, rows: Rows, g: Elements, s: Scalars, k: Shared) -> Rows:
+    def update(self, xp: Any, rows: Rows, g: Elements, s: ClosedFormScalars, k: ClosedFormShared) -> Rows:
         w, n, z = rows
         w = weight_by(xp, w, s.w_hi, s.w_lo)
         total = n + g * g

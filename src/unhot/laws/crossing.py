@@ -23,7 +23,7 @@ from unhot.laws.arithmetic import Elements, slot_by, slot_carried
 from unhot.laws.base import Law, Rows
 
 
-class Coefficients(NamedTuple):
+class CrossingCoefficients(NamedTuple):
     """The decays of momentum and norm, H(t), and t: float64, whatever the table's dtype, since t is a step."""
 
     m_hi: Elements
@@ -34,7 +34,7 @@ class Coefficients(NamedTuple):
     start: Elements
 
 
-class Scalars(NamedTuple):
+class CrossingScalars(NamedTuple):
     """The decays of a step, the gradient's share in the momentum, and the corrected rate."""
 
     m_hi: Elements
@@ -46,7 +46,7 @@ class Scalars(NamedTuple):
     epsilon: Elements
 
 
-class Shared(NamedTuple):
+class CrossingShared(NamedTuple):
     """What tells how an element has crossed epsilon: see `crossed`."""
 
     epsilon: float
@@ -64,16 +64,16 @@ class Crossing(Law):
     name = "Crossing"
     native_settle = "CrossingSettle<T>"
     slots = ("momentum", "norm")
-    parameters = len(Shared._fields) - 1
-    Coefficients = Coefficients
-    Scalars = Scalars
-    Shared = Shared
+    parameters = len(CrossingShared._fields) - 1
+    Coefficients = CrossingCoefficients
+    Scalars = CrossingScalars
+    Shared = CrossingShared
 
     @classmethod
     def variants(cls) -> Iterator[Crossing]:
         yield cls()
 
-    def settle(self, xp: Any, rows: Rows, c: Coefficients, k: Shared) -> Rows:
+    def settle(self, xp: Any, rows: Rows, c: CrossingCoefficients, k: CrossingShared) -> Rows:
         w, m, u = rows
         m_hi, m_lo, u_hi, u_lo, total = (like(part, u) for part in c[:5])
         epsilon = float(on_host(u[:0]).dtype.type(k.epsilon))
@@ -85,14 +85,14 @@ class Crossing(Law):
             movement = xp.where(below, like(exact, movement), movement)
         return w - movement, slot_carried(xp, m, m_hi, m_lo), xp.maximum(end, epsilon)
 
-    def update(self, xp: Any, rows: Rows, g: Elements, s: Scalars, k: Shared) -> Rows:
+    def update(self, xp: Any, rows: Rows, g: Elements, s: CrossingScalars, k: CrossingShared) -> Rows:
         w, m, u = rows
         m = slot_by(xp, m, s.m_hi, s.m_lo, g * s.m_g)
         u = xp.maximum(slot_by(xp, u, s.u_hi, s.u_lo), xp.abs(g) + s.epsilon)
         return w - (m * s.alpha) / u, m, u
 
 
-def crossed(m: npt.NDArray[Any], u: npt.NDArray[Any], start: npt.NDArray[Any], k: Shared) -> npt.NDArray[np.float64]:
+def crossed(m: npt.NDArray[Any], u: npt.NDArray[Any], start: npt.NDArray[Any], k: CrossingShared) -> npt.NDArray[np.float64]:
     """m (head[J]/u + tail[J]/eps) in float64, for the elements that reach epsilon on the way."""
     u = np.maximum(u.astype(np.float64), k.epsilon)
     start = start.astype(np.int64)

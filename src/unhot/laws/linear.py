@@ -38,7 +38,7 @@ AVERAGES = {
 }
 
 
-class Coefficients(NamedTuple):
+class LinearCoefficients(NamedTuple):
     """The product of the matrices (w as a pair, b in w, w in b, b as a slot's pair), and of the averages' decays."""
 
     w_hi: Elements
@@ -51,7 +51,7 @@ class Coefficients(NamedTuple):
     v_lo: Elements
 
 
-class Scalars(NamedTuple):
+class LinearScalars(NamedTuple):
     """The matrix of a step, what multiplies q, the averages' decay, and epsilon inside and outside of the root."""
 
     w_hi: Elements
@@ -69,7 +69,7 @@ class Scalars(NamedTuple):
     outside: Elements
 
 
-class Shared(NamedTuple):
+class LinearShared(NamedTuple):
     """Nothing."""
 
 
@@ -81,9 +81,9 @@ class Linear(Law):
     divisor: Divisor
 
     name = "Linear"
-    Coefficients = Coefficients
-    Scalars = Scalars
-    Shared = Shared
+    Coefficients = LinearCoefficients
+    Scalars = LinearScalars
+    Shared = LinearShared
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class Linear(Law):
             if divisor in (Divisor.NONE, Divisor.MEAN, Divisor.CENTERED):
                 yield cls(True, divisor)
 
-    def settle(self, xp: Any, rows: Rows, c: Coefficients, k: Shared) -> Rows:
+    def settle(self, xp: Any, rows: Rows, c: LinearCoefficients, k: LinearShared) -> Rows:
         w, averages = rows[0], rows[1 + self.momentum :]
         if self.decays:
             averages = tuple(slot_carried(xp, v, c.v_hi, c.v_lo) for v in averages)
@@ -111,7 +111,7 @@ class Linear(Law):
         new_b = slot_carried(xp, b, c.b_hi, c.b_lo, xp.where(c.b_w != 0, w * c.b_w, 0.0))
         return (weight_moved(xp, w, c.w_hi, c.w_lo, b * c.w_b), new_b, *averages)
 
-    def update(self, xp: Any, rows: Rows, g: Elements, s: Scalars, k: Shared) -> Rows:
+    def update(self, xp: Any, rows: Rows, g: Elements, s: LinearScalars, k: LinearShared) -> Rows:
         w = rows[0]
         q, averages = self._divided(xp, rows[1 + self.momentum :], g, s)
         if not self.momentum:
@@ -121,7 +121,7 @@ class Linear(Law):
         new_b = slot_by(xp, b, s.b_hi, s.b_lo, more)
         return (weight_moved(xp, w, s.w_hi, s.w_lo, b * s.w_b + q * s.g_w), new_b, *averages)
 
-    def _divided(self, xp: Any, averages: Rows, g: Elements, s: Scalars) -> tuple[Elements, Rows]:
+    def _divided(self, xp: Any, averages: Rows, g: Elements, s: LinearScalars) -> tuple[Elements, Rows]:
         """The gradient over its divisor, and the averages after it."""
         if self.divisor is Divisor.NONE:
             return g, ()

@@ -30,7 +30,7 @@ class Root(IntEnum):
     NORM = 2
 
 
-class Coefficients(NamedTuple):
+class MeasureCoefficients(NamedTuple):
     """The decays of weight, momentum and moment, and the polynomials: for each panel its centre c0 and the terms."""
 
     w_hi: Elements
@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
     panels: Elements
 
 
-class Scalars(NamedTuple):
+class MeasureScalars(NamedTuple):
     """The decays of a step, with the gradient's shares in them, and the step's corrections alpha, gamma and c."""
 
     w_hi: Elements
@@ -60,7 +60,7 @@ class Scalars(NamedTuple):
     epsilon: Elements
 
 
-class Shared(NamedTuple):
+class MeasureShared(NamedTuple):
     """Epsilon, and how many panels and terms the polynomials have."""
 
     epsilon: Elements
@@ -77,9 +77,9 @@ class Measure(Law):
     """Whether the gradient itself, times gamma, is part of the numerator."""
 
     name = "Measure"
-    Coefficients = Coefficients
-    Scalars = Scalars
-    Shared = Shared
+    Coefficients = MeasureCoefficients
+    Scalars = MeasureScalars
+    Shared = MeasureShared
 
     @property
     def native_settle(self) -> str:
@@ -89,7 +89,7 @@ class Measure(Law):
 
     @property
     def width(self) -> int:
-        return len(Coefficients._fields) - 1
+        return len(MeasureCoefficients._fields) - 1
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -101,11 +101,11 @@ class Measure(Law):
         yield from map(cls, Root)
         yield cls(Root.SECOND_MOMENT, nesterov=True)
 
-    def columns(self, lines: Any) -> Coefficients:
-        head = len(Coefficients._fields) - 1
-        return Coefficients(*(lines[:, i, None] for i in range(head)), lines[:, head:])
+    def columns(self, lines: Any) -> MeasureCoefficients:
+        head = len(MeasureCoefficients._fields) - 1
+        return MeasureCoefficients._make((*(lines[:, i, None] for i in range(head)), lines[:, head:]))
 
-    def settle(self, xp: Any, rows: Rows, c: Coefficients, k: Shared) -> Rows:
+    def settle(self, xp: Any, rows: Rows, c: MeasureCoefficients, k: MeasureShared) -> Rows:
         w, m, v = rows[:3]
         x = rows[-1] if self.root is Root.NORM else xp.sqrt(rows[-1])
         return (
@@ -115,7 +115,7 @@ class Measure(Law):
             *rows[3:],
         )
 
-    def _movement(self, xp: Any, m: Elements, x: Elements, c: Elements, k: Shared) -> Elements:
+    def _movement(self, xp: Any, m: Elements, x: Elements, c: Elements, k: MeasureShared) -> Elements:
         """m times the sum of a_s / (c_s x + epsilon) over the deferred steps: one polynomial in u for each panel.
 
         m is divided first: of rows without gradients it is 0, where a_s / epsilon may be beyond the dtype.
@@ -140,7 +140,7 @@ class Measure(Law):
             total = part if total is None else total + part
         return total
 
-    def update(self, xp: Any, rows: Rows, g: Elements, s: Scalars, k: Shared) -> Rows:
+    def update(self, xp: Any, rows: Rows, g: Elements, s: MeasureScalars, k: MeasureShared) -> Rows:
         w, m, v = rows[:3]
         m = slot_by(xp, m, s.m_hi, s.m_lo, g * s.m_g)
         largest: Rows = ()

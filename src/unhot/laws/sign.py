@@ -14,7 +14,7 @@ from unhot.laws.arithmetic import Elements, slot_by, slot_carried, weight_moved
 from unhot.laws.base import Law, Rows
 
 
-class Coefficients(NamedTuple):
+class SignCoefficients(NamedTuple):
     """The decay of the weight as a pair, the sum of the rates, three unused columns, and the decay of the momentum."""
 
     w_hi: Elements
@@ -27,7 +27,7 @@ class Coefficients(NamedTuple):
     m_lo: Elements
 
 
-class Scalars(NamedTuple):
+class SignScalars(NamedTuple):
     """The decay of the weight as a pair, the rate (negative), the shares of momentum and gradient in the direction, and the
     decay of the momentum and the gradient's share in it.
     """
@@ -42,7 +42,7 @@ class Scalars(NamedTuple):
     m_g: Elements
 
 
-class Shared(NamedTuple):
+class SignShared(NamedTuple):
     """The magnitude at which a decaying momentum stops."""
 
     floor: Elements
@@ -54,21 +54,21 @@ class Sign(Law):
 
     name = "Sign"
     slots = ("momentum",)
-    Coefficients = Coefficients
-    Scalars = Scalars
-    Shared = Shared
+    Coefficients = SignCoefficients
+    Scalars = SignScalars
+    Shared = SignShared
 
     @classmethod
     def variants(cls) -> Iterator[Sign]:
         yield cls()
 
-    def settle(self, xp: Any, rows: Rows, c: Coefficients, k: Shared) -> Rows:
+    def settle(self, xp: Any, rows: Rows, c: SignCoefficients, k: SignShared) -> Rows:
         w, m = rows
         sign = xp.sign(m)
         size = xp.maximum(slot_carried(xp, xp.abs(m), c.m_hi, c.m_lo), k.floor)
         return weight_moved(xp, w, c.w_hi, c.w_lo, sign * c.rates), sign * size
 
-    def update(self, xp: Any, rows: Rows, g: Elements, s: Scalars, k: Shared) -> Rows:
+    def update(self, xp: Any, rows: Rows, g: Elements, s: SignScalars, k: SignShared) -> Rows:
         w, m = rows
         direction = xp.sign(m * s.beta_1 + g * s.share)
         return weight_moved(xp, w, s.w_hi, s.w_lo, direction * s.rate), slot_by(xp, m, s.m_hi, s.m_lo, g * s.m_g)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Call, Lock, together
-from unhot.engine import Engine, recurrence
-from unhot.rules import Hyper, Optimizer
+from unhot.clock import Hyper
+from unhot.engine import Engine, clock_of
+from unhot.optimizers import Optimizer
 from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
@@ -223,7 +224,7 @@ class TorchBackend(Backend):
             return "its optimizer was made with differentiable=True. Leave that out"
         try:
             rule = owner.rule(**owner.hyperparameters(group))
-            _, followed = recurrence(rule, dtype_of(table), len(table))
+            _, followed = clock_of(rule, dtype_of(table), len(table))
             rule.require_range(rule.read(1), followed.dtype)
         except (TypeError, ValueError) as error:
             return _why(error)
@@ -289,7 +290,7 @@ class TorchBackend(Backend):
         """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
         clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
-        snapshot, followed = recurrence(rule, dtype_of(weights), len(weights), held)
+        snapshot, followed = clock_of(rule, dtype_of(weights), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
         followed.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
         bound: dict[str, Tensor] = {}

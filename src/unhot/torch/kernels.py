@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Call
-from unhot.rules import Recurrence
+from unhot.clock import Clock
 
 
 class Plan(NamedTuple):
@@ -74,14 +74,14 @@ class TorchKernels:
         torch.index_select(weights, 0, ids, out=out)
 
     def gather_settled(
-        self, rule: Recurrence, state: Sequence[Tensor], plan: Plan, which: Tensor, coefficients: Any, out: Tensor
+        self, rule: Clock, state: Sequence[Tensor], plan: Plan, which: Tensor, coefficients: Any, out: Tensor
     ) -> None:
         weights = self._settled(rule, state, plan.rows, which, coefficients)[0]
         torch.index_select(weights, 0, plan.inverse, out=out)
 
     def settle(
         self,
-        rule: Recurrence,
+        rule: Clock,
         state: Sequence[Tensor],
         last: Tensor,
         rows: Tensor,
@@ -93,7 +93,7 @@ class TorchKernels:
 
     def step(
         self,
-        rule: Recurrence,
+        rule: Clock,
         state: Sequence[Tensor],
         last: Tensor | None,
         plan: Plan,
@@ -122,9 +122,7 @@ class TorchKernels:
         calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(state, new, strict=True)]
         return calls if last is None else [*calls, partial(setitem, last, rows, now)]
 
-    def _settled(
-        self, rule: Recurrence, state: Sequence[Tensor], rows: Tensor, which: Tensor, coefficients: Any
-    ) -> list[Tensor]:
+    def _settled(self, rule: Clock, state: Sequence[Tensor], rows: Tensor, which: Tensor, coefficients: Any) -> list[Tensor]:
         now = [array[rows] for array in state]
         late = (which >= 0).nonzero()[:, 0]
         if len(late):

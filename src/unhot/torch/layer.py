@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
-from unhot.rules.base import flag
+from unhot.optimizers.base import flag
 from unhot.torch._private import without_torch_functions
 from unhot.torch.lookup import DTYPES, lookup
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Lock
-from unhot.rules import Optimizer
+from unhot.optimizers import Optimizer
 from unhot.torch._private import is_watched, without_torch_functions
 from unhot.torch.backend import TorchBackend, hide_from_compiler
 from unhot.torch.gradient import RowGradient

@@ -11,7 +11,8 @@ from __future__ import annotations
 from math import ceil
 from typing import Any, Protocol
 
-from unhot.rules import Hyper, Optimizer
+from unhot.clock import Hyper
+from unhot.optimizers import Optimizer
 from unhot.traced.families import family_of
 from unhot.traced.history import Arrays
 

@@ -1,4 +1,4 @@
-"""The rules inside a graph: their histories as arrays; `settle` and `update` are those of `unhot.rules`.
+"""The rules inside a graph: their histories as arrays; `settle` and `update` are those of `unhot.optimizers`.
 
 A family gives the coefficients of the rows last touched at each of `last` in the layout that its recurrence takes, and the
 scalars of a step, from a rate that the graph computes.  Momenta, decays and all else are numbers known when it is compiled.
@@ -12,15 +12,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unhot.clock import Hyper
+from unhot.clock.base import Clock, scalar_pair
+from unhot.clock.closed_form import NODES, TO_CHEBYSHEV, ClosedFormClock
+from unhot.clock.linear import LinearClock
+from unhot.clock.measure import MeasureClock
+from unhot.clock.panels import to_powers_of
+from unhot.clock.sign import SignClock
 from unhot.kernels.reference_history import series
 from unhot.laws.closed_form import TERMS
-from unhot.rules import Hyper, Optimizer
-from unhot.rules.base import Recurrence, scalar_pair
-from unhot.rules.closed_form import NODES, TO_CHEBYSHEV, ClosedFormRecurrence
-from unhot.rules.linear import Descent, LinearRecurrence
-from unhot.rules.measure import NesterovMeasure, StepMeasure
-from unhot.rules.sign import SignRecurrence
-from unhot.step_measure import to_powers_of
+from unhot.optimizers import Optimizer
 from unhot.traced.history import Arrays, Decays, Window, pair_of_log, power, ring_of
 
 REACH = 42.0
@@ -30,7 +31,7 @@ REACH = 42.0
 class Family(Protocol):
     """One rule at work on a table inside a graph."""
 
-    rule: Recurrence
+    rule: Clock
     capacity: int
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -43,7 +44,7 @@ class Family(Protocol):
         """What carries the rows last touched at `last` to `now`: (len(last), width)."""
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        """The scalars of `step`, as `Recurrence.update` takes them."""
+        """The scalars of `step`, as `Clock.update` takes them."""
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         """The row states carried over their deferred steps."""
@@ -81,7 +82,7 @@ class _Base:
 class MeasureFamily(_Base):
     """Adam, AdamW, NAdam, Keras's Adamax: lines of polynomials, a panel after the other."""
 
-    def __init__(self, rule: StepMeasure, dtype: str, rows: int) -> None:
+    def __init__(self, rule: MeasureClock, dtype: str, rows: int) -> None:
         self.panels = rule.history.panels
         self.shape = rule.history.shape
         self.terms = rule.history.terms
@@ -103,7 +104,7 @@ class MeasureFamily(_Base):
         return (lines[:, None, :] * self.in_panel.astype(self.dtype)).reshape((-1, self.window.width))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        product = {"momentum_product": np.ones((), self.dtype)} if isinstance(self.rule, NesterovMeasure) else {}
+        product = {"momentum_product": np.ones((), self.dtype)} if self.rule.law.nesterov else {}
         return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product}
 
     def _height(self, ops: Any, step: Any) -> Any:
@@ -117,11 +118,9 @@ class MeasureFamily(_Base):
         return [still * self._height(ops, ops.real(ops.maximum(last, 0)) + centre) for still, centre in both]
 
     def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
-        """(alpha, gamma, c): see `StepMeasure.corrections`."""
-        rule = copy.copy(self.rule)
-        if "momentum_product" in arrays:
-            rule.product = arrays["momentum_product"]
-        corrections: tuple[Any, Any, Any] = rule.corrections(ops.real(step), self.hyper(rate), ops)
+        """(alpha, gamma, c): see `MeasureSteps.corrections`."""
+        product = arrays.get("momentum_product", 1.0)
+        corrections: tuple[Any, Any, Any] = self.rule.optimizer.corrections(ops.real(step), self.hyper(rate), product, ops)
         return corrections
 
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
@@ -133,7 +132,8 @@ class MeasureFamily(_Base):
             lines = ops.zeros((0, self.window.width), arrays["lines"])
         changed.update(self.window.advance(ops, arrays, step, rate, lines))
         if "momentum_product" in arrays:
-            changed["momentum_product"] = arrays["momentum_product"] * self.rule.momentum(ops.real(step), self.hyper(rate), ops)
+            momentum = self.rule.optimizer.momentum_at(ops.real(step), self.hyper(rate), ops)
+            changed["momentum_product"] = arrays["momentum_product"] * momentum
         return changed
 
     def _lines(self, ops: Any, step: Any, alpha: Any) -> Any:
@@ -172,18 +172,13 @@ class MeasureFamily(_Base):
 class LinearFamily(_Base):
     """SGD, Adagrad, RMSprop, Adadelta: what the weight takes of the momentum is summed over the window."""
 
-    def __init__(self, rule: LinearRecurrence, dtype: str, rows: int) -> None:
+    def __init__(self, rule: LinearClock, dtype: str, rows: int) -> None:
         optimizer = rule.optimizer
-        if optimizer.convention == "torch" and isinstance(rule, Descent) and (optimizer.weight_decay or optimizer.dampening):
-            raise ValueError(
-                "SGD: with convention='torch', `weight_decay` (which is coupled) and `dampening` are not supported inside a"
-                f" graph. Received: {optimizer!r}. Use convention='keras', whose decay is decoupled, or `unhot.Table`."
-            )
         momentum = float(getattr(optimizer, "momentum", 0.0))
         window = int(REACH / -log(momentum)) + 1 if momentum else 0
         super().__init__(rule, dtype, rows, window, 1)
         self.powers = (momentum ** np.arange(float(window)))[:, None].astype(self.dtype)
-        self.averages = getattr(optimizer, "rho", 1.0)
+        self.averages = optimizer.average_decay
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         return {**self.decays.arrays(self.dtype), **(self.window.arrays(self.dtype) if self.momentum else {})}
@@ -191,7 +186,7 @@ class LinearFamily(_Base):
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         changed = self.decays.advance(ops, arrays, step, rate)
         if self.momentum:
-            (_, taken, _, _), _ = self.rule.matrix(step, self.hyper(rate))
+            (_, taken, _, _), _ = self.rule.optimizer.matrix(step, self.hyper(rate), True)
             changed.update(self.window.advance(ops, arrays, step, rate, ops.constant(self.powers) * taken))
         return changed
 
@@ -208,17 +203,19 @@ class LinearFamily(_Base):
         )  # fmt: skip
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        (_, m01, m10, m11), (g_w, g_b), rho, inside, outside = self.rule.numbers(ops.real(step), self.hyper(rate))
+        optimizer = self.rule.optimizer
+        (_, m01, m10, m11), (g_w, g_b) = optimizer.matrix(ops.real(step), self.hyper(rate), True)
+        rho = self.averages if self.rule.law.decays else 0.0
         return (
             *self.weight_pair(rate), m01, m10, *scalar_pair(m11, self.dtype), g_w, g_b, *scalar_pair(rho, self.dtype),
-            1.0 - rho, inside, outside,
+            1.0 - rho, *optimizer.epsilons,
         )  # fmt: skip
 
 
 class SignFamily(_Base):
     """Lion, whose rows move at every step: the rates since each step of the ring are summed, with what rounding leaves."""
 
-    def __init__(self, rule: SignRecurrence, dtype: str, rows: int) -> None:
+    def __init__(self, rule: SignClock, dtype: str, rows: int) -> None:
         super().__init__(rule, dtype, rows, 0, 0)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -257,7 +254,7 @@ class SignFamily(_Base):
 class ClosedFormFamily(_Base):
     """Ftrl: the weights follow from the slots at the current rate."""
 
-    def __init__(self, rule: ClosedFormRecurrence, dtype: str, rows: int) -> None:
+    def __init__(self, rule: ClosedFormClock, dtype: str, rows: int) -> None:
         self.shrinks = rule.optimizer.l2_shrinkage_regularization_strength > 0
         super().__init__(rule, dtype, rows, 0, 0)
 
@@ -316,12 +313,13 @@ def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
     if callable(optimizer.learning_rate):
         optimizer = copy.copy(optimizer)
         optimizer.learning_rate = 0.001  # the graph is given each step's
-    rule = optimizer.recurrence(np.dtype(dtype), 1)
+    optimizer.check_in_graph()
+    rule = optimizer.clock(np.dtype(dtype), 1)
     kinds: tuple[tuple[type, Any], ...] = (
-        (StepMeasure, MeasureFamily),
-        (LinearRecurrence, LinearFamily),
-        (SignRecurrence, SignFamily),
-        (ClosedFormRecurrence, ClosedFormFamily),
+        (MeasureClock, MeasureFamily),
+        (LinearClock, LinearFamily),
+        (SignClock, SignFamily),
+        (ClosedFormClock, ClosedFormFamily),
     )
     for kind, family in kinds:
         if isinstance(rule, kind):

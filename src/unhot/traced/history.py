@@ -1,8 +1,8 @@
 """What the steps made have left, as arrays that a compiled step reads and writes.
 
-The histories of `unhot.deferral` and `unhot.step_measure` are kept on the host in float64, and hyperparameters may change at
-every step.  Inside a graph there may be no float64, and only the rate changes from step to step: momenta and decays are numbers
-that the graph was compiled with.  So a row last touched at step t is carried to n by
+The histories of `unhot.clock` are kept on the host in float64, and hyperparameters may change at every step. Inside a graph
+there may be no float64, and only the rate changes from step to step: momenta and decays are numbers that the graph was compiled
+with. So a row last touched at step t is carried to n by
 
 - powers of constants, exp(k log beta) with k = n - t, which is accurate in any dtype;
 - the product of the decays 1 - rate weight_decay, from running sums of their logarithms, each kept as two floats;

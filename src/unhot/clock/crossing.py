@@ -1,14 +1,8 @@
-"""PyTorch's Adamax, whose divisor is a maximum with epsilon that the decaying norm crosses.
+"""The clock of PyTorch's Adamax, whose divisor is a maximum with epsilon that the decaying norm crosses.
 
-Over the skipped steps s = t+1..n an element moves by  -m sum_s a_s / max(c_s u, eps),  c_s = beta_2^(s-t).  While
-c_s u >= eps (the first J steps, J = floor(log(u/eps) / -log beta_2)) the terms are a_s / (c_s u), from then on a_s / eps:
-
-    head[J] / u + tail[J] / eps,      head[J] = sum of the first J a_s/c_s,  tail[J] = sum of the other a_s.
-
-Both come from two sums per t that reach from t to now, H(t) = sum a_s/c_s and T(t) = sum a_s:
-head[J] = H(t) - (beta_1^J/beta_2^J) H(t + J) and tail[J] = beta_1^J T(t + J), beta_1^J being the product of the momenta
-of the J steps.  The difference loses nothing that matters: with beta_1 <= 0.99 beta_2 the subtrahend is the smaller, unless
-the rates have risen steeply since the crossing.  Rows are settled before such a step (`RateWindow.outruns`).
+`unhot.laws.crossing` says how a row is carried, from the sums H(t) and T(t) and the products of the momenta. The difference of
+sums loses nothing that matters: with beta_1 <= 0.99 beta_2 the subtrahend is the smaller, unless the rates have risen steeply
+since the crossing. Rows are settled before such a step (`RateWindow.outruns`).
 """
 
 from __future__ import annotations
@@ -16,15 +10,16 @@ from __future__ import annotations
 from functools import partial
 from math import ceil, log
 from operator import setitem
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from unhot.atomic import Call, together
-from unhot.deferral import BLOCK, WindowedHistory
+from unhot.clock.base import Array, Clock, Hyper, scalar_pair
+from unhot.clock.history import BLOCK
+from unhot.clock.windows import WindowedHistory
 from unhot.kernels.reference_history import slot_pair
 from unhot.laws import Crossing
-from unhot.rules.base import Array, Hyper, Recurrence, scalar_pair
 
 WINDOW_TAIL = 1e-13
 MOST_FALL = 690.0
@@ -96,27 +91,34 @@ class CrossingHistory(WindowedHistory):
         return np.asarray(self.scale[position] * self.suffix[position // BLOCK])
 
 
-class CrossingMaximum(Recurrence):
-    """PyTorch's Adamax; the row state is (w, momentum, norm)."""
+class CrossingSteps(Protocol):
+    """What the clock asks its optimizer."""
 
-    law = Crossing()
+    beta_1: float
+    beta_2: float
+    epsilon: float
 
-    def __init__(self, optimizer: Any, dtype: np.dtype[Any], rows: int) -> None:
+
+class CrossingClock(Clock):
+    """Carries rows by sums that reach from their last touch to now; the row state is (w, momentum, norm)."""
+
+    law: Crossing
+
+    def __init__(self, optimizer: CrossingSteps, law: Crossing, dtype: np.dtype[Any], rows: int) -> None:
+        super().__init__(law, dtype)
         self.optimizer = optimizer
-        self.dtype = dtype
         self.rows = rows
-        self.slots = {"momentum": 0.0, "norm": 0.0}
         self.history = CrossingHistory(rows, optimizer.beta_1, optimizer.beta_2)
 
     @property
     def period(self) -> int:
         return self.history.period
 
-    def accepts(self, hyper: Hyper) -> bool:
+    def supports(self, hyper: Hyper) -> bool:
         return hyper.momentum <= self.history.beta
 
-    def grows(self, hyper: Hyper) -> bool:
-        return super().grows(hyper) or self.history.outruns(self._rate(self.history.now + 1, hyper))
+    def needs_settling_before(self, hyper: Hyper) -> bool:
+        return super().needs_settling_before(hyper) or self.history.outruns(self._rate(self.history.now + 1, hyper))
 
     def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
         if momentum <= self.history.beta:

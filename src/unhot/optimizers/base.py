@@ -1,31 +1,21 @@
-"""What every rule has: hyperparameters that the user sets, and a recurrence that trains one table by them."""
+"""What every optimizer has: hyperparameters that the user sets, the law that it follows, and its names in the frameworks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import cache, lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from functools import cache
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from unhot.atomic import Call
-from unhot.kernels.reference_history import pair
-from unhot.laws import Law
+from unhot.clock import Clock, Hyper
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
 Convention = Literal["keras", "torch"]
-
-
-class Hyper(NamedTuple):
-    """What a scheduler may change from step to step, as it stands in one step."""
-
-    rate: float
-    momentum: float
-    decay: float
 
 
 def real(owner: object, name: str, value: Any, *, least: float = 0.0, below: float = math.inf, open_: bool = False) -> float:
@@ -157,12 +147,15 @@ class Optimizer:
         kin = isinstance(self, type(other)) or isinstance(other, type(self))
         return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 
-    def recurrence(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Recurrence:
-        """The recurrence that trains one table of so many rows by these hyperparameters.
+    def clock(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Clock:
+        """A new clock, by which tables of so many rows in all are trained with these hyperparameters.
 
-        `slots` names those that the table has so far: a momentum that stands at 0 for now keeps its slot.
+        `slots` names those that the tables have so far: a momentum that stands at 0 for now keeps its slot.
         """
         raise NotImplementedError
+
+    def check_in_graph(self) -> None:
+        """Raise ValueError for hyperparameters with which rows cannot be carried inside a graph (`unhot.traced`)."""
 
     def refuse_coupled(self, remedy: str = "Use weight_decay=0, or convention='keras', whose decay is decoupled.") -> None:
         """Refuse PyTorch's coupled decay, g + weight_decay w, where it is no recurrence of one row."""
@@ -172,94 +165,3 @@ class Optimizer:
                 " it does to a row without a gradient has no closed form, so it cannot be exact at the cost of the rows"
                 f" touched. Received: weight_decay={self.weight_decay!r}. {remedy}"
             )
-
-
-def stored(state: Mapping[str, float], name: str, least: float = 0.0, below: float = math.inf) -> float:
-    """The number `name` of a saved state, if it lies in [least, below)."""
-    number = float(state[name])
-    if not least <= number < below:
-        raise ValueError(f"the state's 'state.{name}' must lie in [{least:g}, {below:g}). Received: {number!r}.")
-    return number
-
-
-class Recurrence:
-    """One rule at work on one table: the clock's history and the coefficients for rows and steps.
-
-    A *row state* is the tuple (weights, *slots), each (n, dim).  Its `law` is the mathematics, whose coefficients come from
-    `coefficients` (one line for each distinct step of the last touch) and `scalars` (the same for all rows).
-    """
-
-    law: Law
-    """The mathematics."""
-
-    slots: Mapping[str, float]
-    """The slots' names, in the order of the row state, and what they start from."""
-
-    dtype: np.dtype[Any]
-
-    def defers(self, hyper: Hyper) -> bool:
-        """Whether a step with these hyperparameters changes rows that it does not touch."""
-        return True
-
-    @property
-    def period(self) -> int:
-        """The steps within which every row must be settled once."""
-        raise NotImplementedError
-
-    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
-        """What drops the history, all rows standing at `step`, and takes one that goes on with `momentum`."""
-        raise NotImplementedError
-
-    def accepts(self, hyper: Hyper) -> bool:
-        """Whether the history can go on with these hyperparameters; if not, the table settles all rows and restarts it."""
-        return True
-
-    def grows(self, hyper: Hyper) -> bool:
-        """Whether a step with these hyperparameters multiplies a resting weight by more than 1 in magnitude.
-
-        The product of many such factors would overflow where the weight, 0 or tiny, does not: the table settles all rows
-        before each.  (Training by them diverges, so this costs nobody anything.)
-        """
-        return hyper.rate * hyper.decay > 2.0
-
-    def reopened(self, step: int, hyper: Hyper) -> list[Call]:
-        """What has to be changed in the history, without a change to what it says, before `step` can be recorded."""
-        return []
-
-    def advance(self, step: int, hyper: Hyper) -> list[Call]:
-        """What records `step`."""
-        raise NotImplementedError
-
-    def coefficients(self, steps: Array) -> Array:
-        """What carries the rows last touched at each of `steps` to now: (len(steps), width)."""
-        raise NotImplementedError
-
-    def scalars(self, step: int, hyper: Hyper) -> Array:
-        """The coefficients of the touched rows in `step`."""
-        raise NotImplementedError
-
-    def shared(self) -> Any:
-        """What the law needs beside coefficients and scalars: its `Shared`."""
-        return self.law.Shared()
-
-    def settle(self, xp: Any, rows: tuple[Any, ...], lines: Any) -> tuple[Any, ...]:
-        """The row states carried over their deferred steps; `lines` holds one line of coefficients for each row."""
-        return self.law.settle(xp, rows, self.law.columns(lines), self.shared())
-
-    def update(self, xp: Any, rows: tuple[Any, ...], g: Any, scalars: Any) -> tuple[Any, ...]:
-        """The row states after a step with the gradients `g`; `scalars` holds the step's scalars."""
-        return self.law.update(xp, rows, g, self.law.Scalars(*scalars), self.shared())
-
-    def state(self) -> dict[str, float]:
-        """Numbers beside the slots that training goes on from."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """Take over what `state` gave."""
-
-
-@lru_cache(maxsize=1024)
-def scalar_pair(factor: float, dtype: np.dtype[Any]) -> tuple[float, float]:
-    """`pair` of one number; kept, since mostly the same ones are asked for at every step."""
-    hi, lo = pair(np.asarray(factor, dtype=np.float64), dtype)
-    return float(hi), float(lo)

@@ -20,16 +20,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from math import ceil, exp, expm1, log, sqrt
-from operator import setitem
-from typing import Any
+from functools import lru_cache
+from math import ceil, expm1, log, sqrt
 
 import numpy as np
 
-from unhot.atomic import Call, together
-from unhot.deferral import BLOCK, Array, WindowedHistory
-from unhot.kernels import active as kernels
+from unhot.clock.history import Array
 
 MOST_TERMS = 20
 """Coefficients of a panel at most; a wider range of c_s is split into more panels."""
@@ -213,94 +209,3 @@ def to_powers_of(terms: int) -> Array:
         table[i, 1:] = 2.0 * table[i - 1, :-1]
         table[i] -= table[i - 2]
     return table
-
-
-class MeasureHistory(WindowedHistory):
-    """The step measure of every t in the ring, with the decays of weight, momentum and second moment.
-
-    scale[t] = (D, M, V): the products of 1 - rate decay, beta_1 and the moment's decay over t+1..now.
-    polynomial[t, p] = (c0, K_0, K_1, ...): panel p's centre and its polynomial in u.
-    """
-
-    def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str) -> None:
-        self.shape = shape
-        self.panels = panels = design(shape, epsilon, dtype)
-        numbers = 4 + len(panels.centres) * (1 + panels.terms)
-        least = 2 * panels.largest
-        size = 8 * numbers * least
-        if size > MOST_BYTES:
-            raise too_wide(shape, f"a history of {size / 2**30:.1f} GiB, where {MOST_BYTES / 2**30:.0f} GiB is the most")
-        super().__init__(rows, numbers, panels.window, panels.largest, panels.slope)
-        self.terms = panels.terms
-        self.scale = np.ones((self.capacity, 3))
-        self.suffix = np.ones((self.blocks, 3))
-        self.polynomial = np.zeros((self.capacity, len(panels.centres), 1 + panels.terms))
-        distance = np.arange(panels.largest + 1, dtype=np.float64)
-        floor = exp(panels.points.floor)
-        self._powers = np.maximum(shape.ratio**distance, floor)
-        self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
-        self._still_centres = [max(shape.ratio**centre, floor) for centre in panels.centres]
-        self._settled = shape.settled
-        self._terms_from: dict[int, int] = {}
-        self.used = np.ones(self.capacity, dtype=np.int64)
-        together(self.restart(0))
-
-    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
-        position = step & self.mask
-        calls: list[Call] = [
-            partial(setitem, self.scale, position, 1.0),
-            partial(setitem, self.used, position, 1),
-            partial(setitem, self.polynomial, position, 0.0),
-            partial(setitem, self.polynomial, (position, slice(None), 0), np.array(self._centres_at(step))),
-        ]
-        return [*calls, partial(setitem, self.suffix, step // BLOCK % self.blocks, 1.0)] if new_block else calls
-
-    def _centres_at(self, step: int) -> list[float]:
-        """The centres c0 of the panels of the rows last touched at `step`."""
-        if not self.shape.corrected or step >= self._settled:
-            return self._still_centres
-        at = self.shape.height_at
-        return [still * at(step + centre) for still, centre in zip(self._still_centres, self.panels.centres, strict=True)]
-
-    def advance(self, decay: float, beta: float, moment: float, rate: float) -> list[Call]:
-        """What extends every entry by the step now + 1, and begins that step's.
-
-        `decay` is the factor on the weight, `beta` on the momentum, `moment` on the second moment, and `rate` the step's
-        a_s without the powers of beta.  The blocks that `rate` reaches are open: see `reopened`.
-        """
-        step = self.now + 1
-        window, notes = self.reach(rate)
-        oldest = max(self.origin, step - window)
-        first = oldest // BLOCK
-        extend = kernels.measure_extend(
-            self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
-            self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
-            to_powers_of(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
-        )  # fmt: skip
-        return [*extend, *notes, partial(setattr, self, "first_open", first), partial(setattr, self, "now", step)]
-
-    def _fold(self, a: int) -> list[Call]:
-        factors, entries = self.suffix[a].copy(), slice(a * BLOCK, (a + 1) * BLOCK)
-        panels = self.polynomial[entries, :, 1:]
-        return [
-            partial(setitem, self.scale, entries, self.scale[entries] * factors),
-            partial(setitem, panels, ..., panels * factors[0]),
-            partial(setitem, self.suffix, a, 1.0),
-        ]
-
-    def _terms_at(self, t: int) -> int:
-        """The coefficients that rows last touched at step t or later need, found anew at each power of two."""
-        power = max(t, 1).bit_length() - 1 if t < self._settled else -1
-        if not self.panels.largest:
-            return 1
-        if power not in self._terms_from:
-            first = float(1 << power) if power >= 0 else self._settled
-            edges, points = self.panels.edges, self.panels.points
-            spans = zip(edges[:-1], edges[1:], self.panels.centres, strict=True)
-            found = min(self.terms, max(points.terms(first, *span) for span in spans))
-            self._terms_from = {**self._terms_from, power: found}  # a new one: another thread may be copying the old one
-        return self._terms_from[power]
-
-    def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
-        """What carries the rows last touched at `steps` to now: pairs of decays, terms used, and the polynomials."""
-        return np.asarray(kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype))

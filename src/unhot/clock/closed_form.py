@@ -1,0 +1,124 @@
+"""The clock of Ftrl, whose weight is a closed form of its slots at the current rate (`unhot.laws.closed_form`)."""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import setitem
+from typing import Any, Protocol
+
+import numpy as np
+
+from unhot.atomic import Call, together
+from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
+from unhot.clock.history import History
+from unhot.laws import ClosedForm
+from unhot.laws.closed_form import TERMS
+
+NODES = 0.5 + 0.5 * np.cos((np.arange(TERMS) + 0.5) * np.pi / TERMS)
+TO_CHEBYSHEV = np.linalg.inv(np.polynomial.chebyshev.chebvander(2.0 * NODES - 1.0, TERMS - 1)).T
+
+
+class ShrinkageHistory(History):
+    """For every t in the ring: the sums of the logarithm's coefficients up to t (as two floats), and 2 s2 d of step t + 1."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, 2 * TERMS + 1)
+        self.sums = np.zeros((2, self.capacity, TERMS))
+        self.first = np.zeros(self.capacity)
+        together(self.restart(0))
+
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
+        return [partial(setitem, self.sums, (slice(None), step & self.mask), 0.0)]
+
+    def advance(self, first: float, logarithm: Array) -> list[Call]:
+        """What records the step now + 1: 2 s2 d, and the coefficients of the logarithm of its factor."""
+        high, low = self.sums[:, self.now & self.mask]
+        after = self.now + 1
+        total = high + logarithm
+        part = total - high
+        error = (high - (total - part)) + (logarithm - part)
+        return [
+            partial(setitem, self.first, self.now & self.mask, first),
+            partial(setitem, self.sums, (slice(None), after & self.mask), np.stack([total, low + error])),
+            partial(setattr, self, "now", after),
+        ]
+
+    def compose(self, steps: Array) -> Array:
+        """(2 s2 d of the first step, coefficients over the other steps) of `steps`: (len(steps), 1 + TERMS)."""
+        high, low = self.sums
+        start, now = np.minimum(steps + 1, self.now) & self.mask, self.now & self.mask
+        return np.concatenate(
+            [self.first[steps & self.mask, None], (high[now] - high[start]) + (low[now] - low[start])], axis=1
+        )
+
+
+class ClosedFormSteps(Protocol):
+    """What the clock asks its optimizer."""
+
+    learning_rate_power: float
+    initial_accumulator_value: float
+    l1_regularization_strength: float
+    l2_regularization_strength: float
+    l2_shrinkage_regularization_strength: float
+    beta: float
+
+    @property
+    def least(self) -> float:
+        """X0, the least accumulator^-p + beta."""
+
+
+class ClosedFormClock(Clock):
+    """Carries rows by the current rate, and with l2 shrinkage by a series; the row state is (w, accumulator, linear)."""
+
+    law: ClosedForm
+
+    def __init__(self, optimizer: ClosedFormSteps, law: ClosedForm, dtype: np.dtype[Any], rows: int) -> None:
+        super().__init__(law, dtype, {"accumulator": optimizer.initial_accumulator_value})
+        self.optimizer = optimizer
+        self.history = ShrinkageHistory(rows if law.shrinks else 0)
+        self.rate = 1.0
+
+    @property
+    def period(self) -> int:
+        return self.history.period if self.law.shrinks else 1 << 40
+
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        return self.history.restart(step) if self.law.shrinks else []
+
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        rate: Call = partial(setattr, self, "rate", hyper.rate)
+        if self.law.shrinks:
+            decay = 1.0 - hyper.rate * hyper.decay
+            twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength * decay
+            before = self.rate if step > 1 else hyper.rate
+            least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
+            shrunk = np.log1p(-twice * before * NODES / (least + 2.0 * l2 * before * NODES))
+            return [*self.history.advance(twice, (shrunk / NODES) @ TO_CHEBYSHEV), rate]
+        return [rate]
+
+    def coefficients(self, steps: Array) -> Array:
+        if not self.law.shrinks:
+            return np.zeros((len(steps), 1), dtype=self.dtype)
+        return self.history.compose(steps).astype(self.dtype)
+
+    def shared(self) -> Any:
+        o = self.optimizer
+        return self.law.Shared(
+            1.0 / self.rate,
+            2.0 * o.l2_shrinkage_regularization_strength,
+            2.0 * o.l2_regularization_strength,
+            o.l1_regularization_strength,
+            o.beta,
+            -o.learning_rate_power,
+            o.least,
+        )
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        pair = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
+        return np.array([*pair, 1.0 / hyper.rate], dtype=self.dtype)
+
+    def state(self) -> dict[str, float]:
+        return {"rate": self.rate}
+
+    def load_state(self, state: Any) -> None:
+        self.rate = stored(state, "rate", least=np.nextafter(0.0, 1.0))

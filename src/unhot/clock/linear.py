@@ -1,0 +1,107 @@
+"""The clock of SGD, Adagrad, RMSprop and Adadelta, whose step is linear in weight and momentum (`unhot.laws.linear`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from unhot.atomic import Call
+from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
+from unhot.clock.history import MatrixHistory
+from unhot.laws import Divisor, Linear
+
+Matrix = tuple[float, float, float, float]
+
+
+class LinearSteps(Protocol):
+    """What the clock asks its optimizer."""
+
+    @property
+    def average_decay(self) -> float:
+        """What the running averages are multiplied by in each step; 1 where there are none."""
+
+    @property
+    def epsilons(self) -> tuple[float, float]:
+        """Epsilon inside and outside of the root."""
+
+    def matrix(self, step: Any, hyper: Hyper, begun: bool) -> tuple[Matrix, tuple[Any, Any]]:
+        """M of `step` (row by row) and what multiplies q: ((m00, m01, m10, m11), (gw, gb)).
+
+        `begun` says whether an earlier step had a momentum. Inside a graph, `step` and the rate are its arrays.
+        """
+
+
+class LinearClock(Clock):
+    """Carries rows by the product of the steps' matrices; the row state is (w, [momentum], averages)."""
+
+    law: Linear
+
+    begun = False
+    """Whether a step has had a momentum."""
+
+    def __init__(
+        self,
+        optimizer: LinearSteps,
+        law: Linear,
+        dtype: np.dtype[Any],
+        rows: int,
+        starts: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(law, dtype, starts)
+        self.optimizer = optimizer
+        self.history = MatrixHistory(rows)
+
+    def defers(self, hyper: Hyper) -> bool:
+        return self.law.momentum or self.law.decays or hyper.decay > 0
+
+    @property
+    def period(self) -> int:
+        return self.history.period
+
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        return self.history.restart(step)
+
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        matrix, _ = self.optimizer.matrix(step, hyper, self.begun)
+        begun: Call = partial(setattr, self, "begun", self.begun or hyper.momentum > 0)
+        return [*self.history.advance(matrix, self.optimizer.average_decay), begun]
+
+    def supports(self, hyper: Hyper) -> bool:
+        if hyper.momentum and not self.law.momentum:
+            raise ValueError(
+                f"{type(self.optimizer).__name__}: `momentum` was 0 when the table was made, so it has no momentum slot."
+                f" Received: momentum={hyper.momentum!r}. Start with the momentum that the schedule reaches, or any above 0."
+            )
+        return True
+
+    def needs_settling_before(self, hyper: Hyper) -> bool:
+        return abs(self.optimizer.matrix(1, hyper, self.begun)[0][0]) > 1.0
+
+    def coefficients(self, steps: Array) -> Array:
+        return self.history.coefficients(steps, self.dtype)
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        (m00, m01, m10, m11), (gw, gb) = self.optimizer.matrix(step, hyper, self.begun)
+        rho = self.optimizer.average_decay if self.law.decays else 0.0
+        return np.array(
+            [
+                *scalar_pair(m00, self.dtype), m01, m10, *scalar_pair(m11, self.dtype), gw, gb,
+                *scalar_pair(rho, self.dtype), 1.0 - rho, *self.optimizer.epsilons,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def state(self) -> dict[str, float]:
+        of_descent = self.law.momentum and self.law.divisor is Divisor.NONE  # others take each step's momentum alike
+        return {"momentum_begun": float(self.begun)} if of_descent else {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        self.begun = bool(stored({"momentum_begun": 0.0, **state}, "momentum_begun"))
+
+
+def momentum_asked(optimizer: Any, slots: Collection[str]) -> bool:
+    """Whether the law has a momentum: one that stands at 0 for now keeps its slot."""
+    return bool(optimizer.momentum) or "momentum" in slots

@@ -1,0 +1,234 @@
+"""The clock of optimizers that divide a momentum by a root (`unhot.laws.measure`): Adam, AdamW, NAdam, Keras's Adamax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from math import exp
+from operator import setitem
+from typing import Any, Protocol
+
+import numpy as np
+
+from unhot.atomic import Call, together
+from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
+from unhot.clock.history import BLOCK
+from unhot.clock.panels import MOST_BYTES, Shape, design, to_powers_of, too_wide
+from unhot.clock.windows import WindowedHistory
+from unhot.kernels import active as kernels
+from unhot.laws import Measure
+
+
+class MeasureHistory(WindowedHistory):
+    """The step measure of every t in the ring, with the decays of weight, momentum and second moment.
+
+    scale[t] = (D, M, V): the products of 1 - rate decay, beta_1 and the moment's decay over t+1..now.
+    polynomial[t, p] = (c0, K_0, K_1, ...): panel p's centre and its polynomial in u.
+    """
+
+    def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str) -> None:
+        self.shape = shape
+        self.panels = panels = design(shape, epsilon, dtype)
+        numbers = 4 + len(panels.centres) * (1 + panels.terms)
+        least = 2 * panels.largest
+        size = 8 * numbers * least
+        if size > MOST_BYTES:
+            raise too_wide(shape, f"a history of {size / 2**30:.1f} GiB, where {MOST_BYTES / 2**30:.0f} GiB is the most")
+        super().__init__(rows, numbers, panels.window, panels.largest, panels.slope)
+        self.terms = panels.terms
+        self.scale = np.ones((self.capacity, 3))
+        self.suffix = np.ones((self.blocks, 3))
+        self.polynomial = np.zeros((self.capacity, len(panels.centres), 1 + panels.terms))
+        distance = np.arange(panels.largest + 1, dtype=np.float64)
+        floor = exp(panels.points.floor)
+        self._powers = np.maximum(shape.ratio**distance, floor)
+        self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
+        self._still_centres = [max(shape.ratio**centre, floor) for centre in panels.centres]
+        self._settled = shape.settled
+        self._terms_from: dict[int, int] = {}
+        self.used = np.ones(self.capacity, dtype=np.int64)
+        together(self.restart(0))
+
+    def _begin(self, step: int, *, new_block: bool) -> list[Call]:
+        position = step & self.mask
+        calls: list[Call] = [
+            partial(setitem, self.scale, position, 1.0),
+            partial(setitem, self.used, position, 1),
+            partial(setitem, self.polynomial, position, 0.0),
+            partial(setitem, self.polynomial, (position, slice(None), 0), np.array(self._centres_at(step))),
+        ]
+        return [*calls, partial(setitem, self.suffix, step // BLOCK % self.blocks, 1.0)] if new_block else calls
+
+    def _centres_at(self, step: int) -> list[float]:
+        """The centres c0 of the panels of the rows last touched at `step`."""
+        if not self.shape.corrected or step >= self._settled:
+            return self._still_centres
+        at = self.shape.height_at
+        return [still * at(step + centre) for still, centre in zip(self._still_centres, self.panels.centres, strict=True)]
+
+    def advance(self, decay: float, beta: float, moment: float, rate: float) -> list[Call]:
+        """What extends every entry by the step now + 1, and begins that step's.
+
+        `decay` is the factor on the weight, `beta` on the momentum, `moment` on the second moment, and `rate` the step's
+        a_s without the powers of beta.  The blocks that `rate` reaches are open: see `reopened`.
+        """
+        step = self.now + 1
+        window, notes = self.reach(rate)
+        oldest = max(self.origin, step - window)
+        first = oldest // BLOCK
+        extend = kernels.measure_extend(
+            self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
+            self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
+            to_powers_of(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
+        )  # fmt: skip
+        return [*extend, *notes, partial(setattr, self, "first_open", first), partial(setattr, self, "now", step)]
+
+    def _fold(self, a: int) -> list[Call]:
+        factors, entries = self.suffix[a].copy(), slice(a * BLOCK, (a + 1) * BLOCK)
+        panels = self.polynomial[entries, :, 1:]
+        return [
+            partial(setitem, self.scale, entries, self.scale[entries] * factors),
+            partial(setitem, panels, ..., panels * factors[0]),
+            partial(setitem, self.suffix, a, 1.0),
+        ]
+
+    def _terms_at(self, t: int) -> int:
+        """The coefficients that rows last touched at step t or later need, found anew at each power of two."""
+        power = max(t, 1).bit_length() - 1 if t < self._settled else -1
+        if not self.panels.largest:
+            return 1
+        if power not in self._terms_from:
+            first = float(1 << power) if power >= 0 else self._settled
+            edges, points = self.panels.edges, self.panels.points
+            spans = zip(edges[:-1], edges[1:], self.panels.centres, strict=True)
+            found = min(self.terms, max(points.terms(first, *span) for span in spans))
+            self._terms_from = {**self._terms_from, power: found}  # a new one: another thread may be copying the old one
+        return self._terms_from[power]
+
+    def coefficients(self, steps: Array, dtype: np.dtype[Any]) -> Array:
+        """What carries the rows last touched at `steps` to now: pairs of decays, terms used, and the polynomials."""
+        return np.asarray(kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype))
+
+
+class MeasureSteps(Protocol):
+    """What the clock asks its optimizer."""
+
+    beta_1: float
+    beta_2: float
+    epsilon: float
+
+    def shape(self, beta: float) -> Shape:
+        """The form of the points c_s, for momenta up to `beta`."""
+
+    def corrections(self, step: Any, hyper: Hyper, product: Any, xp: Any = math) -> tuple[Any, Any, Any]:
+        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root.
+
+        `product` is that of the momenta of the steps before. With another `xp` than `math`, `step`, the rate and `product` may
+        be arrays of it.
+        """
+
+    def momentum_at(self, step: Any, hyper: Hyper, xp: Any = math) -> Any:
+        """The momentum by which `product` grows in `step`."""
+
+
+class MeasureClock(Clock):
+    """Carries rows by the step measure; the row state is (w, momentum, second moment or norm, [largest second moment])."""
+
+    law: Measure
+
+    product: Any = 1.0
+    """That of the momenta up to the last step, of an optimizer that asks for it."""
+
+    def __init__(self, optimizer: MeasureSteps, law: Measure, dtype: np.dtype[Any], rows: int) -> None:
+        super().__init__(law, dtype)
+        self.optimizer = optimizer
+        self.rows = rows
+        none = Hyper(-1.0, 0.0, 0.0)
+        self._corrected = (0, none, (0.0, 0.0, 0.0))
+        self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
+        self.history = self._new_history(optimizer.beta_1)
+
+    def _new_history(self, beta: float) -> MeasureHistory:
+        return MeasureHistory(self.rows, self.optimizer.shape(beta), self.optimizer.epsilon, self.dtype.name)
+
+    @property
+    def period(self) -> int:
+        return self.history.period
+
+    def supports(self, hyper: Hyper) -> bool:
+        return hyper.momentum <= self.history.shape.beta
+
+    def needs_settling_before(self, hyper: Hyper) -> bool:
+        outruns = self.history.outruns(self._corrections(self.history.now + 1, hyper)[0])
+        return super().needs_settling_before(hyper) or outruns
+
+    def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
+        if momentum <= self.history.shape.beta:
+            return self.history.restart(step)
+        try:  # halfway to 1, so that a rising schedule asks for few new histories
+            history = self._new_history(0.5 + 0.5 * momentum)
+        except ValueError:
+            history = self._new_history(momentum)
+        together(history.restart(step))
+        return [partial(setattr, self, "history", history)]
+
+    def _corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
+        """Those of `step`, kept: a step asks for its own twice."""
+        at, of, known = self._corrected
+        if at != step or (of is not hyper and of != hyper):
+            known = self.optimizer.corrections(step, hyper, self.product)
+            self._corrected = (step, hyper, known)
+        return known
+
+    def reopened(self, step: int, hyper: Hyper) -> list[Call]:
+        return self.history.reopened(self._corrections(step, hyper)[0])
+
+    def advance(self, step: int, hyper: Hyper) -> list[Call]:
+        alpha, _, _ = self._corrections(step, hyper)
+        calls = self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
+        if self.law.nesterov:
+            calls.append(partial(setattr, self, "product", self.product * self.optimizer.momentum_at(step, hyper)))
+        return calls
+
+    def coefficients(self, steps: Array) -> Array:
+        return self.history.coefficients(steps, self.dtype)
+
+    def scalars(self, step: int, hyper: Hyper) -> Array:
+        of, scalars = self._scalars
+        if of is not hyper and of != hyper:
+            scalars = self._scalars_of(hyper)
+            self._scalars = (hyper, scalars)
+        scalars = scalars.copy()
+        scalars[8:11] = self._corrections(step, hyper)
+        return scalars
+
+    def _scalars_of(self, hyper: Hyper) -> Array:
+        """The scalars, but for the corrections of the step."""
+        beta_2 = self.optimizer.beta_2
+        return np.array(
+            [
+                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
+                *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+                *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
+                0.0, 0.0, 0.0, self.optimizer.epsilon,
+            ],
+            dtype=self.dtype,
+        )  # fmt: skip
+
+    def shared(self) -> Any:
+        epsilon = float(self.dtype.type(self.optimizer.epsilon))
+        return self.law.Shared(epsilon, len(self.history.panels.centres), self.history.terms)
+
+    def state(self) -> dict[str, float]:
+        product = {"momentum_product": self.product} if self.law.nesterov else {}
+        return {"largest_beta": self.history.shape.beta, **product}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        largest = stored(state, "largest_beta", below=1.0)
+        if self.law.nesterov:
+            product = stored(state, "momentum_product", below=float(np.nextafter(1.0, 2.0)))
+            self._corrected = (0, *self._corrected[1:])
+            self.product = product
+        if largest > self.history.shape.beta:
+            self.history = self._new_history(largest)

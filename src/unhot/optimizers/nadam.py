@@ -1,0 +1,86 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import KW_ONLY, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from unhot.clock import Clock, Hyper
+from unhot.clock.measure import MeasureClock
+from unhot.clock.panels import Shape
+from unhot.laws import Measure, Root
+from unhot.optimizers.base import BY_CONVENTION, real
+from unhot.optimizers.moments import Moments, rest
+
+
+@dataclass
+class NAdam(Moments):
+    """Adam with Nesterov's momentum.
+
+    m and v are as in Adam. With psi = momentum_decay (Keras: 1), mu_n = beta_1 (1 - 0.96^(n psi) / 2), P_n = mu_1 ... mu_n:
+    w = (1 - rate weight_decay) w - rate (mu_(n+1) m / (1 - P_(n+1)) + (1 - mu_n) g / (1 - P_n)) / (sqrt(v / B2) + epsilon).
+
+    Args:
+        learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.001, torch 0.002.
+        beta_1: in [0, 1). It may change from step to step. At the default epsilon, values up to 0.997 work with any beta_2.
+            Values nearer to 1 work if a row moves for at most 2^17 steps after its last gradient, for example 0.999
+            with beta_2 = 0.999.
+        beta_2: in (0, 1).
+        epsilon: a number above 0. Default: 1e-7, torch 1e-8.
+        momentum_decay: in PyTorch's convention only. Default: 0.004.
+        weight_decay: decoupled. It may change from step to step. With convention="torch" it needs decoupled_weight_decay=True.
+        decoupled_weight_decay: in PyTorch's convention only.
+        convention: "keras" or "torch".
+
+    Raises: TypeError or ValueError, naming the hyperparameter.
+
+    Example:
+        >>> import unhot
+        >>> unhot.NAdam(convention="torch").momentum_decay
+        0.004
+
+    References: keras/src/optimizers/nadam.py; torch/optim/nadam.py; Dozat 2016.
+    """
+
+    _: KW_ONLY
+    momentum_decay: float = BY_CONVENTION
+    decoupled_weight_decay: bool = False
+
+    DEFAULTS = {
+        "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "momentum_decay": 1.0},
+        "torch": {"learning_rate": 0.002, "epsilon": 1e-8, "momentum_decay": 0.004},
+    }
+
+    def check(self) -> None:
+        super().check()
+        real(self, "momentum_decay", self.momentum_decay)
+        if self.convention == "torch":
+            if not self.decoupled_weight_decay:
+                self.refuse_coupled("Use decoupled_weight_decay=True, or convention='keras', whose decay is decoupled.")
+        elif self.momentum_decay != 1.0:
+            raise ValueError(
+                f"NAdam: `momentum_decay` needs convention='torch'. Received: momentum_decay={self.momentum_decay!r}."
+            )
+
+    def clock(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Clock:
+        return MeasureClock(self, Measure(Root.SECOND_MOMENT, nesterov=True), dtype, rows)
+
+    def shape(self, beta: float) -> Shape:
+        """The form of the points c_s, for momenta up to `beta` (`unhot.clock.panels`)."""
+        return Shape(beta, sqrt(self.beta_2), self.beta_2)
+
+    def momentum_at(self, step: Any, hyper: Hyper, xp: Any = math) -> Any:
+        """mu of `step`."""
+        return hyper.momentum * (1.0 - 0.5 * xp.exp(step * self.momentum_decay * math.log(0.96)))
+
+    def corrections(self, step: Any, hyper: Hyper, product: Any, xp: Any = math) -> tuple[Any, Any, Any]:
+        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root."""
+        now, after = self.momentum_at(step, hyper, xp), self.momentum_at(step + 1, hyper, xp)
+        product = product * now
+        root = xp.sqrt(rest(self.beta_2, step, xp))
+        return hyper.rate * after / (1.0 - product * after), hyper.rate * (1.0 - now) / (1.0 - product), 1.0 / root
