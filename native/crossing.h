@@ -40,7 +40,8 @@ struct CrossingSettle {
     // m (head[J]/u + tail[J]/epsilon) in double, where c_s u falls below epsilon after J steps.
     static double crossed(const Rule& rule, double m, double u, int64_t t) {
         const double epsilon = rule.parameters[K::epsilon], beta_2 = rule.parameters[K::beta_2];
-        const int64_t now = static_cast<int64_t>(rule.parameters[K::now]), mask = static_cast<int64_t>(rule.parameters[K::mask]);
+        const int64_t now = static_cast<int64_t>(rule.parameters[K::now]),
+                      mask = static_cast<int64_t>(rule.parameters[K::mask]);
         u = largest(u, epsilon);
         const double steps = __builtin_floor(__builtin_log(u / epsilon) / -__builtin_log(beta_2));
         const double most = static_cast<double>(now - t);

@@ -121,8 +121,7 @@ inline void update_in_place(typename Law::Update update, T* const* state, const 
 
 // Both in one pass: the settled elements never leave the registers.
 template <typename Law, typename Settle, typename T>
-inline void settle_and_update(Settle settle, typename Law::Update update, T* const* state, const T* __restrict g,
-                              int64_t dim) {
+inline void settle_and_update(Settle settle, typename Law::Update update, T* const* state, const T* __restrict g, int64_t dim) {
     if constexpr (Settle::kByRow) {
         settle.row(state, state[0], dim, true);
         update_in_place<Law>(update, state, g, dim);

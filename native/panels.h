@@ -24,8 +24,8 @@ struct Panels {
         T epsilon, twice, centre, k[TERMS];
 
         OnePanel(const Rule& rule, const T* c, int used)
-            : w_pair{c[C::w_hi], c[C::w_lo]}, m_pair{c[C::m_hi], c[C::m_lo]}, v_pair{c[C::v_hi], c[C::v_lo]}, epsilon(static_cast<T>(rule.parameters[K::epsilon])),
-              twice(epsilon + epsilon), centre(c[C::panels]) {
+            : w_pair{c[C::w_hi], c[C::w_lo]}, m_pair{c[C::m_hi], c[C::m_lo]}, v_pair{c[C::v_hi], c[C::v_lo]},
+              epsilon(static_cast<T>(rule.parameters[K::epsilon])), twice(epsilon + epsilon), centre(c[C::panels]) {
             for (int j = 0; j < TERMS; ++j) k[j] = j < used ? c[C::panels + 1 + j] : T(0);
         }
 

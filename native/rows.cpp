@@ -75,7 +75,7 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
             T* first = job.out + job.order[job.starts[k]] * job.dim;
             if (job.which[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                    [&](const auto& settle) { settle_into<Law>(settle, state, first, job.dim); });
+                                 [&](const auto& settle) { settle_into<Law>(settle, state, first, job.dim); });
             else
                 std::memcpy(first, state[0], bytes);
             for (int64_t i = job.starts[k] + 1; i < job.starts[k + 1]; ++i)
@@ -92,7 +92,7 @@ void settle(const Job<T>& job, int64_t begin, int64_t end) {
             row_state(job, job.rows[k], state);
             if (job.which[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                    [&](const auto& settler) { settle_in_place<Law>(settler, state, job.dim); });
+                                 [&](const auto& settler) { settle_in_place<Law>(settler, state, job.dim); });
             job.last[job.rows[k]] = job.now;
         });
     });
@@ -130,7 +130,7 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
             const T* g = row_gradient(job, k, sums, roundeds);
             if (job.which && job.which[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                    [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, job.dim); });
+                                 [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, job.dim); });
             else
                 update_in_place<Law>(update, state, g, job.dim);
             if (job.last) job.last[job.rows[k]] = job.now;
