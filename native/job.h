@@ -1,6 +1,7 @@
 // What a kernel is given: raw pointers and sizes, and the function table that each instruction set fills.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "generated/law_numbers.h"
@@ -16,35 +17,74 @@ struct Rule {
     const double* table;  // the sums of `kCrossing` for every t in the ring, else null
 };
 
-// Work on the distinct rows `rows[0..count)` of a (rows, dim) table of T.
+// One table's arrays: the weights first, then the slots, each (rows, dim). Its rows have the numbers [first, first + rows)
+// among those of all tables of a clock.
+template <typename T>
+struct Store {
+    T* state[kMostArrays];
+    int64_t first, rows, dim;
+};
+
+// Finds the store that has a row, if one has. Rows of one store mostly follow each other, so the last one found is tried first.
+template <typename T>
+class Finder {
+   public:
+    Finder(const Store<T>* stores, int64_t count) : begin_(stores), end_(stores + count), store_(stores) {}
+
+    inline const Store<T>& operator()(int64_t row) {
+        if (!has(*store_, row)) {
+            const auto after = std::upper_bound(begin_, end_, row, [](int64_t r, const Store<T>& s) { return r < s.first; });
+            store_ = after == begin_ ? begin_ : after - 1;
+        }
+        return *store_;
+    }
+
+    static inline bool has(const Store<T>& store, int64_t row) {
+        return static_cast<uint64_t>(row - store.first) < static_cast<uint64_t>(store.rows);
+    }
+
+   private:
+    const Store<T>*begin_, *end_, *store_;
+};
+
+// A vector for each id: where it goes to, or where its gradient is.
+template <typename T>
+struct Vectors {
+    T* base;
+    int64_t stride;  // numbers from one vector to the next
+    T* const* each;  // of each id, where they do not lie in one array in the order of the ids; else null
+
+    inline T* at(int64_t i) const { return each ? each[i] : base + i * stride; }
+};
+
+// Work on the distinct rows `rows[0..count)` of some tables, all of T.
 template <typename T>
 struct Job {
     Rule rule;
-    T* state[kMostArrays];  // weights first, then the slots
-    int arrays;
-    int64_t dim;
+    const Store<T>* stores;
+    int64_t stores_count;
+    int arrays;  // of each store
 
     const int64_t* rows;
-    const int32_t* which;      // the line of coefficients of each row, -1 if nothing is deferred; null if for all rows
-    const void* coefficients;  // (lines, width) of T; of double for the crossing family
+    const int32_t* line_of_row;  // the line of coefficients of each row, -1 if nothing is deferred; null if for all rows
+    const void* coefficients;    // (lines, width) of T; of double for the crossing law
     int64_t width;
 
     const int64_t* order;   // positions of each row's ids, grouped by row
     const int64_t* starts;  // rows k's positions are order[starts[k]..starts[k + 1])
-    const T* gradients;     // (ids, dim)
+    Vectors<T> vectors;     // the gradients that are read, or the outputs that are written
     const T* scalars;       // the step's coefficients
 
     uint32_t* last;  // the step of each row's last touch, or null
     uint32_t now;
-    T* out;  // (ids, dim)
 };
 
 template <typename T>
 struct Gather {
-    const T* weights;
-    int64_t rows, dim;
+    const Store<T>* stores;
+    int64_t stores_count;
     const int64_t* ids;
-    T* out;
+    Vectors<T> out;
     bool streaming;  // the output is too large for the caches: write around them
 };
 

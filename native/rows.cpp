@@ -1,5 +1,6 @@
 // The loops over rows, compiled once for each instruction set: UNHOT_ISA names the namespace and CMake gives the flags.
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -32,54 +33,56 @@ inline void prefetch(const void* row, int64_t bytes) {
     for (int64_t at = 0; at < (bytes < kPrefetchLimit ? bytes : kPrefetchLimit); at += kLine) __builtin_prefetch(p + at);
 }
 
-// Calls f(k) for the rows [begin, end) of a job, ahead of which are fetched the arrays in `looked` (bits), and the steps of the
-// last touches and the gradients if the job has them.
-template <typename T, typename F>
+// Calls f(k, store, row) for the rows [begin, end) of a job, ahead of which are fetched the arrays in `looked` (bits), the
+// steps of the last touches, and the gradients if `reads`. `row` is counted from the store's first one.
+template <bool reads, typename T, typename F>
 inline void for_rows(const Job<T>& job, unsigned looked, int64_t begin, int64_t end, F f) {
-    const int64_t bytes = job.dim * static_cast<int64_t>(sizeof(T));
+    Finder<T> find(job.stores, job.stores_count), find_ahead(job.stores, job.stores_count);
     for (int64_t k = begin; k < end; ++k) {
         const int64_t next = k + kAheadOfComputation;
         if (next < end) {
-            const int64_t at = job.rows[next] * job.dim;
+            const int64_t row = job.rows[next];
+            const Store<T>& store = find_ahead(row);
+            const int64_t bytes = store.dim * static_cast<int64_t>(sizeof(T)), at = (row - store.first) * store.dim;
             for (int a = 0; a < job.arrays; ++a)
-                if (looked >> a & 1) prefetch(job.state[a] + at, bytes);
-            if (job.last) __builtin_prefetch(job.last + job.rows[next]);
-            if (job.gradients) {
+                if (looked >> a & 1) prefetch(store.state[a] + at, bytes);
+            if (job.last) __builtin_prefetch(job.last + row);
+            if constexpr (reads) {
                 const int64_t first = job.starts[next], most = first + kAhead, stop = job.starts[next + 1];
-                for (int64_t i = first; i < (most < stop ? most : stop); ++i)
-                    prefetch(job.gradients + job.order[i] * job.dim, bytes);
+                for (int64_t i = first; i < (most < stop ? most : stop); ++i) prefetch(job.vectors.at(job.order[i]), bytes);
             }
         }
-        f(k);
+        const Store<T>& store = find(job.rows[k]);
+        f(k, store, job.rows[k] - store.first);
     }
 }
 
 // The coefficients of row k.
 template <typename Law, typename T>
 inline const typename Law::Line* line(const Job<T>& job, int64_t k) {
-    return static_cast<const typename Law::Line*>(job.coefficients) + job.which[k] * job.width;
+    return static_cast<const typename Law::Line*>(job.coefficients) + job.line_of_row[k] * job.width;
 }
 
 template <typename T>
-inline void row_state(const Job<T>& job, int64_t row, T** state) {
-    for (int a = 0; a < job.arrays; ++a) state[a] = job.state[a] + row * job.dim;
+inline void row_state(const Job<T>& job, const Store<T>& store, int64_t row, T** state) {
+    for (int a = 0; a < job.arrays; ++a) state[a] = store.state[a] + row * store.dim;
 }
 
 template <typename T>
 void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
-    const size_t bytes = static_cast<size_t>(job.dim) * sizeof(T);
     with_law<T>(job.rule.law, [&]<typename Law>() {
-        for_rows(job, Law::kLooked, begin, end, [&](int64_t k) {
+        for_rows<false>(job, Law::kLooked, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
+            const size_t bytes = static_cast<size_t>(store.dim) * sizeof(T);
             T* state[kMostArrays];
-            row_state(job, job.rows[k], state);
-            T* first = job.out + job.order[job.starts[k]] * job.dim;
-            if (job.which[k] >= 0)
+            row_state(job, store, row, state);
+            T* first = job.vectors.at(job.order[job.starts[k]]);
+            if (job.line_of_row[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                 [&](const auto& settle) { settle_into<Law>(settle, state, first, job.dim); });
+                                 [&](const auto& settle) { settle_into<Law>(settle, state, first, store.dim); });
             else
                 std::memcpy(first, state[0], bytes);
             for (int64_t i = job.starts[k] + 1; i < job.starts[k + 1]; ++i)
-                std::memcpy(job.out + job.order[i] * job.dim, first, bytes);
+                std::memcpy(job.vectors.at(job.order[i]), first, bytes);
         });
     });
 }
@@ -87,12 +90,12 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
     with_law<T>(job.rule.law, [&]<typename Law>() {
-        for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
+        for_rows<false>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             T* state[kMostArrays];
-            row_state(job, job.rows[k], state);
-            if (job.which[k] >= 0)
+            row_state(job, store, row, state);
+            if (job.line_of_row[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                 [&](const auto& settler) { settle_in_place<Law>(settler, state, job.dim); });
+                                 [&](const auto& settler) { settle_in_place<Law>(settler, state, store.dim); });
             job.last[job.rows[k]] = job.now;
         });
     });
@@ -100,17 +103,17 @@ void settle(const Job<T>& job, int64_t begin, int64_t end) {
 
 // The sum of row k's gradients: the gradient itself if there is one, else summed in double in the order of the ids.
 template <typename T>
-inline const T* row_gradient(const Job<T>& job, int64_t k, double* sum, T* rounded) {
-    const int64_t first = job.starts[k], stop = job.starts[k + 1], bytes = job.dim * static_cast<int64_t>(sizeof(T));
-    const T* g = job.gradients + job.order[first] * job.dim;
+inline const T* row_gradient(const Job<T>& job, int64_t k, int64_t dim, double* sum, T* rounded) {
+    const int64_t first = job.starts[k], stop = job.starts[k + 1], bytes = dim * static_cast<int64_t>(sizeof(T));
+    const T* g = job.vectors.at(job.order[first]);
     if (stop - first == 1) return g;
-    for (int64_t i = 0; i < job.dim; ++i) sum[i] = static_cast<double>(g[i]);
+    for (int64_t i = 0; i < dim; ++i) sum[i] = static_cast<double>(g[i]);
     for (int64_t at = first + 1; at < stop; ++at) {
-        if (at + kAhead < stop) prefetch(job.gradients + job.order[at + kAhead] * job.dim, bytes);
-        const T* next = job.gradients + job.order[at] * job.dim;
-        for (int64_t i = 0; i < job.dim; ++i) sum[i] += static_cast<double>(next[i]);
+        if (at + kAhead < stop) prefetch(job.vectors.at(job.order[at + kAhead]), bytes);
+        const T* next = job.vectors.at(job.order[at]);
+        for (int64_t i = 0; i < dim; ++i) sum[i] += static_cast<double>(next[i]);
     }
-    for (int64_t i = 0; i < job.dim; ++i) rounded[i] = static_cast<T>(sum[i]);
+    for (int64_t i = 0; i < dim; ++i) rounded[i] = static_cast<T>(sum[i]);
     return rounded;
 }
 
@@ -118,21 +121,23 @@ template <typename T>
 void step(const Job<T>& job, int64_t begin, int64_t end) {
     static thread_local std::vector<double> sum;
     static thread_local std::vector<T> rounded;
-    sum.resize(static_cast<size_t>(job.dim));
-    rounded.resize(static_cast<size_t>(job.dim));
+    int64_t widest = 0;
+    for (int64_t s = 0; s < job.stores_count; ++s) widest = std::max(widest, job.stores[s].dim);
+    sum.resize(static_cast<size_t>(widest));
+    rounded.resize(static_cast<size_t>(widest));
     double* sums = sum.data();
     T* roundeds = rounded.data();
     with_law<T>(job.rule.law, [&]<typename Law>() {
         const typename Law::Update update(job.scalars, job.rule.parameters);
-        for_rows(job, kAllArrays, begin, end, [&](int64_t k) {
+        for_rows<true>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             T* state[kMostArrays];
-            row_state(job, job.rows[k], state);
-            const T* g = row_gradient(job, k, sums, roundeds);
-            if (job.which && job.which[k] >= 0)
+            row_state(job, store, row, state);
+            const T* g = row_gradient(job, k, store.dim, sums, roundeds);
+            if (job.line_of_row && job.line_of_row[k] >= 0)
                 Law::with_settle(job.rule, line<Law>(job, k),
-                                 [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, job.dim); });
+                                 [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, store.dim); });
             else
-                update_in_place<Law>(update, state, g, job.dim);
+                update_in_place<Law>(update, state, g, store.dim);
             if (job.last) job.last[job.rows[k]] = job.now;
         });
     });
@@ -163,19 +168,23 @@ inline void stream_end() {}
 
 template <typename T>
 void gather(const Gather<T>& job, int64_t begin, int64_t end) {
-    const int64_t bytes = job.dim * static_cast<int64_t>(sizeof(T));
-    const bool streaming =
-        kCanStream && job.streaming && ((reinterpret_cast<uintptr_t>(job.out) | static_cast<uintptr_t>(bytes)) & 15) == 0;
+    Finder<T> find(job.stores, job.stores_count), find_ahead(job.stores, job.stores_count);
     for (int64_t k = begin; k < end; ++k) {
-        if (k + kAhead < end) prefetch(job.weights + job.ids[k + kAhead] * job.dim, bytes);
-        const T* row = job.weights + job.ids[k] * job.dim;
-        T* to = job.out + k * job.dim;
-        if (streaming)
+        if (k + kAhead < end) {
+            const Store<T>& store = find_ahead(job.ids[k + kAhead]);
+            prefetch(store.state[0] + (job.ids[k + kAhead] - store.first) * store.dim,
+                     store.dim * static_cast<int64_t>(sizeof(T)));
+        }
+        const Store<T>& store = find(job.ids[k]);
+        const int64_t bytes = store.dim * static_cast<int64_t>(sizeof(T));
+        const T* row = store.state[0] + (job.ids[k] - store.first) * store.dim;
+        T* to = job.out.at(k);
+        if (kCanStream && job.streaming && ((reinterpret_cast<uintptr_t>(to) | static_cast<uintptr_t>(bytes)) & 15) == 0)
             stream_row(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(row), bytes);
         else
             std::memcpy(to, row, static_cast<size_t>(bytes));
     }
-    if (streaming) stream_end();
+    if (job.streaming) stream_end();
 }
 
 template <typename T>

@@ -1,5 +1,5 @@
 # What native/bindings.cpp defines.  A test compares names, parameters and what is returned with the module.
-# `unhot.kernels.reference` says what each function does.  All arrays are contiguous (C order), and none is converted.
+# `unhot.kernels.structs` says what each function does.  All arrays are contiguous (C order), and none is converted.
 
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
@@ -7,11 +7,14 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from unhot.kernels.structs import Segment
+
 _Float = TypeVar("_Float", np.float32, np.float64)  # an overload for each: a table, its slots and what goes with them agree
 _Ids: TypeAlias = NDArray[np.int64]
-_Rule: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64] | None]  # law, parameters, table
+_Law: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64] | None]  # number, parameters, table
+_Coefficients: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
-def group(ids: _Ids, last: NDArray[np.uint32] | None, rows: _Ids, order: _Ids, starts: _Ids, /) -> int: ...
+def group(ids: _Ids, rows: _Ids, order: _Ids, starts: _Ids, /) -> int: ...
 def outside(ids: _Ids, rows: int, /) -> int: ...
 def same(ids: _Ids, others: _Ids, /) -> bool: ...
 def last_steps(last: NDArray[np.uint32], rows: _Ids, now: int, steps: _Ids, which: NDArray[np.int32], /) -> int: ...
@@ -48,45 +51,6 @@ def measure_coefficients(
     out: NDArray[_Float],
     /,
 ) -> None: ...
-def gather(weights: NDArray[_Float], ids: _Ids, out: NDArray[_Float], /) -> None: ...
-def gather_settled(
-    rule: _Rule,
-    weights: NDArray[_Float],
-    slots: list[NDArray[_Float]],
-    rows: _Ids,
-    order: _Ids,
-    starts: _Ids,
-    which: NDArray[np.int32] | None,
-    coefficients: NDArray[np.float32] | NDArray[np.float64] | None,
-    out: NDArray[_Float],
-    /,
-) -> None: ...
-def settle(
-    rule: _Rule,
-    weights: NDArray[_Float],
-    slots: list[NDArray[_Float]],
-    last: NDArray[np.uint32],
-    rows: _Ids,
-    which: NDArray[np.int32] | None,
-    coefficients: NDArray[np.float32] | NDArray[np.float64] | None,
-    now: int,
-    /,
-) -> None: ...
-def step(
-    rule: _Rule,
-    weights: NDArray[_Float],
-    slots: list[NDArray[_Float]],
-    last: NDArray[np.uint32] | None,
-    rows: _Ids,
-    order: _Ids,
-    starts: _Ids,
-    which: NDArray[np.int32] | None,
-    coefficients: NDArray[np.float32] | NDArray[np.float64] | None,
-    now: int,
-    scalars: NDArray[_Float],
-    gradients: NDArray[_Float],
-    /,
-) -> None: ...
 def pool(
     values: NDArray[_Float],
     ids: _Ids,
@@ -96,6 +60,79 @@ def pool(
     out: NDArray[_Float],
     /,
 ) -> None: ...
+
+class StoresFloat32:
+    def __init__(
+        self, states: list[list[NDArray[np.float32]]], firsts: Sequence[int], last: NDArray[np.uint32] | None, /
+    ) -> None: ...
+    def pending(
+        self, ids: _Ids, now: int, rows: _Ids, order: _Ids, starts: _Ids, steps: _Ids, line_of_row: NDArray[np.int32], /
+    ) -> tuple[int, int]: ...
+    def gather(self, ids: _Ids, segments: list[Segment], /) -> None: ...
+    def gather_settled(
+        self,
+        law: _Law,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32],
+        coefficients: _Coefficients,
+        segments: list[Segment],
+        /,
+    ) -> None: ...
+    def settle(
+        self, law: _Law, rows: _Ids, line_of_row: NDArray[np.int32], coefficients: _Coefficients, now: int, /
+    ) -> None: ...
+    def step(
+        self,
+        law: _Law,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32] | None,
+        coefficients: _Coefficients | None,
+        now: int,
+        scalars: NDArray[np.float32],
+        segments: list[Segment],
+        /,
+    ) -> None: ...
+
+class StoresFloat64:
+    def __init__(
+        self, states: list[list[NDArray[np.float64]]], firsts: Sequence[int], last: NDArray[np.uint32] | None, /
+    ) -> None: ...
+    def pending(
+        self, ids: _Ids, now: int, rows: _Ids, order: _Ids, starts: _Ids, steps: _Ids, line_of_row: NDArray[np.int32], /
+    ) -> tuple[int, int]: ...
+    def gather(self, ids: _Ids, segments: list[Segment], /) -> None: ...
+    def gather_settled(
+        self,
+        law: _Law,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32],
+        coefficients: _Coefficients,
+        segments: list[Segment],
+        /,
+    ) -> None: ...
+    def settle(
+        self, law: _Law, rows: _Ids, line_of_row: NDArray[np.int32], coefficients: _Coefficients, now: int, /
+    ) -> None: ...
+    def step(
+        self,
+        law: _Law,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32] | None,
+        coefficients: _Coefficients | None,
+        now: int,
+        scalars: NDArray[np.float64],
+        segments: list[Segment],
+        /,
+    ) -> None: ...
+
 def isa() -> str: ...
 def isas() -> list[str]: ...
 def use(isa: str, /) -> None: ...

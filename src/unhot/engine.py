@@ -1,6 +1,7 @@
-"""The engine of a table: weights, slots and clock, and what reads and writes them.  It checks no arguments, holds no lock.
+"""The engine: it looks up, steps and settles the rows of any number of stores that make the same steps.
 
-Everything that belongs together is changed together (`atomic`): an exception of a signal's handler finds a step made or not.
+It checks no arguments and holds no lock. Everything that belongs together is changed together (`unhot.atomic`): an exception of
+a signal's handler finds a step made or not.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import accumulate
 from operator import setitem
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,12 +20,12 @@ from unhot import arrays
 from unhot.atomic import Call, Version, together
 from unhot.clock import Clock, Hyper
 from unhot.kernels import active
-from unhot.kernels.plan import Plan
+from unhot.kernels.structs import PendingRows, Plan, Segment, StepNumbers, Stores
 from unhot.optimizers import Optimizer
+from unhot.store import Store
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-Batch = tuple[Array, Array, Sequence[Call]]
 
 SETTLE_CHUNK = 1 << 14
 """Rows settled at a time where all are: it bounds the coefficients held at once."""
@@ -35,81 +37,87 @@ UNCHANGING = frozenset({int, float, str, bool, type(None)})
 """Types of hyperparameters that are the same in the next step if they compare equal; a callable is not, nor an array."""
 
 
-class Lateness(NamedTuple):
-    """What is deferred of the rows that some ids name, as found at the given version of the table."""
+class Batch(NamedTuple):
+    """What a step is made of."""
+
+    ids: Array
+    """Flat row numbers, of one segment after the other."""
+
+    gradients: Sequence[Segment]
+
+    also: Sequence[Call] = ()
+    """Calls to be made together with the step."""
+
+
+class KnownRows(NamedTuple):
+    """What was found of some ids, at the given version of the engine."""
 
     version: int
     ids: Array
-    plan: Plan
-    which: Array
-    coefficients: Array
+    pending: PendingRows
 
 
 class Engine:
-    """Weights and slots, each (rows, dim), trained by one rule; reading never writes them.
+    """Stores that are trained by one clock; reading never writes them.
 
-    `last[row]` is the step of the row's last touch, or None while nothing is deferred; rows for which it is behind `clock`
+    `last[row]` is the step of the row's last touch, or None while nothing is deferred; rows for which it is behind `now`
     have deferred steps.
     """
 
     kernels: Any = active
-    """What works on the rows: the kernels for NumPy arrays, or a framework's operations for its own."""
+    """What works on the rows (`unhot.kernels.structs.Kernels`)."""
 
-    def __init__(self, weights: Array, optimizer: Optimizer | None, kernels: Any = None) -> None:
-        self.weights = weights
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        optimizer: Optimizer | None = None,
+        clock: Clock | None = None,
+        now: int = 0,
+        kernels: Any = None,
+    ) -> None:
+        """For settled stores that have made `now` steps; `optimizer` and `clock` are those that `clock_of` gives."""
         if kernels is not None:
             self.kernels = kernels
-        self.clock = 0
-        self.rule: Clock | None = None
-        self.slots: list[Array] = []
+        self.stores = tuple(stores)
+        self.optimizer, self.clock, self.now = optimizer, clock, now
         self.last: Array | None = None
-        self.behind = False
+        self.has_deferred_steps = False
         self._version = Version()
-        self._swept = 0
-        self._looked_up: Lateness | None = None
-        self._followed: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
-        if optimizer is not None:
-            self._snapshot, self.rule = clock_of(optimizer, weights.dtype, len(weights))
-            self.slots = [arrays.full(weights.shape, weights.dtype, start) for start in self.rule.slots.values()]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, dim)."""
-        rows, dim = self.weights.shape
-        return int(rows), int(dim)
-
-    @property
-    def state(self) -> list[Array]:
-        """Weights and slots, in the order of the rule's row state."""
-        return [self.weights, *self.slots]
+        self._swept = now // SWEEP_EVERY
+        self._known: KnownRows | None = None
+        self._begun: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
+        self._rows: Stores = self._made()
+        if clock is not None:
+            together(clock.restart(now))
 
     @classmethod
-    def resumed(
-        cls,
-        weights: Array,
-        slots: list[Array],
-        clock: int,
-        optimizer: Optimizer | None = None,
-        rule: Clock | None = None,
-        kernels: Any = None,
-    ) -> Engine:
-        """The engine of a settled table with this state, trained by these hyperparameters and their `rule`."""
-        engine = cls(weights, None, kernels)
-        engine.slots, engine.clock = slots, clock
-        if optimizer is not None and rule is not None:
-            engine._snapshot, engine.rule = optimizer, rule
-        together(engine._all_settled())
-        return engine
+    def of(cls, weights: Sequence[Array], optimizer: Optimizer | None) -> Engine:
+        """The engine of new tables with these weights, and with slots of their own."""
+        if optimizer is None:
+            return cls(numbered([(array, ()) for array in weights]))
+        snapshot, clock = clock_of(optimizer, weights[0].dtype, sum(map(len, weights)))
+        starts = clock.slots.values()
+        slots = [tuple(arrays.full(array.shape, array.dtype, start) for start in starts) for array in weights]
+        return cls(numbered(zip(weights, slots, strict=True)), snapshot, clock)
+
+    @property
+    def rows(self) -> int:
+        """The rows of all stores, and the numbers that stores which left have had."""
+        return self.stores[-1].stop
+
+    def _made(self) -> Stores:
+        made: Stores = self.kernels.stores(
+            [store.state for store in self.stores], [store.first for store in self.stores], self.last
+        )
+        return made
 
     def _all_settled(self) -> list[Call]:
         """What begins a new history, of rows that are all settled."""
-        calls: list[Call] = [partial(setattr, self, "behind", False), self._sweeps_begin()]
+        swept = partial(setattr, self, "_swept", self.now // SWEEP_EVERY)
+        calls: list[Call] = [partial(setattr, self, "has_deferred_steps", False), swept]
         if self.last is not None:
-            calls.append(partial(setitem, self.last, slice(None), self.clock))
-        return calls + ([] if self.rule is None else self.rule.restart(self.clock))
-
-    def _sweeps_begin(self) -> Call:
-        return partial(setattr, self, "_swept", self.clock // SWEEP_EVERY)
+            calls.append(partial(setitem, self.last, slice(None), self.now))
+        return calls + ([] if self.clock is None else self.clock.restart(self.now))
 
     # ------------------------------------------------------------------ versions
 
@@ -131,157 +139,168 @@ class Engine:
 
     # ------------------------------------------------------------------ reading
 
-    def read(self, ids: Array, out: Array) -> None:
-        """out[i] = the weights that row ids[i] holds once its deferred steps are applied."""
+    def read(self, ids: Array, out: Sequence[Segment]) -> None:
+        """Write the weights that the rows `ids` hold once their deferred steps are applied into `out`."""
         version = self._whole()
-        if not self.behind:
-            self.kernels.gather(self.weights, ids, out)
+        if not self.has_deferred_steps:
+            self._rows.gather(ids, out)
             return
-        assert self.rule is not None
-        late = self._lateness(ids, version)
-        self.kernels.gather_settled(self.rule, self.state, late.plan, late.which, late.coefficients, out)
+        assert self.clock is not None
+        pending = self._pending(ids, version)
+        self._rows.gather_settled(self.clock.formula(), pending, out)
 
     def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
-        """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]]."""
+        """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]], of an engine with one store."""
         version = self._whole()
-        values = self.weights
-        if self.behind:
-            assert self.rule is not None
-            late = self._lateness(ids, version)
-            count = len(late.plan.rows)
+        values = self.stores[0].weights
+        if self.has_deferred_steps:
+            assert self.clock is not None
+            pending = self._pending(ids, version)
+            plan = pending.plan
+            count = len(plan.rows)
             values = np.empty((count, values.shape[1]), values.dtype)
-            once = Plan(late.plan.rows, np.arange(count), np.arange(count + 1))
-            self.kernels.gather_settled(self.rule, self.state, once, late.which, late.coefficients, values)
+            once = Plan(plan.rows, np.arange(count), np.arange(count + 1))
+            self._rows.gather_settled(self.clock.formula(), pending._replace(plan=once), [Segment(0, values)])
             ids = np.empty(len(ids), np.int64)
-            ids[late.plan.order] = np.repeat(np.arange(count), np.diff(late.plan.starts))
+            ids[plan.order] = np.repeat(np.arange(count), np.diff(plan.starts))
         self.kernels.pool(values, ids, starts, factors, mode, out)
 
     @np.errstate(all="ignore")
-    def _lateness(self, ids: Array, version: int) -> Lateness:
+    def _pending(self, ids: Array, version: int) -> PendingRows:
         """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
-        assert self.rule is not None
-        assert self.last is not None
-        known = self._looked_up
+        assert self.clock is not None
+        known = self._known
         if known is not None and known.version == version and self.kernels.same(known.ids, ids):
-            return known
+            return known.pending
         own = self.kernels.copied(ids)  # first: whoever holds the ids may change them meanwhile
-        plan = self.kernels.group(own, self.last)
-        steps, which = self.kernels.last_steps(self.last, plan.rows, self.clock)
-        late = Lateness(version, own, plan, which, self.rule.coefficients(steps))
-        self._looked_up = late
-        return late
+        plan, line_of_row, steps = self._rows.pending(own, self.now)
+        pending = PendingRows(plan, line_of_row, self.clock.coefficients(steps))
+        self._known = KnownRows(version, own, pending)
+        return pending
 
     # ------------------------------------------------------------------ writing
 
-    def follow(self, optimizer: Optimizer, *, unchanged: bool = False) -> Hyper:
+    def begin_step(self, optimizer: Optimizer, *, unchanged: bool = False) -> Hyper:
         """Take up the hyperparameters of the next step, which are returned; what the clock does not record settles all rows.
 
         `unchanged` says that they have the values that the last call saw, so that none is compared.
 
-        Raises: those of a hyperparameter that is not usable, or that this table cannot go on with.
+        Raises: those of a hyperparameter that is not usable, or that these stores cannot go on with.
         """
         self._whole()
-        if unchanged and self._followed is not None:
-            return self._followed[2]
+        if unchanged and self._begun is not None:
+            return self._begun[2]
         values = vars(optimizer)
         types = (type(optimizer), *map(type, values.values()))  # since True == 1, and an array equals in parts
-        if self._followed is not None and self._followed[0] == types and self._followed[1] == values:
-            return self._followed[2]
-        self._followed = None
+        if self._begun is not None and self._begun[0] == types and self._begun[1] == values:
+            return self._begun[2]
+        self._begun = None
         for _ in range(8):
-            clock = self.clock
-            if clock + 1 >= 1 << 32:
-                raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {clock:,}.")
-            hyper = optimizer.read(clock + 1)
-            if self.clock == clock:
+            now = self.now
+            if now + 1 >= 1 << 32:
+                raise OverflowError(f"a table counts its steps up to 2**32 - 1, and has made {now:,}.")
+            hyper = optimizer.read(now + 1)
+            if self.now == now:
                 break
         else:
             raise RuntimeError("the table was stepped by its own learning rate, which may read the table, but not change it.")
-        assert self.rule is not None
-        optimizer.require_range(hyper, self.rule.dtype)
+        assert self.clock is not None
+        optimizer.require_range(hyper, self.clock.dtype)
         self._take_up(optimizer, hyper)
-        alike = all(kind in UNCHANGING for kind in types[1:]) and not self.rule.needs_settling_before(hyper)
-        self._followed = (types, dict(values), hyper) if alike else None
+        alike = all(kind in UNCHANGING for kind in types[1:]) and not self.clock.needs_settling_before(hyper)
+        self._begun = (types, dict(values), hyper) if alike else None
         return hyper
 
     def _take_up(self, optimizer: Optimizer, hyper: Hyper) -> None:
-        assert self.rule is not None
-        if type(optimizer) is not type(self._snapshot) or optimizer.fixed() != self._snapshot.fixed():
-            snapshot, rule = clock_of(optimizer, self.rule.dtype, len(self.weights), self.rule.slots)
-            self.require_follower(optimizer, rule.slots)
-            rule.load_state(self.rule.state())
-            swap: list[Call] = [partial(setattr, self, "_snapshot", snapshot), partial(setattr, self, "rule", rule)]
-            self._settle_and(lambda: [*rule.restart(self.clock, hyper.momentum), *swap])
-        if not self.rule.supports(hyper) or self.rule.needs_settling_before(hyper):
-            going_on = self.rule
-            self._settle_and(lambda: going_on.restart(self.clock, hyper.momentum))
+        assert self.clock is not None
+        assert self.optimizer is not None
+        if type(optimizer) is not type(self.optimizer) or optimizer.fixed() != self.optimizer.fixed():
+            snapshot, clock = clock_of(optimizer, self.clock.dtype, self.rows, self.clock.slots)
+            self.require_follower(optimizer, clock.slots)
+            clock.load_state(self.clock.state())
+            swap: list[Call] = [partial(setattr, self, "optimizer", snapshot), partial(setattr, self, "clock", clock)]
+            self._settle_and(lambda: [*clock.restart(self.now, hyper.momentum), *swap])
+        if not self.clock.supports(hyper) or self.clock.needs_settling_before(hyper):
+            going_on = self.clock
+            self._settle_and(lambda: going_on.restart(self.now, hyper.momentum))
 
     def require_follower(self, optimizer: Optimizer, slots: Collection[str] | None = None) -> None:
-        """Raise ValueError if the table cannot go on with `optimizer`, whose slots are the given ones."""
-        assert self.rule is not None
-        if not optimizer.follows(self._snapshot) or (slots is not None and list(slots) != list(self.rule.slots)):
+        """Raise ValueError if the stores cannot go on with `optimizer`, whose slots are the given ones."""
+        assert self.clock is not None
+        assert self.optimizer is not None
+        if not optimizer.follows(self.optimizer) or (slots is not None and list(slots) != list(self.clock.slots)):
             raise ValueError(
-                f"the table was trained with {self._snapshot!r}, whose slots are {list(self.rule.slots)}, and cannot go on"
+                f"the table was trained with {self.optimizer!r}, whose slots are {list(self.clock.slots)}, and cannot go on"
                 f" with {optimizer!r}. Make a new table with `Table.from_array(table.array, optimizer=...)`."
             )
 
     @np.errstate(all="ignore")
-    def step(self, batch: Callable[[], Batch], follow: Callable[[], Hyper]) -> None:
-        """Make a step of what `batch` gives: flat ids, (n, dim) gradients, and the calls to be made together with it.
+    def step(self, batch: Callable[[], Batch], begin: Callable[[], Hyper]) -> None:
+        """Make a step of what `batch` gives, with the hyperparameters that `begin` gives.
 
-        `follow` gives the step's hyperparameters.  Both are asked again if a signal's handler steps the table meanwhile.
+        Both are asked again if a signal's handler steps the stores meanwhile.
         """
         while True:
-            clock, hyper = self.clock, follow()
-            rule = self.rule
-            assert rule is not None
-            if self.last is None and rule.defers(hyper):
-                self._change(partial(self._deferring, rule, hyper))
-            self._sweep(rule)  # if the last step's was interrupted
-            if rule.reopened(clock + 1, hyper):
-                self._change(partial(rule.reopened, clock + 1, hyper))
+            now, hyper = self.now, begin()
+            clock = self.clock
+            assert clock is not None
+            if self.last is None and clock.defers(hyper):
+                self._change(partial(self._deferring, clock, hyper))
+            self._sweep(clock)  # if the last step's was interrupted
+            if clock.reopened(now + 1, hyper):
+                self._change(partial(clock.reopened, now + 1, hyper))
             version = self._whole()
-            if self.clock == clock and self._version.change(version, self._step(rule, batch(), hyper, version)):
+            if self.now == now and self._version.change(version, self._step(clock, batch(), hyper, version)):
                 break
-        self._sweep(rule)
+        self._sweep(clock)
 
     def _change(self, prepare: Callable[[], list[Call]]) -> None:
-        """Make the changes that `prepare` gives, prepared anew if a signal's handler has changed the table meanwhile."""
+        """Make the changes that `prepare` gives, prepared anew if a signal's handler has changed something meanwhile."""
         while True:
             version = self._whole()
             calls = prepare()
             if not calls or self._version.change(version, calls):
                 return
 
-    def _deferring(self, rule: Clock, hyper: Hyper) -> list[Call]:
+    def _deferring(self, clock: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""
-        last = self.kernels.clocks(len(self.weights), self.clock)
-        return [partial(setattr, self, "last", last), self._sweeps_begin(), *rule.restart(self.clock, hyper.momentum)]
+        last = self.kernels.steps_of(self.rows, self.now)
+        states, firsts = [store.state for store in self.stores], [store.first for store in self.stores]
+        return [
+            partial(setattr, self, "last", last),
+            partial(setattr, self, "_rows", self.kernels.stores(states, firsts, last)),
+            partial(setattr, self, "_swept", self.now // SWEEP_EVERY),
+            *clock.restart(self.now, hyper.momentum),
+        ]
 
-    def _step(self, rule: Clock, batch: Batch, hyper: Hyper, version: int) -> list[Call]:
-        """What makes a step: rows, history and clock."""
+    def _step(self, clock: Clock, batch: Batch, hyper: Hyper, version: int) -> list[Call]:
+        """What makes a step: rows, history and number."""
         ids, gradients, also = batch
-        now = self.clock + 1
-        scalars = rule.scalars(now, hyper)
-        clock = partial(setattr, self, "clock", now)
+        now = self.now + 1
+        step, formula = StepNumbers(now, clock.scalars(now, hyper)), clock.formula()
+        counted = partial(setattr, self, "now", now)
         if self.last is None:
-            plan = self.kernels.group(ids)
-            rows = self.kernels.step(rule, self.state, None, plan, None, scalars[:0], scalars, gradients, now)
-            return [*rows, clock, *also]
-        _, _, plan, which, coefficients = self._lateness(ids, version)
-        rows = self.kernels.step(rule, self.state, self.last, plan, which, coefficients, scalars, gradients, now)
-        return [*rows, *rule.advance(now, hyper), clock, partial(setattr, self, "behind", True), *also]
+            return [*self._rows.step(formula, self.kernels.group(ids), None, step, gradients), counted, *also]
+        pending = self._pending(ids, version)
+        rows = self._rows.step(formula, pending.plan, pending, step, gradients)
+        return [*rows, *clock.advance(now, hyper), counted, partial(setattr, self, "has_deferred_steps", True), *also]
 
-    def _sweep(self, rule: Clock) -> None:
+    def _sweep(self, clock: Clock) -> None:
         """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
-        due = self.clock // SWEEP_EVERY
+        due = self.now // SWEEP_EVERY
         if self.last is None or due == self._swept:
             return
-        rows, turns = len(self.weights), rule.period // SWEEP_EVERY
+        rows, turns = self.rows, clock.period // SWEEP_EVERY
         start, stop = rows * (due % turns) // turns, rows * (due % turns + 1) // turns
         if start < stop:
-            self.settle(self.kernels.span(start, stop))
+            self._settle_span(start, stop)
         self._swept = due
+
+    def _settle_span(self, start: int, stop: int) -> None:
+        """Settle the rows from `start` to `stop` (excluded) that there are."""
+        for store in self.stores:
+            if max(start, store.first) < min(stop, store.stop):
+                self.settle(self.kernels.span(max(start, store.first), min(stop, store.stop)))
 
     def settle(self, rows: Array) -> None:
         """Apply the deferred steps of the distinct `rows`."""
@@ -290,33 +309,30 @@ class Engine:
     @np.errstate(all="ignore")
     def _settling(self, rows: Array) -> list[Call]:
         """What applies the deferred steps of the distinct `rows`, if there are any."""
-        if not self.behind:
+        if not self.has_deferred_steps:
             return []
-        assert self.rule is not None
-        assert self.last is not None
-        steps, which = self.kernels.last_steps(self.last, rows, self.clock)
+        assert self.clock is not None
+        line_of_row, steps = self._rows.last_steps(rows, self.now)
         if not len(steps):
             return []
-        calls: list[Call] = self.kernels.settle(
-            self.rule, self.state, self.last, rows, which, self.rule.coefficients(steps), self.clock
-        )
-        return calls
+        pending = PendingRows(Plan(rows, None, None), line_of_row, self.clock.coefficients(steps))
+        return self._rows.settle(self.clock.formula(), pending, self.now)
 
     def settle_all(self) -> None:
         """Apply all deferred steps, and begin a new history."""
         self._whole()
-        if self.behind:
+        if self.has_deferred_steps:
             self._settle_and(list)
 
     def _settle_and(self, prepare: Callable[[], list[Call]]) -> None:
         """Apply all deferred steps, begin a new history, and make the changes that `prepare` gives with it."""
         while True:
-            clock = self.clock
-            if self.behind:
-                for start in range(0, len(self.weights), SETTLE_CHUNK):
-                    self.settle(self.kernels.span(start, min(start + SETTLE_CHUNK, len(self.weights))))
+            now = self.now
+            if self.has_deferred_steps:
+                for start in range(0, self.rows, SETTLE_CHUNK):
+                    self._settle_span(start, min(start + SETTLE_CHUNK, self.rows))
             version = self._whole()
-            if self.clock == clock and self._version.change(version, [*self._all_settled(), *prepare()]):
+            if self.now == now and self._version.change(version, [*self._all_settled(), *prepare()]):
                 return
 
     def settled(self, read: Callable[[], T]) -> T:
@@ -325,24 +341,39 @@ class Engine:
             self.settle_all()
             version = self._whole()
             found = read()
-            if self.version == version and not self.behind:
+            if self.version == version and not self.has_deferred_steps:
                 return found
 
+    # ------------------------------------------------------------------ copies
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_looked_up": None}
+        return {**self.__dict__, "_known": None, "_rows": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         # What was unpickled may be read-only, and lies anywhere.
-        self.weights = arrays.copied(self.weights, self.weights.dtype)
-        self.slots = [arrays.copied(slot, slot.dtype) for slot in self.slots]
+        self.stores = tuple(store._replace(**_own(store)) for store in self.stores)
         self.last = None if self.last is None else self.last.copy()
+        self._rows = self._made()
+
+
+def _own(store: Store) -> dict[str, Any]:
+    """The arrays of a store, copied."""
+    weights, *slots = (arrays.copied(array, array.dtype) for array in store.state)
+    return {"weights": weights, "slots": tuple(slots)}
+
+
+def numbered(states: Any) -> tuple[Store, ...]:
+    """Stores of these (weights, slots), whose rows are numbered one after the other."""
+    states = list(states)
+    firsts = accumulate((len(weights) for weights, _ in states[:-1]), initial=0)
+    return tuple(Store(weights, tuple(slots), first) for (weights, slots), first in zip(states, firsts, strict=True))
 
 
 def clock_of(optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> tuple[Optimizer, Clock]:
     """A copy of the hyperparameters as they stand, and a new clock for tables of so many rows in all.
 
-    `slots` names those that the table has so far.
+    `slots` names those that the tables have so far.
     """
     snapshot = copy.copy(optimizer)
     epsilon = getattr(snapshot, "epsilon", 1.0)

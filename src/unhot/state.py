@@ -13,6 +13,7 @@ import numpy as np
 from unhot import arrays
 from unhot.atomic import together
 from unhot.engine import Engine, clock_of
+from unhot.store import Store
 
 if TYPE_CHECKING:
     from unhot.table import Table
@@ -22,18 +23,19 @@ FORMAT = 1
 
 def export_state(table: Table) -> dict[str, Any]:
     """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the rule's own numbers."""
-    state: dict[str, Any] = {"format": FORMAT, "clock": table._engine.clock, "weights": table._engine.weights.copy()}
     engine = table._engine
-    if table.optimizer is None or engine.rule is None:
+    store = engine.stores[0]
+    state: dict[str, Any] = {"format": FORMAT, "clock": engine.now, "weights": store.weights.copy()}
+    if table.optimizer is None or engine.clock is None:
         return state
     state["rule"] = type(table.optimizer).__name__
     for field in dataclasses.fields(table.optimizer):
         value = getattr(table.optimizer, field.name)
         if not callable(value):
             state[f"hyper.{field.name}"] = value
-    for name, slot in zip(engine.rule.slots, engine.slots, strict=True):
+    for name, slot in zip(engine.clock.slots, store.slots, strict=True):
         state[f"slot.{name}"] = slot.copy()
-    state.update({f"state.{name}": value for name, value in engine.rule.state().items()})
+    state.update({f"state.{name}": value for name, value in engine.clock.state().items()})
     return state
 
 
@@ -42,9 +44,9 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
     if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
     weights = _array(state, "weights", table)
-    clock = _whole(state, "clock")
+    now = _whole(state, "clock")
     if table.optimizer is None:
-        together([partial(setattr, table, "_engine", Engine.resumed(weights, [], clock))])
+        together([partial(setattr, table, "_engine", Engine([Store(weights)], now=now))])
         return
     rule_name = str(_take(state, "rule"))
     if rule_name != type(table.optimizer).__name__:
@@ -55,14 +57,14 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
     held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
-    _, rule = clock_of(optimizer, table.dtype, table.rows, held)
-    slots = [_array(state, f"slot.{name}", table) for name in rule.slots]
-    if "largest_velocity" in rule.slots:
+    snapshot, clock = clock_of(optimizer, table.dtype, table.rows, held)
+    slots = [_array(state, f"slot.{name}", table) for name in clock.slots]
+    if "largest_velocity" in clock.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
         np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
-    rule.load_state({name: _number(state, f"state.{name}") for name in rule.state()})
-    engine = Engine.resumed(weights, slots, clock, optimizer, rule)
+    clock.load_state({name: _number(state, f"state.{name}") for name in clock.state()})
+    engine = Engine([Store(weights, tuple(slots))], snapshot, clock, now)
     together(
         [
             partial(vars(table.optimizer).update, vars(copy.copy(optimizer))),

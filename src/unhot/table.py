@@ -19,6 +19,7 @@ from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
+from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
 from unhot.sharing import Shared
@@ -109,7 +110,7 @@ class Table(Shared):
 
     def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
         self._optimizer = optimizer
-        self._engine = Engine(weights, optimizer)
+        self._engine = Engine.of([weights], optimizer)
         self._pending: list[tuple[Array, Array]] = []
         self._lock = Lock()
         self.out_of_range = out_of_range
@@ -117,22 +118,23 @@ class Table(Shared):
     @property
     def shape(self) -> tuple[int, int]:
         """The shape of the weights: (rows, dim)."""
-        return self._engine.shape
+        return self.rows, self.dim
 
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return self._engine.shape[0]
+        return self._engine.stores[0].rows
 
     @property
     def dim(self) -> int:
         """The length of a row's vector."""
-        return self._engine.shape[1]
+        return self._engine.stores[0].dim
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the weights, slots and gradients: float32 or float64."""
-        return self._engine.weights.dtype
+        dtype: np.dtype[Any] = self._engine.stores[0].weights.dtype
+        return dtype
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -179,7 +181,7 @@ class Table(Shared):
         flat, zero = in_range(array, self.rows, self.out_of_range)
         out = as_output(out, (*array.shape, self.dim), self.dtype)
         target = target_of(out, flat)
-        self._read(lambda engine: engine.read(flat, target.reshape(-1, self.dim)))
+        self._read(lambda engine: engine.read(flat, [Segment(0, target.reshape(-1, self.dim))]))
         if zero is not None:
             target.reshape(-1, self.dim)[zero] = 0
         if target is not out:
@@ -224,7 +226,7 @@ class Table(Shared):
             self._read(lambda engine: engine.pool(flat, starts, factors, mode, target))
         else:
             values = np.empty((len(flat), self.dim), self.dtype)
-            self._read(lambda engine: engine.read(flat, values))
+            self._read(lambda engine: engine.read(flat, [Segment(0, values)]))
             values[zero] = 0
             kernels.pool(values, np.arange(len(flat)), starts, factors, mode, target)
         if target is not out:
@@ -304,15 +306,15 @@ class Table(Shared):
     def _step(self, optimizer: Optimizer, given: list[tuple[Array, Array]]) -> None:
         engine = self._engine
 
-        def follow() -> Hyper:
-            hyper = engine.follow(optimizer)
+        def begin() -> Hyper:
+            hyper = engine.begin_step(optimizer)
             if self._engine is not engine:
                 raise RuntimeError(
                     "a state was loaded by the table's own learning rate, which may read the table, but not change it."
                 )
             return hyper
 
-        engine.step(partial(self._batch, given), follow)
+        engine.step(partial(self._batch, given), begin)
 
     def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
         """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
@@ -323,7 +325,7 @@ class Table(Shared):
         else:
             ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
             gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
-        return ids, gradients, [partial(self._pending.__delitem__, slice(len(waiting)))]
+        return Batch(ids, [Segment(0, gradients)], [partial(self._pending.__delitem__, slice(len(waiting)))])
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:
@@ -364,7 +366,7 @@ class Table(Shared):
             >>> unhot.Table(2, 3, init="zeros").array.sum()
             np.float32(0.0)
         """
-        return self._lock.holding(lambda: self._engine.settled(lambda: self._engine.weights.copy()))
+        return self._lock.holding(lambda: self._engine.settled(lambda: self._engine.stores[0].weights.copy()))
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -375,7 +377,7 @@ class Table(Shared):
     @property
     def clock(self) -> int:
         """The number of steps made so far."""
-        return self._engine.clock
+        return self._engine.now
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.

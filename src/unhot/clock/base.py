@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from unhot.atomic import Call
 from unhot.kernels.reference_history import pair
+from unhot.kernels.structs import Formula
 from unhot.laws import Law
 
 Array = npt.NDArray[Any]
@@ -84,6 +85,10 @@ class Clock(ABC):
     def shared(self) -> Any:
         """What the law needs beside coefficients and scalars: its `Shared`."""
         return self.law.Shared()
+
+    def formula(self) -> Formula:
+        """The law with what all rows share now, as the kernels take it."""
+        return Formula(self.law, self.shared())
 
     def settle(self, xp: Any, rows: tuple[Any, ...], lines: Any) -> tuple[Any, ...]:
         """The row states carried over their deferred steps; `lines` holds one line of coefficients for each row."""

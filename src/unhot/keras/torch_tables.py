@@ -20,6 +20,7 @@ from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.optimizers import Optimizer
+from unhot.store import Store
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of, steps_made
 from unhot.torch.gradient import RowGradient as RowsOfTorch
@@ -170,20 +171,21 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
             steps_made(clock, "the optimizer's `iterations`")
         rule = optimizer.rule(**optimizer.row_settings(variable, float(rate)))
         engine = self._current()
-        if engine is not None and engine.clock != clock:
+        if engine is not None and engine.now != clock:
             self.hand_over()
             engine = None
         if engine is None:
             self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
-        self._hyper = engine.follow(rule)
+        self._hyper = engine.begin_step(rule)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
         without_torch_functions(self._step_rows, gradient.ids, gradient.values)
 
-    def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
+    def _on_variables(self, rule: Optimizer, now: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
-        snapshot, followed = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
+        snapshot, clock = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
-        followed.load_state(begun | {name: float(value) for name, value in state.items()})
-        slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]
-        return Engine.resumed(self._place.take_over(self._weights), slots, clock, snapshot, followed, self._place.kernels)
+        clock.load_state(begun | {name: float(value) for name, value in state.items()})
+        slots = [self._place.take_over(self._slots[name]._value.detach()) for name in clock.slots]
+        store = Store(self._place.take_over(self._weights), tuple(slots))
+        return Engine([store], snapshot, clock, now, self._place.kernels)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from unhot import _native
 from unhot.atomic import Call
-from unhot.kernels.plan import Plan
-from unhot.kernels.reference import clocks, copied, span
+from unhot.kernels.reference import copied, joined, span, steps_of
 from unhot.kernels.reference_history import BLOCK, HEAD
+from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbers
 from unhot.laws import LAWS
-
-if TYPE_CHECKING:
-    from unhot.clock import Clock
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "copied", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients",
-    "matrix_extend", "measure_coefficients", "measure_extend", "name", "outside", "pool", "same", "set_threads", "settle",
-    "span", "step", "threads",
+    "copied", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"
@@ -35,16 +32,11 @@ MODES = {"sum": 0, "mean": 1, "max": 2}
 outside, same = _native.outside, _native.same
 
 
-def group(ids: Array, last: Array | None = None) -> Plan:
+def group(ids: Array) -> Plan:
     count = len(ids)
     rows, order, starts = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count + 1, np.int64)
-    found = _native.group(ids, last, rows, order, starts)
+    found = _native.group(ids, rows, order, starts)
     return Plan(rows[:found], order, starts[: found + 1])
-
-
-def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
-    steps, which = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
-    return steps[: _native.last_steps(last, rows, now, steps, which)], which
 
 
 def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
@@ -69,40 +61,54 @@ def measure_coefficients(
     return out
 
 
-def gather(weights: Array, ids: Array, out: Array) -> None:
-    _native.gather(weights, ids, out)
+class NativeStores:
+    """The arrays of some tables; see `unhot.kernels.structs.Stores`."""
+
+    def __init__(self, states: Sequence[Sequence[Array]], firsts: Sequence[int], last: Array | None) -> None:
+        kind = _native.StoresFloat32 if states[0][0].dtype == np.float32 else _native.StoresFloat64
+        self._native = kind([list(state) for state in states], list(firsts), last)
+        self._last = last
+
+    def pending(self, ids: Array, now: int) -> tuple[Plan, Array, Array]:
+        count = len(ids)
+        room = np.empty(4 * count + 1, np.int64)
+        rows, order, steps, starts = room[:count], room[count : 2 * count], room[2 * count : 3 * count], room[3 * count :]
+        line_of_row = np.empty(count, np.int32)
+        found, distinct = self._native.pending(ids, now, rows, order, starts, steps, line_of_row)
+        return Plan(rows[:found], order, starts[: found + 1]), line_of_row[:found], steps[:distinct]
+
+    def last_steps(self, rows: Array, now: int) -> tuple[Array, Array]:
+        assert self._last is not None
+        steps, line_of_row = np.empty(len(rows), np.int64), np.empty(len(rows), np.int32)
+        return line_of_row, steps[: _native.last_steps(self._last, rows, now, steps, line_of_row)]
+
+    def gather(self, ids: Array, segments: Sequence[Segment]) -> None:
+        self._native.gather(ids, list(segments))
+
+    def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
+        self._native.gather_settled(_described(formula), *rows.plan, rows.line_of_row, rows.coefficients, list(segments))
+
+    def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
+        described = _described(formula)
+        return [partial(self._native.settle, described, rows.plan.rows, rows.line_of_row, rows.coefficients, now)]
+
+    def step(
+        self, formula: Formula, plan: Plan, pending: PendingRows | None, step: StepNumbers, gradients: Sequence[Segment]
+    ) -> list[Call]:
+        line_of_row, coefficients = (None, None) if pending is None else pending[1:]
+        described = _described(formula)
+        call = partial(self._native.step, described, *plan, line_of_row, coefficients, step.now, step.scalars, list(gradients))
+        return [call]
 
 
-def _described(rule: Clock) -> tuple[int, Array, Array | None]:
+stores = NativeStores
+
+
+def _described(formula: Formula) -> tuple[int, Array, Array | None]:
     """The law by its number, the numbers that all rows share, rounded as the table's, and the array that they share."""
-    law, shared = rule.law, rule.shared()
+    law, shared = formula
     table = None if law.parameters == len(shared) else shared[law.parameters]
     return NUMBERS[law], np.array(shared[: law.parameters], dtype=np.float64), table
-
-
-def gather_settled(rule: Clock, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
-    _native.gather_settled(_described(rule), state[0], state[1:], *plan, which, coefficients, out)
-
-
-def settle(
-    rule: Clock, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
-) -> list[Call]:
-    return [partial(_native.settle, _described(rule), state[0], state[1:], last, rows, which, coefficients, now)]
-
-
-def step(
-    rule: Clock,
-    state: list[Array],
-    last: Array | None,
-    plan: Plan,
-    which: Array | None,
-    coefficients: Array,
-    scalars: Array,
-    gradients: Array,
-    now: int,
-) -> list[Call]:
-    described = _described(rule)
-    return [partial(_native.step, described, state[0], state[1:], last, *plan, which, coefficients, now, scalars, gradients)]
 
 
 def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode: str, out: Array) -> None:

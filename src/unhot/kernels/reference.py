@@ -1,31 +1,26 @@
 """The kernels in a few lines of NumPy: the specification of the native ones, and what runs without a compiler.
 
-`rule` is a `unhot.optimizers.Clock`; its `settle` and `update` are the mathematics.  Results are the same to the last bit
-as the native kernels' but where a rule takes a logarithm, an exponential or a power.
+Results are the same to the last bit as the native kernels' but where a law takes a logarithm, an exponential or a power.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import setitem
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from unhot.atomic import Call
-from unhot.kernels.plan import Plan
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
-
-if TYPE_CHECKING:
-    from unhot.clock import Clock
+from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "clocks", "copied", "gather", "gather_settled", "group", "join_openmp", "last_steps", "matrix_coefficients",
-    "matrix_extend", "measure_coefficients", "measure_extend", "name", "outside", "pool", "same", "set_threads", "settle",
-    "span", "step", "threads",
+    "copied", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -47,7 +42,7 @@ def join_openmp(region: int) -> None:
     """
 
 
-def clocks(rows: int, now: int) -> Array:
+def steps_of(rows: int, now: int) -> Array:
     """For each row the step of its last touch, which is `now` for all of them."""
     return np.full(rows, now, np.uint32)
 
@@ -73,85 +68,120 @@ def outside(ids: Array, rows: int) -> int:
     return int(np.argmax(wide >= rows)) if len(ids) and int(wide.max()) >= rows else -1
 
 
-def group(ids: Array, last: Array | None = None) -> Plan:
-    """The distinct rows among `ids`, and where each occurs, in the order of occurrence.
+def joined(ids: Sequence[Array]) -> Array:
+    """The ids one after the other."""
+    return ids[0] if len(ids) == 1 else np.concatenate([np.empty(0, np.int64), *ids])
 
-    `last` is what `last_steps` will be asked for next: kernels may bring it nearer.
-    """
+
+def group(ids: Array) -> Plan:
+    """The distinct rows among `ids`, and where each occurs, in the order of occurrence."""
     rows, inverse, counts = np.unique(ids, return_inverse=True, return_counts=True)
     starts = np.concatenate([[0], np.cumsum(counts)])
     return Plan(rows, np.argsort(inverse, kind="stable"), starts)
 
 
-def last_steps(last: Array, rows: Array, now: int) -> tuple[Array, Array]:
-    """The distinct steps at which `rows` were last touched, and for each row which of them it is, or -1 if it is `now`."""
-    steps, which = np.unique(last[rows], return_inverse=True)
-    current = steps == now
-    number = np.cumsum(~current) - 1
-    return steps[~current].astype(np.int64), np.where(current[which], -1, number[which]).astype(np.int32)
+class NumpyStores:
+    """The arrays of some tables; see `unhot.kernels.structs.Stores`, which says what each method does."""
+
+    def __init__(self, states: Sequence[Sequence[Array]], firsts: Sequence[int], last: Array | None) -> None:
+        self.states, self.firsts, self.last = states, firsts, last
+
+    def pending(self, ids: Array, now: int) -> tuple[Plan, Array, Array]:
+        plan = group(ids)
+        return (plan, *self.last_steps(plan.rows, now))
+
+    def last_steps(self, rows: Array, now: int) -> tuple[Array, Array]:
+        assert self.last is not None
+        steps, which = np.unique(self.last[rows], return_inverse=True)
+        current = steps == now
+        number = np.cumsum(~current) - 1
+        return np.where(current[which], -1, number[which]).astype(np.int32), steps[~current].astype(np.int64)
+
+    def gather(self, ids: Array, segments: Sequence[Segment]) -> None:
+        start = 0
+        for store, out in segments:
+            local = ids[start : start + len(out)] - self.firsts[store]
+            out[...] = self.states[store][0][local]
+            start += len(out)
+
+    def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
+        place = np.empty(len(rows.plan.order), np.int64)  # of each id's row among the distinct ones
+        place[rows.plan.order] = np.repeat(np.arange(len(rows.plan.rows)), np.diff(rows.plan.starts))
+        by_store = {store: (mask, self._settled(formula, store, mask, rows)[0]) for store, mask in self._of(rows.plan.rows)}
+        start = 0
+        for store, out in segments:
+            if len(out):
+                mask, weights = by_store[store]
+                out[...] = weights[(np.cumsum(mask) - 1)[place[start : start + len(out)]]]
+            start += len(out)
+
+    def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
+        calls: list[Call] = []
+        for store, mask in self._of(rows.plan.rows):
+            calls += self._stored(store, rows.plan.rows[mask], self._settled(formula, store, mask, rows), now)
+        return calls
+
+    def step(
+        self, formula: Formula, plan: Plan, pending: PendingRows | None, step: StepNumbers, gradients: Sequence[Segment]
+    ) -> list[Call]:
+        calls: list[Call] = []
+        scalars = formula.law.Scalars(*step.scalars)
+        for store, mask in self._of(plan.rows):
+            rows = plan.rows[mask]
+            if pending is None:
+                state = [array[rows - self.firsts[store]] for array in self.states[store]]
+            else:
+                state = self._settled(formula, store, mask, pending)
+            with np.errstate(all="ignore"):
+                total = sum_by_row(plan, mask, store, gradients)
+                new = formula.law.update(np, tuple(state), total, scalars, formula.shared)
+            calls += self._stored(store, rows, new, step.now)
+        return calls
+
+    def _of(self, rows: Array) -> Iterator[tuple[int, Array]]:
+        """Each store that has some of the rows, with the mask of those."""
+        for store, (state, first) in enumerate(zip(self.states, self.firsts, strict=True)):
+            mask = (rows >= first) & (rows < first + len(state[0]))
+            if mask.any():
+                yield store, mask
+
+    def _settled(self, formula: Formula, store: int, mask: Array, rows: PendingRows) -> list[Array]:
+        """The state of a store's rows among the pending ones, carried to now."""
+        local = rows.plan.rows[mask] - self.firsts[store]
+        state = [array[local] for array in self.states[store]]
+        line = rows.line_of_row[mask]
+        deferred = line >= 0
+        if deferred.any():
+            law, columns = formula.law, formula.law.columns(rows.coefficients[line[deferred]])
+            with np.errstate(all="ignore"):
+                new = law.settle(np, tuple(array[deferred] for array in state), columns, formula.shared)
+            for array, part in zip(state, new, strict=True):
+                array[deferred] = part
+        return state
+
+    def _stored(self, store: int, rows: Array, new: Sequence[Array], now: int) -> list[Call]:
+        """What writes the new state of the rows."""
+        local, state = rows - self.firsts[store], self.states[store]
+        calls: list[Call] = [partial(setitem, array, local, part) for array, part in zip(state, new, strict=True)]
+        return calls if self.last is None else [*calls, partial(setitem, self.last, rows, now)]
 
 
-def gather(weights: Array, ids: Array, out: Array) -> None:
-    """out[i] = weights[ids[i]]."""
-    np.take(weights, ids, axis=0, out=out, mode="clip")
+stores = NumpyStores
 
 
-def _settled(rule: Clock, state: list[Array], rows: Array, which: Array, coefficients: Array) -> list[Array]:
-    now = [array[rows] for array in state]
-    late = which >= 0
-    if late.any():
-        with np.errstate(all="ignore"):
-            new = rule.settle(np, tuple(array[late] for array in now), coefficients[which[late]])
-        for array, part in zip(now, new, strict=True):
-            array[late] = part
-    return now
-
-
-def gather_settled(rule: Clock, state: list[Array], plan: Plan, which: Array, coefficients: Array, out: Array) -> None:
-    """out[i] = the weights that row ids[i] would hold if it were settled; `state` is not written."""
-    weights = _settled(rule, state, plan.rows, which, coefficients)[0]
-    out[plan.order] = np.repeat(weights, np.diff(plan.starts), axis=0)
-
-
-def settle(
-    rule: Clock, state: list[Array], last: Array, rows: Array, which: Array, coefficients: Array, now: int
-) -> list[Call]:
-    """What settles the distinct `rows` in place and marks them as touched at `now`."""
-    return _stored(state, last, rows, _settled(rule, state, rows, which, coefficients), now)
-
-
-def step(
-    rule: Clock,
-    state: list[Array],
-    last: Array | None,
-    plan: Plan,
-    which: Array | None,
-    coefficients: Array,
-    scalars: Array,
-    gradients: Array,
-    now: int,
-) -> list[Call]:
-    """What settles the planned rows, makes one step of them with the sum of each row's gradients, and marks them as touched."""
-    rows = plan.rows
-    state_rows = [array[rows] for array in state] if which is None else _settled(rule, state, rows, which, coefficients)
-    with np.errstate(all="ignore"):
-        new = rule.update(np, tuple(state_rows), sum_by_row(plan, gradients), scalars)
-    return _stored(state, last, rows, new, now)
-
-
-def _stored(state: list[Array], last: Array | None, rows: Array, new: Sequence[Array], now: int) -> list[Call]:
-    """What writes the new state of the rows."""
-    calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(state, new, strict=True)]
-    return calls if last is None else [*calls, partial(setitem, last, rows, now)]
-
-
-def sum_by_row(plan: Plan, gradients: Array) -> Array:
-    """The sum of each distinct row's gradients, in float64 and in the order of occurrence, rounded once."""
-    # add.at adds one by one, in order; add.reduceat would add in pairs where a row is short.
-    total = np.zeros((len(plan.rows), gradients.shape[1]))
-    with np.errstate(all="ignore"):
-        np.add.at(total, np.repeat(np.arange(len(plan.rows)), np.diff(plan.starts)), gradients[plan.order].astype(np.float64))
-        return total.astype(gradients.dtype)
+def sum_by_row(plan: Plan, mask: Array, store: int, gradients: Sequence[Segment]) -> Array:
+    """The sum of each masked row's gradients, in float64 and in the order of occurrence, rounded once."""
+    row_of_place = np.empty(len(plan.order), np.int64)
+    row_of_place[plan.order] = np.repeat(np.where(mask, np.cumsum(mask) - 1, -1), np.diff(plan.starts))
+    of_store = [part.vectors for part in gradients if part.store == store]
+    total = np.zeros((int(mask.sum()), of_store[0].shape[1]))
+    start = 0
+    for number, part in gradients:
+        if number == store:
+            # add.at adds one by one, in order; add.reduceat would add in pairs where a row is short.
+            np.add.at(total, row_of_place[start : start + len(part)], part.astype(np.float64))
+        start += len(part)
+    return total.astype(of_store[0].dtype)
 
 
 def pool(values: Array, ids: Array, offsets: Array, weights: Array | None, mode: str, out: Array) -> None:

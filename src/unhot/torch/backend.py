@@ -14,9 +14,11 @@ from torch import Tensor
 
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Hyper
-from unhot.engine import Engine, clock_of
+from unhot.engine import Batch, Engine, clock_of
+from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.state import whole
+from unhot.store import Store
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import DTYPES, RowLookup
@@ -74,7 +76,7 @@ class TorchBackend(Backend):
         return None if tie is None else cast("TableParameter | None", tie.table)
 
     def has_deferred_steps(self) -> bool:
-        return self.engine is not None and self.engine.behind
+        return self.engine is not None and self.engine.has_deferred_steps
 
     def _current(self) -> Engine | None:
         """The engine, if there is one that works on the memory that the parameter has now.
@@ -147,9 +149,9 @@ class TorchBackend(Backend):
         out = weights.new_empty((*ids.shape, dim))  # no view of it, which in-place operations could not follow
         rows_out = place.view(out).reshape(len(flat), dim)
         if engine is None:
-            place.kernels.gather(place.view(weights), flat, rows_out)
+            place.gather(weights, flat, rows_out)
         else:
-            engine.read(flat, rows_out)
+            engine.read(flat, [Segment(0, rows_out)])
         return own, out
 
     # ------------------------------------------------------------------ settling
@@ -186,10 +188,10 @@ class TorchBackend(Backend):
         self.require_intact()
         self._settle()
         parameter, owner, engine = self._parameter, self.owner, self.engine
-        if parameter is not None and owner is not None and engine is not None and engine.rule is not None:
-            state, numbers = owner.held_state.get(parameter, {}), engine.rule.state()
+        if parameter is not None and owner is not None and engine is not None and engine.clock is not None:
+            state, numbers = owner.held_state.get(parameter, {}), engine.clock.state()
             calls: list[Call] = []
-            for name, number in (("step", engine.clock), ("mu_product", numbers.get("momentum_product"))):
+            for name, number in (("step", engine.now), ("mu_product", numbers.get("momentum_product"))):
                 if name in self._kept and state.get(name) is self._kept[name][0]:
                     calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
@@ -257,7 +259,7 @@ class TorchBackend(Backend):
             if self.engine is None:
                 self._bind(rule, self._weights, owner, state)
             assert self.engine is not None
-            self._hyper = self.engine.follow(rule)
+            self._hyper = self.engine.begin_step(rule)
         except StateError:
             raise
         except ValueError as error:
@@ -283,19 +285,19 @@ class TorchBackend(Backend):
         assert engine is not None
         assert parameter is not None
         named, rows = place.view(ids), place.view(values.to(self._weights.dtype).contiguous())
-        place.alone(partial(engine.step, lambda: (named, rows, ()), lambda: self._hyper))
+        place.alone(partial(engine.step, lambda: Batch(named, [Segment(0, rows)]), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
     def _bind(self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, state: dict[str, Any]) -> None:
         """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
-        clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
+        now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
-        snapshot, followed = clock_of(rule, dtype_of(weights), len(weights), held)
+        snapshot, clock = clock_of(rule, dtype_of(weights), len(weights), held)
         begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
-        followed.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
+        clock.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
         bound: dict[str, Tensor] = {}
         slots = []
-        for name, start in followed.slots.items():
+        for name, start in clock.slots.items():
             theirs = owner.slots[name]
             if name not in held:
                 bound[theirs] = self._place.full(weights, start)
@@ -303,13 +305,14 @@ class TorchBackend(Backend):
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self._place.take_over(bound[theirs]))
-        if "largest_velocity" in held and "largest_velocity" in followed.slots:
+        if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
             beta: Any = rule  # by which torch's next step finds the larger, at rest too
             torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
-        engine = Engine.resumed(self._place.take_over(weights), slots, clock, snapshot, followed, self._place.kernels)
+        store = Store(self._place.take_over(weights), tuple(slots))
+        engine = Engine([store], snapshot, clock, now, self._place.kernels)
         kept = {name: (tensor, version_of(tensor)) for name, tensor in bound.items()}
         together([partial(state.update, bound), partial(self.__dict__.update, engine=engine, _kept=kept)])
 

@@ -8,25 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from operator import setitem
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unhot.atomic import Call
-from unhot.clock import Clock
-
-
-class Plan(NamedTuple):
-    """As `unhot.kernels.plan.Plan`, with which of `rows` each id is in place of where the rows' ids begin."""
-
-    rows: Tensor
-    inverse: Tensor
+from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbers
 
 
 class Namespace:
-    """What the rules call, for tensors and numbers."""
+    """What the laws call, for tensors and numbers."""
 
     sqrt, abs, sign, where = torch.sqrt, torch.abs, torch.sign, torch.where
     reshape, sum = torch.reshape, torch.sum
@@ -44,7 +37,11 @@ class TorchKernels:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def clocks(self, rows: int, now: int) -> Tensor:
+    def stores(self, states: Sequence[Sequence[Tensor]], firsts: Sequence[int], last: Tensor | None) -> TorchStores:
+        (state,) = states
+        return TorchStores(state, last, self.device)
+
+    def steps_of(self, rows: int, now: int) -> Tensor:
         return torch.full((rows,), now, dtype=torch.int32, device=self.device)
 
     def span(self, start: int, stop: int) -> Tensor:
@@ -56,81 +53,80 @@ class TorchKernels:
     def same(self, ids: Tensor, others: Tensor) -> bool:
         return torch.equal(ids, others)
 
+    def joined(self, ids: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(ids))
+
     def outside(self, ids: Tensor, rows: int) -> int:
         bad = (ids < 0) | (ids >= rows)
         return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
 
-    def group(self, ids: Tensor, last: Tensor | None = None) -> Plan:
-        return Plan(*torch.unique(ids, return_inverse=True))
+    def group(self, ids: Tensor) -> Plan:
+        """The distinct rows; `order` is which of them each id is, and `starts` is nothing."""
+        rows, inverse = torch.unique(ids, return_inverse=True)
+        return Plan(rows, inverse, None)
 
-    def last_steps(self, last: Tensor, rows: Tensor, now: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Tensor]:
-        """The distinct steps, on the host, and for each row which of them it is, or -1 if it is `now`, on the device."""
-        steps, which = torch.unique(last[rows], return_inverse=True)
+
+class TorchStores:
+    """The tensors of one table on one device."""
+
+    def __init__(self, state: Sequence[Tensor], last: Tensor | None, device: torch.device) -> None:
+        self.state, self.last, self.device = state, last, device
+
+    def pending(self, ids: Tensor, now: int) -> tuple[Plan, Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
+        rows, inverse = torch.unique(ids, return_inverse=True)
+        return (Plan(rows, inverse, None), *self.last_steps(rows, now))
+
+    def last_steps(self, rows: Tensor, now: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
+        """For each row which of the distinct steps it is, or -1 if it is `now`, on the device; the steps, on the host."""
+        assert self.last is not None
+        steps, which = torch.unique(self.last[rows], return_inverse=True)
         if len(steps) and int(steps[-1]) == now:  # the largest there is
             steps, which = steps[:-1], torch.where(which == len(steps) - 1, -1, which)
-        return steps.cpu().numpy().astype(np.int64), which
+        return which, steps.cpu().numpy().astype(np.int64)
 
-    def gather(self, weights: Tensor, ids: Tensor, out: Tensor) -> None:
-        torch.index_select(weights, 0, ids, out=out)
+    def gather(self, ids: Tensor, segments: Sequence[Segment]) -> None:
+        (segment,) = segments
+        torch.index_select(self.state[0], 0, ids, out=segment.vectors)
 
-    def gather_settled(
-        self, rule: Clock, state: Sequence[Tensor], plan: Plan, which: Tensor, coefficients: Any, out: Tensor
-    ) -> None:
-        weights = self._settled(rule, state, plan.rows, which, coefficients)[0]
-        torch.index_select(weights, 0, plan.inverse, out=out)
+    def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
+        (segment,) = segments
+        weights = self._settled(formula, rows)[0]
+        torch.index_select(weights, 0, rows.plan.order, out=segment.vectors)
 
-    def settle(
-        self,
-        rule: Clock,
-        state: Sequence[Tensor],
-        last: Tensor,
-        rows: Tensor,
-        which: Tensor,
-        coefficients: Any,
-        now: int,
-    ) -> list[Call]:
-        return self._written(state, last, rows, self._settled(rule, state, rows, which, coefficients), now)
+    def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
+        return self._written(rows.plan.rows, self._settled(formula, rows), now)
 
     def step(
-        self,
-        rule: Clock,
-        state: Sequence[Tensor],
-        last: Tensor | None,
-        plan: Plan,
-        which: Tensor | None,
-        coefficients: Any,
-        scalars: Any,
-        gradients: Tensor,
-        now: int,
+        self, formula: Formula, plan: Plan, pending: PendingRows | None, step: StepNumbers, gradients: Sequence[Segment]
     ) -> list[Call]:
-        if which is None:
-            rows = [array[plan.rows] for array in state]
-        else:
-            rows = self._settled(rule, state, plan.rows, which, coefficients)
-        new = rule.update(Namespace, tuple(rows), self._sum_by_row(plan, gradients), self._given(scalars))
-        return self._written(state, last, plan.rows, new, now)
+        (segment,) = gradients
+        rows = [array[plan.rows] for array in self.state] if pending is None else self._settled(formula, pending)
+        law = formula.law
+        scalars = law.Scalars(*self._given(step.scalars))
+        new = law.update(Namespace, tuple(rows), self._sum_by_row(plan, segment.vectors), scalars, formula.shared)
+        return self._written(plan.rows, new, step.now)
 
     @staticmethod
     def _sum_by_row(plan: Plan, gradients: Tensor) -> Tensor:
         """The sum of each distinct row's gradients, in float64 where the device has it, rounded once."""
         wide = gradients.dtype if gradients.device.type == "mps" else torch.float64
         total = torch.zeros((len(plan.rows), gradients.size(1)), dtype=wide, device=gradients.device)
-        return total.index_add_(0, plan.inverse, gradients.to(wide)).to(gradients.dtype)
+        return total.index_add_(0, plan.order, gradients.to(wide)).to(gradients.dtype)
 
-    @staticmethod
-    def _written(state: Sequence[Tensor], last: Tensor | None, rows: Tensor, new: Sequence[Tensor], now: int) -> list[Call]:
-        calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(state, new, strict=True)]
-        return calls if last is None else [*calls, partial(setitem, last, rows, now)]
+    def _written(self, rows: Tensor, new: Sequence[Tensor], now: int) -> list[Call]:
+        calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(self.state, new, strict=True)]
+        return calls if self.last is None else [*calls, partial(setitem, self.last, rows, now)]
 
-    def _settled(self, rule: Clock, state: Sequence[Tensor], rows: Tensor, which: Tensor, coefficients: Any) -> list[Tensor]:
-        now = [array[rows] for array in state]
-        late = (which >= 0).nonzero()[:, 0]
-        if len(late):
-            lines = self._given(coefficients)[which[late]]
-            new = rule.settle(Namespace, tuple(array[late] for array in now), lines)
-            for array, part in zip(now, new, strict=True):
-                array[late] = part
-        return now
+    def _settled(self, formula: Formula, rows: PendingRows) -> list[Tensor]:
+        state = [array[rows.plan.rows] for array in self.state]
+        deferred = (rows.line_of_row >= 0).nonzero()[:, 0]
+        if len(deferred):
+            lines = self._given(rows.coefficients)[rows.line_of_row[deferred]]
+            law, given = formula.law, tuple(array[deferred] for array in state)
+            new = law.settle(Namespace, given, law.columns(lines), formula.shared)
+            for array, part in zip(state, new, strict=True):
+                array[deferred] = part
+        return state
 
     def _given(self, numbers: Any) -> Tensor:
         """Coefficients from the host, in one copy."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from unhot import arrays
 from unhot.ids import in_range
 from unhot.kernels import active
+from unhot.kernels.structs import Segment
 from unhot.torch._private import without_modes
 from unhot.torch.kernels import TorchKernels
 
@@ -38,6 +39,9 @@ class Placement(Protocol):
 
     def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
         """Raise IndexError if one of the flat ids lies outside [0, rows); its message tells where, in ids of that shape."""
+
+    def gather(self, weights: Tensor, flat: Any, out: Any) -> None:
+        """out[i] = weights[flat[i]]."""
 
     def alone(self, change: Callable[[], T]) -> T:
         """`change()`, whose calls of C functions run no Python code."""
@@ -67,6 +71,9 @@ class Host:
         if self.kernels.outside(flat, rows) >= 0:
             in_range(flat.reshape(shape), rows, "raise")  # says which
 
+    def gather(self, weights: Tensor, flat: Any, out: Any) -> None:
+        self.kernels.stores([[weights.numpy()]], [0], None).gather(flat, [Segment(0, out)])
+
     def alone(self, change: Callable[[], T]) -> T:
         return change()
 
@@ -92,6 +99,9 @@ class Device:
     def require_rows(self, flat: Any, rows: int, shape: torch.Size) -> None:
         if self.kernels.outside(flat, rows) >= 0:
             in_range(flat.cpu().numpy().reshape(shape), rows, "raise")  # says which
+
+    def gather(self, weights: Tensor, flat: Any, out: Any) -> None:
+        torch.index_select(weights.data, 0, flat, out=out)
 
     def alone(self, change: Callable[[], T]) -> T:
         return without_modes(change)

@@ -1,0 +1,305 @@
+// The arrays of the tables of a clock, as Python hands them over: what works on their rows, and the checks before.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <vector>
+
+#include "checks.h"
+#include "instructions.h"
+#include "job.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace unhot {
+
+namespace nb = nanobind;
+
+template <typename T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <typename T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+constexpr int64_t kStreamingBytes = 8 << 20;  // outputs from this size on are written around the caches
+
+// The arrays of all tables of a clock, checked once. They are the caller's, and kept alive here.
+template <typename T>
+class Stores {
+   public:
+    using Any2 = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;  // whose rows need not follow each other
+
+    Stores(nb::list states, const std::vector<int64_t>& firsts, nb::object last) : held_(nb::make_tuple(states, last)) {
+        check(nb::len(states) == firsts.size() && !firsts.empty(), "Stores: a first row for each store");
+        for (size_t s = 0; s < firsts.size(); ++s) {
+            const auto state = nb::cast<nb::list>(states[s]);
+            const auto count = nb::len(state);
+            check(count >= 1 && count <= kMostArrays, "Stores: there must be 1 to 4 arrays");
+            check(s == 0 || static_cast<int>(count) == arrays_, "Stores: all stores must have as many arrays");
+            arrays_ = static_cast<int>(count);
+            Store<T> store{};
+            for (int i = 0; i < arrays_; ++i) {
+                const auto array = nb::cast<Out<T, 2>>(state[static_cast<size_t>(i)], false);
+                if (i == 0) {
+                    store.rows = static_cast<int64_t>(array.shape(0));
+                    store.dim = static_cast<int64_t>(array.shape(1));
+                }
+                check(static_cast<int64_t>(array.shape(0)) == store.rows && static_cast<int64_t>(array.shape(1)) == store.dim,
+                      "Stores: slots must have the weights' shape");
+                store.state[i] = array.data();
+            }
+            store.first = firsts[s];
+            check(store.first >= end_ && store.rows < int64_t{1} << 40, "Stores: first rows must rise by the stores' rows");
+            end_ = store.first + store.rows;
+            stores_.push_back(store);
+        }
+        if (last.is_none()) return;
+        const auto touches = nb::cast<Out<uint32_t, 1>>(last, false);
+        check(static_cast<int64_t>(touches.shape(0)) >= end_, "Stores: last must hold one number for each row");
+        last_ = touches.data();
+    }
+
+    // The distinct rows of the ids, where each occurs, and the distinct steps of their last touches, if they are noted.
+    std::array<int64_t, 2> pending(In<int64_t, 1> ids, uint32_t now, Out<int64_t, 1> rows, Out<int64_t, 1> order,
+                                   Out<int64_t, 1> starts, Out<int64_t, 1> steps, Out<int32_t, 1> line_of_row) const {
+        const auto count = ids.shape(0);
+        check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && steps.shape(0) >= count &&
+                  line_of_row.shape(0) >= count && count < (1u << 30),
+              "pending: one number for each id, and one more in starts; at most 2**30 ids");
+        check(last_, "pending: the steps of last touches are not noted");
+        nb::gil_scoped_release release;
+        check_rows(ids.data(), static_cast<int64_t>(count), end_);
+        const auto found = group(ids.data(), static_cast<int64_t>(count), last_, rows.data(), order.data(), starts.data());
+        return {found, last_steps(last_, rows.data(), found, now, steps.data(), line_of_row.data())};
+    }
+
+    void gather(In<int64_t, 1> ids, nb::list segments) const {
+        const Segments to(*this, segments, "gather");
+        check(to.places == static_cast<int64_t>(ids.shape(0)), "gather: a vector for each id");
+        const int64_t bytes = to.numbers * static_cast<int64_t>(sizeof(T));
+        const Gather<T> job{stores_.data(), static_cast<int64_t>(stores_.size()), ids.data(), to.vectors,
+                            bytes >= kStreamingBytes};
+        nb::gil_scoped_release release;
+        to.check_ids(ids.data());
+        const auto gather = functions<T>().gather;
+        parallel(to.places, 2 * bytes, [&](int64_t b, int64_t e) { gather(job, b, e); });
+    }
+
+    void gather_settled(nb::tuple law, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
+                        In<int32_t, 1> line_of_row, nb::object coefficients, nb::list segments) const {
+        Work work(*this, law, rows, line_of_row, coefficients);
+        const Segments to(*this, segments, "gather_settled");
+        work.plan(order, starts, to);
+        nb::gil_scoped_release release;
+        work.check_numbers(&to);
+        work.run(functions<T>().gather_settled);
+    }
+
+    void settle(nb::tuple law, In<int64_t, 1> rows, In<int32_t, 1> line_of_row, nb::object coefficients, uint32_t now) const {
+        Work work(*this, law, rows, line_of_row, coefficients);
+        check(last_, "settle: the steps of last touches are not noted");
+        work.job.last = last_;
+        work.job.now = now;
+        nb::gil_scoped_release release;
+        work.check_numbers(nullptr);
+        work.run(functions<T>().settle);
+    }
+
+    void step(nb::tuple law, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts, nb::object line_of_row,
+              nb::object coefficients, uint32_t now, In<T, 1> scalars, nb::list segments) const {
+        Work work(*this, law, rows, line_of_row, coefficients);
+        const Segments gradients(*this, segments, "step");
+        work.plan(order, starts, gradients);
+        check(static_cast<int64_t>(scalars.shape(0)) >= work.sizes.scalars, "step: the law needs more scalars");
+        work.job.scalars = scalars.data();
+        work.job.last = last_;
+        work.job.now = now;
+        nb::gil_scoped_release release;
+        work.check_numbers(&gradients);
+        work.run(functions<T>().step);
+    }
+
+   private:
+    // Vectors for ids: of each store in turn, or of the same again, (store, array); the array has a row for each id.
+    struct Segments {
+        Vectors<T> vectors{};
+        int64_t places = 0, numbers = 0;
+
+        Segments(const Stores& owner, nb::list segments, const char* what) : owner_(owner) {
+            parts_.reserve(nb::len(segments));
+            for (nb::handle item : segments) {
+                const auto part = nb::cast<nb::tuple>(item);
+                const auto s = nb::cast<size_t>(part[0]);
+                const auto array = nb::cast<Any2>(part[1], false);
+                check(s < owner.stores_.size(), "there is no such store");
+                const auto count = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
+                check(dim == owner.stores_[s].dim && (dim == 1 || array.stride(1) == 1), what);
+                parts_.push_back({static_cast<int32_t>(s), places, places + count, array.data(), array.stride(0)});
+                places += count;
+                numbers += count * dim;
+            }
+            if (parts_.size() == 1) {
+                vectors = {parts_[0].base, parts_[0].stride, nullptr};
+                return;
+            }
+            each_.resize(static_cast<size_t>(places));
+            for (const Part& part : parts_)
+                for (int64_t i = part.begin; i < part.end; ++i)
+                    each_[static_cast<size_t>(i)] = part.base + (i - part.begin) * part.stride;
+            vectors = {nullptr, 0, each_.data()};
+        }
+
+        // Whether the ids of each segment are rows of its store.
+        void check_ids(const int64_t* ids) const {
+            for (const Part& part : parts_)
+                if (outside_of(owner_.stores_[static_cast<size_t>(part.store)], ids + part.begin, part.end - part.begin))
+                    throw std::out_of_range("a row number lies outside of the table");
+        }
+
+        // Whether the places at which a row stands are in segments of its store.
+        void check_places(const int64_t* rows, int64_t count, const int64_t* order, const int64_t* starts) const {
+            if (owner_.stores_.size() == 1) return;
+            bool bad = false;
+            size_t known = 0;
+            auto find = owner_.finder();
+            for (int64_t k = 0; k < count; ++k) {
+                const auto store = &find(rows[k]) - owner_.stores_.data();
+                for (int64_t i = starts[k]; i < starts[k + 1]; ++i) {
+                    if (order[i] < parts_[known].begin || order[i] >= parts_[known].end) known = part_of(order[i]);
+                    bad |= parts_[known].store != store;
+                }
+            }
+            check(!bad, "a vector is not that of its row's table");
+        }
+
+       private:
+        struct Part {
+            int32_t store;
+            int64_t begin, end;
+            T* base;
+            int64_t stride;
+        };
+
+        size_t part_of(int64_t place) const {
+            const auto after =
+                std::upper_bound(parts_.begin(), parts_.end(), place, [](int64_t p, const Part& part) { return p < part.end; });
+            return static_cast<size_t>(after - parts_.begin());
+        }
+
+        const Stores& owner_;
+        std::vector<Part> parts_;
+        std::vector<T*> each_;
+    };
+
+    // What a job needs of the law and the rows.
+    struct Work {
+        Job<T> job{};
+        LawSizes sizes{};
+        const Stores& owner;
+        int64_t width, count, lines = 0, places = 0;
+
+        Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows, nb::object line_of_row, nb::object coefficients)
+            : owner(stores) {
+            check(nb::len(law) == 3, "a law is its number, parameters and table");
+            job.rule.law = nb::cast<int>(law[0]);
+            check(job.rule.law >= 0 && job.rule.law < kLaws, "there is no such law");
+            sizes = kLawSizes[job.rule.law];
+            const auto parameters = nb::cast<In<double, 1>>(law[1], false);
+            job.rule.parameters = parameters.data();
+            job.arrays = owner.arrays_;
+            check(job.arrays == sizes.arrays, "the law has not as many slots");
+            check(static_cast<int64_t>(parameters.shape(0)) == sizes.parameters, "the law has not as many parameters");
+            width = width_of(job.rule.law, parameters.data());
+            if (job.rule.law == kCrossing) {
+                const auto sums = nb::cast<In<double, 2>>(law[2], false);
+                check_ring(static_cast<int64_t>(sums.shape(0)));
+                check(static_cast<double>(sums.shape(0)) == parameters.data()[CrossingShared::mask] + 1 && sums.shape(1) == 3,
+                      "the law's table has another size");
+                job.rule.table = sums.data();
+            }
+            job.stores = owner.stores_.data();
+            job.stores_count = static_cast<int64_t>(owner.stores_.size());
+            job.rows = rows.data();
+            count = static_cast<int64_t>(rows.shape(0));
+            if (!line_of_row.is_none()) deferred(line_of_row, coefficients);
+        }
+
+        Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows, const In<int32_t, 1>& line_of_row,
+             nb::object coefficients)
+            : Work(stores, law, rows, nb::cast(line_of_row), coefficients) {}
+
+        void plan(const In<int64_t, 1>& order, const In<int64_t, 1>& starts, const Segments& segments) {
+            places = static_cast<int64_t>(order.shape(0));
+            check(static_cast<int64_t>(starts.shape(0)) == count + 1 && places == segments.places,
+                  "the plan does not fit the vectors");
+            job.order = order.data();
+            job.starts = starts.data();
+            job.vectors = segments.vectors;
+        }
+
+        // What takes a look at every number; the caller has let go of the interpreter.
+        void check_numbers(const Segments* segments) const {
+            owner.check_own(job.rows, count);
+            if (job.line_of_row) check_lines(job.line_of_row, count, lines);
+            if (job.line_of_row && sizes.panels)
+                check_terms(static_cast<const T*>(job.coefficients), lines, job.width,
+                            job.rule.parameters[MeasureShared::terms]);
+            if (!segments) return;
+            check_plan(job.order, places, job.starts, count);
+            segments->check_places(job.rows, count, job.order, job.starts);
+        }
+
+        void run(void (*work)(const Job<T>&, int64_t, int64_t)) const {
+            int64_t widest = 0;
+            for (const Store<T>& store : owner.stores_) widest = std::max(widest, store.dim);
+            parallel(count, count * widest * job.arrays * 2 * static_cast<int64_t>(sizeof(T)),
+                     [&](int64_t b, int64_t e) { work(job, b, e); });
+        }
+
+       private:
+        void deferred(nb::object line_of_row, nb::object coefficients) {
+            const auto named = nb::cast<In<int32_t, 1>>(line_of_row, false);
+            check(static_cast<int64_t>(named.shape(0)) == count, "line_of_row must hold one number for each row");
+            job.line_of_row = named.data();
+            if (job.rule.law == kCrossing)
+                read(nb::cast<In<double, 2>>(coefficients, false));
+            else
+                read(nb::cast<In<T, 2>>(coefficients, false));
+        }
+
+        template <typename L>
+        void read(const In<L, 2>& coefficients) {
+            job.coefficients = coefficients.data();
+            lines = static_cast<int64_t>(coefficients.shape(0));
+            job.width = static_cast<int64_t>(coefficients.shape(1));
+            check(job.width >= width, "a line of coefficients is too short for the law");
+        }
+    };
+
+    Finder<T> finder() const { return Finder<T>(stores_.data(), static_cast<int64_t>(stores_.size())); }
+
+    // Whether each row is one of a store.
+    void check_own(const int64_t* rows, int64_t count) const {
+        auto find = finder();
+        bool bad = false;
+        for (int64_t k = 0; k < count; ++k) bad |= !Finder<T>::has(find(rows[k]), rows[k]);
+        if (bad) throw std::out_of_range("a row number lies outside of the tables");
+    }
+
+    static bool outside_of(const Store<T>& store, const int64_t* ids, int64_t count) {
+        bool bad = false;
+        for (int64_t i = 0; i < count; ++i) bad |= !Finder<T>::has(store, ids[i]);
+        return bad;
+    }
+
+    std::vector<Store<T>> stores_;
+    int arrays_ = 0;
+    uint32_t* last_ = nullptr;
+    int64_t end_ = 0;
+    nb::object held_;
+};
+
+}  // namespace unhot
