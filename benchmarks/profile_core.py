@@ -63,9 +63,9 @@ def main() -> None:
     engine = table._engine
     watched = {
         "lookup": (table, "lookup"), "  grouping the ids": (kernels, "group"), "  their last steps": (kernels, "last_steps"),
-        "  coefficients": (engine.rule, "coefficients"), "  rows read": (kernels, "gather_settled"),
-        "step": (table, "step"), "  scalars": (engine.rule, "scalars"), "  rows stepped": (kernels, "step"),
-        "  history": (engine.rule, "advance"),
+        "  coefficients": (engine.clock, "coefficients"), "  rows read": (kernels, "gather_settled"),
+        "step": (table, "step"), "  scalars": (engine.clock, "scalars"), "  rows stepped": (kernels, "step"),
+        "  history": (engine.clock, "advance"),
     }  # fmt: skip
     times: dict[str, list[float]] = {name: [] for name in watched}
     for name, (owner, function) in watched.items():

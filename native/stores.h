@@ -30,8 +30,6 @@ constexpr int64_t kStreamingBytes = 8 << 20;  // outputs from this size on are w
 template <typename T>
 class Stores {
    public:
-    using Any2 = nb::ndarray<T, nb::ndim<2>, nb::device::cpu>;  // whose rows need not follow each other
-
     Stores(nb::list states, const std::vector<int64_t>& firsts, nb::object last) : held_(nb::make_tuple(states, last)) {
         check(nb::len(states) == firsts.size() && !firsts.empty(), "Stores: a first row for each store");
         for (size_t s = 0; s < firsts.size(); ++s) {
@@ -77,7 +75,7 @@ class Stores {
     }
 
     void gather(In<int64_t, 1> ids, nb::list segments) const {
-        const Segments to(*this, segments, "gather");
+        const Segments to(*this, segments, true);
         check(to.places == static_cast<int64_t>(ids.shape(0)), "gather: a vector for each id");
         const int64_t bytes = to.numbers * static_cast<int64_t>(sizeof(T));
         const Gather<T> job{stores_.data(), static_cast<int64_t>(stores_.size()), ids.data(), to.vectors,
@@ -91,7 +89,7 @@ class Stores {
     void gather_settled(nb::tuple law, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
                         In<int32_t, 1> line_of_row, nb::object coefficients, nb::list segments) const {
         Work work(*this, law, rows, line_of_row, coefficients);
-        const Segments to(*this, segments, "gather_settled");
+        const Segments to(*this, segments, true);
         work.plan(order, starts, to);
         nb::gil_scoped_release release;
         work.check_numbers(&to);
@@ -111,7 +109,7 @@ class Stores {
     void step(nb::tuple law, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts, nb::object line_of_row,
               nb::object coefficients, uint32_t now, In<T, 1> scalars, nb::list segments) const {
         Work work(*this, law, rows, line_of_row, coefficients);
-        const Segments gradients(*this, segments, "step");
+        const Segments gradients(*this, segments, false);
         work.plan(order, starts, gradients);
         check(static_cast<int64_t>(scalars.shape(0)) >= work.sizes.scalars, "step: the law needs more scalars");
         work.job.scalars = scalars.data();
@@ -128,18 +126,17 @@ class Stores {
         Vectors<T> vectors{};
         int64_t places = 0, numbers = 0;
 
-        Segments(const Stores& owner, nb::list segments, const char* what) : owner_(owner) {
+        Segments(const Stores& owner, nb::list segments, bool written) : owner_(owner) {
             parts_.reserve(nb::len(segments));
             for (nb::handle item : segments) {
                 const auto part = nb::cast<nb::tuple>(item);
+                check(nb::len(part) == 2, "a segment is a store and an array");
                 const auto s = nb::cast<size_t>(part[0]);
-                const auto array = nb::cast<Any2>(part[1], false);
                 check(s < owner.stores_.size(), "there is no such store");
-                const auto count = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
-                check(dim == owner.stores_[s].dim && (dim == 1 || array.stride(1) == 1), what);
-                parts_.push_back({static_cast<int32_t>(s), places, places + count, array.data(), array.stride(0)});
-                places += count;
-                numbers += count * dim;
+                if (written)
+                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<T, nb::ndim<2>, nb::device::cpu>>(part[1], false));
+                else
+                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>>(part[1], false));
             }
             if (parts_.size() == 1) {
                 vectors = {parts_[0].base, parts_[0].stride, nullptr};
@@ -176,6 +173,16 @@ class Stores {
         }
 
        private:
+        template <typename Array>  // whose rows need not follow each other
+        void add(int32_t store, const Array& array) {
+            const auto count = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
+            const bool whole = dim <= 1 || count == 0 || array.stride(1) == 1;
+            check(dim == owner_.stores_[static_cast<size_t>(store)].dim && whole, "vectors do not fit their table");
+            parts_.push_back({store, places, places + count, const_cast<T*>(array.data()), array.stride(0)});
+            places += count;
+            numbers += count * dim;
+        }
+
         struct Part {
             int32_t store;
             int64_t begin, end;

@@ -60,8 +60,9 @@ def train(table: unhot.Table, steps: int, seed: int) -> None:
 def held(table: unhot.Table) -> dict[str, Any]:
     """Copies of all that a table holds: weights, slots, steps of the last touches, gradients that wait, and the clock."""
     engine = table._engine
-    arrays = {"weights": engine.weights, **{f"slot {i}": slot for i, slot in enumerate(engine.slots)}}
-    if engine.last is not None and engine.behind:  # else they are all the present one
+    store = engine.stores[0]
+    arrays = {"weights": store.weights, **{f"slot {i}": slot for i, slot in enumerate(store.slots)}}
+    if engine.last is not None and engine.has_deferred_steps:  # else they are all the present one
         arrays["last"] = engine.last
     for i, (ids, grads) in enumerate(table._pending):
         arrays |= {f"pending ids {i}": ids, f"pending gradients {i}": grads}

@@ -187,14 +187,14 @@ class LazyTable(unhot.Table):
         after = self.array
         still = np.setdiff1d(np.arange(self.rows), ids)
         after[still] = before[still]
-        self._engine.weights[:] = after
+        self._engine.stores[0].weights[:] = after
 
 
 class StaleTable(unhot.Table):
     """Reads rows without their deferred steps."""
 
     def lookup(self, ids: Any, out: Any = None) -> Any:
-        return self._engine.weights[ids]
+        return self._engine.stores[0].weights[ids]
 
     __getitem__ = lookup
 
@@ -255,7 +255,7 @@ def test_rows_rest_and_come_again() -> None:
 def test_agreement_notices_a_wrong_rate(rate: float) -> None:
     table = unhot.Table(40, 4, optimizer=unhot.Adam(0.0010001), seed=0)
     if rate != rate:
-        table._engine.weights[3] = rate
+        table._engine.stores[0].weights[3] = rate
     assert not measure_agreement(column(), 40, 4, unhot.Adam(), batch=8, steps=60, table=table).weights.holds
 
 

@@ -10,6 +10,7 @@ import copy
 import ctypes
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from threaded import together
 
 import unhot
 from unhot import atomic
+from unhot.engine import Batch, Engine
 from unhot.kernels import reference
+from unhot.kernels.structs import PendingRows, Segment, StepNumbers
+from unhot.store import Store
 
 native = pytest.importorskip("unhot.kernels.native") if unhot.kernels.name == "numpy" else unhot.kernels.active
 _native = native._native
@@ -118,30 +122,63 @@ def check_families(rule: str, dtype: str, rows: int, dim: int, steps: int, seed:
             results.append(_all_kernels(kernels, copy.deepcopy(table), ids, gradients))
     finally:
         _native.use(before)
-    compare(rule, dtype, *results, table._engine.state)
+    compare(rule, dtype, *results, table._engine.stores[0].state)
 
 
 def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.ndarray) -> list[np.ndarray]:
     """What each kernel makes of the table: lookups, then settled rows, then the state after a step."""
     engine = table._engine
-    rule, now = engine.rule, engine.clock
-    plan = kernels.group(ids)
-    state, last = engine.state, engine.last
+    clock, now, (store,) = engine.clock, engine.now, engine.stores
+    rows = kernels.stores([store.state], [0], engine.last)
     looked_up = np.empty_like(gradients)
-    if last is None:
-        which, coefficients = None, np.empty(0, table.dtype)
-        kernels.gather(state[0], ids, looked_up)
+    pending = None
+    if engine.last is None:
+        plan = kernels.group(ids)
+        rows.gather(ids, [Segment(0, looked_up)])
     else:
-        steps, which = kernels.last_steps(last, plan.rows, now)
-        coefficients = rule.coefficients(steps)
-        kernels.gather_settled(rule, state, plan, which, coefficients, looked_up)
-        settled, marks = [array.copy() for array in state], last.copy()
-        atomic.together(kernels.settle(rule, settled, marks, plan.rows, which, coefficients, now))
+        plan, line_of_row, steps = rows.pending(ids, now)
+        pending = PendingRows(plan, line_of_row, clock.coefficients(steps))
+        rows.gather_settled(clock.formula(), pending, [Segment(0, looked_up)])
+        settled, marks = [array.copy() for array in store.state], engine.last.copy()
+        atomic.together(kernels.stores([settled], [0], marks).settle(clock.formula(), pending, now))
         assert (marks[plan.rows] == now).all()
         np.testing.assert_array_equal(settled[0][ids], looked_up)
-    scalars = rule.scalars(now + 1, table.optimizer.read(now + 1))
-    atomic.together(kernels.step(rule, state, last, plan, which, coefficients, scalars, gradients, now + 1))
-    return [looked_up, *([] if last is None else settled), *state]
+    step = StepNumbers(now + 1, clock.scalars(now + 1, table.optimizer.read(now + 1)))
+    atomic.together(rows.step(clock.formula(), plan, pending, step, [Segment(0, gradients)]))
+    return [looked_up, *([] if engine.last is None else settled), *store.state]
+
+
+@pytest.mark.parametrize("rule", ["adam", "adamax torch", "sgd momentum", "adagrad"])
+def test_many_stores_are_one_table(rule: str) -> None:
+    """Several stores in one call, features in any order, vectors apart or in one array: the bits of one table of all rows."""
+    generator = np.random.default_rng(0)
+    dim, sizes, features = 4, (5, 3, 9), (1, 0, 2, 1)  # which store each segment of ids names
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    for kernels in (native, reference):
+        one = trained(rule, "float32", sum(sizes), dim, 20, 0)
+        engine = one._engine
+        states = [[array[a : a + n].copy() for array in engine.stores[0].state] for a, n in zip(firsts, sizes, strict=True)]
+        last = None if engine.last is None else engine.last.copy()
+        many = Engine([Store(state[0], tuple(state[1:]), int(a)) for state, a in zip(states, firsts, strict=True)])
+        many.kernels = kernels
+        many.__dict__.update(optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last)
+        many.__dict__.update(has_deferred_steps=engine.has_deferred_steps, _swept=engine._swept, _rows=many._made())
+        for _ in range(30):  # with a sweep among them
+            ids = [generator.integers(0, sizes[s], 6) + firsts[s] for s in features]
+            flat, wide = np.concatenate(ids), np.full((6, 4 * dim + 1), np.nan, np.float32)
+            outs = [Segment(s, wide[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
+            many.read(flat, outs)
+            for segment, named in zip(outs, ids, strict=True):
+                np.testing.assert_array_equal(segment.vectors, one.lookup(named))
+            assert np.isnan(wide[:, -1]).all()
+            gradients = generator.normal(size=(6, 4 * dim + 1)).astype(np.float32)
+            parts = [Segment(s, gradients[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
+            many.step(lambda flat=flat, parts=parts: Batch(flat, parts), lambda: many.begin_step(one.optimizer))
+            one.step(flat, np.concatenate([part.vectors for part in parts]))
+        many.settle_all()
+        array = one.array
+        for store in many.stores:
+            np.testing.assert_array_equal(store.weights, array[store.first : store.stop])
 
 
 @given(ids=st.lists(st.integers(0, 2**40) | st.integers(0, 5), max_size=60))
@@ -171,7 +208,8 @@ def test_last_steps(last: list[int], data: st.DataObject) -> None:
     """Each row finds the step of its last touch among the distinct ones; a row touched now finds -1."""
     rows = data.draw(st.lists(st.integers(0, len(last) - 1), max_size=50))
     for kernels in (native, reference):
-        steps, which = kernels.last_steps(np.array(last, np.uint32), np.array(rows, np.int64), 9)
+        stores = kernels.stores([[np.zeros((len(last), 1), np.float32)]], [0], np.array(last, np.uint32))
+        which, steps = stores.last_steps(np.array(rows, np.int64), 9)
         assert len(set(steps.tolist())) == len(steps)
         assert [9 if k < 0 else int(steps[k]) for k in which] == [last[row] for row in rows]
 
@@ -253,7 +291,7 @@ def test_large_outputs_are_gathered_alike() -> None:
         ids = np.random.default_rng(1).integers(0, 1000, size=3 * 2**20 // dim)
         for shift in (0, 1):
             out = np.empty(ids.size * dim + 1, np.float32)[shift : ids.size * dim + shift].reshape(-1, dim)
-            native.gather(weights, ids, out)
+            native.stores([[weights]], [0], None).gather(ids, [Segment(0, out)])
             np.testing.assert_array_equal(out, weights[ids])
 
 
@@ -270,9 +308,9 @@ def test_native_arguments_are_checked() -> None:
     """Arrays of another type are refused instead of copied, and shapes that do not fit are errors."""
     weights, ids = np.zeros((4, 2), np.float32), np.zeros(3, np.int64)
     with pytest.raises(TypeError):
-        _native.gather(weights, ids.astype(np.int32), np.zeros((3, 2), np.float32))
-    with pytest.raises(ValueError, match="out must be"):
-        _native.gather(weights, ids, np.zeros((2, 2), np.float32))
+        _native.StoresFloat32([[weights]], [0], None).gather(ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32))])
+    with pytest.raises(ValueError, match="a vector for each id"):
+        _native.StoresFloat32([[weights]], [0], None).gather(ids, [(0, np.zeros((2, 2), np.float32))])
     with pytest.raises(ValueError, match="instruction set"):
         _native.use("mmx")
 
@@ -301,40 +339,49 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
     """Whatever array is too short and whatever number lies outside is an error, before anything is written."""
     table = trained(rule, "float32", 6, 3, 5, 0)
     engine = table._engine
-    now, gradients = engine.clock, np.ones((4, 3), np.float32)
-    plan = native.group(np.array([1, 3, 1, 5]))
+    now, clock, gradients = engine.now, engine.clock, np.ones((4, 3), np.float32)
+    states = [[array[:4].copy() for array in engine.stores[0].state], [array[4:].copy() for array in engine.stores[0].state]]
     last = engine.last if engine.last is not None else np.full(6, 2, np.uint32)
-    steps, which = native.last_steps(last, plan.rows, now)
-    coefficients, scalars = engine.rule.coefficients(steps), engine.rule.scalars(now + 1, table.optimizer.read(now + 1))
-    described, weights, slots = native._described(engine.rule), engine.weights, engine.slots
+    held = [*states[0], *states[1], last]
+    ids = np.array([1, 3, 1, 5])
+    plan, line_of_row, steps = native.stores(states, [0, 4], last).pending(ids, now)
+    coefficients, scalars = clock.coefficients(steps), clock.scalars(now + 1, table.optimizer.read(now + 1))
+    law = native._described(clock.formula())
+    out = [(0, np.empty((3, 3), np.float32)), (1, np.empty((1, 3), np.float32))]
+    given = [(0, gradients[:3].copy()), (1, gradients[3:].copy())]
+    room = [np.empty(4, np.int64), np.empty(4, np.int64), np.empty(5, np.int64), np.empty(4, np.int64), np.empty(4, np.int32)]
+    stores = [states, [0, 4], last]
     calls: dict[str, list[Any]] = {
-        "gather": [weights, np.array([1, 3]), np.empty((2, 3), np.float32)],
-        "pool": [weights, np.array([1, 3, 3]), np.array([0, 2, 3]), None, 0, np.empty((2, 3), np.float32)],
-        "gather_settled": [described, weights, slots, *plan, which, coefficients, np.empty((4, 3), np.float32)],
-        "settle": [described, weights, slots, last, plan.rows, which, coefficients, now],
-        "step": [described, weights, slots, last, *plan, which, coefficients, now + 1, scalars, gradients],
+        "pending": [stores, ids, now, *room],
+        "gather": [stores, ids, out],
+        "gather_settled": [stores, law, *plan, line_of_row, coefficients, out],
+        "settle": [stores, law, plan.rows, line_of_row, coefficients, now],
+        "step": [stores, law, *plan, line_of_row, coefficients, now + 1, scalars, given],
     }
-    for name, arguments in calls.items():
-        kernel = getattr(_native, name)
-        before = [array.copy() for array in (*engine.state, last)]
+    pool = [states[0][0], np.array([1, 3, 3]), np.array([0, 2, 3]), None, 0, np.empty((2, 3), np.float32)]
+
+    def call(name: str, made_of: list[Any], *arguments: Any) -> None:
+        getattr(_native.StoresFloat32(*made_of), name)(*arguments)
+
+    for name, arguments in {**calls, "pool": pool}.items():
+        kernel = _native.pool if name == "pool" else partial(call, name)
+        before = [array.copy() for array in held]
         refused = 0
         for changed in with_one_changed(arguments):
-            if name == "gather" and len(changed[0]) == 5:
-                continue  # a smaller table that holds the ids
             try:
                 kernel(*changed)
-            except (ValueError, IndexError, TypeError):
+            except (ValueError, IndexError, TypeError, RuntimeError):
                 refused += 1
-                for array, was in zip((*engine.state, last), before, strict=True):
+                for array, was in zip(held, before, strict=True):
                     np.testing.assert_array_equal(array, was)
             else:  # what was cut off is not read
-                for array, was in zip((*engine.state, last), before, strict=True):
+                for array, was in zip(held, before, strict=True):
                     array[:] = was
-        assert refused >= (4 if name in ("gather", "pool") else 9)
-    if (which >= 0).any():  # a line that there just is not
+        assert refused >= (4 if name == "pool" else 9)
+    if (line_of_row >= 0).any():  # a line that there just is not
         for name in ("gather_settled", "settle", "step"):
             with pytest.raises(ValueError, match="a line of coefficients that there is not"):
-                getattr(_native, name)(*(coefficients[:-1].copy() if a is coefficients else a for a in calls[name]))
+                call(name, *(coefficients[:-1].copy() if a is coefficients else a for a in calls[name]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -350,5 +397,5 @@ def test_histories_are_kept_alike(rule: str, dtype: str, monkeypatch: pytest.Mon
         table = unhot.Table(4, 2, optimizer=optimizer, dtype=dtype, seed=0)
         for step in range(900):
             table.step([step % 3], np.full((1, 2), 0.1, dtype))
-        lines.append(table._engine.rule.coefficients(np.arange(900)))
+        lines.append(table._engine.clock.coefficients(np.arange(900)))
     np.testing.assert_array_equal(*lines)

@@ -37,7 +37,7 @@ def test_dir_shows_the_public_names() -> None:
 
 
 STUB_KINDS = {
-    "_Ids": "int64 array", "_Rule": "tuple", "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
+    "_Ids": "int64 array", "_Law": "tuple", "_Coefficients": "object", "tuple[int, int]": "list[int]", "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def module_signature(text: str) -> tuple[list[str], str]:
     """The kinds of a function's parameters, and of what it returns."""
     found = re.fullmatch(r"def \w+\((.*)\) -> (.*)", text)
     assert found, text
-    text = re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", found[1]).replace("collections.abc.", "").removesuffix(", /")
+    text = re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", found[1].removeprefix("self, ")).replace("collections.abc.", "").removesuffix(", /")
     return [part.partition(": ")[2] for part in re.split(r", (?=\w+: )", text) if part], found[2]
 
 
@@ -65,15 +65,24 @@ def test_native_stub_says_what_the_module_has() -> None:
     module: Any = pytest.importorskip("unhot._native")
     tree = ast.parse((files("unhot") / "_native.pyi").read_text())
     stub = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    assert set(stub) == {name for name in dir(module) if not name.startswith("__")}
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert {*stub, *classes} == {name for name in dir(module) if not name.startswith("__")}
+    there = {name: getattr(module, name) for name in stub}
+    for kind, described in classes.items():
+        methods = {f"{kind}.{node.name}": node for node in described.body if isinstance(node, ast.FunctionDef)}
+        stub |= methods
+        there |= {name: getattr(getattr(module, kind), name.partition(".")[2]) for name in methods}
+        named = {name.partition(".")[2] for name in methods}
+        assert named == {"__init__"} | {name for name in dir(getattr(module, kind)) if not name.startswith("__")}
     for name, node in stub.items():
+        node.args.posonlyargs = [argument for argument in node.args.posonlyargs if argument.arg != "self"]
         annotations = [argument.annotation for argument in node.args.posonlyargs]
         assert not node.args.args, f"{name}: parameters have no names"
         expected = []
         for real in ("float32", "float64") if "[_Float]" in ast.unparse(node.args) else ("",):
             kinds = [stub_kind(annotation, real) for annotation in annotations if annotation]
             expected.append((kinds, stub_kind(node.returns, real) if node.returns else "None"))
-        assert [module_signature(overload[0]) for overload in getattr(module, name).__nb_signature__] == expected, name
+        assert [module_signature(overload[0]) for overload in there[name].__nb_signature__] == expected, name
 
 
 def test_types_are_seen_where_the_package_is_installed(tmp_path: Path) -> None:

@@ -371,5 +371,5 @@ def test_unpickled_from_read_only_buffers() -> None:
     other = pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
     for each in (table, other, copy.deepcopy(table)):
         each.step([2, 3], np.ones((2, 3)))
-        assert all(array.ctypes.data % 64 == 0 for array in each._engine.state)
+        assert all(array.ctypes.data % 64 == 0 for array in each._engine.stores[0].state)
     assert np.array_equal(other.array, table.array)

@@ -152,8 +152,8 @@ def test_deferred_steps_are_the_dense_ones(rule: str) -> None:
 def test_rows_that_rest_for_longer_than_the_history(rule: str) -> None:
     """More steps than the history of a small table holds: the rows are carried on in turn, and none is lost."""
     table, dense = (unhot.Table(3, 1, optimizer=RULES[rule](), dtype="float64", seed=1) for _ in range(2))
-    assert table._engine.rule is not None
-    steps = table._engine.rule.period + 600 if rule != "ftrl shrinkage" else 1500
+    assert table._engine.clock is not None
+    steps = table._engine.clock.period + 600 if rule != "ftrl shrinkage" else 1500
     for t in range(steps):
         ids, grads = ([[0], [1], []][t % 3], np.full((int(t % 3 < 2), 1), np.cos(t))) if t < 6 else ([], np.empty((0, 1)))
         table.step(ids, grads)
@@ -479,7 +479,7 @@ def test_memory_per_row(rule: str, dtype: str, rows: int) -> None:
     table = unhot.Table(rows, dim, optimizer=MEMORY[rule](), dtype=dtype, init="zeros")
     for _ in range(3):
         table.step([5, 7], np.ones((2, dim)))
-    arrays = 1 + len(table._engine.slots)
+    arrays = 1 + len(table._engine.stores[0].slots)
     extra = reachable_bytes(table, set()) - rows * dim * np.dtype(dtype).itemsize * arrays
     assert 0 <= extra <= 8 * rows
 

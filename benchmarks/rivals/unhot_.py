@@ -31,7 +31,7 @@ class Trained:
         return unhot.Adam(replay.ADAM_RATE, convention="torch" if case.variant == "adam_torch" else "keras")
 
     def preload(self) -> None:
-        for slot in self.table._engine.slots:
+        for slot in self.table._engine.stores[0].slots:
             slot += 0
 
     def tensor(self, array: Any) -> Any:
@@ -62,7 +62,7 @@ class Settled:
         return self.table.lookup(ids, out=self._out)
 
     def weights(self, rows: Any) -> Any:
-        return self.table._engine.weights[rows]
+        return self.table._engine.stores[0].weights[rows]
 
 
 def _set_threads(threads: int) -> None:
@@ -111,7 +111,7 @@ def coefficients(case: Case, round_: int, seconds: float, make: Callable[[Case],
         def __init__(self, case: Case) -> None:
             super().__init__(case)
             for name in ("coefficients", "scalars", "advance"):
-                watch.wrap(self.table._engine.rule, name)
+                watch.wrap(self.table._engine.clock, name)
 
         def step(self, ids: Any, gradients: Any) -> None:
             watch.seconds = 0.0

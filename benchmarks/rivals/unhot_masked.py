@@ -23,7 +23,7 @@ class Masked(unhot_.Trained):
 
     def step(self, ids: Any, gradients: Any) -> None:
         engine = self.table._engine
-        engine.rule.defers = _never
+        engine.clock.defers = _never
         super().step(ids, gradients)
         assert engine.last is None
 

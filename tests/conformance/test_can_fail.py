@@ -40,9 +40,7 @@ class StaleReads(Wrong):
     """Looks rows up without their deferred steps."""
 
     def lookup(self, ids: Array) -> Array:
-        out = np.empty((len(ids), self.table.dim), self.table.dtype)
-        kernels.gather(self.table._engine.weights, ids, out)
-        return out
+        return self.table._engine.stores[0].weights[ids]
 
 
 class LastOfRepeated(Wrong):
@@ -60,7 +58,7 @@ class Masked(Wrong):
         engine = self.table._engine
         super().step(ids, gradients)
         if engine.last is not None:
-            engine.last[:] = engine.clock
+            engine.last[:] = engine.now
 
 
 class LateRate(Wrong):

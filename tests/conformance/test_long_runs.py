@@ -112,7 +112,7 @@ def test_a_million_steps(rule: Rule) -> None:
 
 def sizes(copy: UnhotCopy) -> dict[str, int]:
     """The bytes of the arrays of the table's history."""
-    history = copy.table._engine.rule.history
+    history = copy.table._engine.clock.history
     return {name: value.nbytes for name, value in vars(history).items() if isinstance(value, np.ndarray)}
 
 

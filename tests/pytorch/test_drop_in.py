@@ -175,13 +175,13 @@ def test_tables_are_trained_in_place(name: str) -> None:
     before = layer.weight.data_ptr()
     train(layer, optimizer, steps=3)
     engine: Any = layer.weight.ownership.backend.engine
-    slots = [optimizer.held_state[layer.weight][optimizer.slots[slot]] for slot in engine.rule.slots]
+    slots = [optimizer.held_state[layer.weight][optimizer.slots[slot]] for slot in engine.clock.slots]
     held = [slot.data_ptr() for slot in slots]
     assert held
     train(layer, optimizer, seed=1)
     assert layer.weight.ownership.backend.engine is engine
-    assert layer.weight.data_ptr() == before == engine.weights.ctypes.data
-    for slot, array, pointer in zip(slots, engine.slots, held, strict=True):
+    assert layer.weight.data_ptr() == before == engine.stores[0].weights.ctypes.data
+    for slot, array, pointer in zip(slots, engine.stores[0].slots, held, strict=True):
         assert slot.data_ptr() == pointer == array.ctypes.data
         assert np.shares_memory(array, slot.numpy())
 
