@@ -150,6 +150,7 @@ void define(nb::module_& module, const char* name) {
 
 NB_MODULE(_native, module) {
     using namespace unhot;
+    nb::set_leak_warnings(false);  // of tables that there are until the interpreter ends
     module.doc() = "The native kernels of unhot; unhot.kernels.native gives them the shape of the NumPy ones.";
     const auto same = nb::arg().noconvert();
     module.def("group", &py_group, same, same, same, same);

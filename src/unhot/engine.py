@@ -79,11 +79,15 @@ class Engine:
         if kernels is not None:
             self.kernels = kernels
         self.stores = tuple(stores)
+        self.rows = self.stores[-1].stop
+        """The rows of all stores, and the numbers that those which have left have had."""
         self.optimizer, self.clock, self.now = optimizer, clock, now
         self.last: Array | None = None
         self.has_deferred_steps = False
         self._version = Version()
         self._swept = now // SWEEP_EVERY
+        self._settled_at: dict[int, int] = {}
+        """The step at which all rows of a store were settled, by its place."""
         self._known: KnownRows | None = None
         self._begun: tuple[tuple[type, ...], dict[str, Any], Hyper] | None = None
         self._rows: Stores = self._made()
@@ -100,15 +104,11 @@ class Engine:
         slots = [tuple(arrays.full(array.shape, array.dtype, start) for start in starts) for array in weights]
         return cls(numbered(zip(weights, slots, strict=True)), snapshot, clock)
 
-    @property
-    def rows(self) -> int:
-        """The rows of all stores, and the numbers that stores which left have had."""
-        return self.stores[-1].stop
-
-    def _made(self) -> Stores:
-        made: Stores = self.kernels.stores(
-            [store.state for store in self.stores], [store.first for store in self.stores], self.last
-        )
+    def _made(self, stores: Sequence[Store] | None = None, last: Array | None = None) -> Stores:
+        """The kernels' view of the stores."""
+        stores = self.stores if stores is None else stores
+        last = self.last if last is None else last
+        made: Stores = self.kernels.stores([store.state for store in stores], [store.first for store in stores], last)
         return made
 
     def _all_settled(self) -> list[Call]:
@@ -265,10 +265,9 @@ class Engine:
     def _deferring(self, clock: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""
         last = self.kernels.steps_of(self.rows, self.now)
-        states, firsts = [store.state for store in self.stores], [store.first for store in self.stores]
         return [
             partial(setattr, self, "last", last),
-            partial(setattr, self, "_rows", self.kernels.stores(states, firsts, last)),
+            partial(setattr, self, "_rows", self._made(last=last)),
             partial(setattr, self, "_swept", self.now // SWEEP_EVERY),
             *clock.restart(self.now, hyper.momentum),
         ]
@@ -343,6 +342,53 @@ class Engine:
             found = read()
             if self.version == version and not self.has_deferred_steps:
                 return found
+
+    # ------------------------------------------------------------------ single stores
+
+    def is_deferred(self, place: int) -> bool:
+        """Whether rows of the store at this place may have deferred steps."""
+        return self.has_deferred_steps and self._settled_at.get(place) != self.now
+
+    def settle_store(self, place: int) -> None:
+        """Apply the deferred steps of one store, if there are any."""
+        if len(self.stores) == 1:
+            self.settle_all()
+            return
+        while self.is_deferred(place):
+            now, store = self.now, self.stores[place]
+            for start in range(store.first, store.stop, SETTLE_CHUNK):
+                self._settle_span(start, min(start + SETTLE_CHUNK, store.stop))
+            if self.now == now:
+                self._settled_at[place] = now
+
+    def leave(self, places: Collection[int]) -> list[Call]:
+        """What takes the stores at these places out. The others keep their places and numbers."""
+        left = [
+            Store(store.weights[:0], tuple(slot[:0] for slot in store.slots), store.first) if place in places else store
+            for place, store in enumerate(self.stores)
+        ]
+        return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
+
+    def apart(self, places: Sequence[int]) -> Engine:
+        """An engine for the stores at these places, with a copy of the clock: they go on from where they are on their own.
+
+        This engine is unchanged: make the calls of `leave` together with those that put the other in its place.
+        """
+        assert self.optimizer is not None
+        states = [(self.stores[place].weights, self.stores[place].slots) for place in places]
+        memo: dict[int, Any] = {}
+        optimizer, clock = copy.deepcopy((self.optimizer, self.clock), memo)
+        made = Engine.__new__(Engine)
+        made.__dict__.update(self.__dict__)
+        made.stores = numbered(states)
+        made.rows = made.stores[-1].stop
+        made.optimizer, made.clock = optimizer, clock
+        made._version, made._known, made._begun, made._settled_at = Version(), None, None, {}
+        if self.last is not None:
+            spans = [self.last[self.stores[place].first : self.stores[place].stop] for place in places]
+            made.last = np.concatenate(spans)
+        made._rows = made._made()
+        return made
 
     # ------------------------------------------------------------------ copies
 

@@ -13,16 +13,19 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Lock
+from unhot.clock import Hyper
 from unhot.engine import Engine, clock_of
 from unhot.keras.backend import Function, KerasBackend
 from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
+from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.store import Store
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of, steps_made
+from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
 from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
@@ -72,6 +75,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     TABLE_VARIABLE = TableVariable
     SLOT_VARIABLE = SlotVariable
+
+    _hyper: Hyper
 
     # ------------------------------------------------------------------ tables and lookups
 
@@ -181,11 +186,16 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
         without_torch_functions(self._step_rows, gradient.ids, gradient.values)
 
+    def _step_rows(self, ids: Tensor, values: Tensor) -> None:
+        named, rows = self.in_memory(ids, values)
+        make_step(self, [named], [Segment(self.place, rows)], self._hyper)
+        self.tell_written()
+
     def _on_variables(self, rule: Optimizer, now: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
         snapshot, clock = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
         clock.load_state(begun | {name: float(value) for name, value in state.items()})
-        slots = [self._place.take_over(self._slots[name]._value.detach()) for name in clock.slots]
-        store = Store(self._place.take_over(self._weights), tuple(slots))
-        return Engine([store], snapshot, clock, now, self._place.kernels)
+        slots = [self.memory.take_over(self._slots[name]._value.detach()) for name in clock.slots]
+        store = Store(self.memory.take_over(self._weights), tuple(slots))
+        return Engine([store], snapshot, clock, now, self.memory.kernels)

@@ -6,19 +6,18 @@ import functools
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unhot.atomic import Call, Lock, together
-from unhot.clock import Hyper
-from unhot.engine import Batch, Engine, clock_of
+from unhot.clock import Clock
+from unhot.engine import Engine, clock_of
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.state import whole
-from unhot.store import Store
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import DTYPES, RowLookup
@@ -38,6 +37,18 @@ SHARED = (
 )
 
 
+class Start(NamedTuple):
+    """From where a table goes on. Tables that go on from the same share an engine."""
+
+    now: int
+    held: frozenset[str]
+    """The slots that it has."""
+    momentum_begun: float
+    momentum_product: float
+    dtype: np.dtype[Any]
+    kernels: Any
+
+
 class TorchBackend(Backend):
     """What trains the rows of one table parameter for one optimizer.
 
@@ -54,12 +65,14 @@ class TorchBackend(Backend):
         """Held by whatever reads, settles or steps the rows."""
         self._owner = weakref.ref(owner)
         self.engine: Engine | None = None
+        self.place = 0
+        """Which of the engine's stores is this table's."""
         self._pointer = -1  # no tensor's, also not that of one without elements
-        self._place: Placement
+        self.memory: Placement
+        """Where the table lies, and so what works on it."""
         self._weights: Tensor
         self._shared = False
         self._rule: Optimizer | None = None
-        self._hyper: Hyper
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
@@ -71,29 +84,30 @@ class TorchBackend(Backend):
         return self._owner()
 
     @property
-    def _parameter(self) -> TableParameter | None:
+    def parameter(self) -> TableParameter | None:
+        """The table, or None once it is gone."""
         tie = self.tie()
         return None if tie is None else cast("TableParameter | None", tie.table)
 
     def has_deferred_steps(self) -> bool:
-        return self.engine is not None and self.engine.has_deferred_steps
+        return self.engine is not None and self.engine.is_deferred(self.place)
 
     def _current(self) -> Engine | None:
         """The engine, if there is one that works on the memory that the parameter has now.
 
         To be called where torch functions of subclasses are disabled, or a look at the parameter would settle it.
         """
-        parameter = self._parameter
+        parameter = self.parameter
         assert parameter is not None
         if parameter.data_ptr() != self._pointer:
             self.hand_over()
             if not parameter.is_contiguous():
                 with torch.inference_mode(False):
                     parameter.data = parameter.detach().contiguous()
-            place = placement(parameter)
+            memory = placement(parameter)
             shared = is_shared(parameter)
             weights = parameter.detach()
-            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=weights, _place=place, _shared=shared)
+            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared)
         return self.engine
 
     def follow_memory(self) -> None:
@@ -101,7 +115,7 @@ class TorchBackend(Backend):
         self.lock.holding(self._follow_memory)
 
     def _follow_memory(self) -> None:
-        parameter = self._parameter
+        parameter = self.parameter
         assert parameter is not None
         if self._pointer == -1:
             return
@@ -124,7 +138,7 @@ class TorchBackend(Backend):
         if max_norm is not None:
             renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
             self.lock.holding(partial(renorm, ids, max_norm, norm_type))
-        found: Tensor = RowLookup.apply(self._parameter, ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
+        found: Tensor = RowLookup.apply(self.parameter, ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
         return found
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
@@ -142,17 +156,23 @@ class TorchBackend(Backend):
 
     def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         engine = self._current()
-        place, weights = self._place, self._weights
+        memory, weights = self.memory, self._weights
         rows, dim = weights.shape
-        own, flat = place.copied(ids)
-        place.require_rows(flat, rows, ids.shape)
+        own, flat = memory.copied(ids)
+        memory.require_rows(flat, rows, ids.shape)
         out = weights.new_empty((*ids.shape, dim))  # no view of it, which in-place operations could not follow
-        rows_out = place.view(out).reshape(len(flat), dim)
+        rows_out = memory.view(out).reshape(len(flat), dim)
         if engine is None:
-            place.gather(weights, flat, rows_out)
+            memory.gather(weights, flat, rows_out)
         else:
-            engine.read(flat, [Segment(0, rows_out)])
+            engine.read(self.numbered(flat), [Segment(self.place, rows_out)])
         return own, out
+
+    def numbered(self, flat: Any) -> Any:
+        """The ids as numbers among the rows of all tables that make the same steps."""
+        assert self.engine is not None
+        first = self.engine.stores[self.place].first
+        return flat + first if first else flat
 
     # ------------------------------------------------------------------ settling
 
@@ -163,7 +183,7 @@ class TorchBackend(Backend):
     def _settle(self) -> None:
         if self.engine is not None:
             with unseen():
-                self._place.alone(self.engine.settle_all)
+                self.memory.alone(partial(self.engine.settle_store, self.place))
 
     def settle_rows(self, ids: Tensor) -> None:
         """Apply the deferred steps of the rows `ids`."""
@@ -172,10 +192,10 @@ class TorchBackend(Backend):
 
     def _settle_rows(self, ids: Tensor) -> None:
         engine = self._current()
-        _, flat = self._place.copied(ids)
-        self._place.require_rows(flat, len(self._weights), ids.shape)
+        _, flat = self.memory.copied(ids)
+        self.memory.require_rows(flat, len(self._weights), ids.shape)
         if engine is not None:
-            self._place.alone(partial(engine.settle, engine.kernels.group(flat).rows))
+            self.memory.alone(partial(engine.settle, engine.kernels.group(self.numbered(flat)).rows))
 
     def hand_over(self) -> None:
         """Settle, leave all that was trained in torch's state, and let go of it, for something else to write it.
@@ -187,7 +207,7 @@ class TorchBackend(Backend):
     def _hand_over(self) -> None:
         self.require_intact()
         self._settle()
-        parameter, owner, engine = self._parameter, self.owner, self.engine
+        parameter, owner, engine = self.parameter, self.owner, self.engine
         if parameter is not None and owner is not None and engine is not None and engine.clock is not None:
             state, numbers = owner.held_state.get(parameter, {}), engine.clock.state()
             calls: list[Call] = []
@@ -197,7 +217,8 @@ class TorchBackend(Backend):
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
                 calls.append(partial(state.pop, "momentum_buffer", None))
             with unseen():
-                self._place.alone(partial(together, [*calls, partial(setattr, self, "engine", None)]))
+                left = engine.leave([self.place]) if len(engine.stores) > 1 else []
+                self.memory.alone(partial(together, [*calls, *left, partial(setattr, self, "engine", None)]))
         self.engine = None
 
     def forget(self) -> None:
@@ -229,15 +250,12 @@ class TorchBackend(Backend):
             _, followed = clock_of(rule, dtype_of(table), len(table))
             rule.require_range(rule.read(1), followed.dtype)
         except (TypeError, ValueError) as error:
-            return _why(error)
+            return why_dense(error)
         return ""
 
-    def prepare(self, group: Mapping[str, Any], state: dict[str, Any]) -> str:
-        """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart.
-
-        What can go wrong goes wrong here.
-        """
-        owner, parameter = self.owner, self._parameter
+    def prepare(self, group: Mapping[str, Any], rule: Optimizer, state: dict[str, Any]) -> str:
+        """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart."""
+        owner, parameter = self.owner, self.parameter
         assert owner is not None
         assert parameter is not None
         if group.get("differentiable"):
@@ -245,30 +263,17 @@ class TorchBackend(Backend):
         self._current()
         if self._shared:
             return SHARED
-        try:
-            rule = owner.rule(**owner.hyperparameters(group))
-        except (TypeError, ValueError) as error:
-            return _why(error)
-        try:
-            before = self._rule
-            if before is not None and any(bool(getattr(rule, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
-                self.hand_over()  # the engine has other slots
-            self.require_intact()
-            if self._replaced(state) or self._written():
-                self.hand_over()
-            if self.engine is None:
-                self._bind(rule, self._weights, owner, state)
-            assert self.engine is not None
-            self._hyper = self.engine.begin_step(rule)
-        except StateError:
-            raise
-        except ValueError as error:
-            return _why(error)
+        before = self._rule
+        if before is not None and any(bool(getattr(rule, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
+            self.hand_over()  # the engine has other slots
+        self.require_intact()
+        if self._replaced(state) or self._written():
+            self.hand_over()
         self._rule = rule
         return ""
 
-    def step(self, gradient: Tensor, maximize: bool) -> None:
-        """Make the step that was prepared, whose gradient is row-sparse."""
+    def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Any]:
+        """The ids and values of a row-sparse gradient, in the memory of the kernels; the ids are rows of the table."""
         if isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows
@@ -276,45 +281,61 @@ class TorchBackend(Backend):
             named, values = gradient._indices()[0], gradient._values()
         if values.requires_grad:  # of a backward pass that was asked for a graph
             values = values.detach()
-        self._place.require_rows(self._place.view(named), len(self._weights), named.shape)
-        self._step_rows(named, -values if maximize else values)
+        self.memory.require_rows(self.memory.view(named), len(self._weights), named.shape)
+        return self.in_memory(named, -values if maximize else values)
 
-    def _step_rows(self, ids: Tensor, values: Tensor) -> None:
-        """The step that was prepared, with the gradients `values` of the rows `ids`, which the table has."""
-        engine, place, parameter = self.engine, self._place, self._parameter
-        assert engine is not None
-        assert parameter is not None
-        named, rows = place.view(ids), place.view(values.to(self._weights.dtype).contiguous())
-        place.alone(partial(engine.step, lambda: Batch(named, [Segment(0, rows)]), lambda: self._hyper))
-        torch.autograd.graph.increment_version(parameter)
+    def in_memory(self, ids: Tensor, values: Tensor) -> tuple[Any, Any]:
+        """Ids and values as the kernels take them."""
+        values = values.to(self._weights.dtype)
+        if values.size(1) > 1 and values.stride(1) != 1:
+            values = values.contiguous()
+        return self.memory.view(ids), self.memory.view(values)
 
-    def _bind(self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, state: dict[str, Any]) -> None:
-        """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
+    def start(self, state: Mapping[str, Any], owner: RowOptimizer) -> Start:
+        """From where the table goes on: what torch's state says, in our words."""
         now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
-        held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
-        snapshot, clock = clock_of(rule, dtype_of(weights), len(weights), held)
-        begun = {"momentum_begun": float("momentum" in held), "largest_beta": 0.0}
-        clock.load_state({**begun, "momentum_product": float(state.get("mu_product", 1.0))})
+        held = frozenset(name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor))
+        begun, product = float("momentum" in held), float(state.get("mu_product", 1.0))
+        return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels)
+
+    def slots_for(
+        self, clock: Clock, state: Mapping[str, Any], owner: RowOptimizer, held: frozenset[str]
+    ) -> tuple[dict[str, Tensor], list[Any]]:
+        """The tensors of torch's state by torch's names, those that it lacks made anew; and the slots among them, as arrays."""
+        weights = self._weights
         bound: dict[str, Tensor] = {}
         slots = []
         for name, start in clock.slots.items():
             theirs = owner.slots[name]
             if name not in held:
-                bound[theirs] = self._place.full(weights, start)
-                slots.append(self._place.view(bound[theirs]))
+                bound[theirs] = self.memory.full(weights, start)
+                slots.append(self.memory.view(bound[theirs]))
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
-                slots.append(self._place.take_over(bound[theirs]))
+                slots.append(self.memory.take_over(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            beta: Any = rule  # by which torch's next step finds the larger, at rest too
+            beta: Any = self._rule  # by which torch's next step finds the larger, at rest too
             torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
-        store = Store(self._place.take_over(weights), tuple(slots))
-        engine = Engine([store], snapshot, clock, now, self._place.kernels)
+        return bound, slots
+
+    def weights_array(self) -> Any:
+        """The weights, to be read and written row by row from now on."""
+        return self.memory.take_over(self._weights)
+
+    def bound(self, engine: Engine, place: int, state: dict[str, Any], bound: dict[str, Tensor]) -> list[Call]:
+        """What puts the table into an engine, whose slots lie in these tensors of torch's state."""
         kept = {name: (tensor, version_of(tensor)) for name, tensor in bound.items()}
-        together([partial(state.update, bound), partial(self.__dict__.update, engine=engine, _kept=kept)])
+        return [partial(state.update, bound), partial(self.__dict__.update, engine=engine, place=place, _kept=kept)]
+
+    def tell_written(self) -> None:
+        """Tell PyTorch that the parameter was written, as of a step."""
+        self.dense_steps = 0
+        parameter = self.parameter
+        assert parameter is not None
+        torch.autograd.graph.increment_version(parameter)
 
     def _replaced(self, state: Mapping[str, Any]) -> bool:
         """Whether someone has put other tensors into the optimizer's state."""
@@ -344,7 +365,7 @@ def dtype_of(tensor: Tensor) -> np.dtype[Any]:
     return np.dtype(str(tensor.dtype).removeprefix("torch."))
 
 
-def _why(error: Exception) -> str:
+def why_dense(error: Exception) -> str:
     """What an error of the core says, where `convention` is not a choice of the user's."""
     said = str(error).rstrip(".").replace("with convention='torch', ", "")
     return said.replace("Use weight_decay=0, or convention='keras', whose decay is decoupled", REMEDY)

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from unhot.atomic import Lock
 from unhot.optimizers import Optimizer
+from unhot.torch import clocks
 from unhot.torch._private import is_watched, without_torch_functions
-from unhot.torch.backend import TorchBackend, hide_from_compiler
+from unhot.torch.backend import TorchBackend, hide_from_compiler, why_dense
+from unhot.torch.clocks import Ready, Step
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import ASKED_FOR, DTYPES, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
@@ -162,9 +164,11 @@ class RowOptimizer(Base):  # type: ignore[misc]
                     self.own(table)
 
     def _step(self) -> None:
-        rows: list[tuple[Any, TorchBackend, Tensor]] = []
+        steps: list[tuple[bool, Step]] = []
         dense: list[Tensor] = []
         for group in self.param_groups:
+            ready: list[Ready] = []
+            rule: Optimizer | str | None = None
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
@@ -173,22 +177,44 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 if tie is None:
                     dense.append(parameter)
                     continue
-                reason = self._prepared(group, tie.backend, parameter, gradient)
-                if not reason:
-                    rows.append((group, tie.backend, parameter.grad))
+                if rule is None:
+                    rule = self._rule(group)
+                reason = self._prepared(group, rule, tie.backend, parameter, gradient)
+                if reason:
+                    dense.append(self._densely(tie.backend, parameter, reason))
+                else:
+                    ready.append(Ready(tie.backend, gradient, self.held_state[parameter]))
+            if not ready:
+                continue
+            assert isinstance(rule, Optimizer)
+            for step in clocks.steps(self, rule, ready, self._backends()):
+                if not step.reason:
+                    steps.append((group["maximize"], step))
+                for table in step.tables:
+                    parameter = table.backend.parameter
+                    assert parameter is not None
                     parameter.notes.reason_for_dense = ""
-                    continue
-                if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
-                    parameter.grad = as_dense(gradient)
-                dense.append(parameter)
-                tie.backend.hand_over()  # an error would leave everything as it was
-                self._tell(parameter, tie.backend, reason, gradient)
+                    if step.reason:
+                        dense.append(self._densely(table.backend, parameter, step.reason))
         if dense:
             _torch_step(self._partner(dense) if self.lock is not None else self)
-        for group, backend, gradient in rows:
-            backend.step(gradient, group["maximize"])
+        for maximize, step in steps:
+            step.make(maximize)
 
-    def _prepared(self, group: Any, backend: TorchBackend, table: TableParameter, gradient: Tensor) -> str:
+    def _rule(self, group: Mapping[str, Any]) -> Optimizer | str:
+        """The optimizer of the core with the hyperparameters of a group; or why it has none such."""
+        try:
+            return self.rule(**self.hyperparameters(group))
+        except (TypeError, ValueError) as error:
+            return why_dense(error)
+
+    def _backends(self) -> list[TorchBackend]:
+        ties: dict[int, Ownership[TorchBackend]] = self.__dict__.get("_ties", {})
+        return [tie.backend for tie in ties.values()]
+
+    def _prepared(
+        self, group: Any, rule: Optimizer | str, backend: TorchBackend, table: TableParameter, gradient: Tensor
+    ) -> str:
         """Why the step of a table has to be dense, or nothing if the step of its rows is prepared."""
         if isinstance(gradient, RowGradient):
             if gradient.ids is None:
@@ -196,10 +222,17 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 return f"{reason} had the memory of its gradient. Work on `gradient.clone()`, or use elementwise functions"
         elif not (gradient.is_sparse and gradient.sparse_dim() == 1):
             return table.notes.reason_for_dense or AS_A_WHOLE
-        reason = backend.prepare(group, self.held_state[table])
-        if not reason:
-            backend.dense_steps = 0
-        return reason
+        return rule if isinstance(rule, str) else backend.prepare(group, rule, self.held_state[table])
+
+    def _densely(self, backend: TorchBackend, table: TableParameter, reason: str) -> Tensor:
+        """The table, ready for a step that torch's own code makes."""
+        gradient = table.grad
+        assert gradient is not None
+        if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
+            table.grad = as_dense(gradient)
+        backend.hand_over()  # an error would leave everything as it was
+        self._tell(table, backend, reason, gradient)
+        return table
 
     def _tell(self, table: TableParameter, backend: TorchBackend, reason: str, gradient: Tensor) -> None:
         """Warn of a dense step, but not of one whose lookups came before the table was owned."""

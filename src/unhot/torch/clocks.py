@@ -1,0 +1,126 @@
+"""Which tables of an optimizer make their steps together, and these steps: one call for all tables of a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from unhot.atomic import Call, together
+from unhot.clock import Hyper
+from unhot.engine import Batch, Engine, clock_of, numbered
+from unhot.kernels.structs import Segment
+from unhot.optimizers import Optimizer
+from unhot.torch.backend import StateError, TorchBackend, why_dense
+from unhot.torch.placement import Host
+
+if TYPE_CHECKING:
+    from unhot.torch.stepping import RowOptimizer
+
+
+class Ready(NamedTuple):
+    """A table whose rows are to be stepped, with its gradient."""
+
+    backend: TorchBackend
+    gradient: Tensor
+    state: dict[str, Any]
+    """What torch keeps of the parameter."""
+
+
+class Step(NamedTuple):
+    """The step of the tables of one clock, which cannot fail any more; or why they have to be stepped densely."""
+
+    tables: Sequence[Ready]
+    hyper: Hyper | None
+    reason: str = ""
+
+    def make(self, maximize: bool) -> None:
+        """Make it."""
+        first = self.tables[0].backend
+        assert first.engine is not None
+        assert self.hyper is not None
+        ids, segments = [], []
+        for backend, gradient, _ in self.tables:
+            named, values = backend.gradients(gradient, maximize)
+            ids.append(backend.numbered(named))
+            segments.append(Segment(backend.place, values))
+        make_step(first, ids, segments, self.hyper)
+        for table in self.tables:
+            table.backend.tell_written()
+
+
+def make_step(backend: TorchBackend, ids: list[Any], gradients: list[Segment], hyper: Hyper) -> None:
+    """A step of the engine of a table, and of all that share it."""
+    engine = backend.engine
+    assert engine is not None
+    batch = Batch(engine.kernels.joined(ids), gradients)
+    backend.memory.alone(partial(engine.step, lambda: batch, lambda: hyper))
+
+
+def steps(
+    owner: RowOptimizer, rule: Optimizer, tables: Sequence[Ready], all_backends: Sequence[TorchBackend]
+) -> Iterator[Step]:
+    """The steps of tables with the same hyperparameters, a clock at a time.
+
+    Tables that go on from the same point share a clock. A table that skips a step leaves it, with a copy of its history.
+    """
+    new = [table for table in tables if table.backend.engine is None]
+    for alike in grouped(owner, new):
+        try:
+            bind(owner, rule, alike)
+        except StateError:
+            raise
+        except ValueError as error:
+            yield Step(alike, None, why_dense(error))
+    tables = [table for table in tables if table.backend.engine is not None]
+    by_engine: dict[int, list[Ready]] = {}
+    for table in tables:
+        by_engine.setdefault(id(table.backend.engine), []).append(table)
+    for members in by_engine.values():
+        engine = members[0].backend.engine
+        assert engine is not None
+        present = {member.backend.place for member in members}
+        absent = [one for one in all_backends if one.engine is engine and one.place not in present]
+        if absent:
+            separate(engine, absent)
+        try:
+            yield Step(members, engine.begin_step(rule))
+        except StateError:
+            raise
+        except ValueError as error:
+            yield Step(members, None, why_dense(error))
+
+
+def separate(engine: Engine, leaving: Sequence[TorchBackend]) -> None:
+    """Give tables an engine of their own, which goes on from the same point."""
+    places = [backend.place for backend in leaving]
+    made = engine.apart(places)
+    moved = [partial(backend.__dict__.update, engine=made, place=place) for place, backend in enumerate(leaving)]
+    together([*engine.leave(places), *moved])
+
+
+def grouped(owner: RowOptimizer, tables: Sequence[Ready]) -> list[list[Ready]]:
+    """The tables, by the point from which they go on."""
+    groups: dict[tuple[Any, ...], list[Ready]] = {}
+    for table in tables:
+        alone = () if isinstance(table.backend.memory, Host) else (id(table),)  # its kernels take one table at a time
+        groups.setdefault((*table.backend.start(table.state, owner), *alone), []).append(table)
+    return list(groups.values())
+
+
+def bind(owner: RowOptimizer, rule: Optimizer, tables: Sequence[Ready]) -> None:
+    """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
+    start = tables[0].backend.start(tables[0].state, owner)
+    weights = [table.backend.weights_array() for table in tables]
+    snapshot, clock = clock_of(rule, start.dtype, sum(map(len, weights)), start.held)
+    numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
+    clock.load_state(numbers)
+    slots = [table.backend.slots_for(clock, table.state, owner, start.held) for table in tables]
+    states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
+    engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels)
+    calls: list[Call] = []
+    for place, (table, (tensors, _)) in enumerate(zip(tables, slots, strict=True)):
+        calls += table.backend.bound(engine, place, table.state, tensors)
+    together(calls)
