@@ -141,6 +141,8 @@ void define(nb::module_& module, const char* name) {
         .def("pending", &Stores<T>::pending, same, nb::arg(), same, same, same, same, same)
         .def("gather", &Stores<T>::gather, same, nb::arg())
         .def("gather_settled", &Stores<T>::gather_settled, nb::arg(), same, same, same, same, nb::arg(), nb::arg())
+        .def("pool", &Stores<T>::pool, same, nb::arg())
+        .def("pool_settled", &Stores<T>::pool_settled, nb::arg(), same, same, same, same, same, nb::arg(), nb::arg())
         .def("settle", &Stores<T>::settle, nb::arg(), same, same, nb::arg(), nb::arg())
         .def("step", &Stores<T>::step, nb::arg(), same, same, same, none, none, nb::arg(), same, nb::arg());
 }

@@ -47,12 +47,13 @@ class Finder {
     const Store<T>*begin_, *end_, *store_;
 };
 
-// A vector for each id: where it goes to, or where its gradient is.
+// A vector for each id: where it goes to, or where its gradient is, which is to be multiplied by a factor if there are such.
 template <typename T>
 struct Vectors {
     T* base;
-    int64_t stride;  // numbers from one vector to the next
-    T* const* each;  // of each id, where they do not lie in one array in the order of the ids; else null
+    int64_t stride;         // numbers from one vector to the next
+    T* const* each;         // of each id, where they do not lie in one array in the order of the ids; else null
+    const double* factors;  // of each id, or null
 
     inline T* at(int64_t i) const { return each ? each[i] : base + i * stride; }
 };
@@ -77,6 +78,33 @@ struct Job {
 
     uint32_t* last;  // the step of each row's last touch, or null
     uint32_t now;
+};
+
+// Bags of ids of one store, each pooled into a vector.
+template <typename T>
+struct Bags {
+    const Store<T>* store;
+    int64_t first, count;   // which of all bags they are
+    const int64_t* starts;  // bag b holds the ids at starts[b]..starts[b + 1]
+    const double* factors;  // of each id, or null
+    int mode;               // 0 sum, 1 mean, 2 max
+    T* out;
+    int64_t stride;
+};
+
+// Pools bags of rows, of which some may have deferred steps.
+template <typename T>
+struct PoolJob {
+    const Bags<T>* bags;
+    int64_t bags_count;
+    const int64_t* ids;
+    int64_t ids_count;
+    // Where steps are deferred, else null: the place of each id's row among the distinct ones; and for each of these its vector
+    // if it is settled already, or null for a row that is settled where it is added (its line is not below 0) or stands as it
+    // is.
+    const int32_t* place;
+    const T* const* settled;
+    const Job<T>* job;
 };
 
 template <typename T>
@@ -106,6 +134,7 @@ struct Functions {
     void (*gather_settled)(const Job<T>&, int64_t begin, int64_t end);
     void (*settle)(const Job<T>&, int64_t begin, int64_t end);
     void (*step)(const Job<T>&, int64_t begin, int64_t end);
+    void (*pool_rows)(const PoolJob<T>&, int64_t begin, int64_t end);
     void (*pool)(const Pool<T>&, int64_t begin, int64_t end);
 };
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -96,6 +97,67 @@ class Stores {
         work.run(functions<T>().gather_settled);
     }
 
+    // Pools bags of rows as they stand: (store, vectors, starts, factors, mode) for the ids of one store after the other's.
+    void pool(In<int64_t, 1> ids, nb::list bags) const {
+        const Pooled to(*this, bags, static_cast<int64_t>(ids.shape(0)));
+        const PoolJob<T> job{to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), to.ids, nullptr, nullptr,
+                             nullptr};
+        nb::gil_scoped_release release;
+        to.check_ids(ids.data());
+        to.run(job);
+    }
+
+    // The same, of settled rows. Rows that occur once are settled where they are added.
+    void pool_settled(nb::tuple law, In<int64_t, 1> ids, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
+                      In<int32_t, 1> line_of_row, nb::object coefficients, nb::list bags) const {
+        const auto count = static_cast<int64_t>(ids.shape(0));
+        Work work(*this, law, rows, line_of_row, coefficients);
+        const Pooled to(*this, bags, count);
+        check(static_cast<int64_t>(order.shape(0)) == count && static_cast<int64_t>(starts.shape(0)) == work.count + 1,
+              "the plan does not fit the ids");
+        nb::gil_scoped_release release;
+        to.check_ids(ids.data());
+        work.check_numbers(nullptr);
+        check_plan(order.data(), count, starts.data(), work.count);
+        std::vector<int32_t> place(static_cast<size_t>(count));
+        std::vector<const T*> settled(static_cast<size_t>(work.count));
+        int64_t numbers = 0;
+        auto find = finder();
+        std::vector<int64_t> again, from, once;  // the rows that occur more than once and have deferred steps
+        std::vector<int32_t> line;
+        for (int64_t k = 0; k < work.count; ++k) {
+            for (int64_t i = starts.data()[k]; i < starts.data()[k + 1]; ++i) {
+                const int64_t at = order.data()[i];
+                if (ids.data()[at] != rows.data()[k]) throw std::invalid_argument("the plan is not that of the ids");
+                place[static_cast<size_t>(at)] = static_cast<int32_t>(k);
+            }
+            if (starts.data()[k + 1] - starts.data()[k] > 1 && line_of_row.data()[k] >= 0) {
+                again.push_back(k);
+                from.push_back(numbers);
+                line.push_back(line_of_row.data()[k]);
+                numbers += find(rows.data()[k]).dim;
+            }
+        }
+        std::unique_ptr<T[]> vectors(new T[static_cast<size_t>(numbers)]);
+        std::vector<T*> each(again.size());
+        for (size_t i = 0; i < again.size(); ++i) {
+            each[i] = vectors.get() + from[i];
+            settled[static_cast<size_t>(again[i])] = each[i];
+            again[i] = rows.data()[again[i]];
+        }
+        once.resize(again.size() + 1);
+        for (size_t i = 0; i < once.size(); ++i) once[i] = static_cast<int64_t>(i);
+        Work repeated = work;
+        repeated.job.rows = again.data();
+        repeated.job.line_of_row = line.data();
+        repeated.job.order = repeated.job.starts = once.data();
+        repeated.job.vectors = {nullptr, 0, each.data(), nullptr};
+        repeated.count = static_cast<int64_t>(again.size());
+        repeated.run(functions<T>().gather_settled);
+        to.run(
+            {to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), count, place.data(), settled.data(), &work.job});
+    }
+
     void settle(nb::tuple law, In<int64_t, 1> rows, In<int32_t, 1> line_of_row, nb::object coefficients, uint32_t now) const {
         Work work(*this, law, rows, line_of_row, coefficients);
         check(last_, "settle: the steps of last touches are not noted");
@@ -130,23 +192,29 @@ class Stores {
             parts_.reserve(nb::len(segments));
             for (nb::handle item : segments) {
                 const auto part = nb::cast<nb::tuple>(item);
-                check(nb::len(part) == 2, "a segment is a store and an array");
+                check(nb::len(part) == 4, "a segment is a store, an array, bags and factors");
                 const auto s = nb::cast<size_t>(part[0]);
                 check(s < owner.stores_.size(), "there is no such store");
                 if (written)
-                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<T, nb::ndim<2>, nb::device::cpu>>(part[1], false));
+                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<T, nb::ndim<2>, nb::device::cpu>>(part[1], false), part);
                 else
-                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>>(part[1], false));
+                    add(static_cast<int32_t>(s), nb::cast<nb::ndarray<const T, nb::ndim<2>, nb::device::cpu>>(part[1], false),
+                        part);
             }
-            if (parts_.size() == 1) {
-                vectors = {parts_[0].base, parts_[0].stride, nullptr};
-                return;
-            }
+            bool weighted = false, bagged = false;
+            for (const Part& part : parts_) weighted |= part.factors != nullptr, bagged |= part.bags != nullptr;
+            if (parts_.size() == 1) vectors = {parts_[0].base, parts_[0].stride, nullptr, parts_[0].factors};
+            if (parts_.size() == 1 && !bagged) return;
             each_.resize(static_cast<size_t>(places));
             for (const Part& part : parts_)
-                for (int64_t i = part.begin; i < part.end; ++i)
-                    each_[static_cast<size_t>(i)] = part.base + (i - part.begin) * part.stride;
-            vectors = {nullptr, 0, each_.data()};
+                for (int64_t i = 0; i < part.end - part.begin; ++i)
+                    each_[static_cast<size_t>(part.begin + i)] = part.base + (part.bags ? part.bags[i] : i) * part.stride;
+            vectors.each = each_.data();
+            if (parts_.size() == 1 || !weighted) return;
+            factors_.assign(static_cast<size_t>(places), 1.0);
+            for (const Part& part : parts_)
+                if (part.factors) std::copy_n(part.factors, part.end - part.begin, factors_.data() + part.begin);
+            vectors.factors = factors_.data();
         }
 
         // Whether the ids of each segment are rows of its store.
@@ -174,11 +242,24 @@ class Stores {
 
        private:
         template <typename Array>  // whose rows need not follow each other
-        void add(int32_t store, const Array& array) {
-            const auto count = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
-            const bool whole = dim <= 1 || count == 0 || array.stride(1) == 1;
+        void add(int32_t store, const Array& array, const nb::tuple& given) {
+            const auto rows = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
+            const bool whole = dim <= 1 || rows == 0 || array.stride(1) == 1;
             check(dim == owner_.stores_[static_cast<size_t>(store)].dim && whole, "vectors do not fit their table");
-            parts_.push_back({store, places, places + count, const_cast<T*>(array.data()), array.stride(0)});
+            Part part{store, places, places + rows, const_cast<T*>(array.data()), array.stride(0), nullptr, nullptr};
+            if (!given[2].is_none()) {  // which vector each id has
+                const auto bags = nb::cast<In<int64_t, 1>>(given[2], false);
+                check_rows(bags.data(), static_cast<int64_t>(bags.shape(0)), rows);
+                part.bags = bags.data();
+                part.end = places + static_cast<int64_t>(bags.shape(0));
+            }
+            const int64_t count = part.end - part.begin;
+            if (!given[3].is_none()) {
+                const auto factors = nb::cast<In<double, 1>>(given[3], false);
+                check(static_cast<int64_t>(factors.shape(0)) == count, "a factor for each id");
+                part.factors = factors.data();
+            }
+            parts_.push_back(part);
             places += count;
             numbers += count * dim;
         }
@@ -188,6 +269,8 @@ class Stores {
             int64_t begin, end;
             T* base;
             int64_t stride;
+            const int64_t* bags;
+            const double* factors;
         };
 
         size_t part_of(int64_t place) const {
@@ -199,6 +282,58 @@ class Stores {
         const Stores& owner_;
         std::vector<Part> parts_;
         std::vector<T*> each_;
+        std::vector<double> factors_;
+    };
+
+    // Bags of each store in turn, and the vectors that they are pooled into.
+    struct Pooled {
+        std::vector<Bags<T>> bags;
+        int64_t ids = 0;
+
+        Pooled(const Stores& owner, nb::list given, int64_t count) {
+            for (nb::handle item : given) {
+                const auto part = nb::cast<nb::tuple>(item);
+                check(nb::len(part) == 5, "bags are a store, vectors, starts, factors and a mode");
+                const auto s = nb::cast<size_t>(part[0]);
+                const auto out = nb::cast<nb::ndarray<T, nb::ndim<2>, nb::device::cpu>>(part[1], false);
+                const auto starts = nb::cast<In<int64_t, 1>>(part[2], false);
+                const auto mode = nb::cast<int>(part[4]);
+                check(s < owner.stores_.size() && mode >= 0 && mode <= 2, "there is no such store, or no such mode");
+                const Store<T>& store = owner.stores_[s];
+                const auto rows = static_cast<int64_t>(out.shape(0));
+                const bool whole = store.dim <= 1 || rows == 0 || out.stride(1) == 1;
+                check(static_cast<int64_t>(out.shape(1)) == store.dim && whole, "vectors do not fit their table");
+                check(starts.shape(0) == out.shape(0) + 1, "one start more than bags");
+                check_starts(starts.data(), rows, count);
+                check(starts.data()[0] == ids, "bags must begin where the last ones ended");
+                ids = starts.data()[rows];
+                Bags<T> made{&store, total_, rows, starts.data(), nullptr, mode, out.data(), out.stride(0)};
+                if (!part[3].is_none()) {
+                    const auto factors = nb::cast<In<double, 1>>(part[3], false);
+                    check(static_cast<int64_t>(factors.shape(0)) == count, "a factor for each id");
+                    made.factors = factors.data();
+                }
+                total_ += rows;
+                if (rows) bags.push_back(made);
+                widest_ = std::max(widest_, store.dim);
+            }
+            check(ids == count, "bags must hold all ids");
+        }
+
+        void check_ids(const int64_t* all) const {
+            for (const Bags<T>& part : bags)
+                if (outside_of(*part.store, all + part.starts[0], part.starts[part.count] - part.starts[0]))
+                    throw std::out_of_range("a row number lies outside of the table");
+        }
+
+        void run(const PoolJob<T>& job) const {
+            const auto pool = functions<T>().pool_rows;
+            parallel(total_, (ids + total_) * widest_ * static_cast<int64_t>(sizeof(T)),
+                     [&](int64_t b, int64_t e) { pool(job, b, e); });
+        }
+
+       private:
+        int64_t total_ = 0, widest_ = 0;
     };
 
     // What a job needs of the law and the rows.

@@ -250,7 +250,7 @@ def test_a_step_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(unhot.kernels.active, "step", fail)
+        patched.setattr(unhot.kernels.active.stores, "step", fail)
         with pytest.raises(MemoryError):
             table.step(*batch(50))
     for each in THEN:

@@ -23,7 +23,7 @@ import unhot
 from unhot import atomic
 from unhot.engine import Batch, Engine
 from unhot.kernels import reference
-from unhot.kernels.structs import PendingRows, Segment, StepNumbers
+from unhot.kernels.structs import MODES, Bags, PendingRows, Segment, StepNumbers
 from unhot.store import Store
 
 native = pytest.importorskip("unhot.kernels.native") if unhot.kernels.name == "numpy" else unhot.kernels.active
@@ -149,36 +149,52 @@ def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.nda
 
 
 @pytest.mark.parametrize("rule", ["adam", "adamax torch", "sgd momentum", "adagrad"])
-def test_many_stores_are_one_table(rule: str) -> None:
+@pytest.mark.parametrize("kernels", [native, reference], ids=["native", "numpy"])
+def test_many_stores_are_one_table(rule: str, kernels: Any) -> None:
     """Several stores in one call, features in any order, vectors apart or in one array: the bits of one table of all rows."""
     generator = np.random.default_rng(0)
     dim, sizes, features = 4, (5, 3, 9), (1, 0, 2, 1)  # which store each segment of ids names
     firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    for kernels in (native, reference):
-        one = trained(rule, "float32", sum(sizes), dim, 20, 0)
-        engine = one._engine
-        states = [[array[a : a + n].copy() for array in engine.stores[0].state] for a, n in zip(firsts, sizes, strict=True)]
-        last = None if engine.last is None else engine.last.copy()
-        many = Engine([Store(state[0], tuple(state[1:]), int(a)) for state, a in zip(states, firsts, strict=True)])
-        many.kernels = kernels
-        many.__dict__.update(optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last)
-        many.__dict__.update(has_deferred_steps=engine.has_deferred_steps, _swept=engine._swept, _rows=many._made())
-        for _ in range(30):  # with a sweep among them
-            ids = [generator.integers(0, sizes[s], 6) + firsts[s] for s in features]
-            flat, wide = np.concatenate(ids), np.full((6, 4 * dim + 1), np.nan, np.float32)
-            outs = [Segment(s, wide[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
-            many.read(flat, outs)
-            for segment, named in zip(outs, ids, strict=True):
-                np.testing.assert_array_equal(segment.vectors, one.lookup(named))
-            assert np.isnan(wide[:, -1]).all()
-            gradients = generator.normal(size=(6, 4 * dim + 1)).astype(np.float32)
-            parts = [Segment(s, gradients[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
-            many.step(lambda flat=flat, parts=parts: Batch(flat, parts), lambda: many.begin_step(one.optimizer))
-            one.step(flat, np.concatenate([part.vectors for part in parts]))
-        many.settle_all()
-        array = one.array
-        for store in many.stores:
-            np.testing.assert_array_equal(store.weights, array[store.first : store.stop])
+    one = trained(rule, "float32", sum(sizes), dim, 20, 0)
+    engine = one._engine
+    states = [[array[a : a + n].copy() for array in engine.stores[0].state] for a, n in zip(firsts, sizes, strict=True)]
+    last = None if engine.last is None else engine.last.copy()
+    many = Engine([Store(state[0], tuple(state[1:]), int(a)) for state, a in zip(states, firsts, strict=True)])
+    many.kernels = kernels
+    many.__dict__.update(optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last)
+    many.__dict__.update(has_deferred_steps=engine.has_deferred_steps, _swept=engine._swept, _rows=many._made())
+    for turn in range(30):  # with a sweep among them
+        ids = [generator.integers(0, sizes[s], 6) + firsts[s] for s in features]
+        flat, wide = np.concatenate(ids), np.full((6, 4 * dim + 1), np.nan, np.float32)
+        outs = [Segment(s, wide[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
+        many.read(flat, outs)
+        for segment, named in zip(outs, ids, strict=True):
+            np.testing.assert_array_equal(segment.vectors, one.lookup(named))
+        assert np.isnan(wide[:, -1]).all()
+        # Bags of 1, 0, 3 and 2 ids of each feature, with factors of some.
+        starts, bag = np.array([0, 1, 1, 4, 6]), np.array([0, 2, 2, 2, 3, 3])
+        factors = generator.normal(size=24)
+        pooled = np.full((4, 4 * dim + 1), np.nan, np.float32)
+        bags = [
+            Bags(s, pooled[:, k * dim : (k + 1) * dim], starts + 6 * k, factors if k % 2 else None, MODES["sum"])
+            for k, s in enumerate(features)
+        ]
+        many.pool(flat, bags)
+        for k, (part, named) in enumerate(zip(bags, ids, strict=True)):
+            own = factors[6 * k : 6 * k + 6] if k % 2 else None
+            np.testing.assert_array_equal(part.vectors, one.bag(named, starts[:-1], weights=own))
+        gradients = generator.normal(size=(6, 4 * dim + 1)).astype(np.float32)
+        parts, values = [], []
+        for k, s in enumerate(features):
+            vectors = gradients[:, k * dim : (k + 1) * dim]
+            parts.append(Segment(s, vectors, bag if turn % 2 else None))
+            values.append(vectors[bag] if turn % 2 else vectors)
+        many.step(lambda flat=flat, parts=parts: Batch(flat, parts), lambda: many.begin_step(one.optimizer))
+        one.step(flat, np.concatenate(values))
+    many.settle_all()
+    array = one.array
+    for store in many.stores:
+        np.testing.assert_array_equal(store.weights, array[store.first : store.stop])
 
 
 @given(ids=st.lists(st.integers(0, 2**40) | st.integers(0, 5), max_size=60))
@@ -308,9 +324,11 @@ def test_native_arguments_are_checked() -> None:
     """Arrays of another type are refused instead of copied, and shapes that do not fit are errors."""
     weights, ids = np.zeros((4, 2), np.float32), np.zeros(3, np.int64)
     with pytest.raises(TypeError):
-        _native.StoresFloat32([[weights]], [0], None).gather(ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32))])
+        _native.StoresFloat32([[weights]], [0], None).gather(
+            ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32), None, None)]
+        )
     with pytest.raises(ValueError, match="a vector for each id"):
-        _native.StoresFloat32([[weights]], [0], None).gather(ids, [(0, np.zeros((2, 2), np.float32))])
+        _native.StoresFloat32([[weights]], [0], None).gather(ids, [(0, np.zeros((2, 2), np.float32), None, None)])
     with pytest.raises(ValueError, match="instruction set"):
         _native.use("mmx")
 
@@ -347,24 +365,31 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
     plan, line_of_row, steps = native.stores(states, [0, 4], last).pending(ids, now)
     coefficients, scalars = clock.coefficients(steps), clock.scalars(now + 1, table.optimizer.read(now + 1))
     law = native._described(clock.formula())
-    out = [(0, np.empty((3, 3), np.float32)), (1, np.empty((1, 3), np.float32))]
-    given = [(0, gradients[:3].copy()), (1, gradients[3:].copy())]
+    out = [(0, np.empty((3, 3), np.float32), None, None), (1, np.empty((1, 3), np.float32), None, None)]
+    factors = np.ones(3)
+    given = [(0, gradients[:2].copy(), np.array([0, 1, 1]), factors), (1, gradients[3:].copy(), None, None)]
+    bags = [
+        (0, np.empty((2, 3), np.float32), np.array([0, 2, 3]), np.ones(4), 0),
+        (1, np.empty((1, 3), np.float32), np.array([3, 4]), None, 1),
+    ]
     room = [np.empty(4, np.int64), np.empty(4, np.int64), np.empty(5, np.int64), np.empty(4, np.int64), np.empty(4, np.int32)]
     stores = [states, [0, 4], last]
     calls: dict[str, list[Any]] = {
         "pending": [stores, ids, now, *room],
         "gather": [stores, ids, out],
         "gather_settled": [stores, law, *plan, line_of_row, coefficients, out],
+        "pool": [stores, ids, bags],
+        "pool_settled": [stores, law, ids, *plan, line_of_row, coefficients, bags],
         "settle": [stores, law, plan.rows, line_of_row, coefficients, now],
         "step": [stores, law, *plan, line_of_row, coefficients, now + 1, scalars, given],
     }
-    pool = [states[0][0], np.array([1, 3, 3]), np.array([0, 2, 3]), None, 0, np.empty((2, 3), np.float32)]
+    pooling = [states[0][0], np.array([1, 3, 3]), np.array([0, 2, 3]), None, 0, np.empty((2, 3), np.float32)]
 
     def call(name: str, made_of: list[Any], *arguments: Any) -> None:
         getattr(_native.StoresFloat32(*made_of), name)(*arguments)
 
-    for name, arguments in {**calls, "pool": pool}.items():
-        kernel = _native.pool if name == "pool" else partial(call, name)
+    for name, arguments in {**calls, "pooling": pooling}.items():
+        kernel = _native.pool if name == "pooling" else partial(call, name)
         before = [array.copy() for array in held]
         refused = 0
         for changed in with_one_changed(arguments):
@@ -377,9 +402,9 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
             else:  # what was cut off is not read
                 for array, was in zip(held, before, strict=True):
                     array[:] = was
-        assert refused >= (4 if name == "pool" else 9)
+        assert refused >= (4 if name == "pooling" else 9)
     if (line_of_row >= 0).any():  # a line that there just is not
-        for name in ("gather_settled", "settle", "step"):
+        for name in ("gather_settled", "pool_settled", "settle", "step"):
             with pytest.raises(ValueError, match="a line of coefficients that there is not"):
                 call(name, *(coefficients[:-1].copy() if a is coefficients else a for a in calls[name]))
 

@@ -56,7 +56,11 @@ def module_signature(text: str) -> tuple[list[str], str]:
     """The kinds of a function's parameters, and of what it returns."""
     found = re.fullmatch(r"def \w+\((.*)\) -> (.*)", text)
     assert found, text
-    text = re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", found[1].removeprefix("self, ")).replace("collections.abc.", "").removesuffix(", /")
+    text = (
+        re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", found[1].removeprefix("self, "))
+        .replace("collections.abc.", "")
+        .removesuffix(", /")
+    )
     return [part.partition(": ")[2] for part in re.split(r", (?=\w+: )", text) if part], found[2]
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unhot.kernels.structs import Segment
+from unhot.kernels.structs import Bags, Segment
 
 _Float = TypeVar("_Float", np.float32, np.float64)  # an overload for each: a table, its slots and what goes with them agree
 _Ids: TypeAlias = NDArray[np.int64]
@@ -80,6 +80,19 @@ class StoresFloat32:
         segments: list[Segment],
         /,
     ) -> None: ...
+    def pool(self, ids: _Ids, bags: list[Bags], /) -> None: ...
+    def pool_settled(
+        self,
+        law: _Law,
+        ids: _Ids,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32],
+        coefficients: _Coefficients,
+        bags: list[Bags],
+        /,
+    ) -> None: ...
     def settle(
         self, law: _Law, rows: _Ids, line_of_row: NDArray[np.int32], coefficients: _Coefficients, now: int, /
     ) -> None: ...
@@ -114,6 +127,19 @@ class StoresFloat64:
         line_of_row: NDArray[np.int32],
         coefficients: _Coefficients,
         segments: list[Segment],
+        /,
+    ) -> None: ...
+    def pool(self, ids: _Ids, bags: list[Bags], /) -> None: ...
+    def pool_settled(
+        self,
+        law: _Law,
+        ids: _Ids,
+        rows: _Ids,
+        order: _Ids,
+        starts: _Ids,
+        line_of_row: NDArray[np.int32],
+        coefficients: _Coefficients,
+        bags: list[Bags],
         /,
     ) -> None: ...
     def settle(

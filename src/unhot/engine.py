@@ -20,7 +20,7 @@ from unhot import arrays
 from unhot.atomic import Call, Version, together
 from unhot.clock import Clock, Hyper
 from unhot.kernels import active
-from unhot.kernels.structs import PendingRows, Plan, Segment, StepNumbers, Stores
+from unhot.kernels.structs import Bags, PendingRows, Plan, Segment, StepNumbers, Stores
 from unhot.optimizers import Optimizer
 from unhot.store import Store
 
@@ -149,21 +149,15 @@ class Engine:
         pending = self._pending(ids, version)
         self._rows.gather_settled(self.clock.formula(), pending, out)
 
-    def pool(self, ids: Array, starts: Array, factors: Array | None, mode: str, out: Array) -> None:
-        """out[b] = the pooled settled weights of the bag ids[starts[b]:starts[b + 1]], of an engine with one store."""
+    def pool(self, ids: Array, bags: Sequence[Bags]) -> None:
+        """Write the pooled settled weights of bags of the rows `ids`."""
         version = self._whole()
-        values = self.stores[0].weights
-        if self.has_deferred_steps:
-            assert self.clock is not None
-            pending = self._pending(ids, version)
-            plan = pending.plan
-            count = len(plan.rows)
-            values = np.empty((count, values.shape[1]), values.dtype)
-            once = Plan(plan.rows, np.arange(count), np.arange(count + 1))
-            self._rows.gather_settled(self.clock.formula(), pending._replace(plan=once), [Segment(0, values)])
-            ids = np.empty(len(ids), np.int64)
-            ids[plan.order] = np.repeat(np.arange(count), np.diff(plan.starts))
-        self.kernels.pool(values, ids, starts, factors, mode, out)
+        if not self.has_deferred_steps:
+            self._rows.pool(ids, bags)
+            return
+        assert self.clock is not None
+        pending = self._pending(ids, version)
+        self._rows.pool_settled(self.clock.formula(), ids, pending, bags)
 
     @np.errstate(all="ignore")
     def _pending(self, ids: Array, version: int) -> PendingRows:

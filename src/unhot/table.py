@@ -19,7 +19,7 @@ from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
 from unhot.kernels import active as kernels
-from unhot.kernels.structs import Segment
+from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
 from unhot.sharing import Shared
@@ -223,7 +223,7 @@ class Table(Shared):
         out = as_output(out, (len(starts) - 1, self.dim), self.dtype)
         target = target_of(out, flat, factors)
         if zero is None:
-            self._read(lambda engine: engine.pool(flat, starts, factors, mode, target))
+            self._read(lambda engine: engine.pool(flat, [Bags(0, target, starts, factors, MODES[mode])]))
         else:
             values = np.empty((len(flat), self.dim), self.dtype)
             self._read(lambda engine: engine.read(flat, [Segment(0, values)]))
@@ -250,7 +250,7 @@ class Table(Shared):
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
         out = as_output(None, (len(starts) - 1, self.dim), self.dtype)
-        self._read(lambda engine: engine.pool(columns, starts, values, "sum", out))
+        self._read(lambda engine: engine.pool(columns, [Bags(0, out, starts, values, MODES["sum"])]))
         return out
 
     # ------------------------------------------------------------------ training

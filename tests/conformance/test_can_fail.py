@@ -11,7 +11,6 @@ import pytest
 import unhot
 from unhot.clock import panels
 from unhot.engine import Engine
-from unhot.kernels import active as kernels
 
 from .dense import Array
 from .registry import Rule, named

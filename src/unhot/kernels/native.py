@@ -12,7 +12,7 @@ from unhot import _native
 from unhot.atomic import Call
 from unhot.kernels.reference import copied, joined, span, steps_of
 from unhot.kernels.reference_history import BLOCK, HEAD
-from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbers
+from unhot.kernels.structs import MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
 from unhot.laws import LAWS
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,8 +26,6 @@ name = f"native ({_native.isa()})"
 
 NUMBERS = {law: number for number, law in enumerate(law for kind in LAWS for law in kind.variants())}
 threads, set_threads, join_openmp = _native.threads, _native.set_threads, _native.join_openmp
-
-MODES = {"sum": 0, "mean": 1, "max": 2}
 
 outside, same = _native.outside, _native.same
 
@@ -87,6 +85,13 @@ class NativeStores:
 
     def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
         self._native.gather_settled(_described(formula), *rows.plan, rows.line_of_row, rows.coefficients, list(segments))
+
+    def pool(self, ids: Array, bags: Sequence[Bags]) -> None:
+        self._native.pool(ids, list(bags))
+
+    def pool_settled(self, formula: Formula, ids: Array, rows: PendingRows, bags: Sequence[Bags]) -> None:
+        described = _described(formula)
+        self._native.pool_settled(described, ids, *rows.plan, rows.line_of_row, rows.coefficients, list(bags))
 
     def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
         described = _described(formula)

@@ -14,7 +14,7 @@ import numpy as np
 
 from unhot.atomic import Call
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
-from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbers
+from unhot.kernels.structs import MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,7 +99,7 @@ class NumpyStores:
 
     def gather(self, ids: Array, segments: Sequence[Segment]) -> None:
         start = 0
-        for store, out in segments:
+        for store, out, *_ in segments:
             local = ids[start : start + len(out)] - self.firsts[store]
             out[...] = self.states[store][0][local]
             start += len(out)
@@ -109,11 +109,21 @@ class NumpyStores:
         place[rows.plan.order] = np.repeat(np.arange(len(rows.plan.rows)), np.diff(rows.plan.starts))
         by_store = {store: (mask, self._settled(formula, store, mask, rows)[0]) for store, mask in self._of(rows.plan.rows)}
         start = 0
-        for store, out in segments:
+        for store, out, *_ in segments:
             if len(out):
                 mask, weights = by_store[store]
                 out[...] = weights[(np.cumsum(mask) - 1)[place[start : start + len(out)]]]
             start += len(out)
+
+    def pool(self, ids: Array, bags: Sequence[Bags]) -> None:
+        rows = np.zeros((len(ids), max((part.vectors.shape[1] for part in bags), default=0)), self.states[0][0].dtype)
+        self.gather(ids, [Segment(part.store, _of_bags(rows, part)) for part in bags])
+        _pooled(rows, bags)
+
+    def pool_settled(self, formula: Formula, ids: Array, rows: PendingRows, bags: Sequence[Bags]) -> None:
+        found = np.zeros((len(ids), max((part.vectors.shape[1] for part in bags), default=0)), self.states[0][0].dtype)
+        self.gather_settled(formula, rows, [Segment(part.store, _of_bags(found, part)) for part in bags])
+        _pooled(found, bags)
 
     def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
         calls: list[Call] = []
@@ -169,6 +179,22 @@ class NumpyStores:
 stores = NumpyStores
 
 
+def _of_bags(rows: Array, bags: Bags) -> Array:
+    """The part of the rows, one for each of all ids, that the bags are made of."""
+    return rows[bags.starts[0] : bags.starts[-1], : bags.vectors.shape[1]]
+
+
+def _pooled(rows: Array, bags: Sequence[Bags]) -> None:
+    """Pool the rows of all ids."""
+    for part in bags:
+        own = slice(part.starts[0], part.starts[-1])
+        places, starts = np.arange(part.starts[-1] - part.starts[0]), part.starts - part.starts[0]
+        out = np.empty(part.vectors.shape, rows.dtype)
+        mode = next(name for name, number in MODES.items() if number == part.mode)
+        pool(_of_bags(rows, part), places, starts, None if part.factors is None else part.factors[own], mode, out)
+        part.vectors[...] = out
+
+
 def sum_by_row(plan: Plan, mask: Array, store: int, gradients: Sequence[Segment]) -> Array:
     """The sum of each masked row's gradients, in float64 and in the order of occurrence, rounded once."""
     row_of_place = np.empty(len(plan.order), np.int64)
@@ -176,11 +202,15 @@ def sum_by_row(plan: Plan, mask: Array, store: int, gradients: Sequence[Segment]
     of_store = [part.vectors for part in gradients if part.store == store]
     total = np.zeros((int(mask.sum()), of_store[0].shape[1]))
     start = 0
-    for number, part in gradients:
-        if number == store:
+    for part in gradients:
+        count = len(part.vectors if part.bags is None else part.bags)
+        if part.store == store:
+            values = (part.vectors if part.bags is None else part.vectors[part.bags]).astype(np.float64)
+            if part.factors is not None:
+                values *= part.factors[:, None]
             # add.at adds one by one, in order; add.reduceat would add in pairs where a row is short.
-            np.add.at(total, row_of_place[start : start + len(part)], part.astype(np.float64))
-        start += len(part)
+            np.add.at(total, row_of_place[start : start + count], values)
+        start += count
     return total.astype(of_store[0].dtype)
 
 

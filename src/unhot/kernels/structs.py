@@ -42,10 +42,32 @@ class Formula(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Vectors of some consecutive ids of one store, (count, dim): where they go to, or their gradients."""
+    """Vectors of some consecutive ids of one store: where they go to, or their gradients."""
 
     store: int
     vectors: Vectors
+    """(count, dim): one for each id, or one for each bag of them."""
+    bags: Any = None
+    """Which of the vectors each id has, int64; None if each has its own. Of gradients only."""
+    factors: Any = None
+    """What each id's vector is multiplied by, float64; None for 1. Of gradients only."""
+
+
+MODES = {"sum": 0, "mean": 1, "max": 2}
+
+
+class Bags(NamedTuple):
+    """Bags of consecutive ids of one store, each pooled into a vector; sums are formed in float64 and rounded once."""
+
+    store: int
+    vectors: Vectors
+    """Where they go to, (bags, dim)."""
+    starts: Any
+    """Bag b holds the ids from starts[b] to starts[b + 1], counted among all ids, int64."""
+    factors: Any
+    """What each of all ids' rows is multiplied by, float64; None for 1."""
+    mode: int
+    """One of `MODES`. A mean is divided by the sum of its factors; an empty bag is 0."""
 
 
 class StepNumbers(NamedTuple):
@@ -73,6 +95,12 @@ class Stores(Protocol):
 
     def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
         """Write the weights that the rows would hold if they were settled into the segments; no row is changed."""
+
+    def pool(self, ids: Ids, bags: Sequence[Bags]) -> None:
+        """Write the pooled weights of the ids, as they stand."""
+
+    def pool_settled(self, formula: Formula, ids: Ids, rows: PendingRows, bags: Sequence[Bags]) -> None:
+        """Write the pooled weights that the rows would hold if they were settled; no row is changed."""
 
     def settle(self, formula: Formula, rows: PendingRows, now: int) -> list[Call]:
         """What settles the distinct rows in place and marks them as touched at `now`."""

@@ -240,7 +240,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         surprising = isinstance(gradient, RowGradient) or gradient.is_sparse or backend.dense_steps > 1
         if surprising and reason != ASKED_FOR:
             name, (why, _, remedy) = f"A table of shape {tuple(table.shape)}", reason.rpartition(". ")
-            warn_of_dense_training(table.notes, name, why, f"{remedy}.", stacklevel=10)
+            warn_of_dense_training(table.notes, name, why, f"{remedy}.", stacklevel=11)
         table.notes.reason_for_dense = reason
 
     def _partner(self, dense: list[Tensor]) -> Any:
