@@ -32,10 +32,7 @@ class Finder {
     Finder(const Store<T>* stores, int64_t count) : begin_(stores), end_(stores + count), store_(stores) {}
 
     inline const Store<T>& operator()(int64_t row) {
-        if (!has(*store_, row)) {
-            const auto after = std::upper_bound(begin_, end_, row, [](int64_t r, const Store<T>& s) { return r < s.first; });
-            store_ = after == begin_ ? begin_ : after - 1;
-        }
+        if (!has(*store_, row)) look(row);
         return *store_;
     }
 
@@ -44,6 +41,11 @@ class Finder {
     }
 
    private:
+    [[gnu::noinline]] void look(int64_t row) {
+        const auto after = std::upper_bound(begin_, end_, row, [](int64_t r, const Store<T>& s) { return r < s.first; });
+        store_ = after == begin_ ? begin_ : after - 1;
+    }
+
     const Store<T>*begin_, *end_, *store_;
 };
 
@@ -92,19 +94,14 @@ struct Bags {
     int64_t stride;
 };
 
-// Pools bags of rows, of which some may have deferred steps.
+// Pools bags of rows, of which some have been settled elsewhere.
 template <typename T>
 struct PoolJob {
     const Bags<T>* bags;
     int64_t bags_count;
     const int64_t* ids;
-    int64_t ids_count;
-    // Where steps are deferred, else null: the place of each id's row among the distinct ones; and for each of these its vector
-    // if it is settled already, or null for a row that is settled where it is added (its line is not below 0) or stands as it
-    // is.
-    const int32_t* place;
-    const T* const* settled;
-    const Job<T>* job;
+    const int32_t* place;     // of each id's row among the distinct ones; null where all rows stand as they are
+    const T* const* settled;  // the vector of each of these, or null for a row that stands as it is
 };
 
 template <typename T>
@@ -132,6 +129,7 @@ template <typename T>
 struct Functions {
     void (*gather)(const Gather<T>&, int64_t begin, int64_t end);
     void (*gather_settled)(const Job<T>&, int64_t begin, int64_t end);
+    void (*settle_apart)(const Job<T>&, int64_t begin, int64_t end);
     void (*settle)(const Job<T>&, int64_t begin, int64_t end);
     void (*step)(const Job<T>&, int64_t begin, int64_t end);
     void (*pool_rows)(const PoolJob<T>&, int64_t begin, int64_t end);

@@ -87,6 +87,20 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
     });
 }
 
+// The vectors of rows with deferred steps, settled: vectors.each[k] is that of row k. Other rows have none.
+template <typename T>
+void settle_apart(const Job<T>& job, int64_t begin, int64_t end) {
+    with_law<T>(job.rule.law, [&]<typename Law>() {
+        for_rows<false>(job, Law::kLooked, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
+            if (job.line_of_row[k] < 0) return;
+            T* state[kMostArrays];
+            row_state(job, store, row, state);
+            Law::with_settle(job.rule, line<Law>(job, k),
+                             [&](const auto& settle) { settle_into<Law>(settle, state, job.vectors.each[k], store.dim); });
+        });
+    });
+}
+
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
     with_law<T>(job.rule.law, [&]<typename Law>() {
@@ -192,78 +206,47 @@ void gather(const Gather<T>& job, int64_t begin, int64_t end) {
 
 // The vectors of the bags [begin, end): their rows are summed in double in the order of the ids, and rounded once.
 template <typename T>
-void pool_rows(const PoolJob<T>& pool, int64_t begin, int64_t end) {
+void pool_rows(const PoolJob<T>& job, int64_t begin, int64_t end) {
     static thread_local std::vector<double> buffer;
-    static thread_local std::vector<T> settled_buffer;
     int64_t widest = 0;
-    for (int64_t s = 0; s < pool.bags_count; ++s) widest = std::max(widest, pool.bags[s].store->dim);
+    for (int64_t s = 0; s < job.bags_count; ++s) widest = std::max(widest, job.bags[s].store->dim);
     buffer.resize(static_cast<size_t>(widest));
-    settled_buffer.resize(static_cast<size_t>(widest));
-    double* sum = buffer.data();
-    T* settled = settled_buffer.data();
-    const auto pooled = [&](const auto& row_at, const auto& fetch) {
-        const Bags<T>* bags = pool.bags;
-        for (int64_t bag = begin; bag < end; ++bag) {
-            while (bag >= bags->first + bags->count) ++bags;
-            const Store<T>& store = *bags->store;
-            const int64_t b = bag - bags->first, dim = store.dim, first = bags->starts[b], stop = bags->starts[b + 1];
-            T* out = bags->out + b * bags->stride;
-            if (first == stop) {
-                for (int64_t i = 0; i < dim; ++i) out[i] = T(0);
+    double* __restrict sum = buffer.data();
+    const Bags<T>* bags = job.bags;
+    for (int64_t bag = begin; bag < end; ++bag) {
+        while (bag >= bags->first + bags->count) ++bags;
+        const Store<T>& store = *bags->store;
+        const int64_t b = bag - bags->first, dim = store.dim, first = bags->starts[b], stop = bags->starts[b + 1];
+        const int64_t last = bags->starts[bags->count], bytes = dim * static_cast<int64_t>(sizeof(T));
+        const auto row_at = [&](int64_t at) {
+            const T* settled = job.place ? job.settled[job.place[at]] : nullptr;
+            return settled ? settled : store.state[0] + (job.ids[at] - store.first) * dim;
+        };
+        T* __restrict out = bags->out + b * bags->stride;
+        if (first == stop) {
+            for (int64_t i = 0; i < dim; ++i) out[i] = T(0);
+            continue;
+        }
+        double weight = 0;
+        for (int64_t at = first; at < stop; ++at) {
+            if (at + kAhead < last) prefetch(row_at(at + kAhead), bytes);
+            const T* row = row_at(at);
+            if (bags->mode == 2) {
+                for (int64_t i = 0; i < dim; ++i) out[i] = at == first ? row[i] : largest(out[i], row[i]);
                 continue;
             }
-            double weight = 0;
-            for (int64_t at = first; at < stop; ++at) {
-                fetch(store, at);
-                const T* row = row_at(store, at);
-                if (bags->mode == 2) {
-                    for (int64_t i = 0; i < dim; ++i) out[i] = at == first ? row[i] : largest(out[i], row[i]);
-                    continue;
-                }
-                const double factor = bags->factors ? bags->factors[at] : 1.0;
-                weight += factor;
-                if (at == first)
-                    for (int64_t i = 0; i < dim; ++i) sum[i] = static_cast<double>(row[i]) * factor;
-                else
-                    for (int64_t i = 0; i < dim; ++i) sum[i] += static_cast<double>(row[i]) * factor;
-            }
-            if (bags->mode == 0)
-                for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<T>(sum[i]);
-            else if (bags->mode == 1)
-                for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<T>(sum[i] / weight);
+            const double factor = bags->factors ? bags->factors[at] : 1.0;
+            weight += factor;
+            if (at == first)
+                for (int64_t i = 0; i < dim; ++i) sum[i] = static_cast<double>(row[i]) * factor;
+            else
+                for (int64_t i = 0; i < dim; ++i) sum[i] += static_cast<double>(row[i]) * factor;
         }
-    };
-    const auto stored = [&](const Store<T>& store, int64_t at) {
-        return store.state[0] + (pool.ids[at] - store.first) * store.dim;
-    };
-    if (!pool.job) {
-        pooled(stored, [&](const Store<T>& store, int64_t at) {
-            // The row may be another store's, of which nothing is then gained nor lost.
-            if (at + kAhead < pool.ids_count) prefetch(stored(store, at + kAhead), store.dim * static_cast<int64_t>(sizeof(T)));
-        });
-        return;
+        if (bags->mode == 0)
+            for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<T>(sum[i]);
+        else if (bags->mode == 1)
+            for (int64_t i = 0; i < dim; ++i) out[i] = static_cast<T>(sum[i] / weight);
     }
-    const Job<T>& job = *pool.job;
-    with_law<T>(job.rule.law, [&]<typename Law>() {
-        pooled(
-            [&](const Store<T>& store, int64_t at) -> const T* {
-                const int32_t k = pool.place[at];
-                if (pool.settled[k]) return pool.settled[k];
-                if (job.line_of_row[k] < 0) return stored(store, at);
-                T* state[kMostArrays];
-                row_state(job, store, pool.ids[at] - store.first, state);
-                Law::with_settle(job.rule, line<Law>(job, k),
-                                 [&](const auto& settle) { settle_into<Law>(settle, state, settled, store.dim); });
-                return settled;
-            },
-            [&](const Store<T>& store, int64_t at) {
-                const int64_t next = at + kAheadOfComputation;
-                if (next >= pool.ids_count || pool.settled[pool.place[next]]) return;
-                const int64_t row = (pool.ids[next] - store.first) * store.dim;
-                for (int a = 0; a < job.arrays; ++a)
-                    if (Law::kLooked >> a & 1) prefetch(store.state[a] + row, store.dim * static_cast<int64_t>(sizeof(T)));
-            });
-    });
 }
 
 template <typename T>
@@ -305,7 +288,7 @@ void pool(const Pool<T>& job, int64_t begin, int64_t end) {
 
 template <typename T>
 Functions<T> functions() {
-    return {gather<T>, gather_settled<T>, settle<T>, step<T>, pool_rows<T>, pool<T>};
+    return {gather<T>, gather_settled<T>, settle_apart<T>, settle<T>, step<T>, pool_rows<T>, pool<T>};
 }
 
 template Functions<float> functions<float>();

@@ -100,14 +100,13 @@ class Stores {
     // Pools bags of rows as they stand: (store, vectors, starts, factors, mode) for the ids of one store after the other's.
     void pool(In<int64_t, 1> ids, nb::list bags) const {
         const Pooled to(*this, bags, static_cast<int64_t>(ids.shape(0)));
-        const PoolJob<T> job{to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), to.ids, nullptr, nullptr,
-                             nullptr};
+        const PoolJob<T> job{to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), nullptr, nullptr};
         nb::gil_scoped_release release;
         to.check_ids(ids.data());
         to.run(job);
     }
 
-    // The same, of settled rows. Rows that occur once are settled where they are added.
+    // The same, of settled rows: those with deferred steps are settled elsewhere, each once.
     void pool_settled(nb::tuple law, In<int64_t, 1> ids, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts,
                       In<int32_t, 1> line_of_row, nb::object coefficients, nb::list bags) const {
         const auto count = static_cast<int64_t>(ids.shape(0));
@@ -119,43 +118,31 @@ class Stores {
         to.check_ids(ids.data());
         work.check_numbers(nullptr);
         check_plan(order.data(), count, starts.data(), work.count);
+        const auto distinct = static_cast<size_t>(work.count);
         std::vector<int32_t> place(static_cast<size_t>(count));
-        std::vector<const T*> settled(static_cast<size_t>(work.count));
+        std::vector<T*> settled(distinct);
+        std::vector<int64_t> offsets(distinct), one_each(distinct + 1);
         int64_t numbers = 0;
+        bool same = true;
         auto find = finder();
-        std::vector<int64_t> again, from, once;  // the rows that occur more than once and have deferred steps
-        std::vector<int32_t> line;
-        for (int64_t k = 0; k < work.count; ++k) {
+        for (size_t k = 0; k < distinct; ++k) {
             for (int64_t i = starts.data()[k]; i < starts.data()[k + 1]; ++i) {
                 const int64_t at = order.data()[i];
-                if (ids.data()[at] != rows.data()[k]) throw std::invalid_argument("the plan is not that of the ids");
+                same &= ids.data()[at] == rows.data()[k];
                 place[static_cast<size_t>(at)] = static_cast<int32_t>(k);
             }
-            if (starts.data()[k + 1] - starts.data()[k] > 1 && line_of_row.data()[k] >= 0) {
-                again.push_back(k);
-                from.push_back(numbers);
-                line.push_back(line_of_row.data()[k]);
-                numbers += find(rows.data()[k]).dim;
-            }
+            offsets[k] = numbers;
+            one_each[k] = static_cast<int64_t>(k);
+            if (line_of_row.data()[k] >= 0) numbers += find(rows.data()[k]).dim;
         }
-        std::unique_ptr<T[]> vectors(new T[static_cast<size_t>(numbers)]);
-        std::vector<T*> each(again.size());
-        for (size_t i = 0; i < again.size(); ++i) {
-            each[i] = vectors.get() + from[i];
-            settled[static_cast<size_t>(again[i])] = each[i];
-            again[i] = rows.data()[again[i]];
-        }
-        once.resize(again.size() + 1);
-        for (size_t i = 0; i < once.size(); ++i) once[i] = static_cast<int64_t>(i);
-        Work repeated = work;
-        repeated.job.rows = again.data();
-        repeated.job.line_of_row = line.data();
-        repeated.job.order = repeated.job.starts = once.data();
-        repeated.job.vectors = {nullptr, 0, each.data(), nullptr};
-        repeated.count = static_cast<int64_t>(again.size());
-        repeated.run(functions<T>().gather_settled);
-        to.run(
-            {to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), count, place.data(), settled.data(), &work.job});
+        one_each[distinct] = work.count;
+        check(same, "the plan is not that of the ids");
+        const std::unique_ptr<T[]> vectors(new T[static_cast<size_t>(numbers)]);
+        for (size_t k = 0; k < distinct; ++k) settled[k] = line_of_row.data()[k] >= 0 ? vectors.get() + offsets[k] : nullptr;
+        work.job.order = work.job.starts = one_each.data();
+        work.job.vectors = {nullptr, 0, settled.data(), nullptr};
+        work.run(functions<T>().settle_apart);
+        to.run({to.bags.data(), static_cast<int64_t>(to.bags.size()), ids.data(), place.data(), settled.data()});
     }
 
     void settle(nb::tuple law, In<int64_t, 1> rows, In<int32_t, 1> line_of_row, nb::object coefficients, uint32_t now) const {

@@ -328,7 +328,7 @@ def test_native_arguments_are_checked() -> None:
             ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32), None, None)]
         )
     with pytest.raises(ValueError, match="a vector for each id"):
-        _native.StoresFloat32([[weights]], [0], None).gather(ids, [(0, np.zeros((2, 2), np.float32), None, None)])
+        stores.gather(ids, [(0, np.zeros((2, 2), np.float32), None, None)])
     with pytest.raises(ValueError, match="instruction set"):
         _native.use("mmx")
 

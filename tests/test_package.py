@@ -37,7 +37,8 @@ def test_dir_shows_the_public_names() -> None:
 
 
 STUB_KINDS = {
-    "_Ids": "int64 array", "_Law": "tuple", "_Coefficients": "object", "tuple[int, int]": "list[int]", "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
+    "_Ids": "int64 array", "_Law": "tuple", "_Coefficients": "object", "tuple[int, int]": "list[int]",
+    "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
 }  # fmt: skip
 
 

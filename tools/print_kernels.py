@@ -160,7 +160,9 @@ class Printer:
         self.members = {
             symbol: symbol.operation if symbol.given else ""
             for symbol in self.order
-            if not symbol.by_element and (any(symbol is one for one in results) or self._used_by_element(symbol))
+            if not symbol.by_element
+            and symbol.kind != "bool"  # compilers make no vectors of a loop that looks at a bool in memory
+            and (any(symbol is one for one in results) or self._used_by_element(symbol))
         }
         for number, symbol in enumerate(symbol for symbol, name in self.members.items() if not name):
             self.members[symbol] = f"derived_{number}"
@@ -175,7 +177,8 @@ class Printer:
             self.order.append(value)
 
     def _used_by_element(self, symbol: Symbol) -> bool:
-        return any(user.by_element and any(part is symbol for part in user.parts) for user in self.order)
+        users = [user for user in self.order if any(part is symbol for part in user.parts)]
+        return any(user.by_element or (user.kind == "bool" and self._used_by_element(user)) for user in users)
 
     def statements(self, wanted: Sequence[tuple[str, Value]], names: dict[Symbol, str], by_element: bool) -> Iterator[str]:
         """What assigns each wanted value to its name; `names` are those of symbols that are there already."""

@@ -11,18 +11,16 @@ struct Linear {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 1;
         T w_lo, w_hi;
-        bool derived_0;
 
         Settle(const T* c, const double*) {
             w_lo = c[1];
             w_hi = c[0];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
-            const T t3 = w * w_hi;
-            x[0] = derived_0 ? (t3 + (w * w_lo)) : t3;
+            const T t2 = w * w_hi;
+            x[0] = (w_lo != T(0)) ? (t2 + (w * w_lo)) : t2;
         }
     };
 
@@ -33,19 +31,17 @@ struct Linear {
 
     struct Update {
         T w_hi, w_lo, g_w;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
             w_lo = s[1];
             g_w = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
-            const T t4 = g * g_w;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t4) : t4);
+            const T t3 = g * g_w;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t3) : t3);
         }
     };
 };
@@ -59,8 +55,7 @@ struct LinearMomentum {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 3;
-        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3;
-        bool derived_0, derived_1;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_0, derived_1;
 
         Settle(const T* c, const double*) {
             const T given_b_lo = c[5];
@@ -70,20 +65,18 @@ struct LinearMomentum {
             b_w = c[3];
             b_hi = c[4];
             const bool t6 = (b_hi < T(0.5)) && (magnitude(given_b_lo) == b_hi);
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
-            derived_2 = t6 ? given_b_lo : T(1.0);
-            derived_3 = t6 ? T(0.0) : given_b_lo;
+            derived_0 = t6 ? given_b_lo : T(1.0);
+            derived_1 = t6 ? T(0.0) : given_b_lo;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T momentum = x[1];
-            const T t9 = momentum * w_b;
-            const T t10 = derived_1 ? (w * b_w) : T(0.0);
-            const T t11 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t10));
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
-            x[1] = t11;
+            const T t7 = momentum * w_b;
+            const T t8 = (b_w != T(0)) ? (w * b_w) : T(0.0);
+            const T t9 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t8) : (((momentum * b_hi) * derived_0) + ((momentum * derived_1) + t8));
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t7) : t7);
+            x[1] = t9;
         }
     };
 
@@ -94,7 +87,6 @@ struct LinearMomentum {
 
     struct Update {
         T w_hi, w_lo, w_b, g_w, b_w, g_b, b_hi, b_lo;
-        bool derived_0, derived_1;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -105,18 +97,16 @@ struct LinearMomentum {
             g_b = s[7];
             b_hi = s[4];
             b_lo = s[5];
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
-            const T t10 = (momentum * w_b) + (g * g_w);
-            const T t11 = g * g_b;
-            const T t12 = derived_1 ? ((w * b_w) + t11) : t11;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t10) : t10);
-            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * b_hi) + ((momentum * b_lo) + t12));
+            const T t8 = (momentum * w_b) + (g * g_w);
+            const T t9 = g * g_b;
+            const T t10 = (b_w != T(0)) ? ((w * b_w) + t9) : t9;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t8) : t8);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : ((momentum * b_hi) + ((momentum * b_lo) + t10));
         }
     };
 };
@@ -131,18 +121,16 @@ struct LinearSum {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 1;
         T w_lo, w_hi;
-        bool derived_0;
 
         Settle(const T* c, const double*) {
             w_lo = c[1];
             w_hi = c[0];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
-            const T t3 = w * w_hi;
-            x[0] = derived_0 ? (t3 + (w * w_lo)) : t3;
+            const T t2 = w * w_hi;
+            x[0] = (w_lo != T(0)) ? (t2 + (w * w_lo)) : t2;
         }
     };
 
@@ -153,7 +141,6 @@ struct LinearSum {
 
     struct Update {
         T w_hi, w_lo, inside, outside, g_w;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -161,16 +148,15 @@ struct LinearSum {
             inside = s[11];
             outside = s[12];
             g_w = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T sum = x[1];
-            const T t6 = sum + (g * g);
-            const T t7 = (g / (root((t6 + inside)) + outside)) * g_w;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t7) : t7);
-            x[1] = t6;
+            const T t5 = sum + (g * g);
+            const T t6 = (g / (root((t5 + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t6) : t6);
+            x[1] = t5;
         }
     };
 };
@@ -184,8 +170,7 @@ struct LinearMean {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 3;
-        T w_lo, w_hi, v_hi, derived_1, derived_2;
-        bool derived_0;
+        T w_lo, w_hi, v_hi, derived_0, derived_1;
 
         Settle(const T* c, const double*) {
             const T given_v_lo = c[7];
@@ -193,18 +178,17 @@ struct LinearMean {
             w_hi = c[0];
             v_hi = c[6];
             const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
-            derived_0 = w_lo != T(0);
-            derived_1 = t4 ? given_v_lo : T(1.0);
-            derived_2 = t4 ? T(0.0) : given_v_lo;
+            derived_0 = t4 ? given_v_lo : T(1.0);
+            derived_1 = t4 ? T(0.0) : given_v_lo;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T velocity = x[1];
-            const T t6 = w * w_hi;
-            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
-            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
-            x[1] = t7;
+            const T t5 = w * w_hi;
+            const T t6 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_0) + ((velocity * derived_1) + T(0.0)));
+            x[0] = (w_lo != T(0)) ? (t5 + (w * w_lo)) : t5;
+            x[1] = t6;
         }
     };
 
@@ -215,7 +199,6 @@ struct LinearMean {
 
     struct Update {
         T w_hi, w_lo, share, v_hi, v_lo, inside, outside, g_w;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -226,17 +209,16 @@ struct LinearMean {
             inside = s[11];
             outside = s[12];
             g_w = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T velocity = x[1];
-            const T t9 = (g * share) * g;
-            const T t10 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t9) : ((velocity * v_hi) + ((velocity * v_lo) + t9));
-            const T t11 = (g / (root((t10 + inside)) + outside)) * g_w;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t11) : t11);
-            x[1] = t10;
+            const T t8 = (g * share) * g;
+            const T t9 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t8) : ((velocity * v_hi) + ((velocity * v_lo) + t8));
+            const T t10 = (g / (root((t9 + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t10) : t10);
+            x[1] = t9;
         }
     };
 };
@@ -250,8 +232,7 @@ struct LinearMomentumMean {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
-        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3, v_hi, derived_4, derived_5;
-        bool derived_0, derived_1;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_0, derived_1, v_hi, derived_2, derived_3;
 
         Settle(const T* c, const double*) {
             const T given_b_lo = c[5];
@@ -264,25 +245,23 @@ struct LinearMomentumMean {
             v_hi = c[6];
             const bool t8 = (b_hi < T(0.5)) && (magnitude(given_b_lo) == b_hi);
             const bool t9 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
-            derived_2 = t8 ? given_b_lo : T(1.0);
-            derived_3 = t8 ? T(0.0) : given_b_lo;
-            derived_4 = t9 ? given_v_lo : T(1.0);
-            derived_5 = t9 ? T(0.0) : given_v_lo;
+            derived_0 = t8 ? given_b_lo : T(1.0);
+            derived_1 = t8 ? T(0.0) : given_b_lo;
+            derived_2 = t9 ? given_v_lo : T(1.0);
+            derived_3 = t9 ? T(0.0) : given_v_lo;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T momentum = x[1];
             const T velocity = x[2];
-            const T t12 = momentum * w_b;
-            const T t13 = derived_1 ? (w * b_w) : T(0.0);
-            const T t14 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t13) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t13));
-            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_4) + ((velocity * derived_5) + T(0.0)));
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t12) : t12);
-            x[1] = t14;
-            x[2] = t15;
+            const T t10 = momentum * w_b;
+            const T t11 = (b_w != T(0)) ? (w * b_w) : T(0.0);
+            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : (((momentum * b_hi) * derived_0) + ((momentum * derived_1) + t11));
+            const T t13 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_2) + ((velocity * derived_3) + T(0.0)));
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t10) : t10);
+            x[1] = t12;
+            x[2] = t13;
         }
     };
 
@@ -293,7 +272,6 @@ struct LinearMomentumMean {
 
     struct Update {
         T w_hi, w_lo, w_b, share, v_hi, v_lo, inside, outside, g_w, b_w, g_b, b_hi, b_lo;
-        bool derived_0, derived_1;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -309,23 +287,21 @@ struct LinearMomentumMean {
             g_b = s[7];
             b_hi = s[4];
             b_lo = s[5];
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
             const T velocity = x[2];
-            const T t15 = (g * share) * g;
-            const T t16 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t15) : ((velocity * v_hi) + ((velocity * v_lo) + t15));
-            const T t17 = g / (root((t16 + inside)) + outside);
-            const T t18 = (momentum * w_b) + (t17 * g_w);
-            const T t19 = t17 * g_b;
-            const T t20 = derived_1 ? ((w * b_w) + t19) : t19;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t18) : t18);
-            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t20) : ((momentum * b_hi) + ((momentum * b_lo) + t20));
-            x[2] = t16;
+            const T t13 = (g * share) * g;
+            const T t14 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t13) : ((velocity * v_hi) + ((velocity * v_lo) + t13));
+            const T t15 = g / (root((t14 + inside)) + outside);
+            const T t16 = (momentum * w_b) + (t15 * g_w);
+            const T t17 = t15 * g_b;
+            const T t18 = (b_w != T(0)) ? ((w * b_w) + t17) : t17;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t16) : t16);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t18) : ((momentum * b_hi) + ((momentum * b_lo) + t18));
+            x[2] = t14;
         }
     };
 };
@@ -339,8 +315,7 @@ struct LinearCentered {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
-        T w_lo, w_hi, v_hi, derived_1, derived_2;
-        bool derived_0;
+        T w_lo, w_hi, v_hi, derived_0, derived_1;
 
         Settle(const T* c, const double*) {
             const T given_v_lo = c[7];
@@ -350,21 +325,20 @@ struct LinearCentered {
             const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
             const T t5 = t4 ? given_v_lo : T(1.0);
             const T t6 = t4 ? T(0.0) : given_v_lo;
-            derived_0 = w_lo != T(0);
-            derived_1 = t5;
-            derived_2 = t6;
+            derived_0 = t5;
+            derived_1 = t6;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T velocity = x[1];
             const T average_gradient = x[2];
-            const T t6 = w * w_hi;
-            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
-            const T t8 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_1) + ((average_gradient * derived_2) + T(0.0)));
-            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
-            x[1] = t7;
-            x[2] = t8;
+            const T t5 = w * w_hi;
+            const T t6 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_0) + ((velocity * derived_1) + T(0.0)));
+            const T t7 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_0) + ((average_gradient * derived_1) + T(0.0)));
+            x[0] = (w_lo != T(0)) ? (t5 + (w * w_lo)) : t5;
+            x[1] = t6;
+            x[2] = t7;
         }
     };
 
@@ -375,7 +349,6 @@ struct LinearCentered {
 
     struct Update {
         T w_hi, w_lo, share, v_hi, v_lo, inside, outside, g_w;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -386,21 +359,20 @@ struct LinearCentered {
             inside = s[11];
             outside = s[12];
             g_w = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T velocity = x[1];
             const T average_gradient = x[2];
-            const T t9 = g * share;
-            const T t10 = t9 * g;
-            const T t11 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t10) : ((velocity * v_hi) + ((velocity * v_lo) + t10));
-            const T t12 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t9) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t9));
-            const T t13 = (g / (root(((t11 - (t12 * t12)) + inside)) + outside)) * g_w;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t13) : t13);
-            x[1] = t11;
-            x[2] = t12;
+            const T t8 = g * share;
+            const T t9 = t8 * g;
+            const T t10 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t9) : ((velocity * v_hi) + ((velocity * v_lo) + t9));
+            const T t11 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t8) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t8));
+            const T t12 = (g / (root(((t10 - (t11 * t11)) + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t12) : t12);
+            x[1] = t10;
+            x[2] = t11;
         }
     };
 };
@@ -414,8 +386,7 @@ struct LinearMomentumCentered {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 15;
-        T w_hi, w_lo, w_b, b_w, b_hi, derived_2, derived_3, v_hi, derived_4, derived_5;
-        bool derived_0, derived_1;
+        T w_hi, w_lo, w_b, b_w, b_hi, derived_0, derived_1, v_hi, derived_2, derived_3;
 
         Settle(const T* c, const double*) {
             const T given_b_lo = c[5];
@@ -430,12 +401,10 @@ struct LinearMomentumCentered {
             const bool t9 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
             const T t10 = t9 ? given_v_lo : T(1.0);
             const T t11 = t9 ? T(0.0) : given_v_lo;
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
-            derived_2 = t8 ? given_b_lo : T(1.0);
-            derived_3 = t8 ? T(0.0) : given_b_lo;
-            derived_4 = t10;
-            derived_5 = t11;
+            derived_0 = t8 ? given_b_lo : T(1.0);
+            derived_1 = t8 ? T(0.0) : given_b_lo;
+            derived_2 = t10;
+            derived_3 = t11;
         }
 
         inline void operator()(T* x) const {
@@ -443,15 +412,15 @@ struct LinearMomentumCentered {
             const T momentum = x[1];
             const T velocity = x[2];
             const T average_gradient = x[3];
-            const T t12 = momentum * w_b;
-            const T t13 = derived_1 ? (w * b_w) : T(0.0);
-            const T t14 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t13) : (((momentum * b_hi) * derived_2) + ((momentum * derived_3) + t13));
-            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_4) + ((velocity * derived_5) + T(0.0)));
-            const T t16 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_4) + ((average_gradient * derived_5) + T(0.0)));
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t12) : t12);
-            x[1] = t14;
-            x[2] = t15;
-            x[3] = t16;
+            const T t10 = momentum * w_b;
+            const T t11 = (b_w != T(0)) ? (w * b_w) : T(0.0);
+            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : (((momentum * b_hi) * derived_0) + ((momentum * derived_1) + t11));
+            const T t13 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_2) + ((velocity * derived_3) + T(0.0)));
+            const T t14 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + T(0.0)) : (((average_gradient * v_hi) * derived_2) + ((average_gradient * derived_3) + T(0.0)));
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t10) : t10);
+            x[1] = t12;
+            x[2] = t13;
+            x[3] = t14;
         }
     };
 
@@ -462,7 +431,6 @@ struct LinearMomentumCentered {
 
     struct Update {
         T w_hi, w_lo, w_b, share, v_hi, v_lo, inside, outside, g_w, b_w, g_b, b_hi, b_lo;
-        bool derived_0, derived_1;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -478,8 +446,6 @@ struct LinearMomentumCentered {
             g_b = s[7];
             b_hi = s[4];
             b_lo = s[5];
-            derived_0 = w_lo != T(0);
-            derived_1 = b_w != T(0);
         }
 
         inline void operator()(T* x, T g) const {
@@ -487,18 +453,18 @@ struct LinearMomentumCentered {
             const T momentum = x[1];
             const T velocity = x[2];
             const T average_gradient = x[3];
-            const T t15 = g * share;
-            const T t16 = t15 * g;
-            const T t17 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t16) : ((velocity * v_hi) + ((velocity * v_lo) + t16));
-            const T t18 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t15) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t15));
-            const T t19 = g / (root(((t17 - (t18 * t18)) + inside)) + outside);
-            const T t20 = (momentum * w_b) + (t19 * g_w);
-            const T t21 = t19 * g_b;
-            const T t22 = derived_1 ? ((w * b_w) + t21) : t21;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t20) : t20);
-            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t22) : ((momentum * b_hi) + ((momentum * b_lo) + t22));
-            x[2] = t17;
-            x[3] = t18;
+            const T t13 = g * share;
+            const T t14 = t13 * g;
+            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t14) : ((velocity * v_hi) + ((velocity * v_lo) + t14));
+            const T t16 = (magnitude(average_gradient) == kInfinity<T>) ? (average_gradient + t13) : ((average_gradient * v_hi) + ((average_gradient * v_lo) + t13));
+            const T t17 = g / (root(((t15 - (t16 * t16)) + inside)) + outside);
+            const T t18 = (momentum * w_b) + (t17 * g_w);
+            const T t19 = t17 * g_b;
+            const T t20 = (b_w != T(0)) ? ((w * b_w) + t19) : t19;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t18) : t18);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t20) : ((momentum * b_hi) + ((momentum * b_lo) + t20));
+            x[2] = t15;
+            x[3] = t16;
         }
     };
 };
@@ -512,8 +478,7 @@ struct LinearDelta {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 7;
-        T w_lo, w_hi, v_hi, derived_1, derived_2;
-        bool derived_0;
+        T w_lo, w_hi, v_hi, derived_0, derived_1;
 
         Settle(const T* c, const double*) {
             const T given_v_lo = c[7];
@@ -523,21 +488,20 @@ struct LinearDelta {
             const bool t4 = (v_hi < T(0.5)) && (magnitude(given_v_lo) == v_hi);
             const T t5 = t4 ? given_v_lo : T(1.0);
             const T t6 = t4 ? T(0.0) : given_v_lo;
-            derived_0 = w_lo != T(0);
-            derived_1 = t5;
-            derived_2 = t6;
+            derived_0 = t5;
+            derived_1 = t6;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T velocity = x[1];
             const T delta = x[2];
-            const T t6 = w * w_hi;
-            const T t7 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_1) + ((velocity * derived_2) + T(0.0)));
-            const T t8 = (magnitude(delta) == kInfinity<T>) ? (delta + T(0.0)) : (((delta * v_hi) * derived_1) + ((delta * derived_2) + T(0.0)));
-            x[0] = derived_0 ? (t6 + (w * w_lo)) : t6;
-            x[1] = t7;
-            x[2] = t8;
+            const T t5 = w * w_hi;
+            const T t6 = (magnitude(velocity) == kInfinity<T>) ? (velocity + T(0.0)) : (((velocity * v_hi) * derived_0) + ((velocity * derived_1) + T(0.0)));
+            const T t7 = (magnitude(delta) == kInfinity<T>) ? (delta + T(0.0)) : (((delta * v_hi) * derived_0) + ((delta * derived_1) + T(0.0)));
+            x[0] = (w_lo != T(0)) ? (t5 + (w * w_lo)) : t5;
+            x[1] = t6;
+            x[2] = t7;
         }
     };
 
@@ -548,7 +512,6 @@ struct LinearDelta {
 
     struct Update {
         T w_hi, w_lo, inside, share, v_hi, v_lo, g_w;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -558,21 +521,20 @@ struct LinearDelta {
             v_hi = s[8];
             v_lo = s[9];
             g_w = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T velocity = x[1];
             const T delta = x[2];
-            const T t8 = (g * share) * g;
-            const T t9 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t8) : ((velocity * v_hi) + ((velocity * v_lo) + t8));
-            const T t10 = (g * root((delta + inside))) / root((t9 + inside));
-            const T t11 = t10 * g_w;
-            const T t12 = (t10 * share) * t10;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t11) : t11);
-            x[1] = t9;
-            x[2] = (magnitude(delta) == kInfinity<T>) ? (delta + t12) : ((delta * v_hi) + ((delta * v_lo) + t12));
+            const T t7 = (g * share) * g;
+            const T t8 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t7) : ((velocity * v_hi) + ((velocity * v_lo) + t7));
+            const T t9 = (g * root((delta + inside))) / root((t8 + inside));
+            const T t10 = t9 * g_w;
+            const T t11 = (t9 * share) * t9;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t10) : t10);
+            x[1] = t8;
+            x[2] = (magnitude(delta) == kInfinity<T>) ? (delta + t11) : ((delta * v_hi) + ((delta * v_lo) + t11));
         }
     };
 };
@@ -581,7 +543,6 @@ template <typename T>
 struct MeasureSecondMoment : Panels<T, 3, false> {
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -595,21 +556,20 @@ struct MeasureSecondMoment : Panels<T, 3, false> {
             v_lo = s[6];
             c = s[10];
             epsilon = s[11];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
             const T velocity = x[2];
-            const T t12 = g * m_g;
-            const T t13 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * m_hi) + ((momentum * m_lo) + t12));
-            const T t14 = (g * v_g) * g;
-            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t14) : ((velocity * v_hi) + ((velocity * v_lo) + t14));
-            const T t16 = (t13 * alpha) / ((root(t15) * c) + epsilon);
-            x[0] = (w * w_hi) - (derived_0 ? (t16 - (w * w_lo)) : t16);
-            x[1] = t13;
-            x[2] = t15;
+            const T t11 = g * m_g;
+            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : ((momentum * m_hi) + ((momentum * m_lo) + t11));
+            const T t13 = (g * v_g) * g;
+            const T t14 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t13) : ((velocity * v_hi) + ((velocity * v_lo) + t13));
+            const T t15 = (t12 * alpha) / ((root(t14) * c) + epsilon);
+            x[0] = (w * w_hi) - ((w_lo != T(0)) ? (t15 - (w * w_lo)) : t15);
+            x[1] = t12;
+            x[2] = t14;
         }
     };
 };
@@ -618,7 +578,6 @@ template <typename T>
 struct MeasureLargestSecondMoment : Panels<T, 4, false> {
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -632,7 +591,6 @@ struct MeasureLargestSecondMoment : Panels<T, 4, false> {
             v_lo = s[6];
             c = s[10];
             epsilon = s[11];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
@@ -640,16 +598,16 @@ struct MeasureLargestSecondMoment : Panels<T, 4, false> {
             const T momentum = x[1];
             const T velocity = x[2];
             const T largest_velocity = x[3];
-            const T t12 = g * m_g;
-            const T t13 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * m_hi) + ((momentum * m_lo) + t12));
-            const T t14 = (g * v_g) * g;
-            const T t15 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t14) : ((velocity * v_hi) + ((velocity * v_lo) + t14));
-            const T t16 = largest(largest_velocity, t15);
-            const T t17 = (t13 * alpha) / ((root(t16) * c) + epsilon);
-            x[0] = (w * w_hi) - (derived_0 ? (t17 - (w * w_lo)) : t17);
-            x[1] = t13;
-            x[2] = t15;
-            x[3] = t16;
+            const T t11 = g * m_g;
+            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : ((momentum * m_hi) + ((momentum * m_lo) + t11));
+            const T t13 = (g * v_g) * g;
+            const T t14 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t13) : ((velocity * v_hi) + ((velocity * v_lo) + t13));
+            const T t15 = largest(largest_velocity, t14);
+            const T t16 = (t12 * alpha) / ((root(t15) * c) + epsilon);
+            x[0] = (w * w_hi) - ((w_lo != T(0)) ? (t16 - (w * w_lo)) : t16);
+            x[1] = t12;
+            x[2] = t14;
+            x[3] = t15;
         }
     };
 };
@@ -658,7 +616,6 @@ template <typename T>
 struct MeasureNorm : Panels<T, 3, true> {
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_hi, v_lo, c, epsilon;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -671,20 +628,19 @@ struct MeasureNorm : Panels<T, 3, true> {
             v_lo = s[6];
             c = s[10];
             epsilon = s[11];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
             const T norm = x[2];
-            const T t11 = g * m_g;
-            const T t12 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t11) : ((momentum * m_hi) + ((momentum * m_lo) + t11));
-            const T t13 = largest(((magnitude(norm) == kInfinity<T>) ? (norm + T(0.0)) : ((norm * v_hi) + ((norm * v_lo) + T(0.0)))), magnitude(g));
-            const T t14 = (t12 * alpha) / ((t13 * c) + epsilon);
-            x[0] = (w * w_hi) - (derived_0 ? (t14 - (w * w_lo)) : t14);
-            x[1] = t12;
-            x[2] = t13;
+            const T t10 = g * m_g;
+            const T t11 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : ((momentum * m_hi) + ((momentum * m_lo) + t10));
+            const T t12 = largest(((magnitude(norm) == kInfinity<T>) ? (norm + T(0.0)) : ((norm * v_hi) + ((norm * v_lo) + T(0.0)))), magnitude(g));
+            const T t13 = (t11 * alpha) / ((t12 * c) + epsilon);
+            x[0] = (w * w_hi) - ((w_lo != T(0)) ? (t13 - (w * w_lo)) : t13);
+            x[1] = t11;
+            x[2] = t12;
         }
     };
 };
@@ -693,7 +649,6 @@ template <typename T>
 struct MeasureSecondMomentNesterov : Panels<T, 3, false> {
     struct Update {
         T w_hi, w_lo, gamma, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
-        bool derived_0, derived_1;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -708,23 +663,21 @@ struct MeasureSecondMomentNesterov : Panels<T, 3, false> {
             v_lo = s[6];
             c = s[10];
             epsilon = s[11];
-            derived_0 = w_lo != T(0);
-            derived_1 = gamma != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
             const T velocity = x[2];
-            const T t14 = g * m_g;
-            const T t15 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t14) : ((momentum * m_hi) + ((momentum * m_lo) + t14));
-            const T t16 = t15 * alpha;
-            const T t17 = (g * v_g) * g;
-            const T t18 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t17) : ((velocity * v_hi) + ((velocity * v_lo) + t17));
-            const T t19 = (derived_1 ? (t16 + (g * gamma)) : t16) / ((root(t18) * c) + epsilon);
-            x[0] = (w * w_hi) - (derived_0 ? (t19 - (w * w_lo)) : t19);
-            x[1] = t15;
-            x[2] = t18;
+            const T t12 = g * m_g;
+            const T t13 = (magnitude(momentum) == kInfinity<T>) ? (momentum + t12) : ((momentum * m_hi) + ((momentum * m_lo) + t12));
+            const T t14 = t13 * alpha;
+            const T t15 = (g * v_g) * g;
+            const T t16 = (magnitude(velocity) == kInfinity<T>) ? (velocity + t15) : ((velocity * v_hi) + ((velocity * v_lo) + t15));
+            const T t17 = ((gamma != T(0)) ? (t14 + (g * gamma)) : t14) / ((root(t16) * c) + epsilon);
+            x[0] = (w * w_hi) - ((w_lo != T(0)) ? (t17 - (w * w_lo)) : t17);
+            x[1] = t13;
+            x[2] = t16;
         }
     };
 };
@@ -767,8 +720,7 @@ struct Sign {
     struct Settle {
         static constexpr bool kByRow = false;
         static constexpr unsigned kWrites = 3;
-        T w_hi, w_lo, rates, m_hi, derived_1, derived_2, k_floor;
-        bool derived_0;
+        T w_hi, w_lo, rates, m_hi, derived_0, derived_1, k_floor;
 
         Settle(const T* c, const double* k) {
             const T given_m_lo = c[7];
@@ -778,20 +730,19 @@ struct Sign {
             m_hi = c[6];
             k_floor = static_cast<T>(k[0]);
             const bool t6 = (m_hi < T(0.5)) && (magnitude(given_m_lo) == m_hi);
-            derived_0 = w_lo != T(0);
-            derived_1 = t6 ? given_m_lo : T(1.0);
-            derived_2 = t6 ? T(0.0) : given_m_lo;
+            derived_0 = t6 ? given_m_lo : T(1.0);
+            derived_1 = t6 ? T(0.0) : given_m_lo;
         }
 
         inline void operator()(T* x) const {
             const T w = x[0];
             const T momentum = x[1];
-            const T t8 = sign_of(momentum);
-            const T t9 = t8 * rates;
-            const T t10 = magnitude(momentum);
-            const T t11 = (magnitude(t10) == kInfinity<T>) ? (t10 + T(0.0)) : (((t10 * m_hi) * derived_1) + ((t10 * derived_2) + T(0.0)));
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
-            x[1] = t8 * largest(t11, k_floor);
+            const T t7 = sign_of(momentum);
+            const T t8 = t7 * rates;
+            const T t9 = magnitude(momentum);
+            const T t10 = largest(((magnitude(t9) == kInfinity<T>) ? (t9 + T(0.0)) : (((t9 * m_hi) * derived_0) + ((t9 * derived_1) + T(0.0)))), k_floor);
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t8) : t8);
+            x[1] = t7 * t10;
         }
     };
 
@@ -802,7 +753,6 @@ struct Sign {
 
     struct Update {
         T w_hi, w_lo, beta_1, share, rate, m_g, m_hi, m_lo;
-        bool derived_0;
 
         Update(const T* s, const double*) {
             w_hi = s[0];
@@ -813,16 +763,15 @@ struct Sign {
             m_g = s[7];
             m_hi = s[5];
             m_lo = s[6];
-            derived_0 = w_lo != T(0);
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T momentum = x[1];
-            const T t9 = sign_of(((momentum * beta_1) + (g * share))) * rate;
-            const T t10 = g * m_g;
-            x[0] = (w * w_hi) + (derived_0 ? ((w * w_lo) + t9) : t9);
-            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t10) : ((momentum * m_hi) + ((momentum * m_lo) + t10));
+            const T t8 = sign_of(((momentum * beta_1) + (g * share))) * rate;
+            const T t9 = g * m_g;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t8) : t8);
+            x[1] = (magnitude(momentum) == kInfinity<T>) ? (momentum + t9) : ((momentum * m_hi) + ((momentum * m_lo) + t9));
         }
     };
 };
@@ -862,8 +811,7 @@ struct ClosedForm {
     }
 
     struct Update {
-        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
-        bool derived_0;
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_0, k_beta, k_twice_l2;
         double k_exponent;
 
         Update(const T* s, const double* k) {
@@ -875,24 +823,23 @@ struct ClosedForm {
             k_l1 = static_cast<T>(k[3]);
             k_beta = static_cast<T>(k[4]);
             k_twice_l2 = static_cast<T>(k[2]);
-            derived_0 = w_lo != T(0);
-            derived_1 = -k_l1;
+            derived_0 = -k_l1;
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T accumulator = x[1];
             const T linear = x[2];
-            const T t10 = w * w_hi;
-            const T t11 = derived_0 ? (t10 + (w * w_lo)) : t10;
-            const T t12 = accumulator + (g * g);
-            const double t13 = power(t12, k_exponent);
-            const T t14 = (g + (t11 * k_twice_shrinkage)) - ((static_cast<T>((t13 - power(accumulator, k_exponent))) * over_rate) * t11);
-            const T t15 = linear + t14;
-            const T t16 = (smallest(largest(t15, derived_1), k_l1) - t15) / (((static_cast<T>(t13) + k_beta) * over_rate) + k_twice_l2);
-            x[0] = t16;
-            x[1] = t12;
-            x[2] = t15;
+            const T t9 = w * w_hi;
+            const T t10 = (w_lo != T(0)) ? (t9 + (w * w_lo)) : t9;
+            const T t11 = accumulator + (g * g);
+            const double t12 = power(t11, k_exponent);
+            const T t13 = (g + (t10 * k_twice_shrinkage)) - ((static_cast<T>((t12 - power(accumulator, k_exponent))) * over_rate) * t10);
+            const T t14 = linear + t13;
+            const T t15 = (smallest(largest(t14, derived_0), k_l1) - t14) / (((static_cast<T>(t12) + k_beta) * over_rate) + k_twice_l2);
+            x[0] = t15;
+            x[1] = t11;
+            x[2] = t14;
         }
     };
 };
@@ -930,8 +877,7 @@ struct ClosedFormRoot {
     }
 
     struct Update {
-        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
-        bool derived_0;
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_0, k_beta, k_twice_l2;
 
         Update(const T* s, const double* k) {
             w_lo = s[1];
@@ -941,22 +887,21 @@ struct ClosedFormRoot {
             k_l1 = static_cast<T>(k[3]);
             k_beta = static_cast<T>(k[4]);
             k_twice_l2 = static_cast<T>(k[2]);
-            derived_0 = w_lo != T(0);
-            derived_1 = -k_l1;
+            derived_0 = -k_l1;
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T accumulator = x[1];
             const T linear = x[2];
-            const T t9 = w * w_hi;
-            const T t10 = derived_0 ? (t9 + (w * w_lo)) : t9;
-            const T t11 = accumulator + (g * g);
-            const T t12 = root(t11);
-            const T t13 = linear + ((g + (t10 * k_twice_shrinkage)) - (((t12 - root(accumulator)) * over_rate) * t10));
-            x[0] = (smallest(largest(t13, derived_1), k_l1) - t13) / (((t12 + k_beta) * over_rate) + k_twice_l2);
-            x[1] = t11;
-            x[2] = t13;
+            const T t8 = w * w_hi;
+            const T t9 = (w_lo != T(0)) ? (t8 + (w * w_lo)) : t8;
+            const T t10 = accumulator + (g * g);
+            const T t11 = root(t10);
+            const T t12 = linear + ((g + (t9 * k_twice_shrinkage)) - (((t11 - root(accumulator)) * over_rate) * t9));
+            x[0] = (smallest(largest(t12, derived_0), k_l1) - t12) / (((t11 + k_beta) * over_rate) + k_twice_l2);
+            x[1] = t10;
+            x[2] = t12;
         }
     };
 };
@@ -1037,8 +982,7 @@ struct ClosedFormShrinks {
     }
 
     struct Update {
-        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
-        bool derived_0;
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_0, k_beta, k_twice_l2;
         double k_exponent;
 
         Update(const T* s, const double* k) {
@@ -1050,24 +994,23 @@ struct ClosedFormShrinks {
             k_l1 = static_cast<T>(k[3]);
             k_beta = static_cast<T>(k[4]);
             k_twice_l2 = static_cast<T>(k[2]);
-            derived_0 = w_lo != T(0);
-            derived_1 = -k_l1;
+            derived_0 = -k_l1;
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T accumulator = x[1];
             const T linear = x[2];
-            const T t10 = w * w_hi;
-            const T t11 = derived_0 ? (t10 + (w * w_lo)) : t10;
-            const T t12 = accumulator + (g * g);
-            const double t13 = power(t12, k_exponent);
-            const T t14 = (g + (t11 * k_twice_shrinkage)) - ((static_cast<T>((t13 - power(accumulator, k_exponent))) * over_rate) * t11);
-            const T t15 = linear + t14;
-            const T t16 = (smallest(largest(t15, derived_1), k_l1) - t15) / (((static_cast<T>(t13) + k_beta) * over_rate) + k_twice_l2);
-            x[0] = t16;
-            x[1] = t12;
-            x[2] = t15;
+            const T t9 = w * w_hi;
+            const T t10 = (w_lo != T(0)) ? (t9 + (w * w_lo)) : t9;
+            const T t11 = accumulator + (g * g);
+            const double t12 = power(t11, k_exponent);
+            const T t13 = (g + (t10 * k_twice_shrinkage)) - ((static_cast<T>((t12 - power(accumulator, k_exponent))) * over_rate) * t10);
+            const T t14 = linear + t13;
+            const T t15 = (smallest(largest(t14, derived_0), k_l1) - t14) / (((static_cast<T>(t12) + k_beta) * over_rate) + k_twice_l2);
+            x[0] = t15;
+            x[1] = t11;
+            x[2] = t14;
         }
     };
 };
@@ -1146,8 +1089,7 @@ struct ClosedFormShrinksRoot {
     }
 
     struct Update {
-        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_1, k_beta, k_twice_l2;
-        bool derived_0;
+        T w_lo, w_hi, k_twice_shrinkage, over_rate, k_l1, derived_0, k_beta, k_twice_l2;
 
         Update(const T* s, const double* k) {
             w_lo = s[1];
@@ -1157,22 +1099,21 @@ struct ClosedFormShrinksRoot {
             k_l1 = static_cast<T>(k[3]);
             k_beta = static_cast<T>(k[4]);
             k_twice_l2 = static_cast<T>(k[2]);
-            derived_0 = w_lo != T(0);
-            derived_1 = -k_l1;
+            derived_0 = -k_l1;
         }
 
         inline void operator()(T* x, T g) const {
             const T w = x[0];
             const T accumulator = x[1];
             const T linear = x[2];
-            const T t9 = w * w_hi;
-            const T t10 = derived_0 ? (t9 + (w * w_lo)) : t9;
-            const T t11 = accumulator + (g * g);
-            const T t12 = root(t11);
-            const T t13 = linear + ((g + (t10 * k_twice_shrinkage)) - (((t12 - root(accumulator)) * over_rate) * t10));
-            x[0] = (smallest(largest(t13, derived_1), k_l1) - t13) / (((t12 + k_beta) * over_rate) + k_twice_l2);
-            x[1] = t11;
-            x[2] = t13;
+            const T t8 = w * w_hi;
+            const T t9 = (w_lo != T(0)) ? (t8 + (w * w_lo)) : t8;
+            const T t10 = accumulator + (g * g);
+            const T t11 = root(t10);
+            const T t12 = linear + ((g + (t9 * k_twice_shrinkage)) - (((t11 - root(accumulator)) * over_rate) * t9));
+            x[0] = (smallest(largest(t12, derived_0), k_l1) - t12) / (((t11 + k_beta) * over_rate) + k_twice_l2);
+            x[1] = t10;
+            x[2] = t12;
         }
     };
 };

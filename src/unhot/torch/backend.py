@@ -15,13 +15,13 @@ from torch import Tensor
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Clock
 from unhot.engine import Engine, clock_of
-from unhot.kernels.structs import Segment
+from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import DTYPES, RowLookup
-from unhot.torch.placement import Placement, placement
+from unhot.torch.placement import Host, Placement, placement
 from unhot.training import Backend, Ownership
 
 if TYPE_CHECKING:
@@ -145,6 +145,11 @@ class TorchBackend(Backend):
         self.settle_rows(ids)
         torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
 
+    def in_host_memory(self) -> bool:
+        """Whether the table lies where the native kernels work."""
+        self._current()
+        return isinstance(self.memory, Host)
+
     def outside_graph(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """`function(*arguments)`, where `torch.compile` traces."""
         return without_torch_functions(function, *arguments)
@@ -173,6 +178,24 @@ class TorchBackend(Backend):
         assert self.engine is not None
         first = self.engine.stores[self.place].first
         return flat + first if first else flat
+
+    def read_bags(self, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str) -> tuple[Tensor, Tensor]:
+        """The ids as a flat copy, and the pooled settled rows of bags of them: (bags, dim). In host memory only."""
+        return self.lock.holding(partial(self._read_bags, ids, starts, factors, mode))
+
+    def _read_bags(self, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str) -> tuple[Tensor, Tensor]:
+        engine = self._current()
+        memory, weights = self.memory, self._weights
+        own, flat = memory.copied(ids)
+        memory.require_rows(flat, len(weights), ids.shape)
+        out = weights.new_empty((len(starts) - 1, weights.size(1)))
+        by = None if factors is None else memory.view(factors)
+        bags = Bags(self.place, memory.view(out), memory.view(starts), by, MODES[mode])
+        if engine is None:
+            memory.kernels.stores([[memory.view(weights)]], [0], None).pool(flat, [bags._replace(store=0)])
+        else:
+            engine.pool(self.numbered(flat), [bags])
+        return own, out
 
     # ------------------------------------------------------------------ settling
 
@@ -272,9 +295,12 @@ class TorchBackend(Backend):
         self._rule = rule
         return ""
 
-    def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Any]:
-        """The ids and values of a row-sparse gradient, in the memory of the kernels; the ids are rows of the table."""
-        if isinstance(gradient, RowGradient):
+    def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Segment]:
+        """The ids of a row-sparse gradient, as numbers of the engine's rows, and their vectors."""
+        bags = factors = None
+        if isinstance(gradient, RowGradient) and gradient.content.bagged is not None and isinstance(self.memory, Host):
+            named, values, bags, factors = gradient.content.bagged
+        elif isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows
         else:
@@ -282,7 +308,9 @@ class TorchBackend(Backend):
         if values.requires_grad:  # of a backward pass that was asked for a graph
             values = values.detach()
         self.memory.require_rows(self.memory.view(named), len(self._weights), named.shape)
-        return self.in_memory(named, -values if maximize else values)
+        ids, vectors = self.in_memory(named, -values if maximize else values)
+        of_bags = (None if given is None else self.memory.view(given) for given in (bags, factors))
+        return self.numbered(ids), Segment(self.place, vectors, *of_bags)
 
     def in_memory(self, ids: Tensor, values: Tensor) -> tuple[Any, Any]:
         """Ids and values as the kernels take them."""

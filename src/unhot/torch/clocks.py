@@ -43,9 +43,9 @@ class Step(NamedTuple):
         assert self.hyper is not None
         ids, segments = [], []
         for backend, gradient, _ in self.tables:
-            named, values = backend.gradients(gradient, maximize)
-            ids.append(backend.numbered(named))
-            segments.append(Segment(backend.place, values))
+            named, segment = backend.gradients(gradient, maximize)
+            ids.append(named)
+            segments.append(segment)
         make_step(first, ids, segments, self.hyper)
         for table in self.tables:
             table.backend.tell_written()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unhot.torch import _private, gradient_rules
-from unhot.torch.gradient_content import Content, HeldByRows, Rows
+from unhot.torch.gradient_content import Bagged, Content, HeldByRows, Rows
 
 
 class RowGradient(HeldByRows):
@@ -38,6 +38,11 @@ class RowGradient(HeldByRows):
     def of(cls, ids: Tensor, values: Tensor, rows: int, notes: Any = None) -> RowGradient:
         """The gradient of a table of so many rows, to which values[i] contributes at the row ids[i]."""
         return cls(Content(torch.Size((rows, values.size(1))), Rows(ids, values), notes=notes))
+
+    @classmethod
+    def of_bags(cls, bagged: Bagged, rows: int, notes: Any = None) -> RowGradient:
+        """The gradient of a table of so many rows, of which bags were pooled."""
+        return cls(Content(torch.Size((rows, bagged.values.size(1))), None, notes=notes, bagged=bagged))
 
     @property
     def ids(self) -> Tensor | None:

@@ -31,6 +31,29 @@ class Rows(NamedTuple):
     distinct: bool = False
 
 
+class Bagged(NamedTuple):
+    """The gradient of ids that were pooled: each id has that of its bag, times a factor.
+
+    Args:
+        ids: row numbers, (n,), int64, to be summed where one repeats.
+        values: the bags' gradients, (bags, dim).
+        bags: the bag of each id, (n,), int64.
+        factors: what each id's gradient is multiplied by, (n,), float64; None for 1.
+    """
+
+    ids: Tensor
+    values: Tensor
+    bags: Tensor
+    factors: Tensor | None
+
+    def expanded(self) -> Rows:
+        """The same with a gradient for each id."""
+        values = self.values[self.bags]
+        if self.factors is not None:
+            values = (values * self.factors.unsqueeze(1)).to(values.dtype)  # in float64, rounded once
+        return Rows(self.ids, values)
+
+
 class Content:
     """What a `RowGradient` holds, shared by all that are aliases of each other (`detach`, `.data`).
 
@@ -38,14 +61,37 @@ class Content:
     has had the memory to write to, there are no rows any more.
     """
 
-    __slots__ = ("dense", "notes", "reason", "rows", "shape")
+    __slots__ = ("_rows", "bagged", "dense", "notes", "reason", "shape")
 
-    def __init__(self, shape: torch.Size, rows: Rows | None, dense: Tensor | None = None, notes: Any = None) -> None:
-        self.shape, self.rows, self.dense = shape, rows, dense
+    def __init__(
+        self,
+        shape: torch.Size,
+        rows: Rows | None,
+        dense: Tensor | None = None,
+        notes: Any = None,
+        bagged: Bagged | None = None,
+    ) -> None:
+        self.shape, self._rows, self.dense, self.bagged = shape, rows, dense, bagged
         self.notes = notes
         """What is noted of the table whose gradient this is, if it is one's."""
         self.reason = ""
         """What has asked for the memory."""
+
+    @property
+    def rows(self) -> Rows | None:
+        """The rows that are held; those of bags are made when somebody asks for them."""
+        bagged = self.bagged
+        if bagged is not None:
+            self._rows = bagged.expanded()
+            self.bagged = None
+        return self._rows
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype, and on the device, of what is held."""
+        held = self.bagged.values if self.bagged is not None else self._rows.values if self._rows is not None else self.dense
+        assert held is not None
+        return held
 
     def summands(self) -> Rows | None:
         """The rows, if all others are 0, as in the gradient of a lookup."""
@@ -57,7 +103,7 @@ class Content:
         assert rows is not None
         if not rows.distinct:
             rows = Rows(*coalesced(rows.ids, rows.values), 0.0, True)
-            self.rows = rows
+            self._rows = rows
         return rows
 
     def read(self, reason: str) -> Tensor:
@@ -80,10 +126,10 @@ class Content:
         """Hold something else."""
         if isinstance(new, Tensor):
             self.dense = new  # before there are no rows any more, or for a moment there would be nothing
-            self.rows = None
+            self._rows = self.bagged = None
         else:
-            self.rows = new
-            self.dense = None
+            self._rows = new
+            self.dense = self.bagged = None
 
     def made_dense(self) -> Tensor:
         """A new dense tensor that holds the same."""
@@ -99,9 +145,7 @@ class HeldByRows(Tensor):
 
     @staticmethod
     def __new__(cls, content: Content) -> Self:
-        like = content.rows.values if content.rows is not None else content.dense
-        assert like is not None
-        made = _private.without_memory(cls, content.shape, like)
+        made = _private.without_memory(cls, content.shape, content.like)
         made.content = content
         return made
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
 from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Bagged
 
 if TYPE_CHECKING:
     from unhot.torch.backend import TorchBackend
@@ -119,6 +120,11 @@ def bag_lookup(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
+    if not (sparse or max_norm is not None or scale_grad_by_freq or padding_idx is not None):
+        starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
+        if starts is not None and backend.in_host_memory() and not torch.compiler.is_compiling():
+            pooled: Tensor = BagLookup.apply(weight, input, starts, per_sample_weights, mode, backend)  # type: ignore[no-untyped-call]
+            return pooled
     if padding_idx is not None and torch.compiler.is_compiling():  # a graph would be for ids padded in the same place
         outside: Tensor = backend.outside_graph(
             bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
@@ -179,6 +185,65 @@ class RowLookup(torch.autograd.Function):
         if values.data_ptr() == grad.data_ptr():  # others have that gradient, too, and may change theirs
             values = values.clone(memory_format=torch.contiguous_format)
         return sparse_tensor(ids, values, rows) if ctx.sparse else RowGradient.of(ids, values, rows, ctx.notes)
+
+
+def bag_starts(
+    input: Tensor, offsets: Tensor | None, include_last_offset: bool, mode: str, per_sample_weights: Tensor | None
+) -> Tensor | None:
+    """Where bags begin and end among the flat ids; None for what torch has to look at, to refuse it or to do it its own way."""
+    if mode not in ("sum", "mean") or input.dtype not in INDICES or (offsets is None) != (input.dim() == 2):
+        return None
+    if per_sample_weights is not None and (
+        mode != "sum" or per_sample_weights.requires_grad or per_sample_weights.shape != input.shape
+    ):
+        return None
+    if offsets is None:
+        return torch.arange(input.size(0) + 1) * input.size(1)
+    if input.dim() != 1 or offsets.dim() != 1 or offsets.dtype not in INDICES or not offsets.numel():
+        return None
+    starts = offsets.to(torch.int64)
+    if not include_last_offset:
+        starts = torch.cat([starts, starts.new_full((1,), len(input))])
+    rises = bool((starts[1:] >= starts[:-1]).all())
+    return starts.contiguous() if rises and int(starts[0]) == 0 and int(starts[-1]) == len(input) else None
+
+
+INDICES = (torch.int64, torch.int32)
+
+
+class BagLookup(torch.autograd.Function):
+    """Forward: pooled settled rows.  Backward: the gradient of these rows, of which each has that of its bag."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Any, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str, backend: TorchBackend
+    ) -> Tensor:
+        if factors is not None:
+            factors = factors.detach().reshape(-1).to(torch.float64)
+        own, pooled = backend.read_bags(ids, starts, factors, mode)
+        ctx.save_for_backward(own, starts)
+        ctx.factors, ctx.mean = factors, mode == "mean"
+        ctx.notes, ctx.rows = weight.notes, len(weight)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        return BagLookup._gradient(ctx, grad), None, None, None, None, None
+
+    @staticmethod
+    def _gradient(ctx: Any, grad: Tensor) -> Tensor:
+        """The gradient of the table: dense where it needs a graph."""
+        ids, starts = ctx.saved_tensors
+        counts = starts.diff()
+        bags = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=len(ids))
+        factors = ctx.factors
+        if ctx.mean:
+            factors = (1.0 / counts.to(torch.float64))[bags]
+        if torch.is_grad_enabled():  # `create_graph=True`
+            values = Bagged(ids, grad, bags, factors).expanded().values
+            return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
+        own = grad.clone(memory_format=torch.contiguous_format)  # others have that gradient, too, and may change theirs
+        return RowGradient.of_bags(Bagged(ids, own, bags, factors), ctx.rows, ctx.notes)
 
 
 def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:

@@ -18,7 +18,7 @@ from unhot.torch._private import is_watched, without_torch_functions
 from unhot.torch.backend import TorchBackend, hide_from_compiler, why_dense
 from unhot.torch.clocks import Ready, Step
 from unhot.torch.gradient import RowGradient
-from unhot.torch.lookup import ASKED_FOR, DTYPES, RowLookup
+from unhot.torch.lookup import ASKED_FOR, DTYPES, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
 from unhot.training import Ownership, warn_of_dense_training
 
@@ -86,6 +86,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
             self.lock = Lock()
             hide_from_compiler(RowOptimizer, "_step_outside_graph", "_zero_grad_outside_graph")
             hide_from_compiler(RowLookup, "_gradient")
+            hide_from_compiler(BagLookup, "_gradient")
             hide_from_compiler(RowGradient, "_called")
         ties: dict[int, Ownership[TorchBackend]] = self.__dict__.setdefault("_ties", {})
         tie = ties.get(id(table))
@@ -217,7 +218,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
     ) -> str:
         """Why the step of a table has to be dense, or nothing if the step of its rows is prepared."""
         if isinstance(gradient, RowGradient):
-            if gradient.ids is None:
+            if gradient.content.bagged is None and gradient.ids is None:
                 reason = gradient.content.reason or "a function that does not leave 0 at 0"
                 return f"{reason} had the memory of its gradient. Work on `gradient.clone()`, or use elementwise functions"
         elif not (gradient.is_sparse and gradient.sparse_dim() == 1):
