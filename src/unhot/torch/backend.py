@@ -19,7 +19,7 @@ from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import DTYPES, RowLookup
-from unhot.torch.placement import Placement, placement
+from unhot.torch.placement import Placement, counter, placement
 from unhot.training import Backend, Ownership
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ class TorchBackend(Backend):
             if self._replaced(state) or self._written():
                 self.hand_over()
             if self.engine is None:
-                self._bind(rule, self._weights, owner, state)
+                self._bind(rule, self._weights, owner, group, state)
             assert self.engine is not None
             self._hyper = self.engine.follow(rule)
         except StateError:
@@ -285,7 +285,9 @@ class TorchBackend(Backend):
         place.alone(partial(engine.step, lambda: (named, rows, ()), lambda: self._hyper))
         torch.autograd.graph.increment_version(parameter)
 
-    def _bind(self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, state: dict[str, Any]) -> None:
+    def _bind(
+        self, rule: Optimizer, weights: Tensor, owner: RowOptimizer, group: Mapping[str, Any], state: dict[str, Any]
+    ) -> None:
         """Make an engine on torch's memory, that goes on from `state`, which is given the slots that it lacks."""
         clock = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = {name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor)}
@@ -307,7 +309,7 @@ class TorchBackend(Backend):
             beta: Any = rule  # by which torch's next step finds the larger, at rest too
             torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
-            bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
+            bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
         engine = Engine.resumed(self._place.take_over(weights), slots, clock, snapshot, followed, self._place.kernels)
         kept = {name: (tensor, version_of(tensor)) for name, tensor in bound.items()}
         together([partial(state.update, bound), partial(self.__dict__.update, engine=engine, _kept=kept)])
