@@ -42,8 +42,7 @@ def trained_by(kernels: str, monkeypatch: pytest.MonkeyPatch, rule: Rule, stream
     monkeypatch.setenv(KERNELS, "native" if kernels == "native" else "torch")
     layers = compare(rule, make(stream, schedule, rule.rate), device, **given)
     for layer in layers:
-        engine = layer.layer.weight.ownership.backend.engine
-        assert (engine.kernels.name == "torch") == (kernels != "native")
+        assert (layer.kernels == "torch") == (kernels != "native")
 
 
 BESIDE = [(kernels, *case) for kernels in ("native", "torch") for case in beside_dense_steps("cpu")]

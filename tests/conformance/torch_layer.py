@@ -98,6 +98,12 @@ class LayerCopy:
         with default_dtype(self.dtype if self.dense_every else "float32"):
             self.optimizer.step()
 
+    @property
+    def kernels(self) -> str:
+        """What works on the rows since the last step by rows."""
+        weight: Any = self.layer.weight
+        return str(weight.ownership.backend.engine.kernels.name)
+
     def assign(self, hyper: dict[str, Any]) -> None:
         self.optimizer.param_groups[0].update(self.names.translated(hyper))
 
