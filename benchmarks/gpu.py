@@ -41,7 +41,7 @@ GRACE = 45.0
 
 ROWS = {"cuda": [10**5, 10**6, 10**7, 10**8], "cpu": [1_000, 10_000]}
 IDS = {"cuda": 4096, "cpu": 256}
-ROUNDS = {"cuda": 5, "cpu": 3}
+ROUNDS = {"cuda": 5, "cpu": 2}
 STEPS = {"cuda": 40, "cpu": 10}
 CASES = {"cuda": None, "cpu": 20}
 
