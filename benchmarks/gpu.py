@@ -116,7 +116,7 @@ def run_parts(arguments: argparse.Namespace) -> int:
     if device == "cpu":
         torch.set_num_threads(1)  # on such small arrays, more would only wait for each other
     else:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(torch.device(device).index or 0)
     kind = "cpu" if device == "cpu" else "cuda"
     rows, ids = arguments.rows or ROWS[kind], arguments.ids or IDS[kind]
     rounds, most = arguments.rounds or ROUNDS[kind], arguments.cases or CASES[kind]

@@ -49,7 +49,8 @@ def run(record: Record, device: str, budget: Budget, rows: int, ids: int) -> boo
     for name in sorted(RIVALS, key=lambda name: name != "unhot"):
         if budget.out:
             break
-        found = result["rivals"][name] = {}
+        found: dict[str, Any] = {}
+        result["rivals"][name] = found
         try:
             count(found, Loop(name, rows, device), [(draw(workload, device), gradients) for _ in range(3 * STEPS)])
         except Exception as error:
