@@ -17,13 +17,12 @@ A test that goes through many moments or values takes fewer of them in the fast 
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import zlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
+from subsets import covering
 
 slow = pytest.mark.slow
 
@@ -56,23 +55,3 @@ def parts(value: Any) -> tuple[str, ...]:
 def label(value: Any) -> Any:
     """The part of a test's name that stands for `value`."""
     return getattr(value, "id", None)
-
-
-def covering(sets: Sequence[set[Any]]) -> set[int]:
-    """The numbers of some of the sets that have all that is in any, chosen greedily: next comes the one that adds most.
-
-    They are the same in every process.  Among sets that add as much a checksum decides, so that no value is favoured.
-    """
-    covered: set[Any] = set()
-    queue = [(-len(new), zlib.crc32(str(i).encode()), i) for i, new in enumerate(sets)]
-    heapq.heapify(queue)
-    chosen = set()
-    while queue:
-        promised, tie, i = heapq.heappop(queue)
-        added = len(sets[i] - covered)
-        if added and added == -promised:
-            chosen.add(i)
-            covered |= sets[i]
-        elif added:  # others were chosen since it was queued
-            heapq.heappush(queue, (-added, tie, i))
-    return chosen

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from selection import covering
+from subsets import covering
 
 import unhot
 

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 from conformance.compiled import assert_no_copies
-from selection import covering, some
+from selection import some
+from subsets import covering
 
 import unhot.keras
 from unhot import arrays

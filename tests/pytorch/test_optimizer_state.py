@@ -12,6 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import unhot.torch
+from unhot.torch.placement import counter
+
 from .twins import DIM, OLD, ROWS, _double, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
 
 
@@ -81,6 +84,35 @@ def test_a_number_of_steps_that_is_none_is_refused(name: str, step: float) -> No
     for own, other in ((theirs, reference), (layer, optimizer)):
         train(own, other, seed=1)
     close(layer.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("given", [{}, {"fused": True}], ids=["plain", "fused"])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_number_of_steps_has_torchs_dtype(default: torch.dtype, given: dict[str, Any]) -> None:
+    """Whatever dtype is the default: in bfloat16, it could not count beyond 256."""
+    torch.set_default_dtype(default)
+    for name in ("Adam", "AdamW") if given else ("Adam", "AdamW", "NAdam", "Adamax", "RMSprop", "Adadelta"):
+        states = []
+        for module, made in ((torch.optim, nn.Embedding), (unhot.torch, unhot.torch.Embedding)):
+            layer = made(ROWS, DIM, dtype=torch.float64)
+            optimizer = getattr(module, name)(layer.parameters(), **given)
+            layer(torch.tensor([1])).sum().backward()
+            optimizer.step()
+            states.append(optimizer.state_dict()["state"][0])
+        for key, value in states[0].items():
+            assert states[1][key].dtype == value.dtype, (name, key)
+
+
+@pytest.mark.parametrize("given", [{}, {"fused": None, "capturable": False}, {"fused": True}, {"capturable": True}], ids=str)
+def test_the_number_of_steps_is_where_torch_takes_it(given: dict[str, Any]) -> None:
+    """Beside the table, if torch's step is fused or capturable. "meta" stands for a GPU."""
+    table = torch.empty(2, 3, device="meta")
+    assert counter(1.0, table, given).device.type == ("meta" if any(given.values()) else "cpu")
+    torch.set_default_device("meta")
+    try:
+        assert counter(1.0, table, given).device.type == ("meta" if any(given.values()) else "cpu")
+    finally:
+        torch.set_default_device(None)
 
 
 SLOTS = {"AdamW": "exp_avg", "NAdam": "mu_product", "Adam": "step", "SGD": "momentum_buffer"}

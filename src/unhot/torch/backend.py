@@ -21,7 +21,7 @@ from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import DTYPES, RowLookup
-from unhot.torch.placement import Host, Placement, placement
+from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ class TorchBackend(Backend):
         return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels)
 
     def slots_for(
-        self, clock: Clock, state: Mapping[str, Any], owner: RowOptimizer, held: frozenset[str]
+        self, clock: Clock, owner: RowOptimizer, group: Mapping[str, Any], state: Mapping[str, Any], held: frozenset[str]
     ) -> tuple[dict[str, Tensor], list[Any]]:
         """The tensors of torch's state by torch's names, those that it lacks made anew; and the slots among them, as arrays."""
         weights = self._weights
@@ -346,7 +346,7 @@ class TorchBackend(Backend):
             beta: Any = self._rule  # by which torch's next step finds the larger, at rest too
             torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
-            bound[name] = state[name] if name in state else torch.tensor(1.0 if name == "mu_product" else 0.0)
+            bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
         return bound, slots
 
     def weights_array(self) -> Any:

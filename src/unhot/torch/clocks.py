@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,16 +60,20 @@ def make_step(backend: TorchBackend, ids: list[Any], gradients: list[Segment], h
 
 
 def steps(
-    owner: RowOptimizer, rule: Optimizer, tables: Sequence[Ready], all_backends: Sequence[TorchBackend]
+    owner: RowOptimizer,
+    rule: Optimizer,
+    group: Mapping[str, Any],
+    tables: Sequence[Ready],
+    all_backends: Sequence[TorchBackend],
 ) -> Iterator[Step]:
-    """The steps of tables with the same hyperparameters, a clock at a time.
+    """The steps of tables of one parameter group, a clock at a time; `rule` has the hyperparameters of the group.
 
     Tables that go on from the same point share a clock. A table that skips a step leaves it, with a copy of its history.
     """
     new = [table for table in tables if table.backend.engine is None]
     for alike in grouped(owner, new):
         try:
-            bind(owner, rule, alike)
+            bind(owner, rule, group, alike)
         except StateError:
             raise
         except ValueError as error:
@@ -110,14 +114,14 @@ def grouped(owner: RowOptimizer, tables: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
-def bind(owner: RowOptimizer, rule: Optimizer, tables: Sequence[Ready]) -> None:
+def bind(owner: RowOptimizer, rule: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]
     snapshot, clock = clock_of(rule, start.dtype, sum(map(len, weights)), start.held)
     numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
     clock.load_state(numbers)
-    slots = [table.backend.slots_for(clock, table.state, owner, start.held) for table in tables]
+    slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
     engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels)
     calls: list[Call] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -117,3 +117,14 @@ def placement(tensor: Tensor) -> Placement:
     if asked not in ("native", "torch"):
         raise ValueError(f"{KERNELS} must be 'native' or 'torch'. Received: {asked!r}.")
     return Host() if tensor.is_cpu and asked == "native" else Device(tensor.device)
+
+
+def counter(number: float, table: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """A number in torch's state of a table, of the dtype that torch's own step has for it, and on the device.
+
+    A fused or capturable step on a GPU takes it on the GPU, and none from the host's memory.
+    """
+    fused = group.get("fused")
+    wide = torch.get_default_dtype() == torch.float64 and not fused
+    device = table.device if fused or group.get("capturable") else "cpu"
+    return torch.full((), number, dtype=torch.float64 if wide else torch.float32, device=device)

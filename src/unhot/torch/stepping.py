@@ -188,7 +188,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
             if not ready:
                 continue
             assert isinstance(rule, Optimizer)
-            for step in clocks.steps(self, rule, ready, self._backends()):
+            for step in clocks.steps(self, rule, group, ready, self._backends()):
                 if not step.reason:
                     steps.append((group["maximize"], step))
                 for table in step.tables:
