@@ -187,14 +187,15 @@ def shown(comparison: Comparison, times: Times) -> tuple[str, list[dict[str, Any
     tables = f"{one.tables} tables" if one.tables > 1 else "one table"
     rule = "" if base == "bags" else f", {one.rule.capitalize()}"
     lines = [f"{comparison.name}: {tables} of {one.rows:,} x {one.dim}, {bags}{rule}"]
-    lines.append(f"{'':52}{'CPU ms':>8}{'wall ms':>9}{'ratio':>7}  (rounds)")
+    lines.append(f"{'':52}{'CPU ms':>8}{'least':>8}{'wall ms':>9}{'ratio':>7}  (rounds)")
     for name in comparison.entries:
         over = ratio(times, name, base)
         if over is None:
             lines.append(f"  {LABELS[name]:50}{'not there':>10}")
             continue
-        cpu, wall = (1e3 * median(step[i] for turn in times[name] for step in turn) for i in (0, 1))
-        lines.append(f"  {LABELS[name]:50}{cpu:>8.2f}{wall:>9.2f}{over[0]:>7.2f}  ({over[1]:.2f} to {over[2]:.2f})")
+        cpus, walls = zip(*(step for turn in times[name] for step in turn), strict=True)
+        figures = f"{1e3 * median(cpus):>8.2f}{1e3 * min(cpus):>8.2f}{1e3 * median(walls):>9.2f}{over[0]:>7.2f}"
+        lines.append(f"  {LABELS[name]:50}{figures}  ({over[1]:.2f} to {over[2]:.2f})")
     targets = []
     for target in comparison.targets:
         over = ratio(times, target.above, target.below)
@@ -212,8 +213,8 @@ def main() -> int:
     parser.add_argument("--fbgemm-python", default="", metavar="PYTHON", help="the interpreter that has FBGEMM")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="only comparisons whose name contains one of these words")
     parser.add_argument("--list", action="store_true", help="print the names of the comparisons and stop")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=10, help="counted in a turn")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=8, help="counted in a turn")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times there")
     given = parser.parse_args()
