@@ -1,16 +1,22 @@
-# `make bench` (about an hour and a half) and `make bench-full` (hours) set up two environments, since FBGEMM asks for its own.
+# `make bench` (about an hour and a half), `make bench-full` (hours) and `make bench-many` (minutes) set up two environments,
+# since FBGEMM asks for its own.
 
 BENCH := .venv-bench
 BENCH_FBGEMM := .venv-bench-fbgemm
 
 # OPENBLAS_CORETYPE would choose NumPy's kernels for another processor.
-BENCH_RUN := env -u OPENBLAS_CORETYPE $(BENCH)/bin/python benchmarks/bench.py --fbgemm-python $(BENCH_FBGEMM)/bin/python
+BENCH_PYTHON := env -u OPENBLAS_CORETYPE $(BENCH)/bin/python
+WITH_FBGEMM := --fbgemm-python $(BENCH_FBGEMM)/bin/python
+BENCH_RUN := $(BENCH_PYTHON) benchmarks/bench.py $(WITH_FBGEMM)
 
 bench: $(BENCH)/installed $(BENCH_FBGEMM)/rivals
 	$(BENCH_RUN) $(BENCH_ARGS)
 
 bench-full: $(BENCH)/installed $(BENCH_FBGEMM)/rivals
 	$(BENCH_RUN) --full $(BENCH_ARGS)
+
+bench-many: $(BENCH)/installed $(BENCH_FBGEMM)/rivals
+	$(BENCH_PYTHON) benchmarks/many_tables.py $(WITH_FBGEMM) $(BENCH_ARGS)
 
 $(BENCH)/rivals: benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)

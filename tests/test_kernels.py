@@ -322,11 +322,10 @@ def test_the_numpy_kernels_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_native_arguments_are_checked() -> None:
     """Arrays of another type are refused instead of copied, and shapes that do not fit are errors."""
-    weights, ids = np.zeros((4, 2), np.float32), np.zeros(3, np.int64)
+    ids = np.zeros(3, np.int64)
+    stores = _native.StoresFloat32([[np.zeros((4, 2), np.float32)]], [0], None)
     with pytest.raises(TypeError):
-        _native.StoresFloat32([[weights]], [0], None).gather(
-            ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32), None, None)]
-        )
+        stores.gather(ids.astype(np.int32), [(0, np.zeros((3, 2), np.float32), None, None)])
     with pytest.raises(ValueError, match="a vector for each id"):
         stores.gather(ids, [(0, np.zeros((2, 2), np.float32), None, None)])
     with pytest.raises(ValueError, match="instruction set"):
