@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from unhot.torch import openmp
 from unhot.torch.clip import clip_grad_norm_
+from unhot.torch.collection import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig
 from unhot.torch.conversion import convert
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient import rebuilt as rebuilt_gradient
@@ -34,6 +35,10 @@ __all__ = [
     "Conversion",
     "Embedding",
     "EmbeddingBag",
+    "EmbeddingBagCollection",
+    "EmbeddingBagConfig",
+    "EmbeddingCollection",
+    "EmbeddingConfig",
     "NAdam",
     "RMSprop",
     "RowGradient",

@@ -17,6 +17,7 @@ from unhot.torch import clocks
 from unhot.torch._private import is_watched, without_torch_functions
 from unhot.torch.backend import TorchBackend, hide_from_compiler, why_dense
 from unhot.torch.clocks import Ready, Step
+from unhot.torch.collection_lookup import CollectionLookup
 from unhot.torch.gradient import RowGradient
 from unhot.torch.lookup import ASKED_FOR, DTYPES, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
@@ -87,6 +88,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
             hide_from_compiler(RowOptimizer, "_step_outside_graph", "_zero_grad_outside_graph")
             hide_from_compiler(RowLookup, "_gradient")
             hide_from_compiler(BagLookup, "_gradient")
+            hide_from_compiler(CollectionLookup, "_gradients")
             hide_from_compiler(RowGradient, "_called")
         ties: dict[int, Ownership[TorchBackend]] = self.__dict__.setdefault("_ties", {})
         tie = ties.get(id(table))

@@ -1,0 +1,297 @@
+"""Many tables as one layer: one lookup, one node of autograd and one step for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unhot.torch.collection_lookup import Feature, joint_lookup
+from unhot.torch.layer import Embedding, EmbeddingBag
+
+Ids = Tensor | tuple[Tensor, Tensor]
+"""Ids of a batch: one for each sample, (batch,), or several, (batch, length); or flat ids, with the offset of each sample."""
+
+Output = Literal["concatenated", "dict"]
+
+
+@dataclass
+class EmbeddingConfig:
+    """A table of an `EmbeddingCollection`.
+
+    Args:
+        num_embeddings: the number of rows.
+        embedding_dim: the length of a row's vector.
+        name: the table's name, by which its weight stands in `state_dict`.
+        feature_names: the features that are looked up in it. Default: one of the table's name.
+
+    Raises: nothing; a collection checks its tables.
+
+    Example:
+        >>> import unhot.torch
+        >>> unhot.torch.EmbeddingConfig(1000, 16, "user", ["user", "friend"]).feature_names
+        ['user', 'friend']
+
+    References: torchrec/modules/embedding_configs.py.
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    name: str
+    feature_names: Sequence[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.feature_names = list(self.feature_names) or [self.name]
+
+
+@dataclass
+class EmbeddingBagConfig(EmbeddingConfig):
+    """A table of an `EmbeddingBagCollection`.
+
+    Args: those of `EmbeddingConfig`, and
+        pooling: "sum" or "mean" of the vectors of a sample's ids.
+        padding_idx: an id that fills up short rows of padded ids, and does not count.
+
+    Raises: nothing; a collection checks its tables.
+
+    Example:
+        >>> import unhot.torch
+        >>> unhot.torch.EmbeddingBagConfig(1000, 16, "words", pooling="mean", padding_idx=0).pooling
+        'mean'
+
+    References: torchrec/modules/embedding_configs.py.
+    """
+
+    pooling: str = "sum"
+    padding_idx: int | None = None
+
+
+Tables = Sequence[Any] | Mapping[str, tuple[int, int]]
+"""Configurations (TorchRec's have the same attributes), or (num_embeddings, embedding_dim) by name."""
+
+
+class _Collection(nn.Module):
+    """What both collections do."""
+
+    config: ClassVar[type[EmbeddingConfig]]
+
+    modules_name: ClassVar[str]
+    """Under which name the tables stand in `state_dict`, as in TorchRec."""
+
+    @property
+    def layers(self) -> nn.ModuleDict:
+        """The tables' layers by name."""
+        found: nn.ModuleDict = getattr(self, self.modules_name)
+        return found
+
+    def __init__(self, tables: Tables, output: Output, device: Any, dtype: Any) -> None:
+        super().__init__()
+        kind = type(self).__name__
+        if output not in ("concatenated", "dict"):
+            raise ValueError(f"{kind}: `output` must be 'concatenated' or 'dict'. Received: {output!r}.")
+        configs = [self.config(*size, name) for name, size in tables.items()] if isinstance(tables, Mapping) else list(tables)
+        if not configs:
+            raise ValueError(f"{kind}: there must be at least one table.")
+        self.output = output
+        layers = nn.ModuleDict()
+        self.add_module(self.modules_name, layers)
+        self.features: dict[str, str] = {}
+        """The table of each feature, in the order of the output."""
+        for config in configs:
+            if config.name in layers:
+                raise ValueError(f"{kind}: two tables have the name {config.name!r}. Give each its own.")
+            layers[config.name] = self._layer(config, device, dtype)
+            for feature in config.feature_names:
+                if feature in self.features:
+                    raise ValueError(
+                        f"{kind}: the feature {feature!r} is that of {self.features[feature]!r} and {config.name!r}. A feature"
+                        " is looked up in one table."
+                    )
+                self.features[feature] = config.name
+
+    def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
+        raise NotImplementedError
+
+    def _feature(self, name: str, ids: Any) -> Feature:
+        raise NotImplementedError
+
+    @property
+    def embedding_dim(self) -> int:
+        """The length of a concatenated vector: the sum of the features' dims."""
+        layers: Any = self.layers  # mypy takes all attributes of modules for tensors or modules
+        return sum(layers[table].embedding_dim for table in self.features.values())
+
+    def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
+        """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        missing = [name for name in self.features if name not in features]
+        if missing or len(features) > len(self.features):
+            unknown = [name for name in features if name not in self.features]
+            raise KeyError(
+                f"{type(self).__name__}: ids must be given for each feature. Missing: {missing}; unknown: {unknown}."
+            )
+        given = [self._feature(name, features[name]) for name in self.features]
+        if self.output == "concatenated" and len({feature.shape for feature in given}) > 1:
+            shapes = {feature.name: tuple(feature.shape) for feature in given}
+            raise ValueError(
+                f"{type(self).__name__}: vectors are concatenated sample by sample, so all features must have the same number"
+                f" of samples. Received: {shapes}. Use output='dict' otherwise."
+            )
+        found = joint_lookup(given, self.output == "concatenated")
+        if found is None:
+            return self._one_by_one(features)
+        if isinstance(found, Tensor):
+            return found
+        return dict(zip(self.features, found, strict=True))
+
+    def _one_by_one(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
+        """The same by PyTorch's own ways: where no optimizer of unhot's trains the tables, or something traces."""
+        found = {name: self._apart(name, features[name]) for name in self.features}
+        return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
+
+    def _apart(self, name: str, ids: Any) -> Tensor:
+        """The vectors of one feature."""
+        raise NotImplementedError
+
+
+class EmbeddingCollection(_Collection):
+    """Tables of any sizes and dims whose features are looked up together, a vector for each id.
+
+    The lookup of all features is one call, and so is the step of all tables: a step costs little more than that of one table
+    with the same rows. Every table makes every step.
+
+    Args:
+        tables: (num_embeddings, embedding_dim) for each table by name, or a list of `EmbeddingConfig`, where features may share
+            a table. Objects with the same attributes work, too, such as TorchRec's configurations.
+        output: "concatenated" for one tensor with the features' vectors side by side, or "dict" for a tensor by feature.
+        device, dtype: as for `torch.nn.Embedding`.
+
+    Raises: ValueError for tables without a meaning; KeyError or ValueError for ids that do not fit the features; what
+        `torch.nn.Embedding` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.EmbeddingCollection({"user": (1000, 16), "item": (500, 8)})
+        >>> optimizer = unhot.torch.Adam(layer.parameters())
+        >>> vectors = layer({"user": torch.tensor([3, 7]), "item": torch.tensor([5, 5])})
+        >>> vectors.shape
+        torch.Size([2, 24])
+        >>> vectors.sum().backward()
+        >>> optimizer.step()
+        >>> sorted(layer.state_dict())
+        ['embeddings.item.weight', 'embeddings.user.weight']
+
+    References: torchrec/modules/embedding_modules.py.
+    """
+
+    config = EmbeddingConfig
+    modules_name = "embeddings"
+
+    embeddings: nn.ModuleDict
+    """The tables, each an `unhot.torch.Embedding`, by name."""
+
+    def __init__(self, tables: Tables, *, output: Output = "concatenated", device: Any = None, dtype: Any = None) -> None:
+        super().__init__(tables, output, device, dtype)
+
+    def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
+        return Embedding(config.num_embeddings, config.embedding_dim, device=device, dtype=dtype)
+
+    def _feature(self, name: str, ids: Any) -> Feature:
+        if not isinstance(ids, Tensor):
+            raise TypeError(f"EmbeddingCollection: the ids of {name!r} must be a tensor. Received: {type(ids).__name__}.")
+        return Feature(name, self.layers[self.features[name]].weight, ids, ids.shape)
+
+    def _apart(self, name: str, ids: Any) -> Tensor:
+        found: Tensor = self.layers[self.features[name]](ids)
+        return found
+
+
+class EmbeddingBagCollection(_Collection):
+    """Tables of any sizes and dims whose features are looked up together, with several ids a sample, which are pooled.
+
+    The lookup of all features is one call, and so is the step of all tables. The vectors are pooled where the rows are: neither
+    the vectors of all ids nor their gradients are made. Every table makes every step.
+
+    Args:
+        tables: (num_embeddings, embedding_dim) for each table by name, or a list of `EmbeddingBagConfig`, where features may
+            share a table. Objects with the same attributes work, too, such as TorchRec's configurations.
+        output: "concatenated" for one tensor with the features' vectors side by side, or "dict" for a tensor by feature.
+        device, dtype: as for `torch.nn.EmbeddingBag`.
+
+    Ids are given by feature: padded, (batch, length); or flat with the offsets at which the samples begin, (ids, offsets).
+
+    Raises: ValueError for tables without a meaning; KeyError, TypeError or ValueError for ids that do not fit the features;
+        what `torch.nn.EmbeddingBag` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.EmbeddingBagCollection({"user": (1000, 16), "words": (500, 8)})
+        >>> optimizer = unhot.torch.Adam(layer.parameters())
+        >>> words = torch.tensor([5, 5, 7]), torch.tensor([0, 2])  # the second sample begins at 2
+        >>> vectors = layer({"user": torch.tensor([[3], [7]]), "words": words})
+        >>> vectors.shape
+        torch.Size([2, 24])
+        >>> vectors.sum().backward()
+        >>> optimizer.step()
+
+    References: torchrec/modules/embedding_modules.py.
+    """
+
+    config = EmbeddingBagConfig
+    modules_name = "embedding_bags"
+
+    embedding_bags: nn.ModuleDict
+    """The tables, each an `unhot.torch.EmbeddingBag`, by name."""
+
+    def __init__(self, tables: Tables, *, output: Output = "concatenated", device: Any = None, dtype: Any = None) -> None:
+        super().__init__(tables, output, device, dtype)
+
+    def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
+        pooling = str(getattr(config.pooling, "value", config.pooling)).lower()  # TorchRec's is an enumeration
+        if pooling not in ("sum", "mean"):
+            raise ValueError(f"EmbeddingBagCollection: `pooling` must be 'sum' or 'mean'. Received: {config.pooling!r}.")
+        return EmbeddingBag(
+            config.num_embeddings, config.embedding_dim, mode=pooling, padding_idx=getattr(config, "padding_idx", None),
+            device=device, dtype=dtype,
+        )  # fmt: skip
+
+    def _feature(self, name: str, ids: Any) -> Feature:
+        layer: Any = self.layers[self.features[name]]
+        flat, offsets = self._parts(name, ids)
+        if offsets is None:
+            starts = torch.arange(flat.size(0) + 1) * flat.size(1)
+        else:
+            starts = torch.cat([offsets.to(torch.int64), offsets.new_full((1,), len(flat), dtype=torch.int64)])
+            if int(starts[0]) != 0 or bool((starts[1:] < starts[:-1]).any()):
+                raise ValueError(
+                    f"EmbeddingBagCollection: the offsets of {name!r} must begin with 0, never fall, and end at or before the"
+                    f" number of ids, {len(flat)}. Received: {offsets}."
+                )
+        flat = flat.reshape(-1)
+        if layer.padding_idx is not None:
+            kept = flat != layer.padding_idx
+            before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+            flat, starts = flat[kept], before[starts]
+        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode)
+
+    def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None]:
+        """Ids and offsets of a feature; padded ids have none."""
+        if isinstance(ids, Tensor) and ids.dim() in (1, 2):
+            return (ids if ids.dim() == 2 else ids.unsqueeze(1)), None
+        if (
+            isinstance(ids, (tuple, list))
+            and len(ids) == 2
+            and all(isinstance(part, Tensor) and part.dim() == 1 for part in ids)
+        ):
+            return ids[0], ids[1]
+        raise TypeError(
+            f"EmbeddingBagCollection: the ids of {name!r} must be a tensor of shape (batch,) or (batch, length), or flat ids"
+            f" with offsets, two tensors. Received: {ids!r}."
+        )
+
+    def _apart(self, name: str, ids: Any) -> Tensor:
+        flat, offsets = self._parts(name, ids)
+        found: Tensor = self.layers[self.features[name]](flat, offsets)
+        return found
