@@ -1,0 +1,315 @@
+"""Collections of tables against the same tables of torch's own, one by one, trained by torch's own optimizers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unhot.torch
+from unhot.torch import EmbeddingBagConfig, EmbeddingConfig
+
+from .twins import close
+
+pytestmark = pytest.mark.usefixtures("_double")
+
+SIZES = {"user": (20, 3), "item": (30, 5), "word": (12, 2)}
+FEATURES = {"user": "user", "friend": "user", "item": "item", "word": "word"}
+BATCH = 4
+
+
+@pytest.fixture
+def _double() -> Any:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def configs(kind: Any, **options: Any) -> list[Any]:
+    return [
+        kind(*SIZES[table], table, [feature for feature, of in FEATURES.items() if of == table], **options) for table in SIZES
+    ]
+
+
+class Apart(nn.Module):
+    """Torch's own layers, and how a feature's vectors are found in them."""
+
+    def __init__(self, layers: dict[str, nn.Module], output: str) -> None:
+        super().__init__()
+        self.layers, self.output = nn.ModuleDict(layers), output
+
+    def forward(self, features: dict[str, Any]) -> Any:
+        found = {}
+        for name, table in FEATURES.items():
+            ids = features[name]
+            if isinstance(self.layers[table], nn.EmbeddingBag) and isinstance(ids, Tensor) and ids.dim() == 1:
+                ids = ids.unsqueeze(1)
+            found[name] = self.layers[table](*ids) if isinstance(ids, tuple) else self.layers[table](ids)
+        return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
+
+
+def pair(pooling: str, output: str, padding_idx: int | None = None) -> tuple[Any, Any]:
+    """A collection, and torch's own layers with the same weights."""
+    torch.manual_seed(0)
+    ours: Any
+    if pooling:
+        bag_configs = configs(EmbeddingBagConfig, pooling=pooling, padding_idx=padding_idx)
+        ours = unhot.torch.EmbeddingBagCollection(bag_configs, output=output)
+        options: dict[str, Any] = {"mode": pooling, "padding_idx": padding_idx}
+        apart = {name: nn.EmbeddingBag(*size, **options) for name, size in SIZES.items()}
+    else:
+        ours = unhot.torch.EmbeddingCollection(configs(EmbeddingConfig), output=output)
+        apart = {name: nn.Embedding(*size) for name, size in SIZES.items()}
+    for name, layer in apart.items():
+        layer.load_state_dict(ours.layers[name].state_dict())
+    return ours, Apart(apart, output)
+
+
+def batch(rng: np.random.Generator, pooling: str, step: int) -> dict[str, Any]:
+    """Ids of each feature: most rows rest for long; bags are padded, flat (some of them empty), or of one id."""
+    found: dict[str, Any] = {}
+    for k, (feature, table) in enumerate(FEATURES.items()):
+        rows = SIZES[table][0] if step % 15 == 0 else 6
+        if not pooling:
+            found[feature] = torch.from_numpy(rng.integers(0, rows, BATCH))
+        elif (step + k) % 3 == 0:
+            found[feature] = torch.from_numpy(rng.integers(0, rows, (BATCH, 3)))
+        elif (step + k) % 3 == 1:
+            found[feature] = torch.from_numpy(rng.integers(0, rows, BATCH))
+        else:
+            counts = rng.integers(0, 3, BATCH)
+            ids = torch.from_numpy(rng.integers(0, rows, counts.sum()))
+            found[feature] = (ids, torch.from_numpy(np.concatenate([[0], counts.cumsum()[:-1]])))
+    return found
+
+
+def loss(found: Any) -> Tensor:
+    parts = list(found.values()) if isinstance(found, dict) else [found]
+    total: Tensor = sum((part - torch.arange(part.numel()).reshape(part.shape).cos()).pow(2).sum() for part in parts)  # type: ignore[assignment]
+    return total
+
+
+def weights(layer: Any) -> dict[str, Tensor]:
+    return {name.split(".")[-2]: weight.detach() for name, weight in layer.named_parameters()}
+
+
+def same(ours: Any, theirs: Any) -> None:
+    expected = weights(theirs)
+    assert weights(ours).keys() == expected.keys()
+    for name, weight in weights(ours).items():
+        close(weight, expected[name])
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "AdamW": {"lr": 0.05}, "SGD": {"lr": 0.05, "momentum": 0.9}, "Adagrad": {"lr": 0.1}, "NAdam": {"lr": 0.05},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["concatenated", "dict"])
+@pytest.mark.parametrize("pooling", ["", "sum", "mean"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_as_tables_apart(optimizer: str, pooling: str, output: str) -> None:
+    """Vectors, and weights after each of many steps; features share a table, bags are empty, tables are of all sizes."""
+    layers = pair(pooling, output)
+    optimizers = [
+        getattr(module, optimizer)(layer.parameters(), **OPTIMIZERS[optimizer])
+        for layer, module in zip(layers, (unhot.torch, torch.optim), strict=True)
+    ]
+    rng = np.random.default_rng(0)
+    for step in range(40):
+        given = batch(rng, pooling, step)
+        found = [layer(given) for layer in layers]
+        for a, b in zip(*(one.values() if output == "dict" else [one] for one in found), strict=True):
+            close(a, b)
+        for one, made in zip(found, optimizers, strict=True):
+            made.zero_grad()
+            loss(one).backward()
+            made.step()
+    engines = {id(weight.ownership.backend.engine) for weight in layers[0].parameters()}
+    assert len(engines) == 1, "one call for all tables"
+    same(*layers)
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean"])
+def test_padding_does_not_count(pooling: str) -> None:
+    layers = pair(pooling, "concatenated", padding_idx=2)
+    optimizers = [unhot.torch.AdamW(layers[0].parameters(), lr=0.05), torch.optim.AdamW(layers[1].parameters(), lr=0.05)]
+    rng = np.random.default_rng(0)
+    for step in range(20):
+        given = batch(rng, pooling, step)
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss(layer(given)).backward()
+            optimizer.step()
+    same(*layers)
+
+
+def test_every_table_makes_every_step() -> None:
+    """Tables whose features have no ids, or whose vectors do not matter to the loss, move on as in dense training."""
+    ours = unhot.torch.EmbeddingBagCollection({"a": (5, 2), "b": (5, 2)}, output="dict")
+    theirs = {name: copy.deepcopy(layer.weight.detach()).requires_grad_() for name, layer in ours.embedding_bags.items()}
+    optimizers = [unhot.torch.AdamW(ours.parameters(), lr=0.1), torch.optim.AdamW(theirs.values(), lr=0.1)]
+    none = torch.empty(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    for step in range(10):
+        found = ours({"a": torch.tensor([[step % 5], [1]]), "b": none if step % 2 else torch.tensor([[3], [3]])})
+        optimizers[0].zero_grad()
+        (found["a"] if step % 3 else found["a"] + found["b"]).pow(2).sum().backward()
+        optimizers[0].step()
+        for weight in theirs.values():
+            weight.grad = torch.zeros_like(weight)
+        a = theirs["a"][[step % 5, 1]]
+        b = torch.zeros(2, 2) if step % 2 else theirs["b"][[3, 3]]
+        (a if step % 3 else a + b).pow(2).sum().backward()
+        optimizers[1].step()
+    for name, weight in theirs.items():
+        close(ours.embedding_bags[name].weight, weight)
+
+
+def test_what_people_do_around_it() -> None:
+    """Reads, copies, checkpoints, single lookups, a penalty on one table, a rate that changes: as with tables apart."""
+    layers = list(pair("", "concatenated"))
+    optimizers = [unhot.torch.Adam(layers[0].parameters(), lr=0.05), torch.optim.Adam(layers[1].parameters(), lr=0.05)]
+    rng = np.random.default_rng(0)
+    for step in range(60):
+        given = batch(rng, "", step)
+        for k, (layer, optimizer) in enumerate(zip(layers, optimizers, strict=True)):
+            optimizer.zero_grad()
+            total = loss(layer(given))
+            if step % 11 == 5:
+                total = total + layer.layers["item"].weight.pow(2).sum()  # dense
+            if step % 7 == 3:
+                total = total + layer.layers["word"](torch.tensor([1, 2])).sum()  # two gradients of one table
+            total.backward()
+            if step % 13 == 6:
+                torch.nn.utils.clip_grad_norm_(layer.parameters(), 0.5)
+            optimizer.param_groups[0]["lr"] = 0.05 / (1 + step % 4)
+            optimizer.step()
+            if step == 30:
+                saved, state = copy.deepcopy(layer.state_dict()), copy.deepcopy(optimizer.state_dict())
+                layers[k] = layer = copy.deepcopy(layer)
+                layer.load_state_dict(saved)
+                optimizers[k] = type(optimizer)(layer.parameters(), lr=0.05)
+                optimizers[k].load_state_dict(state)
+    same(*layers)
+    for ours, theirs in zip(
+        optimizers[0].state_dict()["state"].values(), optimizers[1].state_dict()["state"].values(), strict=True
+    ):
+        for name, value in theirs.items():
+            close(ours[name], value)
+
+
+def test_double_backward() -> None:
+    """A gradient through which autograd goes on is that of tables apart."""
+    for pooling in ("", "mean"):
+        layers = pair(pooling, "concatenated")
+        if pooling:  # torch's own bags have no second derivative; vectors of ids, and a matrix, have
+            layers = layers[0], copy.deepcopy(layers[0])
+            layers[1].forward = lambda given, layer=layers[1]: pooled_by_hand(layer, given)  # type: ignore[method-assign]
+        optimizer = unhot.torch.SGD(layers[0].parameters(), lr=0.1)
+        given = batch(np.random.default_rng(1), pooling, 2)
+        found = []
+        for layer in layers:
+            names = sorted(weights(layer))
+            by_name = dict(zip([n.split(".")[-2] for n, _ in layer.named_parameters()], layer.parameters(), strict=True))
+            parameters = [by_name[name] for name in names]
+            first = torch.autograd.grad(loss(layer(given)).pow(2), parameters, create_graph=True)
+            total = sum(part.pow(2).sum() for part in first)
+            found.append(torch.autograd.grad(total, parameters))
+        assert optimizer is not None
+        for a, b in zip(*found, strict=True):
+            close(a, b)
+
+
+def pooled_by_hand(layer: Any, given: dict[str, Any]) -> Tensor:
+    """Means of bags, as a product of a matrix and the weights."""
+    found = []
+    for feature, table in FEATURES.items():
+        ids = given[feature]
+        flat, offsets = ids if isinstance(ids, tuple) else (ids.reshape(-1), torch.arange(BATCH) * (ids.numel() // BATCH))
+        stops = torch.cat([offsets[1:], torch.tensor([len(flat)])])
+        matrix = torch.zeros(BATCH, SIZES[table][0])
+        for sample, (start, stop) in enumerate(zip(offsets.tolist(), stops.tolist(), strict=True)):
+            for row in flat[start:stop].tolist():
+                matrix[sample, row] += 1 / (stop - start)
+        found.append(matrix @ layer.layers[table].weight)
+    return torch.cat(found, -1)
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+def test_before_there_is_an_optimizer_and_with_a_stock_one() -> None:
+    layers = pair("sum", "concatenated")
+    optimizers = [torch.optim.Adam(layer.parameters(), lr=0.05) for layer in layers]
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        given = batch(rng, "sum", step)
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss(layer(given)).backward()
+            optimizer.step()
+    same(*layers)
+
+
+ONE = torch.tensor([1])
+
+BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "no tables": (lambda: unhot.torch.EmbeddingCollection({}), ValueError, "at least one table"),
+    "an output": (lambda: unhot.torch.EmbeddingCollection({"a": (3, 2)}, output="list"), ValueError, "`output` must be"),
+    "a name twice": (
+        lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "a", ["b"])]),
+        ValueError, "two tables have the name 'a'",
+    ),
+    "a feature twice": (
+        lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "b", ["a"])]),
+        ValueError, "the feature 'a' is that of 'a' and 'b'",
+    ),
+    "pooling": (
+        lambda: unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", pooling="max")]), ValueError, "'max'",
+    ),
+    "a feature missing": (
+        lambda: unhot.torch.EmbeddingCollection({"a": (3, 2)})({"b": torch.tensor([1])}), KeyError, r"Missing: \['a'\]",
+    ),
+    "another number of samples": (
+        lambda: unhot.torch.EmbeddingCollection({"a": (3, 2), "b": (3, 2)})({"a": ONE, "b": torch.tensor([1, 2])}),
+        ValueError, "the same number of samples",
+    ),
+    "ids of another kind": (
+        lambda: unhot.torch.EmbeddingBagCollection({"a": (3, 2)})({"a": [1]}), TypeError, "flat ids with offsets",
+    ),
+    "offsets": (
+        lambda: unhot.torch.EmbeddingBagCollection({"a": (3, 2)})({"a": (torch.tensor([1]), torch.tensor([1]))}),
+        ValueError, "must begin with 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str) -> None:
+    call, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_an_id_out_of_range_is_an_error_and_loses_nothing() -> None:
+    layer = unhot.torch.EmbeddingCollection({"a": (3, 2), "b": (3, 2)})
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(IndexError, match="3"):
+        layer({"a": torch.tensor([1]), "b": torch.tensor([3])})
+    layer({"a": torch.tensor([1]), "b": torch.tensor([2])}).sum().backward()
+    optimizer.step()
+
+
+def test_torchrecs_configurations_work() -> None:
+    """They have the same attributes; pooling is an enumeration there."""
+    import enum
+    from types import SimpleNamespace
+
+    pooling = enum.Enum("pooling", {"SUM": "SUM", "MEAN": "MEAN"})
+    config = SimpleNamespace(num_embeddings=4, embedding_dim=2, name="t", feature_names=["f", "g"], pooling=pooling.MEAN)
+    layer = unhot.torch.EmbeddingBagCollection([config])
+    ids = torch.tensor([[1, 2]])
+    close(layer({"f": ids, "g": ids}), layer.embedding_bags["t"].weight[[1, 2]].mean(0).repeat(2).unsqueeze(0))
+    assert list(layer.state_dict()) == ["embedding_bags.t.weight"]
