@@ -42,6 +42,10 @@ class Finder {
 
    private:
     [[gnu::noinline]] void look(int64_t row) {
+        if (store_ + 1 < end_ && has(store_[1], row)) {  // as where each sample has an id of each store
+            ++store_;
+            return;
+        }
         const auto after = std::upper_bound(begin_, end_, row, [](int64_t r, const Store<T>& s) { return r < s.first; });
         store_ = after == begin_ ? begin_ : after - 1;
     }

@@ -53,6 +53,7 @@ class Stores {
             store.first = firsts[s];
             check(store.first >= end_ && store.rows < int64_t{1} << 40, "Stores: first rows must rise by the stores' rows");
             end_ = store.first + store.rows;
+            alike_ &= stores_.empty() || store.dim == stores_[0].dim;
             stores_.push_back(store);
         }
         if (last.is_none()) return;
@@ -180,8 +181,8 @@ class Stores {
             for (nb::handle item : segments) {
                 const auto part = nb::cast<nb::tuple>(item);
                 check(nb::len(part) == 4, "a segment is a store, an array, bags and factors");
-                const auto s = nb::cast<size_t>(part[0]);
-                check(s < owner.stores_.size(), "there is no such store");
+                const auto s = nb::cast<int64_t>(part[0]);
+                check(s < static_cast<int64_t>(owner.stores_.size()) && (s >= 0 || owner.alike_), "there is no such store");
                 if (written)
                     add(static_cast<int32_t>(s), nb::cast<nb::ndarray<T, nb::ndim<2>, nb::device::cpu>>(part[1], false), part);
                 else
@@ -207,13 +208,15 @@ class Stores {
         // Whether the ids of each segment are rows of its store.
         void check_ids(const int64_t* ids) const {
             for (const Part& part : parts_)
-                if (outside_of(owner_.stores_[static_cast<size_t>(part.store)], ids + part.begin, part.end - part.begin))
+                if (part.store < 0)
+                    owner_.check_own(ids + part.begin, part.end - part.begin);
+                else if (outside_of(owner_.stores_[static_cast<size_t>(part.store)], ids + part.begin, part.end - part.begin))
                     throw std::out_of_range("a row number lies outside of the table");
         }
 
         // Whether the places at which a row stands are in segments of its store.
         void check_places(const int64_t* rows, int64_t count, const int64_t* order, const int64_t* starts) const {
-            if (owner_.stores_.size() == 1) return;
+            if (owner_.stores_.size() == 1 || (parts_.size() == 1 && parts_[0].store < 0)) return;
             bool bad = false;
             size_t known = 0;
             auto find = owner_.finder();
@@ -221,7 +224,7 @@ class Stores {
                 const auto store = &find(rows[k]) - owner_.stores_.data();
                 for (int64_t i = starts[k]; i < starts[k + 1]; ++i) {
                     if (order[i] < parts_[known].begin || order[i] >= parts_[known].end) known = part_of(order[i]);
-                    bad |= parts_[known].store != store;
+                    bad |= parts_[known].store >= 0 && parts_[known].store != store;
                 }
             }
             check(!bad, "a vector is not that of its row's table");
@@ -232,7 +235,8 @@ class Stores {
         void add(int32_t store, const Array& array, const nb::tuple& given) {
             const auto rows = static_cast<int64_t>(array.shape(0)), dim = static_cast<int64_t>(array.shape(1));
             const bool whole = dim <= 1 || rows == 0 || array.stride(1) == 1;
-            check(dim == owner_.stores_[static_cast<size_t>(store)].dim && whole, "vectors do not fit their table");
+            check(dim == owner_.stores_[static_cast<size_t>(std::max(store, 0))].dim && whole,
+                  "vectors do not fit their table");
             Part part{store, places, places + rows, const_cast<T*>(array.data()), array.stride(0), nullptr, nullptr};
             if (!given[2].is_none()) {  // which vector each id has
                 const auto bags = nb::cast<In<int64_t, 1>>(given[2], false);
@@ -428,6 +432,7 @@ class Stores {
     int arrays_ = 0;
     uint32_t* last_ = nullptr;
     int64_t end_ = 0;
+    bool alike_ = true;  // whether all have the same dim
     nb::object held_;
 };
 

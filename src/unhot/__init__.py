@@ -6,6 +6,7 @@ from unhot import kernels
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop, zero_based
 from unhot.table import Table
+from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "DenseFallbackWarning", "Ftrl", "Lion", "NAdam", "RMSprop",
-    "Table", "compare", "get_num_threads", "kernels", "set_num_threads", "zero_based",
+    "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads", "zero_based",
 ]  # fmt: skip
 
 

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import IdsLike, RealsLike
-from unhot.ids import as_ids, as_plain, for_kernels, in_range
-
-if TYPE_CHECKING:
-    from unhot.table import Table
+from unhot.ids import OutOfRange, as_ids, as_plain, for_kernels, in_range
 
 Array = npt.NDArray[Any]
 
 
-def with_gradients(table: Table, ids: IdsLike, grads: RealsLike) -> tuple[Array, Array]:
-    """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype."""
-    array = as_ids(ids)
+class Sized(Protocol):
+    """What has to be known of a table."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def out_of_range(self) -> OutOfRange: ...
+
+
+def as_gradients(grads: RealsLike, wanted: tuple[int, ...], dtype: np.dtype[Any], named: str = "") -> Array:
+    """Gradients of the wanted shape, as the kernels read them; else an error, in which `named` says what that shape is."""
     gradients = as_plain(grads, "grads")
     if gradients.dtype.kind != "f" and gradients.size:
         raise TypeError(f"`grads` must be real floating point numbers. Received: dtype {gradients.dtype}.")
-    wanted = (*array.shape, table.dim)
-    if gradients.shape != wanted and (gradients.size or array.size):
-        raise ValueError(f"`grads` must have shape ids.shape + (dim,) = {wanted}. Received: shape {gradients.shape}.")
-    flat, zero = in_range(array, table.rows, table.out_of_range)
+    if gradients.shape != wanted and (gradients.size or 0 not in wanted):
+        raise ValueError(f"`grads` must have shape {named}{wanted}. Received: shape {gradients.shape}.")
     with np.errstate(over="ignore"):
-        gradients = for_kernels(gradients, table.dtype).reshape(-1, table.dim)
+        return for_kernels(gradients, dtype)
+
+
+def with_gradients(table: Sized, ids: IdsLike, grads: RealsLike) -> tuple[Array, Array]:
+    """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype."""
+    array = as_ids(ids)
+    gradients = as_gradients(grads, (*array.shape, table.dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, table.dim)
+    flat, zero = in_range(array, table.rows, table.out_of_range)
     return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])

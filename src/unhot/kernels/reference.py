@@ -14,7 +14,7 @@ import numpy as np
 
 from unhot.atomic import Call
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
-from unhot.kernels.structs import MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
+from unhot.kernels.structs import ANY, MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -100,8 +100,9 @@ class NumpyStores:
     def gather(self, ids: Array, segments: Sequence[Segment]) -> None:
         start = 0
         for store, out, *_ in segments:
-            local = ids[start : start + len(out)] - self.firsts[store]
-            out[...] = self.states[store][0][local]
+            given = ids[start : start + len(out)]
+            for place, mask in self._of(given) if store == ANY else [(store, slice(None))]:
+                out[mask] = self.states[place][0][given[mask] - self.firsts[place]]
             start += len(out)
 
     def gather_settled(self, formula: Formula, rows: PendingRows, segments: Sequence[Segment]) -> None:
@@ -110,9 +111,11 @@ class NumpyStores:
         by_store = {store: (mask, self._settled(formula, store, mask, rows)[0]) for store, mask in self._of(rows.plan.rows)}
         start = 0
         for store, out, *_ in segments:
-            if len(out):
-                mask, weights = by_store[store]
-                out[...] = weights[(np.cumsum(mask) - 1)[place[start : start + len(out)]]]
+            own = place[start : start + len(out)]
+            for number, (mask, weights) in by_store.items():
+                of_store = mask[own] if store == ANY else slice(None)
+                if len(out) and store in (ANY, number):
+                    out[of_store] = weights[(np.cumsum(mask) - 1)[own[of_store]]]
             start += len(out)
 
     def pool(self, ids: Array, bags: Sequence[Bags]) -> None:
@@ -199,17 +202,18 @@ def sum_by_row(plan: Plan, mask: Array, store: int, gradients: Sequence[Segment]
     """The sum of each masked row's gradients, in float64 and in the order of occurrence, rounded once."""
     row_of_place = np.empty(len(plan.order), np.int64)
     row_of_place[plan.order] = np.repeat(np.where(mask, np.cumsum(mask) - 1, -1), np.diff(plan.starts))
-    of_store = [part.vectors for part in gradients if part.store == store]
+    of_store = [part.vectors for part in gradients if part.store in (store, ANY)]
     total = np.zeros((int(mask.sum()), of_store[0].shape[1]))
     start = 0
     for part in gradients:
         count = len(part.vectors if part.bags is None else part.bags)
-        if part.store == store:
+        if part.store in (store, ANY):
             values = (part.vectors if part.bags is None else part.vectors[part.bags]).astype(np.float64)
             if part.factors is not None:
                 values *= part.factors[:, None]
             # add.at adds one by one, in order; add.reduceat would add in pairs where a row is short.
-            np.add.at(total, row_of_place[start : start + count], values)
+            rows = row_of_place[start : start + count]
+            np.add.at(total, rows[rows >= 0], values[rows >= 0])
         start += count
     return total.astype(of_store[0].dtype)
 

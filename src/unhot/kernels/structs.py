@@ -41,10 +41,14 @@ class Formula(NamedTuple):
     """The law's `Shared`."""
 
 
+ANY = -1
+
+
 class Segment(NamedTuple):
     """Vectors of some consecutive ids of one store: where they go to, or their gradients."""
 
     store: int
+    """Its place; `ANY` for ids of all stores, which have the same dim then."""
     vectors: Vectors
     """(count, dim): one for each id, or one for each bag of them."""
     bags: Any = None
