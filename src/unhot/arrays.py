@@ -6,8 +6,10 @@ NumPy's begin anywhere: a row of 256 bytes then lies on five cache lines, and a 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,12 @@ def _within(room: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """The array at the first cache line in `room`."""
     first = -room.ctypes.data % LINE
     return room[first : first + len(room) - LINE].view(dtype).reshape(shape)
+
+
+def side_by_side(shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any], value: float = 0.0) -> list[Array]:
+    """Arrays of `value` in one block of memory, of which large pages hold more than of many; each begins at a cache line."""
+    line = LINE // dtype.itemsize
+    sizes = [-(-math.prod(shape) // line) * line for shape in shapes]
+    block = full((sum(sizes),), dtype, value)
+    starts = itertools.accumulate(sizes, initial=0)
+    return [block[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)]

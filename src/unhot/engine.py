@@ -100,9 +100,10 @@ class Engine:
         if optimizer is None:
             return cls(numbered([(array, ()) for array in weights]))
         snapshot, clock = clock_of(optimizer, weights[0].dtype, sum(map(len, weights)))
-        starts = clock.slots.values()
-        slots = [tuple(arrays.full(array.shape, array.dtype, start) for start in starts) for array in weights]
-        return cls(numbered(zip(weights, slots, strict=True)), snapshot, clock)
+        shapes = [array.shape for array in weights]
+        slots = [arrays.side_by_side(shapes, weights[0].dtype, start) for start in clock.slots.values()]
+        states = ((array, tuple(slot[k] for slot in slots)) for k, array in enumerate(weights))
+        return cls(numbered(states), snapshot, clock)
 
     def _made(self, stores: Sequence[Store] | None = None, last: Array | None = None) -> Stores:
         """The kernels' view of the stores."""

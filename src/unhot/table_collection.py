@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from unhot import memory
+from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
@@ -84,7 +84,9 @@ class TableCollection(Shared):
             for place, ((name, shape), first) in enumerate(zip(shapes.items(), firsts, strict=False))
         }
         seeds = (None if seed is None else seed + place for place in range(len(shapes)))
-        weights = [initial_weights(init, shape, kind, own) for shape, own in zip(shapes.values(), seeds, strict=True)]
+        weights = arrays.side_by_side(list(shapes.values()), kind)
+        for array, own in zip(weights, seeds, strict=True):
+            array[...] = initial_weights(init, array.shape, kind, own)
         self._firsts = np.array([member.first for member in self._members.values()])
         self._rows = np.array([member.rows for member in self._members.values()])
         self._columns = [0, *accumulate(member.dim for member in self._members.values())]
