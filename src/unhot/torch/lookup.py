@@ -120,17 +120,17 @@ def bag_lookup(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
-    if not (sparse or max_norm is not None or scale_grad_by_freq or padding_idx is not None):
-        starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
-        if starts is not None and backend.in_host_memory() and not torch.compiler.is_compiling():
-            pooled: Tensor = BagLookup.apply(weight, input, starts, per_sample_weights, mode, backend)  # type: ignore[no-untyped-call]
-            return pooled
-    if padding_idx is not None and torch.compiler.is_compiling():  # a graph would be for ids padded in the same place
+    if torch.compiler.is_compiling():
         outside: Tensor = backend.outside_graph(
             bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
         return outside
+    if not (sparse or max_norm is not None or scale_grad_by_freq or padding_idx is not None):
+        starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
+        if starts is not None and backend.in_host_memory():
+            pooled: Tensor = BagLookup.apply(weight, input, starts, per_sample_weights, mode, backend)  # type: ignore[no-untyped-call]
+            return pooled
     if scale_grad_by_freq and mode == "max":
         raise ValueError("max mode does not support scaling the gradient by the frequency")
     if isinstance(offsets, Tensor):  # torch takes other integers here, which the offsets' dtype widens
