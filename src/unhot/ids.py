@@ -145,10 +145,13 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
     Under "raise" an id out of range is an IndexError; under a row number it becomes that row; under "zero" it becomes 0
     and is marked in the mask.
     """
-    flat = for_kernels(ids).reshape(-1)
-    wide = widened(flat)
-    if np.may_share_memory(wide, ids):
-        wide = wide.copy()  # whoever holds the given ones may change them between this check and the kernels
+    if ids.dtype == np.int64:  # of whose values whoever holds them may change some between this check and the kernels
+        flat = wide = np.array(ids, np.int64, order="C").reshape(-1)
+    else:
+        flat = for_kernels(ids).reshape(-1)
+        wide = widened(flat)
+        if np.may_share_memory(wide, ids):
+            wide = wide.copy()
     if flat.size == 0:
         return wide, None
     first = active.outside(wide, rows)

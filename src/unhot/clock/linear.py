@@ -11,6 +11,7 @@ import numpy as np
 from unhot.atomic import Call
 from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
 from unhot.clock.history import MatrixHistory
+from unhot.kernels.structs import Formula
 from unhot.laws import Divisor, Linear
 
 Matrix = tuple[float, float, float, float]
@@ -53,6 +54,10 @@ class LinearClock(Clock):
         super().__init__(law, dtype, starts)
         self.optimizer = optimizer
         self.history = MatrixHistory(rows)
+        self._formula = super().formula()  # rows share nothing that changes
+
+    def formula(self) -> Formula:
+        return self._formula
 
     def defers(self, hyper: Hyper) -> bool:
         return self.law.momentum or self.law.decays or hyper.decay > 0

@@ -17,6 +17,7 @@ from unhot.clock.history import BLOCK
 from unhot.clock.panels import MOST_BYTES, Shape, design, to_powers_of, too_wide
 from unhot.clock.windows import WindowedHistory
 from unhot.kernels import active as kernels
+from unhot.kernels.structs import Formula
 from unhot.laws import Measure
 
 
@@ -147,6 +148,7 @@ class MeasureClock(Clock):
         none = Hyper(-1.0, 0.0, 0.0)
         self._corrected = (0, none, (0.0, 0.0, 0.0))
         self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
+        self._formula: tuple[MeasureHistory | None, Formula | None] = (None, None)
         self.history = self._new_history(optimizer.beta_1)
 
     def _new_history(self, beta: float) -> MeasureHistory:
@@ -215,6 +217,14 @@ class MeasureClock(Clock):
             ],
             dtype=self.dtype,
         )  # fmt: skip
+
+    def formula(self) -> Formula:
+        of, known = self._formula
+        if of is not self.history:  # the numbers that all rows share are the history's
+            known = super().formula()
+            self._formula = (self.history, known)
+        assert known is not None
+        return known
 
     def shared(self) -> Any:
         epsilon = float(self.dtype.type(self.optimizer.epsilon))

@@ -13,7 +13,7 @@ from unhot.atomic import Call
 from unhot.kernels.reference import copied, joined, span, steps_of
 from unhot.kernels.reference_history import BLOCK, HEAD
 from unhot.kernels.structs import MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
-from unhot.laws import LAWS
+from unhot.laws import LAWS, Law
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -111,7 +111,13 @@ stores = NativeStores
 
 def _described(formula: Formula) -> tuple[int, Array, Array | None]:
     """The law by its number, the numbers that all rows share, rounded as the table's, and the array that they share."""
-    law, shared = formula
+    if formula.of_kernels is None:
+        formula.of_kernels = _made_of(formula.law, formula.shared)
+    described: tuple[int, Array, Array | None] = formula.of_kernels
+    return described
+
+
+def _made_of(law: Law, shared: Any) -> tuple[int, Array, Array | None]:
     table = None if law.parameters == len(shared) else shared[law.parameters]
     return NUMBERS[law], np.array(shared[: law.parameters], dtype=np.float64), table
 

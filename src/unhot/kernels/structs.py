@@ -33,12 +33,15 @@ class PendingRows(NamedTuple):
     """A line for each distinct step of the rows' last touches, from the clock."""
 
 
-class Formula(NamedTuple):
-    """A law with the numbers that all rows share now."""
+class Formula:
+    """A law with the numbers that all rows share now: its `Shared`."""
 
-    law: Law
-    shared: Any
-    """The law's `Shared`."""
+    __slots__ = ("law", "of_kernels", "shared")
+
+    def __init__(self, law: Law, shared: Any) -> None:
+        self.law, self.shared = law, shared
+        self.of_kernels: Any = None
+        """The same in the kernels' own form, made when they first see it."""
 
 
 ANY = -1
