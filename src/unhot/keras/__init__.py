@@ -8,6 +8,7 @@ try:
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.keras", "keras", error) from error
 
+from unhot.keras.collection import EmbeddingCollection
 from unhot.keras.conversion import convert
 from unhot.keras.embedding import Embedding
 from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
@@ -16,7 +17,7 @@ from unhot.keras.report import report
 from unhot.keras.reversible_embedding import ReversibleEmbedding
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "Ftrl", "Lion", "Nadam",
-    "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingCollection", "Ftrl", "Lion",
+    "Nadam", "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
     "release", "report",
 ]  # fmt: skip

@@ -1,0 +1,88 @@
+"""Collections of tables against Keras's own layers, one for each table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import unhot.keras
+
+ROWS = 20_000  # more than are left to Keras on JAX and TensorFlow
+TABLES = {"user": (ROWS, 3), "item": (ROWS + 100, 4)}
+FEATURES = {"user": "user", "friend": "user", "item": "item"}
+
+
+def batch(step: int, length: int | None) -> dict[str, Any]:
+    rng = np.random.default_rng(step)
+    shape = (6,) if length is None else (6, length)
+    return {name: rng.integers(0, 30, shape).astype("int32") for name in FEATURES}
+
+
+class Apart(keras.layers.Layer):  # type: ignore[misc]
+    """Keras's own layers."""
+
+    def __init__(self, combined: bool) -> None:
+        super().__init__()
+        self.combined = combined
+        self.layers = {name: keras.layers.Embedding(*size, name=name) for name, size in TABLES.items()}
+
+    def call(self, inputs: Any) -> Any:
+        found = [self.layers[table](inputs[name]) for name, table in FEATURES.items()]
+        return keras.ops.concatenate([keras.ops.sum(x, 1) if self.combined else x for x in found], -1)
+
+
+def model_of(layer: Any, optimizer: Any, combined: bool) -> Any:
+    shape = (2,) if combined else ()
+    inputs = {name: keras.Input(shape, dtype="int32", name=name) for name in FEATURES}
+    model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="ones")(layer(inputs)))
+    model.compile(optimizer=optimizer, loss="mse")
+    return model
+
+
+@pytest.mark.parametrize("combiner", [None, "sum"])
+def test_as_layers_apart(combiner: str | None, tmp_path: Path) -> None:
+    """Trained by `fit`, saved, loaded and trained on; features share a table."""
+    ours = unhot.keras.EmbeddingCollection(TABLES, FEATURES, combiner=combiner)
+    models = [
+        model_of(ours, unhot.keras.Adam(0.05), combiner is not None),
+        model_of(Apart(combiner is not None), keras.optimizers.Adam(0.05), combiner is not None),
+    ]
+    tables = [models[0].layers[len(FEATURES)].layers, models[1].layers[len(FEATURES)].layers]
+    for name in TABLES:
+        tables[1][name].set_weights(tables[0][name].get_weights())
+    wanted = np.linspace(-1, 1, 6, dtype="float32")[:, None]
+    length = 2 if combiner else None
+    for step in range(12):
+        for model in models:
+            model.train_on_batch(batch(step, length), wanted)
+        if step == 6:
+            models[0].save(tmp_path / "model.keras")
+            models[0] = keras.saving.load_model(tmp_path / "model.keras")
+    tables[0] = models[0].layers[len(FEATURES)].layers
+    for name in TABLES:
+        np.testing.assert_allclose(*(side[name].get_weights()[0] for side in tables), rtol=1e-4, atol=1e-5)
+    reports = unhot.keras.report(models[0])
+    assert [table.by_rows for table in reports.tables] == [True, True]
+
+
+def test_a_dict_of_vectors() -> None:
+    layer = unhot.keras.EmbeddingCollection(TABLES, FEATURES, output="dict", embeddings_initializer="ones")
+    found = layer(batch(0, 3))
+    assert {name: tuple(x.shape) for name, x in found.items()} == {"user": (6, 3, 3), "friend": (6, 3, 3), "item": (6, 3, 4)}
+    again = unhot.keras.EmbeddingCollection.from_config(layer.get_config())
+    assert float(keras.ops.max(again(batch(0, 3))["item"])) == 1.0
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda: unhot.keras.EmbeddingCollection({}), ValueError, "at least one table"),
+    (lambda: unhot.keras.EmbeddingCollection(TABLES, {"a": "b"}), ValueError, "one of the tables"),
+    (lambda: unhot.keras.EmbeddingCollection(TABLES, output="list"), ValueError, "`output` must be"),
+    (lambda: unhot.keras.EmbeddingCollection(TABLES)({"user": np.array([1])}), KeyError, "the features"),
+])  # fmt: skip
+def test_bad_input(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
