@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from selection import product
 from torch import Tensor, nn
 
 import unhot.torch
@@ -109,9 +110,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("output", ["concatenated", "dict"])
-@pytest.mark.parametrize("pooling", ["", "sum", "mean"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("optimizer", "pooling", "output"), product(OPTIMIZERS, ["", "sum", "mean"], ["concatenated", "dict"]))
 def test_as_tables_apart(optimizer: str, pooling: str, output: str) -> None:
     """Vectors, and weights after each of many steps; features share a table, bags are empty, tables are of all sizes."""
     layers = pair(pooling, output)
