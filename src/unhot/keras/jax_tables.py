@@ -71,8 +71,8 @@ class JaxBackend(KerasBackend):
         return None
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        Traced(rule, variable._dtype, variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        Traced(optimizer, variable._dtype, variable.shape[0])
 
     # ------------------------------------------------------------------ an optimizer
 
@@ -107,7 +107,7 @@ class JaxBackend(KerasBackend):
         self._optimizer, self._variable = weakref.ref(optimizer), weakref.ref(variable)
         self.shape: tuple[int, int] = variable.shape
         self.path: str = variable.path
-        self.traced = Traced(optimizer.row_rule(variable, 0.001), variable._dtype, self.shape[0])
+        self.traced = Traced(optimizer.row_optimizer(variable, 0.001), variable._dtype, self.shape[0])
         self.ops = Operations(jnp.dtype(variable._dtype))
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
         history = self.traced.family.arrays() if self.traced.defers else {}
@@ -184,7 +184,7 @@ class JaxBackend(KerasBackend):
     def _follows(self, optimizer: RowSparse) -> bool:
         """Whether the optimizer's hyperparameters are those of this backend's rule."""
         try:
-            rule = optimizer.row_rule(self.variable, 0.001)
+            rule = optimizer.row_optimizer(self.variable, 0.001)
         except (TypeError, ValueError):
             return False
         return (type(rule), vars(rule)) == (type(self.traced.optimizer), vars(self.traced.optimizer))

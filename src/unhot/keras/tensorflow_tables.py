@@ -124,8 +124,8 @@ class TensorFlowBackend(KerasBackend):
         return None
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        Traced(rule, variable.dtype, variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        Traced(optimizer, variable.dtype, variable.shape[0])
 
     # ------------------------------------------------------------------ an optimizer
 
@@ -177,7 +177,7 @@ class TensorFlowBackend(KerasBackend):
 
     def _rule(self, optimizer: RowSparse) -> Traced:
         """The optimizer's rule, as its hyperparameters stand."""
-        return Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
+        return Traced(optimizer.row_optimizer(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
 
     def _follow(self, optimizer: RowSparse, traced: Traced, state: Mapping[str, Tensor]) -> None:
         """Take up a rule, and the numbers that the optimizer keeps; all rows are settled.

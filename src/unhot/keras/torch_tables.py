@@ -98,8 +98,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return ids.detach().cpu().numpy()
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        clock_of(rule, dtype_of(variable._value), variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        clock_of(optimizer, dtype_of(variable._value), variable.shape[0])
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
@@ -168,7 +168,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
-        rule = optimizer.rule(**optimizer.row_settings(variable, float(rate)))
+        rule = optimizer.row_optimizer(variable, float(rate))
         engine = self._current()
         if engine is not None and engine.clock != clock:
             self.hand_over()

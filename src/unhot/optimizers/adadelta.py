@@ -12,6 +12,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Divisor, Linear
 from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -47,6 +48,18 @@ class Adadelta(Optimizer):
         "keras": {"learning_rate": 0.001, "rho": 0.95, "epsilon": 1e-7},
         "torch": {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6},
     }
+    TORCH = Names(
+        stock="Adadelta",
+        hyperparameters={"learning_rate": "lr", "epsilon": "eps", **same("rho", "weight_decay")},
+        slots={"velocity": "square_avg", "delta": "acc_delta"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Adadelta",
+        hyperparameters=same("rho", "epsilon"),
+        slots={"velocity": "_accumulated_grads", "delta": "_accumulated_delta_vars"},
+    )
 
     def check(self) -> None:
         super().check()

@@ -12,6 +12,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Divisor, Linear
 from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -49,6 +50,14 @@ class Adagrad(Optimizer):
         "keras": {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.01, "initial_accumulator_value": 0.0, "epsilon": 1e-10},
     }
+    TORCH = Names(
+        stock="Adagrad",
+        hyperparameters={"learning_rate": "lr", "epsilon": "eps", **same("lr_decay", "weight_decay")},
+        slots={"sum": "sum"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="Adagrad", hyperparameters=same("initial_accumulator_value", "epsilon"), slots={"sum": "_accumulators"})
 
     def check(self) -> None:
         super().check()

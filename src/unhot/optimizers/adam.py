@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -14,7 +14,8 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Measure, Root
-from unhot.optimizers.moments import DECOUPLED, Moments, rest
+from unhot.optimizers.moments import DECOUPLED, IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -56,6 +57,18 @@ class Adam(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.001, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="Adam",
+        hyperparameters={**IN_TORCH, **same("amsgrad", "decoupled_weight_decay")},
+        slots={"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest_velocity": "max_exp_avg_sq"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Adam",
+        hyperparameters=same("beta_1", "beta_2", "epsilon", "amsgrad"),
+        slots={"momentum": "_momentums", "velocity": "_velocities", "largest_velocity": "_velocity_hats"},
+    )
 
     def check(self) -> None:
         super().check()
@@ -101,3 +114,5 @@ class AdamW(Adam):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "weight_decay": 0.004},
         "torch": {"learning_rate": 0.001, "epsilon": 1e-8, "weight_decay": 0.01},
     }
+    TORCH = replace(Adam.TORCH, stock="AdamW")
+    KERAS = replace(Adam.KERAS, stock="AdamW")

@@ -14,7 +14,8 @@ from unhot.clock.crossing import CrossingClock
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Crossing, Measure, Root
-from unhot.optimizers.moments import Moments, rest
+from unhot.optimizers.moments import IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -49,6 +50,14 @@ class Adamax(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.002, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="Adamax",
+        hyperparameters=IN_TORCH,
+        slots={"momentum": "exp_avg", "norm": "exp_inf"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="Adamax", hyperparameters=same("beta_1", "beta_2", "epsilon"), slots={"momentum": "_m", "norm": "_u"})
 
     def check(self) -> None:
         super().check()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.clock import Clock, Hyper
+from unhot.optimizers.names import Names
 
 Array = npt.NDArray[Any]
 Rate = float | Callable[[int], float]
@@ -50,9 +51,9 @@ def flag(owner: str, name: str, value: Any) -> bool:
 
 
 @cache
-def flags(rule: Any) -> tuple[str, ...]:
-    """The hyperparameters of a rule, a class, that are on or off."""
-    return tuple(field.name for field in fields(rule) if field.type in ("bool", bool))
+def flags(kind: Any) -> tuple[str, ...]:
+    """The hyperparameters of an optimizer, a class, that are on or off."""
+    return tuple(field.name for field in fields(kind) if field.type in ("bool", bool))
 
 
 MOST = {"float32": 1e30, "float64": 1e300}
@@ -64,7 +65,7 @@ BY_CONVENTION: Any = None
 
 @dataclass
 class Optimizer:
-    """The hyperparameters of a rule. They may be assigned between steps; see `Table.optimizer`."""
+    """The hyperparameters of an optimizer. They may be assigned between steps; see `Table.optimizer`."""
 
     learning_rate: Rate = BY_CONVENTION
     _: KW_ONLY
@@ -72,6 +73,12 @@ class Optimizer:
 
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By convention, what a hyperparameter left at None becomes."""
+
+    TORCH: ClassVar[Names | None] = None
+    """Its names in PyTorch, if `unhot.torch` has it."""
+
+    KERAS: ClassVar[Names | None] = None
+    """Its names in Keras, if `unhot.keras` has it."""
 
     SCHEDULED: ClassVar[frozenset[str]] = frozenset({"learning_rate", "weight_decay"})
     """Hyperparameters that the clock records at every step: changing them costs nothing."""
@@ -143,7 +150,7 @@ class Optimizer:
         return tuple(value for name, value in values.items() if name not in scheduled and name != self.momentum_name)
 
     def follows(self, other: Optimizer) -> bool:
-        """Whether a table trained by `other` can go on with this: the same definition of the same rule."""
+        """Whether a table trained by `other` can go on with this: the same definition of the same optimizer."""
         kin = isinstance(self, type(other)) or isinstance(other, type(self))
         return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 

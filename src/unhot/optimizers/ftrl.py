@@ -12,6 +12,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.closed_form import ClosedFormClock
 from unhot.laws import ClosedForm
 from unhot.optimizers.base import MOST, Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -51,6 +52,14 @@ class Ftrl(Optimizer):
     beta: float = 0.0
 
     DEFAULTS = {"keras": {"learning_rate": 0.001}}
+    KERAS = Names(
+        stock="Ftrl",
+        hyperparameters=same(
+            "learning_rate_power", "initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength",
+            "l2_shrinkage_regularization_strength", "beta",
+        ),
+        slots={"accumulator": "_accumulators", "linear": "_linears"},
+    )  # fmt: skip
 
     @property
     def least(self) -> float:

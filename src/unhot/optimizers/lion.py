@@ -12,6 +12,7 @@ from unhot.clock import Clock
 from unhot.clock.sign import SignClock
 from unhot.laws import Sign
 from unhot.optimizers.base import Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Lion(Optimizer):
     beta_2: float = 0.99
 
     DEFAULTS = {"keras": {"learning_rate": 0.001}}
+    KERAS = Names(stock="Lion", hyperparameters=same("beta_1", "beta_2"), slots={"momentum": "_momentums"})
     momentum_name = "beta_1"
 
     def check(self) -> None:

@@ -15,7 +15,8 @@ from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Measure, Root
 from unhot.optimizers.base import BY_CONVENTION, real
-from unhot.optimizers.moments import Moments, rest
+from unhot.optimizers.moments import IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -55,6 +56,19 @@ class NAdam(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "momentum_decay": 1.0},
         "torch": {"learning_rate": 0.002, "epsilon": 1e-8, "momentum_decay": 0.004},
     }
+    TORCH = Names(
+        stock="NAdam",
+        hyperparameters={**IN_TORCH, **same("momentum_decay", "decoupled_weight_decay")},
+        slots={"momentum": "exp_avg", "velocity": "exp_avg_sq"},
+        numbers={"step": "step", "momentum_product": "mu_product"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Nadam",
+        hyperparameters=same("beta_1", "beta_2", "epsilon"),
+        slots={"momentum": "_momentums", "velocity": "_velocities"},
+        numbers={"momentum_product": "_u_product"},
+    )
 
     def check(self) -> None:
         super().check()

@@ -12,6 +12,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix, momentum_asked
 from unhot.laws import Divisor, Linear
 from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -55,6 +56,20 @@ class RMSprop(Optimizer):
         "keras": {"learning_rate": 0.001, "rho": 0.9, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.01, "rho": 0.99, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="RMSprop",
+        hyperparameters={
+            "learning_rate": "lr", "rho": "alpha", "epsilon": "eps", **same("momentum", "centered", "weight_decay"),
+        },
+        slots={"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )  # fmt: skip
+    KERAS = Names(
+        stock="RMSprop",
+        hyperparameters=same("rho", "momentum", "epsilon", "centered"),
+        slots={"velocity": "_velocities", "momentum": "_momentums", "average_gradient": "_average_gradients"},
+    )
     momentum_name = "momentum"
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix, momentum_asked
 from unhot.laws import Divisor, Linear
 from unhot.optimizers.base import Convention, Optimizer, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -47,6 +48,13 @@ class SGD(Optimizer):
     convention: Convention = "keras"
 
     DEFAULTS = {"keras": {"learning_rate": 0.01}, "torch": {"learning_rate": 0.001}}
+    TORCH = Names(
+        stock="SGD",
+        hyperparameters={"learning_rate": "lr", **same("momentum", "nesterov", "dampening", "weight_decay")},
+        slots={"momentum": "momentum_buffer"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="SGD", hyperparameters=same("momentum", "nesterov"), slots={"momentum": "momentums"})
     momentum_name = "momentum"
 
     def check(self) -> None:
