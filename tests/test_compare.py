@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 import unhot
 import unhot.comparison
-from unhot.cli.command import app, make_rule, read_sizes
+from unhot.cli.command import app, make_optimizer, read_sizes
 from unhot.cli.picture import figure
 from unhot.comparison import agreement, cost, run
 from unhot.comparison.agreement import measure_agreement
@@ -722,8 +722,8 @@ def test_command_explains_errors(
 
 
 def test_command_arguments() -> None:
-    assert [type(make_rule(name, None, None)) for name in OPTIMIZERS] == list(OPTIMIZERS.values())
-    assert make_rule("AdamW", 0.5, "torch") == unhot.AdamW(0.5, convention="torch")
+    assert [type(make_optimizer(name, None, None)) for name in OPTIMIZERS] == list(OPTIMIZERS.values())
+    assert make_optimizer("AdamW", 0.5, "torch") == unhot.AdamW(0.5, convention="torch")
     assert (read_sizes("10, 20"), read_sizes("0"), read_sizes("")) == ([10, 20], [], [])
 
 

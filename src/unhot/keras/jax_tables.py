@@ -182,12 +182,12 @@ class JaxBackend(KerasBackend):
         return int(np.asarray(value.arrays["clock"]).view(np.int32) ^ MASK)
 
     def _follows(self, optimizer: RowSparse) -> bool:
-        """Whether the optimizer's hyperparameters are those of this backend's rule."""
+        """Whether the optimizer's hyperparameters are those by which this trains rows."""
         try:
-            rule = optimizer.row_optimizer(self.variable, 0.001)
+            core = optimizer.row_optimizer(self.variable, 0.001)
         except (TypeError, ValueError):
             return False
-        return (type(rule), vars(rule)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
+        return (type(core), vars(core)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
 
     def follow_others(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""

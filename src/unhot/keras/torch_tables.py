@@ -168,22 +168,22 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
-        rule = optimizer.row_optimizer(variable, float(rate))
+        core = optimizer.row_optimizer(variable, float(rate))
         engine = self._current()
         if engine is not None and engine.clock != clock:
             self.hand_over()
             engine = None
         if engine is None:
-            self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
-        self._hyper = engine.follow(rule)
+            self.engine = engine = self._on_variables(core, clock, optimizer.row_state())
+        self._hyper = engine.follow(core)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
         without_torch_functions(self._step_rows, gradient.ids, gradient.values)
 
-    def _on_variables(self, rule: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
+    def _on_variables(self, core: Optimizer, clock: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
-        snapshot, followed = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
-        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
+        snapshot, followed = clock_of(core, dtype_of(self._weights), len(self._weights), set(self._slots))
+        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": core.learning_rate}
         followed.load_state(begun | {name: float(value) for name, value in state.items()})
         slots = [self._place.take_over(self._slots[name]._value.detach()) for name in followed.slots]
         return Engine.resumed(self._place.take_over(self._weights), slots, clock, snapshot, followed, self._place.kernels)
