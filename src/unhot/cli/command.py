@@ -23,6 +23,8 @@ FILE = "CSV (also .tsv, .zip, .gz; digits are numbers: 007 is 7) or Parquet; by 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+COMPARED = ", ".join(name for name, kind in OPTIMIZERS.items() if not kind.NO_DENSE)
+
 PICTURES = (".png", ".svg", ".pdf")
 
 TABS = {"tab": "\t", "\\t": "\t"}
@@ -47,7 +49,7 @@ def compare_command(
         str | None, typer.Option(help="Between the columns of a CSV file, or tab; by default as its name and first line say.")
     ] = None,
     missing: Annotated[str, typer.Option(help="keep missing values as an id of their own, or drop them.")] = "keep",
-    optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",
+    optimizer: Annotated[str, typer.Option(help=COMPARED)] = "adam",
     learning_rate: Annotated[float | None, typer.Option(help="By default the optimizer's own.")] = None,
     convention: Annotated[str | None, typer.Option(help="keras or torch: whose definition of the optimizer.")] = None,
     dim: Annotated[int, typer.Option(help="The length of a row's vector.")] = 16,

@@ -8,7 +8,6 @@ from typing import Any
 from unhot.comparison.agreement import measure_agreement
 from unhot.comparison.columns import Missing, read_ids
 from unhot.comparison.cost import Job
-from unhot.comparison.dense_rules import RULES
 from unhot.comparison.example import worked_example
 from unhot.comparison.growth import measure_costs, measure_growth
 from unhot.comparison.machine import this_machine
@@ -76,8 +75,8 @@ def compare(
     References: docs/mathematics.md, "Exact means", for the allowance.
     """
     optimizer = as_optimizer(Adam() if optimizer is None else optimizer)
-    if type(optimizer) not in RULES:
-        raise TypeError(f"there is no dense optimizer here to compare {type(optimizer).__name__} with.")
+    if optimizer.NO_DENSE:
+        raise TypeError(f"there is no dense optimizer to compare {type(optimizer).__name__} with: {optimizer.NO_DENSE}")
     dim, batch, steps = as_size("dim", dim), as_size("batch", batch), as_size("steps", steps)
     vocabularies = [as_size("vocabularies", rows) for rows in vocabularies]
     if not patience > 0:

@@ -9,6 +9,8 @@ import keras
 import unhot
 from unhot.keras.row_sparse import RowSparse, stock
 
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RMSprop"]
+
 GENERAL = """
         clipnorm: the largest norm of each gradient, or None. Default: None.
         clipvalue: the largest magnitude of an element of a gradient, or None. Default: None.

@@ -11,7 +11,7 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Divisor, Linear
-from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.base import BY_CONVENTION, Array, Convention, Optimizer, State, decayed, real
 from unhot.optimizers.names import Names, same
 
 
@@ -81,3 +81,12 @@ class Adadelta(Optimizer):
 
     def matrix(self, step: Any, hyper: Hyper, begun: bool) -> tuple[Matrix, tuple[Any, Any]]:
         return (1.0 - hyper.rate * hyper.decay, 0.0, 0.0, 1.0), (-hyper.rate, 0.0)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, v, d = state
+        v = self.rho * v + (1 - self.rho) * g * g
+        step = g * np.sqrt(d + self.epsilon) / np.sqrt(v + self.epsilon)
+        return decayed(h, w) - h.rate * step, v, self.rho * d + (1 - self.rho) * step * step

@@ -14,6 +14,7 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Measure, Root
+from unhot.optimizers.base import Array, State, decayed
 from unhot.optimizers.moments import DECOUPLED, IN_TORCH, Moments, rest
 from unhot.optimizers.names import Names, same
 
@@ -89,6 +90,22 @@ class Adam(Moments):
         root = xp.sqrt(rest(self.beta_2, step, xp))
         alpha = hyper.rate / rest(hyper.momentum, step, xp)
         return (alpha, 0.0, 1.0 / root) if self.convention == "torch" else (alpha * root, 0.0, 1.0)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,) * (3 if self.amsgrad else 2)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m, v, *largest = state
+        m = h.momentum * m + (1 - h.momentum) * g
+        v = self.beta_2 * v + (1 - self.beta_2) * g * g
+        largest = [np.maximum(past, v) for past in largest]
+        root = np.sqrt(largest[0] if largest else v)
+        correction_1, correction_2 = 1 - h.momentum**n, sqrt(1 - self.beta_2**n)
+        if self.convention == "torch":
+            step = h.rate / correction_1 * m / (root / correction_2 + self.epsilon)
+        else:
+            step = h.rate * correction_2 / correction_1 * m / (root + self.epsilon)
+        return decayed(h, w) - step, m, v, *largest
 
 
 @dataclass

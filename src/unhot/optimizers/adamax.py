@@ -14,6 +14,7 @@ from unhot.clock.crossing import CrossingClock
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Crossing, Measure, Root
+from unhot.optimizers.base import Array, State, decayed
 from unhot.optimizers.moments import IN_TORCH, Moments, rest
 from unhot.optimizers.names import Names, same
 
@@ -82,3 +83,13 @@ class Adamax(Moments):
     def corrections(self, step: Any, hyper: Hyper, product: Any, xp: Any = math) -> tuple[Any, Any, Any]:
         """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root."""
         return hyper.rate / rest(hyper.momentum, step, xp), 0.0, 1.0
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m, u = state
+        m = h.momentum * m + (1 - h.momentum) * g
+        torch = self.convention == "torch"
+        u = np.maximum(self.beta_2 * u, np.abs(g) + self.epsilon if torch else np.abs(g))
+        return decayed(h, w) - h.rate / (1 - h.momentum**n) * m / (u if torch else u + self.epsilon), m, u

@@ -15,6 +15,7 @@ from unhot.clock import Clock, Hyper
 from unhot.optimizers.names import Names
 
 Array = npt.NDArray[Any]
+State = tuple[Array, ...]
 Rate = float | Callable[[int], float]
 Convention = Literal["keras", "torch"]
 
@@ -56,6 +57,11 @@ def flags(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.type in ("bool", bool))
 
 
+def decayed(h: Hyper, w: Array) -> Array:
+    """Decoupled weight decay, in a dense step."""
+    return w - h.rate * h.decay * w if h.decay else w
+
+
 MOST = {"float32": 1e30, "float64": 1e300}
 """The largest rate and decay in a table: their sums over a window, corrections included, must be finite."""
 
@@ -72,7 +78,10 @@ class Optimizer:
     weight_decay: float | None = BY_CONVENTION
 
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By convention, what a hyperparameter left at None becomes."""
+    """By each convention that there is, what a hyperparameter left at None becomes."""
+
+    NO_DENSE: ClassVar[str] = ""
+    """Why no dense optimizer trains in the same way, if so."""
 
     TORCH: ClassVar[Names | None] = None
     """Its names in PyTorch, if `unhot.torch` has it."""
@@ -112,9 +121,11 @@ class Optimizer:
 
     def _convention(self) -> Convention:
         convention: Any = getattr(self, "convention", "keras")
-        if convention not in ("keras", "torch"):
-            raise ValueError(f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}.")
-        return "keras" if convention == "keras" else "torch"
+        if convention not in tuple(self.DEFAULTS):
+            conventions = " or ".join(map(repr, self.DEFAULTS))
+            raise ValueError(f"{type(self).__name__}: `convention` must be {conventions}. Received: {convention!r}.")
+        found: Convention = convention
+        return found
 
     def _rate(self, value: Any) -> float:
         return real(self, "learning_rate", value)
@@ -158,6 +169,18 @@ class Optimizer:
         """A new clock, by which tables of so many rows in all are trained with these hyperparameters.
 
         `slots` names those that the tables have so far: a momentum that stands at 0 for now keeps its slot.
+        """
+        raise NotImplementedError
+
+    def dense_slots(self) -> tuple[float, ...]:
+        """What the slots of the dense optimizer start from: those that these hyperparameters ask for."""
+        raise NotImplementedError
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        """The weights and slots after step `n` of the dense optimizer, from those before it and a gradient for each weight.
+
+        It is written again from the framework's own formula, and uses none of the table's: `unhot.compare` would not notice a
+        mistake that is made in both. The tests compare it with the framework.
         """
         raise NotImplementedError
 

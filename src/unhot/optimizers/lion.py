@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from unhot.clock import Clock
+from unhot.clock import Clock, Hyper
 from unhot.clock.sign import SignClock
 from unhot.laws import Sign
-from unhot.optimizers.base import Optimizer, real
+from unhot.optimizers.base import Array, Optimizer, State, decayed, real
 from unhot.optimizers.names import Names, same
 
 
@@ -54,3 +54,11 @@ class Lion(Optimizer):
 
     def clock(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Clock:
         return SignClock(self, Sign(), dtype, rows)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m = state
+        step = h.rate * np.sign(h.momentum * m + (1 - h.momentum) * g)
+        return decayed(h, w) - step, self.beta_2 * m + (1 - self.beta_2) * g

@@ -12,6 +12,8 @@ from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
 from unhot.torch.stepping import RowOptimizer
 
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+
 
 class Described(RowOptimizer):
     """An optimizer of torch whose names for hyperparameters and state stand in the description of ours (`Optimizer.TORCH`)."""
