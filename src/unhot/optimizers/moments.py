@@ -30,6 +30,11 @@ class Moments(Optimizer):
 
     momentum_name = "beta_1"
 
+    @property
+    def undivided(self) -> int:
+        """How many steps, the first ones, do not divide by the root, but move a row by alpha m."""
+        return 0
+
     def check(self) -> None:
         super().check()
         real(self, "beta_1", self.beta_1, below=1.0)

@@ -80,7 +80,7 @@ class _Base:
 
 
 class MeasureFamily(_Base):
-    """Adam, AdamW, NAdam, Keras's Adamax: lines of polynomials, a panel after the other."""
+    """Optimizers such as Adam: lines of polynomials, a panel after the other."""
 
     def __init__(self, clock: MeasureClock, dtype: str, rows: int) -> None:
         self.panels = clock.history.panels
@@ -88,12 +88,16 @@ class MeasureFamily(_Base):
         self.terms = clock.history.terms
         super().__init__(clock, dtype, rows, self.panels.largest, len(self.panels.centres) * self.terms)
         distance = np.arange(1, self.panels.largest + 1)
-        floor = np.exp(self.panels.points.floor)
+        self.lowest = floor = float(np.exp(self.panels.points.floor))
         self.powers = np.maximum(self.shape.ratio ** distance.astype(np.float64), floor)
         self.panel_of = np.searchsorted(np.array(self.panels.edges[1:]), distance, side="right")
         self.still = [float(max(self.shape.ratio**centre, floor)) for centre in self.panels.centres]
         self.beta_powers = self.shape.beta ** distance.astype(np.float64)
         self.to_powers = to_powers_of(self.terms)
+        self.undivided = clock.history.undivided
+        steps = np.arange(self.undivided + 1)
+        gap = np.maximum(steps[:, None] - steps, 0)
+        self.undivided_powers = np.where(gap > 0, float(self.shape.beta) ** gap, 0.0)[:, :, None].astype(self.dtype)
         self.in_panel = np.zeros((len(distance), len(self.still), 1))
         self.in_panel[np.arange(len(distance)), self.panel_of] = 1.0
         if not self.shape.corrected and len(distance):
@@ -105,7 +109,8 @@ class MeasureFamily(_Base):
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         product = {"momentum_product": np.ones((), self.dtype)} if self.clock.law.nesterov else {}
-        return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product}
+        undivided = {"undivided": np.zeros((self.undivided + 1, 1), self.dtype)} if self.undivided else {}
+        return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product, **undivided}
 
     def _height(self, ops: Any, step: Any) -> Any:
         return 1.0 / ops.sqrt(-ops.expm1(ops.real(step) * log(self.shape.corrected)))
@@ -126,6 +131,10 @@ class MeasureFamily(_Base):
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         alpha, _, _ = self.corrections(ops, arrays, step, rate)
         changed = self.decays.advance(ops, arrays, step, rate)
+        if self.undivided:
+            divided = step > self.undivided
+            changed["undivided"] = self._undivided(ops, arrays, step, rate, ops.where(divided, 0.0, alpha))
+            alpha = ops.where(divided, alpha, 0.0)
         if self.window.window:
             lines = ops.constant(self.lines) * alpha if not self.shape.corrected else self._lines(ops, step, alpha)
         else:
@@ -135,6 +144,14 @@ class MeasureFamily(_Base):
             momentum = self.clock.optimizer.momentum_at(ops.real(step), self.hyper(rate), ops)
             changed["momentum_product"] = arrays["momentum_product"] * momentum
         return changed
+
+    def _undivided(self, ops: Any, arrays: Arrays, step: Any, rate: Any, alpha: Any) -> Any:
+        """For each t that steps without a root have followed: their sum of alpha momenta from t to `step`, times epsilon."""
+        before = arrays["undivided"]
+        if self.decay:
+            before = before - before * (rate * self.decay)
+        powers = ops.take(ops.constant(self.undivided_powers), ops.minimum(step, self.undivided))
+        return before + powers * (alpha * self.clock.shared().epsilon)
 
     def _lines(self, ops: Any, step: Any, alpha: Any) -> Any:
         """The lines that `step` adds to the steps 1, 2, ... before it, where the heights of the points differ."""
@@ -158,14 +175,19 @@ class MeasureFamily(_Base):
         columns = [ops.stack([*pairs, ops.zeros_like(gap)], axis=1)]
         for panel, centre in enumerate(self._centres(ops, last if self.shape.corrected else gap)):
             columns += [centre[:, None], lines[:, panel * self.terms : (panel + 1) * self.terms]]
+        if self.undivided:
+            moved = ops.take(arrays["undivided"], ops.minimum(last, self.undivided))
+            columns += [ops.full_like(gap, self.lowest)[:, None], moved, ops.zeros_like(lines[:, 1 : self.terms])]
         return ops.concat(columns, axis=1)
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2 = self.clock.optimizer.beta_2
+        beta_2, epsilon = self.clock.optimizer.beta_2, self.clock.optimizer.epsilon
+        alpha, gamma, c = self.corrections(ops, arrays, step, rate)
+        if self.undivided:
+            c, epsilon = (ops.where(step > self.undivided, usual, first) for usual, first in ((c, 0.0), (epsilon, 1.0)))
         return (
             *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
-            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, *self.corrections(ops, arrays, step, rate),
-            self.clock.optimizer.epsilon,
+            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, alpha, gamma, c, epsilon,
         )  # fmt: skip
 
 
