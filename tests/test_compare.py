@@ -59,6 +59,7 @@ RULES = [
     unhot.Adamax(convention="torch"),
     unhot.NAdam(),
     unhot.NAdam(convention="torch"),
+    unhot.RAdam(weight_decay=0.1, decoupled_weight_decay=True),
     unhot.Lion(),
     unhot.Ftrl(0.1, l1_regularization_strength=0.1, l2_shrinkage_regularization_strength=0.05, beta=0.1),
 ]
@@ -90,6 +91,8 @@ def test_dense_optimizers_are_those_of_torch(rule: Any) -> None:
     left_out = {"beta_1", "beta_2", "convention", "decoupled_weight_decay", "initial_accumulator_value"}
     options = {names.get(name, name): value for name, value in vars(rule).items() if name not in left_out}
     parameter = torch.nn.Parameter(torch.tensor(start))
+    if isinstance(rule, unhot.RAdam):
+        options["decoupled_weight_decay"] = True
     optimizer = getattr(torch.optim, type(rule).__name__)([parameter], **options)
     dense = Dense(start.copy(), rule)
     for gradient in gradients:

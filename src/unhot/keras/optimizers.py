@@ -7,9 +7,11 @@ from typing import Any
 import keras
 
 import unhot
+from unhot.clock import Hyper
+from unhot.keras.kinds import Tensor, Variable
 from unhot.keras.row_sparse import RowSparse, stock
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RAdam", "RMSprop"]
 
 GENERAL = """
         clipnorm: the largest norm of each gradient, or None. Default: None.
@@ -288,3 +290,69 @@ class Ftrl(RowSparse, stock(unhot.Ftrl)):  # type: ignore[misc]
     """
 
     core = unhot.Ftrl
+
+
+class DenseRAdam(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras comes without types
+    """RAdam for variables that are not trained by rows, since Keras has none."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self._rectified()
+
+    def _rectified(self) -> unhot.RAdam:
+        """The formulas."""
+        return unhot.RAdam(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
+
+    def build(self, variables: list[Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        ops, dtype, index = keras.ops, variable.dtype, self._get_variable_index(variable)
+        wide = dtype if dtype == "float64" else "float32"  # in which 1 - beta_2 ** step has digits
+        step, rate, gradient = ops.cast(self.iterations + 1, wide), ops.cast(learning_rate, wide), ops.cast(gradient, dtype)
+        m, v, core = self._momentums[index], self._velocities[index], self._rectified()
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        alpha, _, _ = core.corrections(step, Hyper(rate, self.beta_1, 0.0), 1.0, ops)
+        divisor = ops.where(step > core.undivided, ops.sqrt(v) + self.epsilon, ops.ones_like(gradient))
+        self.assign_sub(variable, m * ops.cast(alpha, dtype) / divisor)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@registered
+class RAdam(RowSparse, DenseRAdam):
+    """PyTorch's RAdam, which Keras has not, exact for tables at the cost of the touched rows.
+
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment, in (2/3, 1). Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-8.
+        weight_decay: decoupled. Default: None.
+        {general}
+
+    Raises: ValueError for betas or an epsilon outside of their range; what a Keras optimizer raises.
+
+    Example:
+        >>> import unhot.keras
+        >>> unhot.keras.RAdam(0.1).epsilon
+        1e-08
+
+    References: torch/optim/radam.py; Liu et al. 2020, arXiv:1908.03265.
+    """
+
+    core = unhot.RAdam

@@ -8,11 +8,12 @@ from unhot.optimizers.base import Optimizer as Optimizer
 from unhot.optimizers.ftrl import Ftrl
 from unhot.optimizers.lion import Lion
 from unhot.optimizers.nadam import NAdam
+from unhot.optimizers.radam import RAdam
 from unhot.optimizers.rmsprop import RMSprop
 from unhot.optimizers.schedules import zero_based as zero_based
 from unhot.optimizers.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {name.lower(): globals()[name] for name in __all__}
 """Every optimizer by its name in lower case."""

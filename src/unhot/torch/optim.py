@@ -12,7 +12,7 @@ from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
 from unhot.torch.stepping import RowOptimizer
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
 
 class Described(RowOptimizer):
@@ -284,3 +284,33 @@ class NAdam(Described, torch.optim.NAdam):
     """
 
     rule = unhot.NAdam
+
+
+class RAdam(Described, torch.optim.RAdam):
+    """`torch.optim.RAdam`, exact for row-sparse gradients.
+
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. A second one of 2/3 or less trains tables densely. Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2), unless it is decoupled. A coupled one above 0 trains tables densely. Default: 0.
+        decoupled_weight_decay: whether the decay is decoupled. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+
+    Raises: what `torch.optim.RAdam` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.RAdam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    References: torch/optim/radam.py.
+    """
+
+    rule = unhot.RAdam
