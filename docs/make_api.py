@@ -59,7 +59,7 @@ def _entries(module: str) -> str:
     """Those of a module's public names, but for what stands on the page already."""
     found = importlib.import_module(module)
     names = [name for name in found.__all__ if module == "unhot" or getattr(unhot, name, None) is not getattr(found, name)]
-    names.sort(key=lambda name: name not in WITH_MEMBERS)  # tables and layers first, then by name
+    names.sort(key=lambda name: (name not in WITH_MEMBERS, name))  # tables and layers first, then by name
     return "\n".join(entry(f"{module}.{name}", getattr(found, name)) for name in names)
 
 

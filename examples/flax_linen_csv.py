@@ -45,9 +45,9 @@ class State:
 
 def new(users: int, items: int) -> State:
     keys = jax.random.split(jax.random.key(0), 3)
-    rule = unhot.Adam(0.02, convention="torch")  # what `optax.adam(0.02)` does
+    optimizer = unhot.Adam(0.02, convention="torch")  # what `optax.adam(0.02)` does
     tables = [
-        unhot.jax.from_array(0.3 * jax.random.normal(key, (rows, 4)), optimizer=rule)
+        unhot.jax.from_array(0.3 * jax.random.normal(key, (rows, 4)), optimizer=optimizer)
         for key, rows in zip(keys, (users, items), strict=False)
     ]
     parameters = head.init(keys[2], (jnp.ones((1, 4)), jnp.ones((1, 4))))

@@ -14,6 +14,13 @@ struct Panels {
 
     static inline T divisor(T x) { return NORM ? x : root(x); }
 
+    // Whether no step has added to a panel so far.
+    static inline bool empty(const T* panel, int used) {
+        for (int j = 1; j <= used; ++j)
+            if (panel[j] != T(0)) return false;
+        return true;
+    }
+
     // One centre: a square root, a division and a polynomial of fixed length, of which the first `used` terms count.
     template <int TERMS>
     struct OnePanel {
@@ -77,9 +84,7 @@ struct Panels {
             const int stride = 1 + static_cast<int>(rule.parameters[K::terms]);
             for (int p = 0; p < panels; ++p) {
                 const T* panel = c + C::panels + p * stride;
-                bool empty = p > 0;
-                for (int j = 1; j <= used && empty; ++j) empty = panel[j] == T(0);
-                if (empty) continue;
+                if (p > 0 && empty(panel, used)) continue;
                 T over[kGroup], u[kGroup], sum[kGroup];
                 for (int i = 0; i < kGroup; ++i) {
                     over[i] = T(1) / (panel[0] * distance[i] + epsilon);
@@ -98,7 +103,9 @@ struct Panels {
 
     template <typename F>
     static inline void with_settle(const Rule& rule, const T* c, F f) {
-        const int panels = static_cast<int>(rule.parameters[K::panels]), used = static_cast<int>(c[C::used]);
+        const int used = static_cast<int>(c[C::used]), stride = 1 + static_cast<int>(rule.parameters[K::terms]);
+        int panels = static_cast<int>(rule.parameters[K::panels]);
+        while (panels > 1 && empty(c + C::panels + (panels - 1) * stride, used)) --panels;
         if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{rule, c, panels, used});
         // The lengths that the usual betas settle at, float32 and float64; each is compiled into three loops of its own.
         if (used <= 4) return f(OnePanel<4>(rule, c, used));

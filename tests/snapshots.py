@@ -23,6 +23,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "adam torch": lambda: unhot.Adam(0.01, convention="torch"),
     "adamw amsgrad": lambda: unhot.AdamW(0.01, amsgrad=True),
     "nadam": lambda: unhot.NAdam(0.01, weight_decay=0.1),
+    "radam": lambda: unhot.RAdam(0.01, weight_decay=0.1, decoupled_weight_decay=True),
     "adamax": lambda: unhot.Adamax(0.01, weight_decay=0.1),
     "adamax torch": lambda: unhot.Adamax(0.01, convention="torch"),
     "lion": lambda: unhot.Lion(0.01, weight_decay=0.1),

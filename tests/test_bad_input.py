@@ -232,9 +232,13 @@ HYPERPARAMETERS: dict[str, Failure] = {
 }
 
 POLICIES: dict[str, Failure] = {
-    "no rule": (lambda table: setattr(table, "optimizer", "adam"), TypeError, r"one of unhot's rules, .* Received: 'adam'"),
-    "None": (lambda table: setattr(table, "optimizer", None), TypeError, r"one of unhot's rules"),
-    "a class": (lambda table: setattr(table, "optimizer", unhot.Adam), TypeError, r"one of unhot's rules"),
+    "a string": (
+        lambda table: setattr(table, "optimizer", "adam"),
+        TypeError,
+        r"one of unhot's optimizers, .* Received: 'adam'",
+    ),
+    "None": (lambda table: setattr(table, "optimizer", None), TypeError, r"one of unhot's optimizers"),
+    "a class": (lambda table: setattr(table, "optimizer", unhot.Adam), TypeError, r"one of unhot's optimizers"),
     "an unknown policy": (lambda table: setattr(table, "out_of_range", "clip"), ValueError, r"`out_of_range` must be"),
 }
 
@@ -455,9 +459,9 @@ TABLES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "dtype None": (lambda: unhot.Table(3, 3, dtype=None), ValueError, r"Received: None"),
     "init": (lambda: unhot.Table(3, 3, init="ones"), ValueError, r"`init` must be .* Received: 'ones'"),
     "init an array": (lambda: unhot.Table(3, 3, init=np.ones((3, 3))), ValueError, r"`init` must be .*from_array"),
-    "optimizer a string": (lambda: unhot.Table(3, 3, optimizer="adam"), TypeError, r"unhot's rules, .* Received: 'adam'"),
-    "optimizer a class": (lambda: unhot.Table(3, 3, optimizer=unhot.Adam), TypeError, r"one of unhot's rules"),
-    "torch's optimizer": (lambda: unhot.Table(3, 3, optimizer=torch.optim.Adam), TypeError, r"one of unhot's rules"),
+    "optimizer a string": (lambda: unhot.Table(3, 3, optimizer="adam"), TypeError, r"unhot's optimizers, .* Received: 'adam'"),
+    "optimizer a class": (lambda: unhot.Table(3, 3, optimizer=unhot.Adam), TypeError, r"one of unhot's optimizers"),
+    "torch's optimizer": (lambda: unhot.Table(3, 3, optimizer=torch.optim.Adam), TypeError, r"one of unhot's optimizers"),
     "policy": (lambda: unhot.Table(3, 3, out_of_range="wrap"), ValueError, r"`out_of_range` .*\[0, 3\)\. Received: 'wrap'"),
     "policy row": (lambda: unhot.Table(3, 3, out_of_range=3), ValueError, r"Received: 3"),
     "policy negative": (lambda: unhot.Table(3, 3, out_of_range=-1), ValueError, r"Received: -1"),

@@ -93,11 +93,11 @@ def test_documentation(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [name for name in unhot.__all__ if name[0].isupper() and issubclass(getattr(unhot, name), Optimizer)]
+    "name", [name for name in unhot.__all__ if name[0].isupper() and issubclass(getattr(unhot, name), Optimizer)]
 )
-def test_rules_name_their_sources(rule: str) -> None:
-    """Beside that, a rule says where its definition stands."""
-    assert section(inspect.getdoc(PUBLIC[rule]) or "", "References") is not None
+def test_optimizers_name_their_sources(name: str) -> None:
+    """Beside that, an optimizer says where its definition stands."""
+    assert section(inspect.getdoc(PUBLIC[name]) or "", "References") is not None
 
 
 @pytest.mark.parametrize("name", ["unhot", *MODULES])
@@ -114,7 +114,7 @@ def test_modules_are_documented_and_their_examples_run(name: str) -> None:
 
 
 def test_there_are_examples_to_run() -> None:
-    """The finder does find the examples: at least one for each rule and each method of Table."""
+    """The finder does find the examples: at least one for each optimizer and each method of Table."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():

@@ -36,6 +36,7 @@ RULES: dict[str, dict[str, Any]] = {
     "Adam torch": {},
     "AdamW": {"weight_decay": 0.1, "amsgrad": True},
     "NAdam": {},
+    "RAdam torch": {},
     "SGD": {"momentum": 0.9},
     "SGD torch": {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01},
     "SGD plain": {},

@@ -46,6 +46,7 @@ RULES = {
     "adamw amsgrad": lambda: unhot.AdamW(0.01, amsgrad=True),
     "adamw panels": lambda: unhot.AdamW(0.01, beta_1=0.95, beta_2=0.95, convention="torch"),
     "nadam": lambda: unhot.NAdam(0.01, weight_decay=0.1),
+    "radam": lambda: unhot.RAdam(0.01, weight_decay=0.1, decoupled_weight_decay=True),
     "adamax": lambda: unhot.Adamax(0.01, weight_decay=0.1),
     "adamax torch": lambda: unhot.Adamax(0.01, convention="torch"),
     "lion": lambda: unhot.Lion(0.01, weight_decay=0.1),

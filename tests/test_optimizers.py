@@ -1,4 +1,4 @@
-"""The rules' hyperparameters: the defaults of the installed Keras and PyTorch, and what is refused."""
+"""The optimizers' hyperparameters: defaults and names of the installed Keras and PyTorch, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 import unhot
 from unhot.optimizers import OPTIMIZERS, Optimizer
+from unhot.optimizers.names import Names
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -21,13 +22,16 @@ import keras
 import torch
 
 RULES = [
-    unhot.SGD, unhot.Adagrad, unhot.RMSprop, unhot.Adadelta, unhot.Adam, unhot.AdamW, unhot.Adamax, unhot.NAdam, unhot.Lion,
-    unhot.Ftrl,
+    unhot.SGD, unhot.Adagrad, unhot.RMSprop, unhot.Adadelta, unhot.Adam, unhot.AdamW, unhot.Adamax, unhot.NAdam, unhot.RAdam,
+    unhot.Lion, unhot.Ftrl,
 ]  # fmt: skip
 IN_TORCH = [rule for rule in RULES if rule not in (unhot.Lion, unhot.Ftrl)]
+IN_KERAS = [rule for rule in RULES if rule is not unhot.RAdam]
 BY_NAME = {"ids": lambda rule: rule.__name__}
 
-KERAS_NAMES = {"NAdam": "Nadam"}
+DECOUPLED: dict[type[Optimizer], dict[str, Any]] = {unhot.RAdam: {"decoupled_weight_decay": True}}
+"""What it takes for a weight decay in the default convention."""
+
 GENERAL = {
     "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency",
     "loss_scale_factor", "gradient_accumulation_steps", "name",
@@ -36,11 +40,6 @@ GENERAL = {
 
 OURS = {"weight_decay", "convention", "decoupled_weight_decay", "dampening", "lr_decay", "momentum_decay"}
 """Hyperparameters that Keras does not have, or gives None for 0."""
-
-TORCH_NAMES = {
-    "lr": "learning_rate", "eps": "epsilon", "alpha": "rho",
-}  # fmt: skip
-"""PyTorch's names where they are not Keras's."""
 
 
 def defaults_of(thing: Any) -> dict[str, Any]:
@@ -52,10 +51,20 @@ def defaults_of(thing: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("rule", RULES, **BY_NAME)
+def names_in(rule: type[Optimizer], framework: str) -> Names:
+    names = rule.TORCH if framework == "torch" else rule.KERAS
+    assert names is not None
+    return names
+
+
+def keras_s(rule: type[Optimizer]) -> Any:
+    return getattr(keras.optimizers, names_in(rule, "keras").stock)
+
+
+@pytest.mark.parametrize("rule", IN_KERAS, **BY_NAME)
 def test_defaults_are_keras_s(rule: type[Optimizer]) -> None:
     """What is left out is what the installed Keras takes; and no hyperparameter of the rule is missing."""
-    theirs = defaults_of(getattr(keras.optimizers, KERAS_NAMES.get(rule.__name__, rule.__name__)))
+    theirs = defaults_of(keras_s(rule))
     ours = rule()
     names = {field.name for field in dataclasses.fields(ours)}
     special = set(theirs) - GENERAL
@@ -69,13 +78,58 @@ def test_defaults_are_keras_s(rule: type[Optimizer]) -> None:
 def test_defaults_are_torch_s(rule: type[Optimizer]) -> None:
     """With convention="torch", what is left out is what the installed PyTorch takes; no hyperparameter is missing."""
     theirs = defaults_of(getattr(torch.optim, rule.__name__))
-    if "betas" in theirs:
-        theirs |= dict(zip(("beta_1", "beta_2"), theirs.pop("betas"), strict=True))
     ours = rule(convention="torch")
-    for name in ("params", "foreach", "maximize", "capturable", "differentiable", "fused"):
-        theirs.pop(name, None)
-    for name, value in theirs.items():
-        assert getattr(ours, TORCH_NAMES.get(name, name)) == value, name
+    for name, place in names_in(rule, "torch").hyperparameters.items():
+        key, *where = (place,) if isinstance(place, str) else place
+        if key in theirs:  # AdamW has no argument for what it stands for
+            value = theirs[key][where[0]] if where else theirs[key]
+            assert getattr(ours, name) == value, name
+    named = {place if isinstance(place, str) else place[0] for place in names_in(rule, "torch").hyperparameters.values()}
+    general = {"params", "foreach", "maximize", "capturable", "differentiable", "fused"}
+    assert set(theirs) - general - {"initial_accumulator_value"} <= named
+
+
+EVERY_SLOT = {"momentum": 0.9, "centered": True, "amsgrad": True}
+"""Hyperparameters by which an optimizer keeps more."""
+
+
+@pytest.mark.parametrize("rule", IN_TORCH, **BY_NAME)
+def test_names_are_torch_s(rule: type[Optimizer]) -> None:
+    """The installed PyTorch keeps hyperparameters, slots and numbers under the names of the description, and no others."""
+    names, cls = names_in(rule, "torch"), getattr(torch.optim, names_in(rule, "torch").stock)
+    assert names.stock == rule.__name__
+    parameter = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = cls([parameter], **{name: value for name, value in EVERY_SLOT.items() if name in defaults_of(cls)})
+    parameter.grad = torch.ones(2, 3)
+    optimizer.step()
+    state, (group,) = optimizer.state[parameter], optimizer.param_groups
+    assert set(state) == {*names.slots.values(), *names.numbers.values()}
+    assert all(state[slot].shape == (2, 3) for slot in names.slots.values())
+    assert all(state[number].shape == () for number in names.numbers.values())
+    for place in names.hyperparameters.values():
+        assert (place if isinstance(place, str) else place[0]) in group
+    fields = {field.name for field in dataclasses.fields(rule)} - set(names.implied)
+    assert fields - {"initial_accumulator_value"} == set(names.hyperparameters)
+    made = rule(**names.implied, **{name: value for name, value in EVERY_SLOT.items() if name in fields})
+    assert set(made.clock(np.dtype("float32"), 2).slots) == set(names.slots)
+
+
+@pytest.mark.parametrize("rule", IN_KERAS, **BY_NAME)
+def test_names_are_keras_s(rule: type[Optimizer]) -> None:
+    """The same for the installed Keras."""
+    names, cls = names_in(rule, "keras"), keras_s(rule)
+    optimizer = cls(**{name: value for name, value in EVERY_SLOT.items() if name in defaults_of(cls)})
+    optimizer.build([keras.Variable(np.ones((2, 3)))])
+    held = {id(getattr(optimizer, slot)[0]) for slot in names.slots.values()}
+    held |= {id(getattr(optimizer, number)) for number in names.numbers.values()}
+    product = [optimizer._u_product] if rule is unhot.NAdam else []  # which Keras does not list
+    general = {id(optimizer.iterations), id(optimizer._learning_rate)}
+    assert {id(variable) for variable in [*optimizer.variables, *product]} == held | general
+    assert all(getattr(optimizer, str(place)) is not None for place in names.hyperparameters.values())
+    fields = {field.name for field in dataclasses.fields(rule)} - OURS - {"learning_rate"} | set(names.hyperparameters)
+    assert fields == set(names.hyperparameters)
+    made = rule(**{name: value for name, value in EVERY_SLOT.items() if name in fields})
+    assert set(made.clock(np.dtype("float32"), 2).slots) == set(names.slots)
 
 
 @pytest.mark.parametrize("rule", RULES, **BY_NAME)
@@ -140,6 +194,13 @@ def test_coupled_decay_is_refused(rule: type[Optimizer]) -> None:
     np.testing.assert_array_equal(table.array, before)
 
 
+def test_a_coupled_decay_of_radam_is_refused() -> None:
+    """Keras has no RAdam, so that there is one remedy alone."""
+    with pytest.raises(ValueError, match=r"RAdam: .* is coupled .*weight_decay=0\.01\. Use decoupled_weight_decay=True\."):
+        unhot.RAdam(weight_decay=0.01)
+    assert unhot.RAdam(weight_decay=0.01, decoupled_weight_decay=True).weight_decay == 0.01
+
+
 def test_decoupled_decay_is_accepted() -> None:
     """AdamW and SGD take PyTorch's decay; the first is decoupled, the second linear."""
     assert unhot.AdamW(convention="torch", weight_decay=0.1).weight_decay == 0.1
@@ -176,6 +237,7 @@ BETWEEN: list[tuple[Any, str, list[Any]]] = [
     *[(rule, "beta_2", [0, 1, 1.5, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "beta_2")],
     *[(rule, "rho", [1, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "rho")],
     *[(rule, "momentum", [1, 1.5, -0.1, np.nan, "0.9"]) for rule in RULES if hasattr(rule(), "momentum")],
+    (unhot.RAdam, "beta_2", [0.5, 2 / 3]),
     (unhot.SGD, "dampening", [-0.1, np.nan, "0"]),
     (unhot.Adagrad, "initial_accumulator_value", [-0.1, np.nan, "0"]),
     (unhot.Adagrad, "lr_decay", [-0.1, np.nan, "0"]),
@@ -210,6 +272,7 @@ def test_hyperparameters_out_of_their_range(rule: type[Optimizer], name: str, va
     [
         (lambda: unhot.Adam(convention="jax"), "Adam: `convention` must be 'keras' or 'torch'. Received: 'jax'"),
         (lambda: unhot.SGD(convention=None), "SGD: `convention` must be .* Received: None"),
+        (lambda: unhot.RAdam(convention="keras"), "RAdam: `convention` must be 'torch'. Received: 'keras'"),
         (
             lambda: unhot.SGD(dampening=0.1),
             r"`dampening` needs convention='torch' and nesterov=False\. Received: dampening=0\.1",
@@ -240,7 +303,9 @@ def test_hyperparameters_that_do_not_go_together(make: Any, message: str) -> Non
 @pytest.mark.parametrize("rule", RULES, **BY_NAME)
 def test_numbers_of_numpy(rule: type[Optimizer], number: Any) -> None:
     """NumPy's numbers and 0-d arrays are numbers, and train as Python's do."""
-    tables = [unhot.Table(3, 2, optimizer=rule(rate, weight_decay=rate), seed=0) for rate in (0.5, number)]
+    tables = [
+        unhot.Table(3, 2, optimizer=rule(rate, weight_decay=rate, **DECOUPLED.get(rule, {})), seed=0) for rate in (0.5, number)
+    ]
     for table in tables:
         table.step([1], [[1.0, 2.0]])
         table.step([2], [[1.0, 2.0]])

@@ -362,6 +362,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "adam torch": [{"beta_1": 0.5}, {"learning_rate": 1e-6}, {"learning_rate": 0.1}, {"beta_2": 0.99}, {"epsilon": 1e-2}],
     "adamw amsgrad": [{"weight_decay": 0.5}, {"learning_rate": 0.5}, {"beta_1": 0.1}, {"beta_2": 0.9}],
     "nadam": [{"beta_1": 0.5}, {"learning_rate": 0.1}, {"beta_1": 0.93}, {"epsilon": 1e-2}],
+    "radam": [{"beta_1": 0.5}, {"beta_1": 0.95, "weight_decay": 0.0}, {"beta_2": 0.9}, {"epsilon": 1e-2}],
     "adamax": [{"beta_1": 0.5}, {"beta_2": 0.9}, {"weight_decay": 0.0, "learning_rate": 0.2}],
     "adamax torch": [{"beta_1": 0.5}, {"learning_rate": 0.2}, {"beta_1": 0.95}, {"beta_2": 0.99, "epsilon": 1e-2}],
     "lion": [{"beta_1": 0.5}, {"learning_rate": 0.1, "weight_decay": 0.0}, {"beta_2": 0.5}],

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from unhot import kernels
+from unhot import kernels, optimizers
 from unhot.kernels import get_num_threads, set_num_threads
-from unhot.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, NAdam, RMSprop, zero_based
+from unhot.optimizers import *  # noqa: F403  (every optimizer)
+from unhot.optimizers import zero_based
 from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "DenseFallbackWarning", "Ftrl", "Lion", "NAdam", "RMSprop",
-    "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads", "zero_based",
+    "DenseFallbackWarning", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads",
+    "zero_based",
 ]  # fmt: skip
+__all__ += optimizers.__all__
 
 
 if not TYPE_CHECKING:  # or a checker would let any name pass

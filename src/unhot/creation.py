@@ -1,4 +1,4 @@
-"""The beginnings of a table: its size, its dtype, its rule and its initial weights."""
+"""The beginnings of a table: its size, its dtype, its optimizer and its initial weights."""
 
 from __future__ import annotations
 
@@ -35,20 +35,24 @@ def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return kind
 
 
-def as_rule(optimizer: Any, instead: str = ", or None") -> Optimizer:
-    """`optimizer` if it is one of unhot's rules, else an error; `instead` is what else could have been given."""
+def as_optimizer(optimizer: Any, instead: str = ", or None") -> Optimizer:
+    """`optimizer` if it is one of unhot's, else an error; `instead` is what else could have been given."""
     if not isinstance(optimizer, Optimizer):
-        expected = f"`optimizer` must be one of unhot's rules, e.g. unhot.Adam(1e-3){instead}."
+        expected = f"`optimizer` must be one of unhot's optimizers, e.g. unhot.Adam(1e-3){instead}."
         kind = type(optimizer).__name__
         if isinstance(optimizer, tuple) and getattr(optimizer, "_fields", ())[:2] == ("init", "update"):
             raise TypeError(
                 f"{expected} Received: an optimizer of Optax (of type {kind}). It would have to update every row in every step."
-                " Use the rule that equals it, e.g. unhot.Adam(1e-3, convention='torch') for optax.adam(1e-3);"
+                " Use the one of unhot that equals it, e.g. unhot.Adam(1e-3, convention='torch') for optax.adam(1e-3);"
                 " docs/jax.md has a table of them."
             )
         raise TypeError(f"{expected} Received: {optimizer!r} (of type {kind}).")
     optimizer.check()
     return optimizer
+
+
+as_rule = as_optimizer
+"""What `unhot.table` calls it."""
 
 
 def check_init(init: Any) -> None:

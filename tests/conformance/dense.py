@@ -187,6 +187,24 @@ class TorchNAdam(TorchAdam):
         self.w -= h.learning_rate * mu_next / (1 - self.product * mu_next) * (self.m / divisor)
 
 
+class TorchRAdam(TorchAdam):
+    """torch/optim/radam.py, with decoupled_weight_decay=True."""
+
+    defaults = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
+
+    def move(self, g: Array, h: SimpleNamespace) -> None:
+        self.decay(h)
+        self.moments(g, h)
+        correction_2 = 1 - h.beta_2**self.t
+        rho_inf = 2 / (1 - h.beta_2) - 1
+        rho = rho_inf - 2 * self.t * (h.beta_2**self.t) / correction_2
+        step = self.m / (1 - h.beta_1**self.t) * h.learning_rate
+        if rho > 5.0:
+            rect = ((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)) ** 0.5
+            step = step * (correction_2**0.5 / (np.sqrt(self.v) + h.epsilon)) * rect
+        self.w -= step
+
+
 # ---------------------------------------------------------------- keras.optimizers
 
 
@@ -375,6 +393,7 @@ RULES: dict[tuple[str, str], type[Dense]] = {
     ("AdamW", "torch"): TorchAdamW,
     ("Adamax", "torch"): TorchAdamax,
     ("NAdam", "torch"): TorchNAdam,
+    ("RAdam", "torch"): TorchRAdam,
     ("SGD", "keras"): KerasSGD,
     ("Adagrad", "keras"): KerasAdagrad,
     ("RMSprop", "keras"): KerasRMSprop,

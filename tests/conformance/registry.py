@@ -20,7 +20,7 @@ from .dense import Array, Dense
 BETAS = ((0.9, 0.999), (0.9, 0.95), (0.95, 0.95), (0.95, 0.9), (0.99, 0.999), (0.0, 0.999))
 """beta_1 and beta_2: the usual ones, and those for which the step measure is wide, critical, divergent, long or one point."""
 
-MOMENTS = ("Adam", "AdamW", "NAdam", "Adamax")
+MOMENTS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 """The rules that divide a momentum by a root, tested with all of `BETAS`."""
 
 
@@ -73,7 +73,9 @@ class Rule:
         return Rule(self.name, self.convention, self.rate, line).id, str(betas)
 
     def takes(self, beta_1: float, beta_2: float) -> bool:
-        """Whether unhot accepts these betas: PyTorch's Adamax has a stated domain."""
+        """Whether unhot accepts these betas: PyTorch's Adamax and RAdam have stated domains."""
+        if self.name == "RAdam":
+            return beta_2 > 2 / 3
         return (self.name, self.convention) != ("Adamax", "torch") or beta_1 <= 0.99 * beta_2
 
     def with_betas(self) -> list[Rule]:
@@ -122,6 +124,8 @@ RULES = [
     rule("AdamW", "torch", 0.01, weight_decay=0.3),
     rule("NAdam", "torch", 0.01),
     rule("NAdam", "torch", 0.01, momentum_decay=0.1, weight_decay=0.3),
+    rule("RAdam", "torch", 0.01),
+    rule("RAdam", "torch", 0.01, weight_decay=0.3),
     rule("Adamax", "torch", 0.01),
     rule("Lion", "keras", 0.01),
     rule("Lion", "keras", 0.01, beta_1=0.95, beta_2=0.98, weight_decay=0.3),

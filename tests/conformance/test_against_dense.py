@@ -84,6 +84,5 @@ def test_every_rule_of_unhot_is_registered() -> None:
     """No rule, and no convention of one, is missing from the registry."""
     registered = {(line.name, line.convention) for line in RULES}
     for cls in unhot.optimizers.OPTIMIZERS.values():
-        conventions = ("keras", "torch") if "convention" in cls.__dataclass_fields__ else ("keras",)
-        for convention in conventions:
+        for convention in cls.DEFAULTS:
             assert (cls.__name__, convention) in registered

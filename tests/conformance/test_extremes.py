@@ -152,6 +152,21 @@ def test_rates_that_rise_after_long(rule: Rule, low: tuple[float, int]) -> None:
     check(rule, Stream(np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM)), steps), [length + 1, length + 5, length + 40])
 
 
+@pytest.mark.parametrize("betas", [(0.03, 0.999), (0.3, 0.999), (0.03, 0.7)], ids=label)
+def test_a_rest_over_the_steps_that_are_not_rectified(betas: tuple[float, float]) -> None:
+    """Weights of 0, touched in the first steps by gradients so small that the rectified steps move them by far the most.
+
+    By then, little is left of a momentum that falls fast: the sum over the steps is as exact as if it had begun with them.
+    """
+    rule = Rule("RAdam", "torch", 0.01, {"beta_1": betas[0], "beta_2": betas[1], "epsilon": 1e-18})
+    rng = generator("not rectified", betas)
+    steps = [Step(np.array([row]), rounded(3e-16 * rng.normal(size=(1, DIM)))) for row in range(ROWS - 1)]
+    steps += [Step(np.arange(0), REST) for _ in range(60)]
+    for step in steps:
+        step.hyper["learning_rate"] = rounded(rule.rate)
+    check(rule, Stream(np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM)), steps), [len(steps)])  # a look before might settle
+
+
 @pytest.mark.parametrize("betas", [(0.9, 0.95), (0.9, 0.93), (0.5, 0.9)], ids=label)
 def test_rates_that_rise_after_the_norm_has_reached_epsilon(betas: tuple[float, float]) -> None:
     """PyTorch's Adamax: what a resting row has still to move by is a small rest of large sums, unless it is settled in time."""

@@ -184,7 +184,7 @@ def test_bad_input_says_so() -> None:
         unhot.jax.from_array(jnp.ones((5, 2)), optimizer=unhot.SGD(0.1, weight_decay=0.1, convention="torch"))
     for wrong in (None, "adam", unhot.Adam, lambda step: 0.1):
         with pytest.raises(
-            TypeError, match=r"`optimizer` must be one of unhot's rules, e\.g\. unhot\.Adam\(1e-3\)\. Received: "
+            TypeError, match=r"`optimizer` must be one of unhot's optimizers, e\.g\. unhot\.Adam\(1e-3\)\. Received: "
         ):
             unhot.jax.from_array(jnp.ones((5, 2)), optimizer=wrong)  # type: ignore[arg-type]
 

@@ -201,7 +201,7 @@ def test_what_does_not_compile_says_so() -> None:
                 unhot.jax.from_array(jnp.ones((3, 2)), optimizer=line.rule(0.1, VALUES))
 
 
-def test_an_optimizer_of_optax_as_rule_says_so() -> None:
+def test_an_optimizer_of_optax_says_so() -> None:
     """With its name, what to use instead, and where that stands; whatever makes it."""
     table = unhot.Table(3, 2, optimizer=unhot.Adam(0.1))
     chain = optax.chain(optax.clip(1.0), optax.scale(-0.1))

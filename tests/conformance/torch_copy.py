@@ -17,7 +17,7 @@ from .registry import Rule
 from .training import dense_gradient
 
 TORCH_NAMES = {"learning_rate": "lr", "epsilon": "eps"}
-DECOUPLED = ("Adam", "NAdam")
+DECOUPLED = ("Adam", "NAdam", "RAdam")
 """torch.optim's rules that have an option for decoupled weight decay."""
 
 ONE_BY_ONE: Mapping[str, bool] = {"foreach": False}

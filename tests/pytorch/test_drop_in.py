@@ -18,7 +18,7 @@ import unhot.torch
 
 from .twins import DIM, LR, ROWS, _double, batches, close, deferred, pair, train  # noqa: F401
 
-OPTIMIZERS = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop", "SGD"]
+OPTIMIZERS = ["Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"]
 LAYERS = ["Embedding", "EmbeddingBag"]
 
 

@@ -76,11 +76,11 @@ def test_a_table_trained_densely_beside_one_by_rows() -> None:
 
 BEYOND: list[tuple[str, dict[str, Any]]] = [
     *(("SGD", what) for what in ({"lr": -1e-3}, {"momentum": -0.5}, {"momentum": 1.0}, {"lr": float("nan")}, {"lr": 1e31})),
-    *((name, {"weight_decay": 0.1}) for name in ("Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")),
+    *((name, {"weight_decay": 0.1}) for name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta")),
     ("Adam", {"betas": (0.99999, 0.999)}), ("Adam", {"betas": (0.0, 0.999)}), ("Adam", {"betas": (0.9, 0.0)}),
     ("AdamW", {"eps": 0.0}), ("AdamW", {"eps": 1e-320}), ("RMSprop", {"alpha": 0.0}),
     ("Adadelta", {"rho": 1.0}), ("Adagrad", {"eps": 0.0}), ("Adamax", {"eps": 0.0}), ("NAdam", {"momentum_decay": 0.0}),
-    ("Adam", {"betas": (0.9, 1.0)}), ("SGD", {"dampening": -1.0}),
+    ("Adam", {"betas": (0.9, 1.0)}), ("RAdam", {"betas": (0.9, 0.6)}), ("RAdam", {"eps": 1e-300}), ("SGD", {"dampening": -1.0}),
 ]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_hyperparameters_that_rows_cannot_be_trained_by(name: str, what: dict[st
         assert name in ("Adam", "Adadelta", "NAdam", "RMSprop", "SGD")
 
 
-@pytest.mark.parametrize("name", ["Adam", "NAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"])
+@pytest.mark.parametrize("name", ["Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"])
 def test_a_coupled_decay_from_the_start(name: str) -> None:
     """The default of several recommender libraries; also for layers with sparse=True, which torch's own refuse."""
     for sparse in (None, True, False):

@@ -58,7 +58,7 @@ def test_a_state_that_was_replaced_is_begun_anew(way: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("step", [-3.0, float("nan"), float("inf"), 2.5, 2.0**40], ids=str)
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "Adamax", "Adadelta", "RMSprop", "Adagrad"])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "Adagrad"])
 def test_a_number_of_steps_that_is_none_is_refused(name: str, step: float) -> None:
     """At the next step, with nothing changed; a good state mends it."""
     (theirs, reference), (layer, optimizer) = pair(name, {})

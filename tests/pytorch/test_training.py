@@ -32,6 +32,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("Adamax", {"lr": 0.05}),
     ("NAdam", {"lr": 0.05}),
     ("NAdam", {"lr": 0.05, "weight_decay": 0.01, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 0.05}),
+    ("RAdam", {"lr": 0.05, "weight_decay": 0.01, "decoupled_weight_decay": True}),
 ]
 
 

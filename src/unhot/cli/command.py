@@ -23,6 +23,8 @@ FILE = "CSV (also .tsv, .zip, .gz; digits are numbers: 007 is 7) or Parquet; by 
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+COMPARED = ", ".join(name for name, kind in OPTIMIZERS.items() if not kind.NO_DENSE)
+
 PICTURES = (".png", ".svg", ".pdf")
 
 TABS = {"tab": "\t", "\\t": "\t"}
@@ -47,7 +49,7 @@ def compare_command(
         str | None, typer.Option(help="Between the columns of a CSV file, or tab; by default as its name and first line say.")
     ] = None,
     missing: Annotated[str, typer.Option(help="keep missing values as an id of their own, or drop them.")] = "keep",
-    optimizer: Annotated[str, typer.Option(help=", ".join(OPTIMIZERS))] = "adam",
+    optimizer: Annotated[str, typer.Option(help=COMPARED)] = "adam",
     learning_rate: Annotated[float | None, typer.Option(help="By default the optimizer's own.")] = None,
     convention: Annotated[str | None, typer.Option(help="keras or torch: whose definition of the optimizer.")] = None,
     dim: Annotated[int, typer.Option(help="The length of a row's vector.")] = 16,
@@ -70,14 +72,14 @@ def compare_command(
     """
     out = console()
     try:
-        rule = make_rule(optimizer, learning_rate, convention)
+        chosen = make_optimizer(optimizer, learning_rate, convention)
         sizes = None if vocabularies is None else read_sizes(vocabularies)
         check_outputs(plot, json_)
         show_machine(out, this_machine())
         given = {"steps": steps, "vocabularies": sizes, "patience": patience}
         settings = (QUICK if quick else {}) | {name: value for name, value in given.items() if value is not None}
         settings |= {"missing": missing, "separator": TABS.get(separator or "", separator)}
-        found = with_progress(file, column, optimizer=rule, dim=dim, batch=batch, seed=seed, **settings)
+        found = with_progress(file, column, optimizer=chosen, dim=dim, batch=batch, seed=seed, **settings)
         show(out, found)
         write(found, plot, json_, out)
     except (OSError, ValueError, TypeError, ImportError, MemoryError, RuntimeError) as error:
@@ -87,19 +89,19 @@ def compare_command(
         raise typer.Exit(1)
 
 
-def make_rule(name: str, learning_rate: float | None, convention: str | None) -> Optimizer:
+def make_optimizer(name: str, learning_rate: float | None, convention: str | None) -> Optimizer:
     """The optimizer by its name, with the hyperparameters that were given."""
-    rule = OPTIMIZERS.get(name.lower())
-    if rule is None:
+    kind = OPTIMIZERS.get(name.lower())
+    if kind is None:
         close = get_close_matches(name.lower(), OPTIMIZERS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"there is no optimizer {name!r}.{hint} There are: {', '.join(OPTIMIZERS)}.")
     options: dict[str, Any] = {"learning_rate": learning_rate, "convention": convention}
     given = {key: value for key, value in options.items() if value is not None}
-    unknown = given.keys() - {field.name for field in fields(rule)}
+    unknown = given.keys() - {field.name for field in fields(kind)}
     if unknown:
-        raise ValueError(f"{rule.__name__} has only one convention, Keras's: leave --convention out.")
-    return rule(**given)
+        raise ValueError(f"{kind.__name__} has only one convention, Keras's: leave --convention out.")
+    return kind(**given)
 
 
 def read_sizes(text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """The history of the steps made: what carries a row from the step of its last touch to now.
 
-Between two touches a row's gradient is zero, and what a rule then does to it is the same linear map for every row last
+Between two touches a row's gradient is zero, and what an optimizer then does to it is the same linear map for every row last
 touched at the same step t (docs/mathematics.md).  A history keeps that map's coefficients for every t in a ring, and
 `advance` extends all of them by one step.  It does so at a cost that does not depend on how many steps the ring holds:
 only the entries of the newest blocks are extended one by one; for an older, *closed* block the extension is kept once,
@@ -98,7 +98,7 @@ def ring_capacity(affordable: int, least: int) -> int:
 
 
 class MatrixHistory(History):
-    """Entries of rules that are linear in (weight, momentum): a 2x2 matrix and the decay of the averages.
+    """Entries of optimizers that are linear in (weight, momentum): a 2x2 matrix and the decay of the averages.
 
     entry[t] = (p00, p01, p10, p11, s): over the steps t+1..now
         weight, momentum = p00 weight + p01 momentum, p10 weight + p11 momentum;   average = s average.

@@ -1,4 +1,8 @@
-"""The clock of optimizers that divide a momentum by a root (`unhot.laws.measure`): Adam, AdamW, NAdam, Keras's Adamax."""
+"""The clock of optimizers that divide a momentum by a root (`unhot.laws.measure`), such as Adam.
+
+The first steps of an optimizer may go without the root: each moves a row by alpha m. Such a step is a term of one more panel,
+at a centre c0 so low that c0 x is nothing beside epsilon: (m / epsilon) times epsilon alpha.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import numpy as np
 from unhot.atomic import Call, together
 from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
 from unhot.clock.history import BLOCK
-from unhot.clock.panels import MOST_BYTES, Shape, design, to_powers_of, too_wide
+from unhot.clock.panels import MOST_BYTES, Shape, design, require_epsilon, to_powers_of, too_wide
 from unhot.clock.windows import WindowedHistory
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import Formula
@@ -28,10 +32,14 @@ class MeasureHistory(WindowedHistory):
     polynomial[t, p] = (c0, K_0, K_1, ...): panel p's centre and its polynomial in u.
     """
 
-    def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str) -> None:
-        self.shape = shape
-        self.panels = panels = design(shape, epsilon, dtype)
-        numbers = 4 + len(panels.centres) * (1 + panels.terms)
+    def __init__(self, rows: int, shape: Shape, epsilon: float, dtype: str, undivided: int = 0) -> None:
+        """For so many `undivided` steps, which go without the root, before the others."""
+        self.shape, self.undivided = shape, undivided
+        self.panels = panels = design(shape, epsilon, dtype, undivided)
+        if undivided:
+            require_epsilon(epsilon, dtype, "the first steps do not divide by a root, which leaves no room")
+        count = len(panels.centres) + bool(undivided)
+        numbers = 4 + count * (1 + panels.terms)
         least = 2 * panels.largest
         size = 8 * numbers * least
         if size > MOST_BYTES:
@@ -40,12 +48,15 @@ class MeasureHistory(WindowedHistory):
         self.terms = panels.terms
         self.scale = np.ones((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
-        self.polynomial = np.zeros((self.capacity, len(panels.centres), 1 + panels.terms))
+        self.polynomial = np.zeros((self.capacity, count, 1 + panels.terms))
         distance = np.arange(panels.largest + 1, dtype=np.float64)
         floor = exp(panels.points.floor)
         self._powers = np.maximum(shape.ratio**distance, floor)
         self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
         self._still_centres = [max(shape.ratio**centre, floor) for centre in panels.centres]
+        self._lowest = [floor] * bool(undivided)
+        self._undivided = np.full(undivided + 1, floor), np.full(undivided + 1, count - 1)
+        self._epsilon = float(np.dtype(dtype).type(epsilon))
         self._settled = shape.settled
         self._terms_from: dict[int, int] = {}
         self.used = np.ones(self.capacity, dtype=np.int64)
@@ -64,9 +75,9 @@ class MeasureHistory(WindowedHistory):
     def _centres_at(self, step: int) -> list[float]:
         """The centres c0 of the panels of the rows last touched at `step`."""
         if not self.shape.corrected or step >= self._settled:
-            return self._still_centres
-        at = self.shape.height_at
-        return [still * at(step + centre) for still, centre in zip(self._still_centres, self.panels.centres, strict=True)]
+            return self._still_centres + self._lowest
+        at, both = self.shape.height_at, zip(self._still_centres, self.panels.centres, strict=True)
+        return [still * at(step + centre) for still, centre in both] + self._lowest
 
     def advance(self, decay: float, beta: float, moment: float, rate: float) -> list[Call]:
         """What extends every entry by the step now + 1, and begins that step's.
@@ -75,15 +86,23 @@ class MeasureHistory(WindowedHistory):
         a_s without the powers of beta.  The blocks that `rate` reaches are open: see `reopened`.
         """
         step = self.now + 1
-        window, notes = self.reach(rate)
-        oldest = max(self.origin, step - window)
-        first = oldest // BLOCK
+        if step <= self.undivided:
+            window, notes = step - self.origin, list[Call]()
+            (powers, panel_of), height, terms, rate = self._undivided, 1.0, 1, rate * self._epsilon
+        else:
+            window, notes = self.reach(rate)
+            powers, panel_of, height = self._powers, self._panel_of, self.shape.height_at(step)
+            terms = self._terms_at(max(self.origin, step - window))
+        first = max(self.origin, step - window) // BLOCK
         extend = kernels.measure_extend(
             self.scale, self.suffix, self.polynomial, self.used, max(self.origin, first * BLOCK), step, window,
-            self.oldest_block(), first, self._powers, self._panel_of, self.shape.height_at(step),
-            to_powers_of(self._terms_at(oldest)), (decay, beta, moment), rate, self._centres_at(step),
+            self.oldest_block(), first, powers, panel_of, height, to_powers_of(terms), (decay, beta, moment), rate,
+            self._centres_at(step),
         )  # fmt: skip
         return [*extend, *notes, partial(setattr, self, "first_open", first), partial(setattr, self, "now", step)]
+
+    def reopened(self, rate: float) -> list[Call]:
+        return super().reopened(rate) if self.now >= self.undivided else []
 
     def _fold(self, a: int) -> list[Call]:
         factors, entries = self.suffix[a].copy(), slice(a * BLOCK, (a + 1) * BLOCK)
@@ -119,6 +138,10 @@ class MeasureSteps(Protocol):
     beta_2: float
     epsilon: float
 
+    @property
+    def undivided(self) -> int:
+        """How many steps, the first ones, do not divide by the root, but move a row by alpha m."""
+
     def shape(self, beta: float) -> Shape:
         """The form of the points c_s, for momenta up to `beta`."""
 
@@ -149,10 +172,12 @@ class MeasureClock(Clock):
         self._corrected = (0, none, (0.0, 0.0, 0.0))
         self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
         self._formula: tuple[MeasureHistory | None, Formula | None] = (None, None)
-        self.history = self._new_history(optimizer.beta_1)
+        self.history = self._new_history(optimizer.beta_1, 0)
 
-    def _new_history(self, beta: float) -> MeasureHistory:
-        return MeasureHistory(self.rows, self.optimizer.shape(beta), self.optimizer.epsilon, self.dtype.name)
+    def _new_history(self, beta: float, step: int) -> MeasureHistory:
+        """A history for momenta up to `beta` that begins at `step`."""
+        undivided = self.optimizer.undivided if step < self.optimizer.undivided else 0
+        return MeasureHistory(self.rows, self.optimizer.shape(beta), self.optimizer.epsilon, self.dtype.name, undivided)
 
     @property
     def period(self) -> int:
@@ -162,16 +187,18 @@ class MeasureClock(Clock):
         return hyper.momentum <= self.history.shape.beta
 
     def needs_settling_before(self, hyper: Hyper) -> bool:
-        outruns = self.history.outruns(self._corrections(self.history.now + 1, hyper)[0])
+        step = self.history.now + 1
+        outruns = step > self.optimizer.undivided and self.history.outruns(self._corrections(step, hyper)[0])
         return super().needs_settling_before(hyper) or outruns
 
     def restart(self, step: int, momentum: float = 0.0) -> list[Call]:
-        if momentum <= self.history.shape.beta:
+        beta = self.history.shape.beta
+        if momentum <= beta and (step < self.optimizer.undivided) == (self.history.undivided > 0):
             return self.history.restart(step)
         try:  # halfway to 1, so that a rising schedule asks for few new histories
-            history = self._new_history(0.5 + 0.5 * momentum)
+            history = self._new_history(beta if momentum <= beta else 0.5 + 0.5 * momentum, step)
         except ValueError:
-            history = self._new_history(momentum)
+            history = self._new_history(momentum, step)
         together(history.restart(step))
         return [partial(setattr, self, "history", history)]
 
@@ -203,6 +230,8 @@ class MeasureClock(Clock):
             self._scalars = (hyper, scalars)
         scalars = scalars.copy()
         scalars[8:11] = self._corrections(step, hyper)
+        if step <= self.optimizer.undivided:
+            scalars[10:12] = 0.0, 1.0  # the divisor is 1
         return scalars
 
     def _scalars_of(self, hyper: Hyper) -> Array:
@@ -228,7 +257,7 @@ class MeasureClock(Clock):
 
     def shared(self) -> Any:
         epsilon = float(self.dtype.type(self.optimizer.epsilon))
-        return self.law.Shared(epsilon, len(self.history.panels.centres), self.history.terms)
+        return self.law.Shared(epsilon, self.history.polynomial.shape[1], self.history.terms)
 
     def state(self) -> dict[str, float]:
         product = {"momentum_product": self.product} if self.law.nesterov else {}
@@ -241,4 +270,4 @@ class MeasureClock(Clock):
             self._corrected = (0, *self._corrected[1:])
             self.product = product
         if largest > self.history.shape.beta:
-            self.history = self._new_history(largest)
+            self.history = self._new_history(largest, 0)

@@ -1,4 +1,4 @@
-"""The step measure: what an Adam-like rule does to a row over many steps without a gradient, in a few coefficients.
+"""The step measure: what an Adam-like optimizer does to a row over many steps without a gradient, in a few coefficients.
 
 Over the skipped steps s = t+1..n an element with momentum m and root x (the square root of its second moment, or its
 maximum) moves by
@@ -94,6 +94,7 @@ class Points:
 
     A term at distance j weighs r**j of the first, r = beta/ratio, at x >> eps, and beta**j at x << eps.  The bound is
     asked of each j with the square root of that weight, so that it still holds for rates that rise by the other half.
+    The first `undivided` steps are no terms: rows that rest over them begin with a later one, and the weights begin there.
     Where c_s x is nothing beside eps for every x in reach, c_s is held at that floor, and the term is 1/eps.
     """
 
@@ -101,6 +102,11 @@ class Points:
     fall: float
     floor: float
     need: float
+    undivided: int = 0
+
+    def log_weight(self, distance: Array) -> Array:
+        """The logarithm of the weight with which the bound is asked."""
+        return np.asarray(-0.5 * self.fall * np.maximum(distance - self.undivided, 0.0))
 
     def log_height(self, first: float, distance: Array) -> Array:
         """log c_s for the rows last touched at step `first`."""
@@ -111,7 +117,7 @@ class Points:
         """The coefficients that the distances [start, stop) need around `centre`."""
         distance = np.arange(start, stop, dtype=np.float64)
         log_ratio = self.log_height(first, distance) - self.log_height(first, np.array([centre]))
-        return least_terms(log_ratio, -0.5 * self.fall * distance, self.need)
+        return least_terms(log_ratio, self.log_weight(distance), self.need)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,11 @@ class Panels:
 
 
 @lru_cache(maxsize=64)
-def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
+def design(shape: Shape, epsilon: float, dtype: str, undivided: int = 0) -> Panels:
     """The panels for `shape`: windows from the tail of the measure, centres and terms from the bound of the series.
+
+    What holds for a row that was touched after the first `undivided` steps holds for those that rest over some of them, too:
+    windows are longer by as much, and the bound is asked from there on.
 
     Raises: ValueError where the window, or the memory for it, would be unreasonably large.
     """
@@ -141,27 +150,32 @@ def design(shape: Shape, epsilon: float, dtype: str) -> Panels:
 
     def reach(tail: float) -> int:
         by_reach = (beyond - log(tail)) / far
-        return ceil(min(-log(tail) / fall, by_reach) if fall > 0 else by_reach)
+        return ceil(min(-log(tail) / fall, by_reach) if fall > 0 else by_reach) + undivided
 
     largest = reach(need.window * 1e-9)
     if largest > MOST_STEPS:
         raise too_wide(shape, f"a window of {largest:,} steps, where {MOST_STEPS:,} are the most")
-    points = Points(shape, max(fall, 0.0), log(need.window) - beyond, need.series)
-    least = need.reach / float(np.finfo(dtype).max)
+    points = Points(shape, max(fall, 0.0), log(need.window) - beyond, need.series, undivided)
     edges, centres, terms = [1], [], 1
     while edges[-1] <= largest:
         stop, centre = _widest_panel(points, edges[-1], largest)
         terms = max(terms, points.terms(1.0, edges[-1], stop, centre))
         edges.append(stop)
         centres.append(float(centre))
-    if len(centres) > 1 and epsilon < least:
-        # A far panel's c0 x may be nothing beside epsilon, and the momentum over epsilon would overflow.
-        raise ValueError(
-            f"with these betas `epsilon` must be at least {least:.1g} in a {dtype} table: beta_1={shape.beta!r} is too near to"
-            f" beta_2 for less. Received: epsilon={epsilon!r}."
-        )
+    if len(centres) > 1:
+        require_epsilon(epsilon, dtype, f"beta_1={shape.beta!r} is too near to beta_2")
     slope = 1.0 / fall if fall > 0 else 0.0
     return Panels(reach(need.window), largest, slope, tuple(edges), tuple(centres), terms, points)
+
+
+def require_epsilon(epsilon: float, dtype: str, why: str) -> None:
+    """Raise ValueError for an epsilon over which a momentum would overflow: there is a panel whose c0 x is far below it."""
+    least = PRECISION[dtype].reach / float(np.finfo(dtype).max)
+    if epsilon < least:
+        raise ValueError(
+            f"with these betas `epsilon` must be at least {least:.1g} in a {dtype} table: {why} for less."
+            f" Received: epsilon={epsilon!r}."
+        )
 
 
 def too_wide(shape: Shape, what: str) -> ValueError:
@@ -179,7 +193,7 @@ def _widest_panel(points: Points, start: int, largest: int) -> tuple[int, int]:
     """
     distance = np.arange(start, largest + 1, dtype=np.float64)
     log_c = points.log_height(1.0, distance)
-    log_weight = -0.5 * points.fall * distance
+    log_weight = points.log_weight(distance)
 
     def terms(a: int, b: int, centre: int) -> int:
         span = slice(a - start, b - start)

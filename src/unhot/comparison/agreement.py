@@ -73,7 +73,7 @@ def measure_agreement(
     Args:
         ids: the column, with ids in [0, rows). `Batches` makes batches of it.
         rows, dim: the shape of the table.
-        optimizer: the rule of all three.
+        optimizer: the optimizer of all three.
         batch, steps, patience, seed: as for `unhot.compare`.
         table: the table to check in place of one trained by `optimizer`. It must be new, with the same `seed`.
         done: called after each step with the fraction done.

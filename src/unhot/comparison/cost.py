@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import kernels, memory
-from unhot.comparison.dense_rules import SLOTS
 from unhot.comparison.results import Cost, in_bytes
 from unhot.optimizers import Optimizer
 
@@ -87,7 +86,7 @@ def too_large(job: Job) -> str:
     if job.route == "table" or free is None:
         return ""
     matrix = 4 * job.batch * job.rows if job.route == "dense" else 0
-    trained = 4 * job.rows * job.dim * (2 + len(SLOTS[type(job.optimizer)](job.optimizer)))
+    trained = 4 * job.rows * job.dim * (2 + len(job.optimizer.dense_slots()))
     if matrix + trained <= free:
         return ""
     what, size = (

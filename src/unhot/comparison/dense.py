@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unhot.comparison.dense_rules import RULES, SLOTS
 from unhot.optimizers import Optimizer
 
 Array = npt.NDArray[Any]
@@ -35,7 +34,7 @@ class Dense:
     def __init__(self, weights: Array, optimizer: Optimizer) -> None:
         self.weights = weights
         self.optimizer = optimizer
-        self.slots = [np.full_like(weights, start) for start in SLOTS[type(optimizer)](optimizer)]
+        self.slots = [np.full_like(weights, start) for start in optimizer.dense_slots()]
         self.steps = 0
 
     def forward(self, ids: Array) -> Array:
@@ -53,11 +52,12 @@ class Dense:
         """One step of the dense optimizer, on every weight and every slot."""
         self.steps += 1
         hyper = self.optimizer.read(self.steps)
-        rule, height = RULES[type(self.optimizer)], max(1, BLOCK // self.weights.shape[1])
+        height = max(1, BLOCK // self.weights.shape[1])
         for start in range(0, len(self.weights), height):
             block = slice(start, start + height)
-            state = [array[block] for array in (self.weights, *self.slots)]
-            for old, new in zip(state, rule(self.optimizer, self.steps, hyper, gradient[block], *state), strict=True):
+            state = tuple(array[block] for array in (self.weights, *self.slots))
+            after = self.optimizer.dense_step(self.steps, hyper, gradient[block], state)
+            for old, new in zip(state, after, strict=True):
                 old[:] = new
 
     def train(self, ids: Array, grads: Array) -> None:

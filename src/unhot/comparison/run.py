@@ -8,12 +8,11 @@ from typing import Any
 from unhot.comparison.agreement import measure_agreement
 from unhot.comparison.columns import Missing, read_ids
 from unhot.comparison.cost import Job
-from unhot.comparison.dense_rules import RULES
 from unhot.comparison.example import worked_example
 from unhot.comparison.growth import measure_costs, measure_growth
 from unhot.comparison.machine import this_machine
 from unhot.comparison.results import Comparison, Settings
-from unhot.creation import as_rule, as_size
+from unhot.creation import as_optimizer, as_size
 from unhot.optimizers import Adam, Optimizer
 
 VOCABULARIES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -53,7 +52,7 @@ def compare(
             file, a data frame, or the values themselves: strings or integers, None if missing. A CSV column that holds only
             digits is read as numbers: 007 is 7. Floats that are whole numbers count as integers, and NaN as missing.
         column: the name of the column. None for the values themselves, or for tailnum of the flights.
-        optimizer: one of unhot's rules. None for `Adam()`.
+        optimizer: one of unhot's. None for `Adam()`.
         dim: the length of a row's vector.
         batch: the number of ids in a step.
         steps: the number of training steps compared. It takes at least 6 to show whether resting rows are trained correctly.
@@ -75,9 +74,9 @@ def compare(
 
     References: docs/mathematics.md, "Exact means", for the allowance.
     """
-    optimizer = as_rule(Adam() if optimizer is None else optimizer)
-    if type(optimizer) not in RULES:
-        raise TypeError(f"there is no dense optimizer here to compare {type(optimizer).__name__} with.")
+    optimizer = as_optimizer(Adam() if optimizer is None else optimizer)
+    if optimizer.NO_DENSE:
+        raise TypeError(f"there is no dense optimizer to compare {type(optimizer).__name__} with: {optimizer.NO_DENSE}")
     dim, batch, steps = as_size("dim", dim), as_size("batch", batch), as_size("steps", steps)
     vocabularies = [as_size("vocabularies", rows) for rows in vocabularies]
     if not patience > 0:

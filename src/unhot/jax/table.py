@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhot.creation import as_rule
+from unhot.creation import as_optimizer
 from unhot.ids import refuse_booleans
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.optimizers import Optimizer
@@ -31,11 +31,11 @@ class TableState:
     deferred steps: read them with `lookup`, or settle them all.
 
     Args:
-        rows: arrays with one line per row: "weights" and the rule's slots, (rows, dim) in the table's dtype; "last", (rows,)
-            int32, the step of the last touch; "place", (rows,) int32, scratch space for a step.
+        rows: arrays with one line per row: "weights" and the optimizer's slots, (rows, dim) in the table's dtype; "last",
+            (rows,) int32, the step of the last touch; "place", (rows,) int32, scratch space for a step.
         history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
-        trained: the rule. It is not an array, and is compiled into jitted functions.
+        trained: the optimizer. It is not an array, and is compiled into jitted functions.
 
     Raises: nothing of its own.
 
@@ -65,11 +65,11 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
 
     Args:
         array: an array of shape (rows, dim), float32 or float64 (which needs `jax_enable_x64`). It is copied.
-        optimizer: a rule of `unhot`. Its learning rate may be a callable of the step (the first step is 1; see
+        optimizer: one of `unhot`. Its learning rate may be a callable of the step (the first step is 1; see
             `unhot.zero_based`), which is traced.
 
-    Raises: TypeError or ValueError for an unusable array; TypeError for what is not a rule, such as an optimizer of Optax;
-        ValueError for a rule that does not work inside a graph (PyTorch's Adamax, and PyTorch's SGD with weight decay or
+    Raises: TypeError or ValueError for an unusable array; TypeError for what is no optimizer of unhot, such as one of Optax;
+        ValueError for one that does not work inside a graph (PyTorch's Adamax, and PyTorch's SGD with weight decay or
         dampening).
 
     Example:
@@ -83,7 +83,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
         raise TypeError(f"a table must be float32 or float64. Received: dtype {weights.dtype}. Convert it first.")
     if weights.ndim != 2 or 0 in weights.shape:
         raise ValueError(f"a table must have the shape (rows, dim), both at least 1. Received: shape {weights.shape}.")
-    trained = Traced(copy.copy(as_rule(optimizer, "")), weights.dtype.name, len(weights))
+    trained = Traced(copy.copy(as_optimizer(optimizer, "")), weights.dtype.name, len(weights))
     rows = {"weights": weights}
     for name, start in trained.slots.items():
         rows[name] = jnp.full_like(weights, start)

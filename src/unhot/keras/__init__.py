@@ -8,16 +8,17 @@ try:
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.keras", "keras", error) from error
 
+from unhot.keras import optimizers
 from unhot.keras.collection import EmbeddingCollection
 from unhot.keras.conversion import convert
 from unhot.keras.embedding import Embedding
-from unhot.keras.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Ftrl, Lion, Nadam, RMSprop
+from unhot.keras.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.keras.release import release
 from unhot.keras.report import report
 from unhot.keras.reversible_embedding import ReversibleEmbedding
 
 __all__ = [
-    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Conversion", "Embedding", "EmbeddingCollection", "Ftrl", "Lion",
-    "Nadam", "RMSprop", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
+    "Conversion", "Embedding", "EmbeddingCollection", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
     "release", "report",
 ]  # fmt: skip
+__all__ += optimizers.__all__

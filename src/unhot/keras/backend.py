@@ -98,8 +98,8 @@ class KerasBackend(Backend):
 
     @staticmethod
     @abstractmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        """Raise TypeError or ValueError for a rule that cannot train the rows of this table apart."""
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        """Raise TypeError or ValueError for an optimizer of the core that cannot train the rows of this table apart."""
 
     # ------------------------------------------------------------------ an optimizer
 

@@ -71,8 +71,8 @@ class JaxBackend(KerasBackend):
         return None
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        Traced(rule, variable._dtype, variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        Traced(optimizer, variable._dtype, variable.shape[0])
 
     # ------------------------------------------------------------------ an optimizer
 
@@ -107,7 +107,7 @@ class JaxBackend(KerasBackend):
         self._optimizer, self._variable = weakref.ref(optimizer), weakref.ref(variable)
         self.shape: tuple[int, int] = variable.shape
         self.path: str = variable.path
-        self.traced = Traced(optimizer.row_rule(variable, 0.001), variable._dtype, self.shape[0])
+        self.traced = Traced(optimizer.row_optimizer(variable, 0.001), variable._dtype, self.shape[0])
         self.ops = Operations(jnp.dtype(variable._dtype))
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
         history = self.traced.family.arrays() if self.traced.defers else {}
@@ -182,12 +182,12 @@ class JaxBackend(KerasBackend):
         return int(np.asarray(value.arrays["clock"]).view(np.int32) ^ MASK)
 
     def _follows(self, optimizer: RowSparse) -> bool:
-        """Whether the optimizer's hyperparameters are those of this backend's rule."""
+        """Whether the optimizer's hyperparameters are those by which this trains rows."""
         try:
-            rule = optimizer.row_rule(self.variable, 0.001)
+            core = optimizer.row_optimizer(self.variable, 0.001)
         except (TypeError, ValueError):
             return False
-        return (type(rule), vars(rule)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
+        return (type(core), vars(core)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
 
     def follow_others(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""

@@ -7,16 +7,44 @@ from typing import Any
 import keras
 
 import unhot
+from unhot.clock import Hyper
+from unhot.keras.kinds import Tensor, Variable
 from unhot.keras.row_sparse import RowSparse, stock
 
-registered: Any = keras.saving.register_keras_serializable("unhot")
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RAdam", "RMSprop"]
+
+GENERAL = """
+        clipnorm: the largest norm of each gradient, or None. Default: None.
+        clipvalue: the largest magnitude of an element of a gradient, or None. Default: None.
+        global_clipnorm: the largest norm of all gradients together, or None. Default: None.
+        use_ema: whether to average the variables. Tables are then trained densely. Default: False.
+        ema_momentum: the decay of these averages. Default: 0.99.
+        ema_overwrite_frequency: after how many steps the averages replace the variables, or None. Default: None.
+        loss_scale_factor: a factor by which the loss is scaled, and gradients are divided, or None. Default: None.
+        gradient_accumulation_steps: of how many batches gradients are averaged for a step, or None. Tables are then trained
+            densely. Default: None.
+        name: the optimizer's name, or None for that of its class. Default: None.
+        kwargs: Keras refuses any other."""
+"""The arguments that all of Keras's optimizers have."""
+
+
+def registered(cls: Any) -> Any:
+    """The optimizer as Keras saves and loads it, with the arguments that all have in its documentation."""
+    if cls.__doc__ is not None:
+        cls.__doc__ = cls.__doc__.replace("\n        {general}", GENERAL)
+    return keras.saving.register_keras_serializable("unhot")(cls)
 
 
 @registered
-class SGD(RowSparse, stock("SGD")):  # type: ignore[misc]
+class SGD(RowSparse, stock(unhot.SGD)):  # type: ignore[misc]
     """`keras.optimizers.SGD`, exact for tables at the cost of the touched rows, including momentum and Nesterov.
 
-    Args: those of `keras.optimizers.SGD`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.01.
+        momentum: the decay of the momentum. Default: 0.
+        nesterov: whether to use Nesterov's momentum. Default: False.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.SGD` raises.
 
@@ -28,16 +56,19 @@ class SGD(RowSparse, stock("SGD")):  # type: ignore[misc]
     References: keras/src/optimizers/sgd.py.
     """
 
-    rule = unhot.SGD
-    slots = {"momentum": "momentums"}
-    hyperparameters = ("momentum", "nesterov")
+    core = unhot.SGD
 
 
 @registered
-class Adagrad(RowSparse, stock("Adagrad")):  # type: ignore[misc]
+class Adagrad(RowSparse, stock(unhot.Adagrad)):  # type: ignore[misc]
     """`keras.optimizers.Adagrad`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Adagrad`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        initial_accumulator_value: what the sums of squares start from. Default: 0.1.
+        epsilon: what is added to what is under the root. Default: 1e-7.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Adagrad` raises.
 
@@ -49,16 +80,21 @@ class Adagrad(RowSparse, stock("Adagrad")):  # type: ignore[misc]
     References: keras/src/optimizers/adagrad.py.
     """
 
-    rule = unhot.Adagrad
-    slots = {"sum": "_accumulators"}
-    hyperparameters = ("initial_accumulator_value", "epsilon")
+    core = unhot.Adagrad
 
 
 @registered
-class RMSprop(RowSparse, stock("RMSprop")):  # type: ignore[misc]
+class RMSprop(RowSparse, stock(unhot.RMSprop)):  # type: ignore[misc]
     """`keras.optimizers.RMSprop`, exact for tables at the cost of the touched rows, including `centered` and momentum.
 
-    Args: those of `keras.optimizers.RMSprop`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        rho: the decay of the averages. Default: 0.9.
+        momentum: the decay of the momentum. Default: 0.
+        epsilon: what is added to what is under the root. Default: 1e-7.
+        centered: whether to divide by the root of the variance instead of the mean square. Default: False.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.RMSprop` raises.
 
@@ -70,16 +106,19 @@ class RMSprop(RowSparse, stock("RMSprop")):  # type: ignore[misc]
     References: keras/src/optimizers/rmsprop.py.
     """
 
-    rule = unhot.RMSprop
-    slots = {"velocity": "_velocities", "momentum": "_momentums", "average_gradient": "_average_gradients"}
-    hyperparameters = ("rho", "momentum", "epsilon", "centered")
+    core = unhot.RMSprop
 
 
 @registered
-class Adadelta(RowSparse, stock("Adadelta")):  # type: ignore[misc]
+class Adadelta(RowSparse, stock(unhot.Adadelta)):  # type: ignore[misc]
     """`keras.optimizers.Adadelta`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Adadelta`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        rho: the decay of the averages. Default: 0.95.
+        epsilon: what is added to what is under the roots. Default: 1e-7.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Adadelta` raises.
 
@@ -91,16 +130,21 @@ class Adadelta(RowSparse, stock("Adadelta")):  # type: ignore[misc]
     References: keras/src/optimizers/adadelta.py.
     """
 
-    rule = unhot.Adadelta
-    slots = {"velocity": "_accumulated_grads", "delta": "_accumulated_delta_vars"}
-    hyperparameters = ("rho", "epsilon")
+    core = unhot.Adadelta
 
 
 @registered
-class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
+class Adam(RowSparse, stock(unhot.Adam)):  # type: ignore[misc]
     """`keras.optimizers.Adam`, exact for tables at the cost of the touched rows, including AMSGrad.
 
-    Args: those of `keras.optimizers.Adam`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment. Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-7.
+        amsgrad: whether to divide by the root of the largest second moment so far. Default: False.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Adam` raises.
 
@@ -113,16 +157,21 @@ class Adam(RowSparse, stock("Adam")):  # type: ignore[misc]
     References: keras/src/optimizers/adam.py.
     """
 
-    rule = unhot.Adam
-    slots = {"momentum": "_momentums", "velocity": "_velocities", "largest_velocity": "_velocity_hats"}
-    hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    core = unhot.Adam
 
 
 @registered
-class AdamW(RowSparse, stock("AdamW")):  # type: ignore[misc]
+class AdamW(RowSparse, stock(unhot.AdamW)):  # type: ignore[misc]
     """`keras.optimizers.AdamW`, exact for tables at the cost of the touched rows, including AMSGrad.
 
-    Args: those of `keras.optimizers.AdamW`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        weight_decay: decoupled. Default: 0.004.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment. Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-7.
+        amsgrad: whether to divide by the root of the largest second moment so far. Default: False.
+        {general}
 
     Raises: what `keras.optimizers.AdamW` raises.
 
@@ -134,16 +183,20 @@ class AdamW(RowSparse, stock("AdamW")):  # type: ignore[misc]
     References: keras/src/optimizers/adamw.py.
     """
 
-    rule = unhot.AdamW
-    slots = Adam.slots
-    hyperparameters = Adam.hyperparameters
+    core = unhot.AdamW
 
 
 @registered
-class Adamax(RowSparse, stock("Adamax")):  # type: ignore[misc]
+class Adamax(RowSparse, stock(unhot.Adamax)):  # type: ignore[misc]
     """`keras.optimizers.Adamax`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Adamax`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the norm. Default: 0.999.
+        epsilon: what is added to the norm. Default: 1e-7.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Adamax` raises.
 
@@ -155,16 +208,20 @@ class Adamax(RowSparse, stock("Adamax")):  # type: ignore[misc]
     References: keras/src/optimizers/adamax.py.
     """
 
-    rule = unhot.Adamax
-    slots = {"momentum": "_m", "norm": "_u"}
-    hyperparameters = ("beta_1", "beta_2", "epsilon")
+    core = unhot.Adamax
 
 
 @registered
-class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
+class Nadam(RowSparse, stock(unhot.NAdam)):  # type: ignore[misc]
     """`keras.optimizers.Nadam`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Nadam`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment. Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-7.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Nadam` raises.
 
@@ -176,12 +233,7 @@ class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
     References: keras/src/optimizers/nadam.py.
     """
 
-    rule = unhot.NAdam
-    slots = {"momentum": "_momentums", "velocity": "_velocities"}
-    hyperparameters = ("beta_1", "beta_2", "epsilon")
-
-    def row_state(self) -> dict[str, Any]:
-        return {"momentum_product": self._u_product}
+    core = unhot.NAdam
 
     def _no_dense_step(self) -> None:
         step = keras.ops.cast(self.iterations + 1, self._u_product.dtype)
@@ -189,10 +241,15 @@ class Nadam(RowSparse, stock("Nadam")):  # type: ignore[misc]
 
 
 @registered
-class Lion(RowSparse, stock("Lion")):  # type: ignore[misc]
+class Lion(RowSparse, stock(unhot.Lion)):  # type: ignore[misc]
     """`keras.optimizers.Lion`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Lion`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the part of the momentum in a step's direction. Default: 0.9.
+        beta_2: the decay of the momentum. Default: 0.99.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Lion` raises.
 
@@ -204,16 +261,23 @@ class Lion(RowSparse, stock("Lion")):  # type: ignore[misc]
     References: keras/src/optimizers/lion.py.
     """
 
-    rule = unhot.Lion
-    slots = {"momentum": "_momentums"}
-    hyperparameters = ("beta_1", "beta_2")
+    core = unhot.Lion
 
 
 @registered
-class Ftrl(RowSparse, stock("Ftrl")):  # type: ignore[misc]
+class Ftrl(RowSparse, stock(unhot.Ftrl)):  # type: ignore[misc]
     """`keras.optimizers.Ftrl`, exact for tables at the cost of the touched rows.
 
-    Args: those of `keras.optimizers.Ftrl`.
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        learning_rate_power: a number of at most 0. Default: -0.5.
+        initial_accumulator_value: what the sums of squares start from. Default: 0.1.
+        l1_regularization_strength: a number of at least 0. Default: 0.
+        l2_regularization_strength: a number of at least 0. Default: 0.
+        l2_shrinkage_regularization_strength: a number of at least 0. Default: 0.
+        beta: a number of at least 0. Default: 0.
+        weight_decay: decoupled. Default: None.
+        {general}
 
     Raises: what `keras.optimizers.Ftrl` raises.
 
@@ -225,9 +289,70 @@ class Ftrl(RowSparse, stock("Ftrl")):  # type: ignore[misc]
     References: keras/src/optimizers/ftrl.py.
     """
 
-    rule = unhot.Ftrl
-    slots = {"accumulator": "_accumulators", "linear": "_linears"}
-    hyperparameters = (
-        "learning_rate_power", "initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength",
-        "l2_shrinkage_regularization_strength", "beta",
-    )  # fmt: skip
+    core = unhot.Ftrl
+
+
+class DenseRAdam(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras comes without types
+    """RAdam for variables that are not trained by rows, since Keras has none."""
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        self._rectified()
+
+    def _rectified(self) -> unhot.RAdam:
+        """The formulas."""
+        return unhot.RAdam(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
+
+    def build(self, variables: list[Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
+
+    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
+        ops, dtype, index = keras.ops, variable.dtype, self._get_variable_index(variable)
+        wide = dtype if dtype == "float64" else "float32"  # in which 1 - beta_2 ** step has digits
+        step, rate, gradient = ops.cast(self.iterations + 1, wide), ops.cast(learning_rate, wide), ops.cast(gradient, dtype)
+        m, v, core = self._momentums[index], self._velocities[index], self._rectified()
+        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
+        alpha, _, _ = core.corrections(step, Hyper(rate, self.beta_1, 0.0), 1.0, ops)
+        divisor = ops.where(step > core.undivided, ops.sqrt(v) + self.epsilon, ops.ones_like(gradient))
+        self.assign_sub(variable, m * ops.cast(alpha, dtype) / divisor)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+@registered
+class RAdam(RowSparse, DenseRAdam):
+    """PyTorch's RAdam, which Keras has not, exact for tables at the cost of the touched rows.
+
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment, in (2/3, 1). Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-8.
+        weight_decay: decoupled. Default: None.
+        {general}
+
+    Raises: ValueError for betas or an epsilon outside of their range; what a Keras optimizer raises.
+
+    Example:
+        >>> import unhot.keras
+        >>> unhot.keras.RAdam(0.1).epsilon
+        1e-08
+
+    References: torch/optim/radam.py; Liu et al. 2020, arXiv:1908.03265.
+    """
+
+    core = unhot.RAdam

@@ -14,6 +14,7 @@ from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
+from unhot.optimizers.names import Names
 from unhot.training import Ownership, warn_of_dense_training
 
 if TYPE_CHECKING:
@@ -22,10 +23,16 @@ else:
     KerasOptimizer = object
 
 
-def stock(name: str) -> Any:
-    """Keras's optimizer of this name, as the backend makes it."""
-    public: Any = getattr(keras.optimizers, name)
+def stock(core: type[Optimizer]) -> Any:
+    """Keras's own class of an optimizer, as the backend makes it."""
+    public: Any = getattr(keras.optimizers, names_of(core).stock)
     return type(public.__new__(public))
+
+
+def names_of(core: type[Optimizer]) -> Names:
+    """What Keras calls an optimizer and what belongs to it."""
+    assert core.KERAS is not None, f"{core.__name__} has no names in Keras"
+    return core.KERAS
 
 
 class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without types
@@ -35,14 +42,15 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
     left to Keras where its step of all their rows takes less time.
     """
 
-    rule: ClassVar[Callable[..., Optimizer]]
-    """The rule of the same name."""
+    core: ClassVar[type[Optimizer]]
+    """The optimizer of the core by which rows are trained."""
 
-    slots: ClassVar[Mapping[str, str]]
-    """The attributes that hold Keras's variables for the rule's slots; one that is empty is not in use."""
+    _names: ClassVar[Names]
+    """Keras's names of its hyperparameters and slots; a slot whose attribute is empty is not in use."""
 
-    hyperparameters: ClassVar[tuple[str, ...]]
-    """Those beside rate and decay, which have the same name in the rule."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._names = names_of(cls.core)
 
     _tables: Mapping[Any, Ownership[KerasBackend]] = {}
     """The ties with the tables that this optimizer owns, or has owned."""
@@ -78,7 +86,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             if getattr(variable, name) is not None:
                 return Reason(f"its {name} takes all rows at every step", f"Leave the {name} out to train by rows.")
         try:
-            backend.check_rule(self.row_rule(variable, 0.001), variable)
+            backend.check_optimizer(self.row_optimizer(variable, 0.001), variable)
         except (TypeError, ValueError) as error:
             return Reason(str(error).rstrip("."), "Change these hyperparameters to train by rows.")
         return backend.reason_for_dense(variable)
@@ -87,7 +95,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         """Train the rows of this table from now on; another optimizer of `unhot.keras` loses it."""
         index = self._get_variable_index(variable)
         slots = {}
-        for name, attribute in self.slots.items():
+        for name, attribute in self._names.slots.items():
             held = getattr(self, attribute, None)
             if held:
                 slots[name] = held[index]
@@ -97,18 +105,15 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         tie.regain()
         self.__dict__["_tables"] = {**self._tables, self._var_key(variable): tie}  # which Keras must not track, and save
 
-    def row_settings(self, variable: Variable, rate: Tensor) -> dict[str, Any]:
-        """The arguments of the rule for a table, as they stand."""
+    def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
+        """The optimizer of the core for a table, with the hyperparameters as they stand."""
         decay = self.weight_decay if self.weight_decay and self._use_weight_decay(backend.unread(variable)) else 0.0
-        given = {"learning_rate": rate, "weight_decay": decay, **{name: getattr(self, name) for name in self.hyperparameters}}
-        for name in flags(self.rule):
-            if name in given:
-                given[name] = bool(given[name])  # as Keras takes it
-        return given
-
-    def row_rule(self, variable: Variable, rate: Tensor) -> Optimizer:
-        """The rule for a table, with the hyperparameters as they stand."""
-        return self.rule(**self.row_settings(variable, rate))
+        given = dict(self._names.implied)
+        kind: Any = self.core  # which mypy takes for one that cannot be hashed, as its instances cannot be
+        for ours, theirs in self._names.hyperparameters.items():
+            value = getattr(self, str(theirs))
+            given[ours] = bool(value) if ours in flags(kind) else value  # as Keras takes it
+        return self.core(rate, weight_decay=decay, **given)
 
     def refuse_change(self, variable: Variable) -> None:
         """For graphs, in which the hyperparameters are constants."""
@@ -119,8 +124,8 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         )
 
     def row_state(self) -> dict[str, Variable]:
-        """Numbers of the rule that Keras keeps beside the slots."""
-        return {}
+        """Numbers of the core's optimizer that Keras keeps beside the slots."""
+        return {ours: getattr(self, theirs) for ours, theirs in self._names.numbers.items()}
 
     def table(self, variable: Variable) -> KerasBackend | None:
         """What trains the rows of this variable; None if nothing does, or another optimizer has taken it over."""

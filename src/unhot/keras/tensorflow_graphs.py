@@ -28,7 +28,7 @@ from unhot.keras._private import (
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """How a graph reads a table: for which backend, by which of its rules; for none of them, the weights as they are."""
+    """How a graph reads a table: for which backend, by which of its `Traced`; for none of them, the weights as they are."""
 
     variable: Any
     backend: Any
@@ -91,7 +91,7 @@ def note_read(variable: Any, backend: Any) -> None:
 
 
 def note_step(variable: Any, backend: Any, optimizer: Any, resume: Callable[[Any], None]) -> None:
-    """A step of the table is being made for the backend, maybe in a graph: it takes the table back first, by its own rule."""
+    """A step of the table is being made for the backend, maybe in a graph: it takes the table back first."""
     graph = _function()
     if graph is None:
         return

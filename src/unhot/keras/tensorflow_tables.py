@@ -124,8 +124,8 @@ class TensorFlowBackend(KerasBackend):
         return None
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        Traced(rule, variable.dtype, variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        Traced(optimizer, variable.dtype, variable.shape[0])
 
     # ------------------------------------------------------------------ an optimizer
 
@@ -171,18 +171,18 @@ class TensorFlowBackend(KerasBackend):
     def resume(self) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None  # a graph that steps keeps it
-        self._follow(optimizer, self._rule(optimizer), optimizer.row_state() if self._kept else {})
+        self._follow(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
         for slot in self._slots.values():
             slot.training = self
 
-    def _rule(self, optimizer: RowSparse) -> Traced:
-        """The optimizer's rule, as its hyperparameters stand."""
-        return Traced(optimizer.row_rule(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
+    def _traced(self, optimizer: RowSparse) -> Traced:
+        """What trains the rows, with the optimizer's hyperparameters as they stand."""
+        return Traced(optimizer.row_optimizer(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
 
     def _follow(self, optimizer: RowSparse, traced: Traced, state: Mapping[str, Tensor]) -> None:
-        """Take up a rule, and the numbers that the optimizer keeps; all rows are settled.
+        """Take up hyperparameters, and the numbers that the optimizer keeps; all rows are settled.
 
-        Each rule has variables of its own, which the graphs that were made for it go on with.
+        Each set of them has variables of its own, which the graphs that were made for it go on with.
         """
         self.traced = traced
         with tf.init_scope():
@@ -193,7 +193,7 @@ class TensorFlowBackend(KerasBackend):
                 self._go_on(optimizer, state)
 
     def _variables(self, traced: Traced) -> tuple[VariableRows, dict[str, Tensor], Tensor]:
-        """What is held for a rule beside weights and slots: `place` and `last` of each row, a history and a clock."""
+        """What is held for them beside weights and slots: `place` and `last` of each row, a history and a clock."""
         store = VariableRows({name: self.held[name] for name in traced.names}, traced.rows)
         nothing = tf.zeros((traced.rows,), tf.int32)
         store.variables["place"] = tf.Variable(nothing, trainable=False, name="place")
@@ -290,7 +290,7 @@ class TensorFlowBackend(KerasBackend):
             self.clock.assign(step)
 
     def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
-        traced = self._rule(optimizer)
+        traced = self._traced(optimizer)
         if traced != self.traced:
             if not tf.executing_eagerly():
                 optimizer.refuse_change(variable)

@@ -104,8 +104,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return ids.detach().cpu().numpy()
 
     @staticmethod
-    def check_rule(rule: Optimizer, variable: Variable) -> None:
-        clock_of(rule, dtype_of(variable._value), variable.shape[0])
+    def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
+        clock_of(optimizer, dtype_of(variable._value), variable.shape[0])
 
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
@@ -174,14 +174,14 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
-        rule = optimizer.rule(**optimizer.row_settings(variable, float(rate)))
+        core = optimizer.row_optimizer(variable, float(rate))
         engine = self._current()
         if engine is not None and engine.now != clock:
             self.hand_over()
             engine = None
         if engine is None:
-            self.engine = engine = self._on_variables(rule, clock, optimizer.row_state())
-        self._hyper = engine.begin_step(rule)
+            self.engine = engine = self._on_variables(core, clock, optimizer.row_state())
+        self._hyper = engine.begin_step(core)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
         without_torch_functions(self._step_rows, gradient.ids, gradient.values)
@@ -191,10 +191,10 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         make_step(self, [named], [Segment(self.place, rows)], self._hyper)
         self.tell_written()
 
-    def _on_variables(self, rule: Optimizer, now: int, state: Mapping[str, Number]) -> Engine:
+    def _on_variables(self, core: Optimizer, now: int, state: Mapping[str, Number]) -> Engine:
         """An engine on the memory of Keras's variables."""
-        snapshot, clock = clock_of(rule, dtype_of(self._weights), len(self._weights), set(self._slots))
-        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": rule.learning_rate}
+        snapshot, clock = clock_of(core, dtype_of(self._weights), len(self._weights), set(self._slots))
+        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": core.learning_rate}
         clock.load_state(begun | {name: float(value) for name, value in state.items()})
         slots = [self.memory.take_over(self._slots[name]._value.detach()) for name in clock.slots]
         store = Store(self.memory.take_over(self._weights), tuple(slots))

@@ -1,4 +1,4 @@
-"""The law of optimizers that divide a momentum by a root: Adam, AdamW, NAdam, Keras's Adamax.
+"""The law of optimizers that divide a momentum by a root, such as Adam.
 
 With m the momentum and x the root (sqrt(v), sqrt(vmax) or u), a touched row does
 w = (1 - rate decay) w - (alpha m + gamma g) / (c x + epsilon), and a row without a gradient the same with g = 0. Its movement

@@ -1,23 +1,19 @@
-"""The optimizers: each one's hyperparameters, defaults by convention, law and formulas."""
+"""The optimizers, a file for each: hyperparameters, defaults by convention, names in the frameworks, law and formulas."""
 
 from unhot.optimizers.adadelta import Adadelta
 from unhot.optimizers.adagrad import Adagrad
 from unhot.optimizers.adam import Adam, AdamW
 from unhot.optimizers.adamax import Adamax
-from unhot.optimizers.base import Optimizer
+from unhot.optimizers.base import Optimizer as Optimizer
 from unhot.optimizers.ftrl import Ftrl
 from unhot.optimizers.lion import Lion
 from unhot.optimizers.nadam import NAdam
+from unhot.optimizers.radam import RAdam
 from unhot.optimizers.rmsprop import RMSprop
-from unhot.optimizers.schedules import zero_based
+from unhot.optimizers.schedules import zero_based as zero_based
 from unhot.optimizers.sgd import SGD
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    kind.__name__.lower(): kind for kind in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, Adamax, NAdam, Lion, Ftrl)
-}
-"""Every optimizer by its name in lower case."""
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RAdam", "RMSprop"]
 
-__all__ = [
-    "OPTIMIZERS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "Optimizer", "RMSprop",
-    "zero_based",
-]  # fmt: skip
+OPTIMIZERS: dict[str, type[Optimizer]] = {name.lower(): globals()[name] for name in __all__}
+"""Every optimizer by its name in lower case."""

@@ -11,7 +11,8 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Divisor, Linear
-from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.base import BY_CONVENTION, Array, Convention, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -47,6 +48,18 @@ class Adadelta(Optimizer):
         "keras": {"learning_rate": 0.001, "rho": 0.95, "epsilon": 1e-7},
         "torch": {"learning_rate": 1.0, "rho": 0.9, "epsilon": 1e-6},
     }
+    TORCH = Names(
+        stock="Adadelta",
+        hyperparameters={"learning_rate": "lr", "epsilon": "eps", **same("rho", "weight_decay")},
+        slots={"velocity": "square_avg", "delta": "acc_delta"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Adadelta",
+        hyperparameters=same("rho", "epsilon"),
+        slots={"velocity": "_accumulated_grads", "delta": "_accumulated_delta_vars"},
+    )
 
     def check(self) -> None:
         super().check()
@@ -68,3 +81,12 @@ class Adadelta(Optimizer):
 
     def matrix(self, step: Any, hyper: Hyper, begun: bool) -> tuple[Matrix, tuple[Any, Any]]:
         return (1.0 - hyper.rate * hyper.decay, 0.0, 0.0, 1.0), (-hyper.rate, 0.0)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, v, d = state
+        v = self.rho * v + (1 - self.rho) * g * g
+        step = g * np.sqrt(d + self.epsilon) / np.sqrt(v + self.epsilon)
+        return decayed(h, w) - h.rate * step, v, self.rho * d + (1 - self.rho) * step * step

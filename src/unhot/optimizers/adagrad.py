@@ -11,7 +11,8 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Divisor, Linear
-from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.base import BY_CONVENTION, Array, Convention, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -49,6 +50,14 @@ class Adagrad(Optimizer):
         "keras": {"learning_rate": 0.001, "initial_accumulator_value": 0.1, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.01, "initial_accumulator_value": 0.0, "epsilon": 1e-10},
     }
+    TORCH = Names(
+        stock="Adagrad",
+        hyperparameters={"learning_rate": "lr", "epsilon": "eps", **same("lr_decay", "weight_decay")},
+        slots={"sum": "sum"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="Adagrad", hyperparameters=same("initial_accumulator_value", "epsilon"), slots={"sum": "_accumulators"})
 
     def check(self) -> None:
         super().check()
@@ -74,3 +83,13 @@ class Adagrad(Optimizer):
     def matrix(self, step: Any, hyper: Hyper, begun: bool) -> tuple[Matrix, tuple[Any, Any]]:
         rate = hyper.rate / (1.0 + (step - 1) * self.lr_decay) if self.convention == "torch" else hyper.rate
         return (1.0 - hyper.rate * hyper.decay, 0.0, 0.0, 1.0), (-rate, 0.0)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (self.initial_accumulator_value,)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, total = state
+        total = total + g * g
+        if self.convention == "torch":
+            return w - h.rate / (1 + (n - 1) * self.lr_decay) * g / (np.sqrt(total) + self.epsilon), total
+        return decayed(h, w) - h.rate * g / np.sqrt(total + self.epsilon), total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -14,7 +14,9 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Measure, Root
-from unhot.optimizers.moments import DECOUPLED, Moments, rest
+from unhot.optimizers.base import Array, State, decayed
+from unhot.optimizers.moments import DECOUPLED, IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -56,6 +58,18 @@ class Adam(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.001, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="Adam",
+        hyperparameters={**IN_TORCH, **same("amsgrad", "decoupled_weight_decay")},
+        slots={"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest_velocity": "max_exp_avg_sq"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Adam",
+        hyperparameters=same("beta_1", "beta_2", "epsilon", "amsgrad"),
+        slots={"momentum": "_momentums", "velocity": "_velocities", "largest_velocity": "_velocity_hats"},
+    )
 
     def check(self) -> None:
         super().check()
@@ -76,6 +90,22 @@ class Adam(Moments):
         root = xp.sqrt(rest(self.beta_2, step, xp))
         alpha = hyper.rate / rest(hyper.momentum, step, xp)
         return (alpha, 0.0, 1.0 / root) if self.convention == "torch" else (alpha * root, 0.0, 1.0)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,) * (3 if self.amsgrad else 2)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m, v, *largest = state
+        m = h.momentum * m + (1 - h.momentum) * g
+        v = self.beta_2 * v + (1 - self.beta_2) * g * g
+        largest = [np.maximum(past, v) for past in largest]
+        root = np.sqrt(largest[0] if largest else v)
+        correction_1, correction_2 = 1 - h.momentum**n, sqrt(1 - self.beta_2**n)
+        if self.convention == "torch":
+            step = h.rate / correction_1 * m / (root / correction_2 + self.epsilon)
+        else:
+            step = h.rate * correction_2 / correction_1 * m / (root + self.epsilon)
+        return decayed(h, w) - step, m, v, *largest
 
 
 @dataclass
@@ -101,3 +131,5 @@ class AdamW(Adam):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "weight_decay": 0.004},
         "torch": {"learning_rate": 0.001, "epsilon": 1e-8, "weight_decay": 0.01},
     }
+    TORCH = replace(Adam.TORCH, stock="AdamW")
+    KERAS = replace(Adam.KERAS, stock="AdamW")

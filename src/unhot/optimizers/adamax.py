@@ -14,7 +14,9 @@ from unhot.clock.crossing import CrossingClock
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Crossing, Measure, Root
-from unhot.optimizers.moments import Moments, rest
+from unhot.optimizers.base import Array, State, decayed
+from unhot.optimizers.moments import IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -49,6 +51,14 @@ class Adamax(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.002, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="Adamax",
+        hyperparameters=IN_TORCH,
+        slots={"momentum": "exp_avg", "norm": "exp_inf"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="Adamax", hyperparameters=same("beta_1", "beta_2", "epsilon"), slots={"momentum": "_m", "norm": "_u"})
 
     def check(self) -> None:
         super().check()
@@ -73,3 +83,13 @@ class Adamax(Moments):
     def corrections(self, step: Any, hyper: Hyper, product: Any, xp: Any = math) -> tuple[Any, Any, Any]:
         """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root."""
         return hyper.rate / rest(hyper.momentum, step, xp), 0.0, 1.0
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m, u = state
+        m = h.momentum * m + (1 - h.momentum) * g
+        torch = self.convention == "torch"
+        u = np.maximum(self.beta_2 * u, np.abs(g) + self.epsilon if torch else np.abs(g))
+        return decayed(h, w) - h.rate / (1 - h.momentum**n) * m / (u if torch else u + self.epsilon), m, u

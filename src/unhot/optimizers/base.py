@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.clock import Clock, Hyper
+from unhot.optimizers.names import Names
 
 Array = npt.NDArray[Any]
+State = tuple[Array, ...]
 Rate = float | Callable[[int], float]
 Convention = Literal["keras", "torch"]
 
@@ -50,9 +52,14 @@ def flag(owner: str, name: str, value: Any) -> bool:
 
 
 @cache
-def flags(rule: Any) -> tuple[str, ...]:
-    """The hyperparameters of a rule, a class, that are on or off."""
-    return tuple(field.name for field in fields(rule) if field.type in ("bool", bool))
+def flags(kind: Any) -> tuple[str, ...]:
+    """The hyperparameters of an optimizer, a class, that are on or off."""
+    return tuple(field.name for field in fields(kind) if field.type in ("bool", bool))
+
+
+def decayed(h: Hyper, w: Array) -> Array:
+    """Decoupled weight decay, in a dense step."""
+    return w - h.rate * h.decay * w if h.decay else w
 
 
 MOST = {"float32": 1e30, "float64": 1e300}
@@ -64,14 +71,23 @@ BY_CONVENTION: Any = None
 
 @dataclass
 class Optimizer:
-    """The hyperparameters of a rule. They may be assigned between steps; see `Table.optimizer`."""
+    """The hyperparameters of an optimizer. They may be assigned between steps; see `Table.optimizer`."""
 
     learning_rate: Rate = BY_CONVENTION
     _: KW_ONLY
     weight_decay: float | None = BY_CONVENTION
 
     DEFAULTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By convention, what a hyperparameter left at None becomes."""
+    """By each convention that there is, what a hyperparameter left at None becomes."""
+
+    NO_DENSE: ClassVar[str] = ""
+    """Why no dense optimizer trains in the same way, if so."""
+
+    TORCH: ClassVar[Names | None] = None
+    """Its names in PyTorch, if `unhot.torch` has it."""
+
+    KERAS: ClassVar[Names | None] = None
+    """Its names in Keras, if `unhot.keras` has it."""
 
     SCHEDULED: ClassVar[frozenset[str]] = frozenset({"learning_rate", "weight_decay"})
     """Hyperparameters that the clock records at every step: changing them costs nothing."""
@@ -105,9 +121,11 @@ class Optimizer:
 
     def _convention(self) -> Convention:
         convention: Any = getattr(self, "convention", "keras")
-        if convention not in ("keras", "torch"):
-            raise ValueError(f"{type(self).__name__}: `convention` must be 'keras' or 'torch'. Received: {convention!r}.")
-        return "keras" if convention == "keras" else "torch"
+        if convention not in tuple(self.DEFAULTS):
+            conventions = " or ".join(map(repr, self.DEFAULTS))
+            raise ValueError(f"{type(self).__name__}: `convention` must be {conventions}. Received: {convention!r}.")
+        found: Convention = convention
+        return found
 
     def _rate(self, value: Any) -> float:
         return real(self, "learning_rate", value)
@@ -143,7 +161,7 @@ class Optimizer:
         return tuple(value for name, value in values.items() if name not in scheduled and name != self.momentum_name)
 
     def follows(self, other: Optimizer) -> bool:
-        """Whether a table trained by `other` can go on with this: the same definition of the same rule."""
+        """Whether a table trained by `other` can go on with this: the same definition of the same optimizer."""
         kin = isinstance(self, type(other)) or isinstance(other, type(self))
         return kin and getattr(self, "convention", None) == getattr(other, "convention", None)
 
@@ -151,6 +169,18 @@ class Optimizer:
         """A new clock, by which tables of so many rows in all are trained with these hyperparameters.
 
         `slots` names those that the tables have so far: a momentum that stands at 0 for now keeps its slot.
+        """
+        raise NotImplementedError
+
+    def dense_slots(self) -> tuple[float, ...]:
+        """What the slots of the dense optimizer start from: those that these hyperparameters ask for."""
+        raise NotImplementedError
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        """The weights and slots after step `n` of the dense optimizer, from those before it and a gradient for each weight.
+
+        It is written again from the framework's own formula, and uses none of the table's: `unhot.compare` would not notice a
+        mistake that is made in both. The tests compare it with the framework.
         """
         raise NotImplementedError
 

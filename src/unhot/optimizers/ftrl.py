@@ -11,7 +11,8 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.closed_form import ClosedFormClock
 from unhot.laws import ClosedForm
-from unhot.optimizers.base import MOST, Optimizer, real
+from unhot.optimizers.base import MOST, Array, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -51,6 +52,14 @@ class Ftrl(Optimizer):
     beta: float = 0.0
 
     DEFAULTS = {"keras": {"learning_rate": 0.001}}
+    KERAS = Names(
+        stock="Ftrl",
+        hyperparameters=same(
+            "learning_rate_power", "initial_accumulator_value", "l1_regularization_strength", "l2_regularization_strength",
+            "l2_shrinkage_regularization_strength", "beta",
+        ),
+        slots={"accumulator": "_accumulators", "linear": "_linears"},
+    )  # fmt: skip
 
     @property
     def least(self) -> float:
@@ -98,3 +107,15 @@ class Ftrl(Optimizer):
     def clock(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Clock:
         shrinks = self.l2_shrinkage_regularization_strength > 0
         return ClosedFormClock(self, ClosedForm(shrinks, root=self.learning_rate_power == -0.5), dtype, rows)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return self.initial_accumulator_value, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, total, z = state
+        w = decayed(h, w)
+        power, l1 = -self.learning_rate_power, self.l1_regularization_strength
+        new = total + g * g
+        z = z + g + 2 * self.l2_shrinkage_regularization_strength * w - (new**power - total**power) / h.rate * w
+        quadratic = (new**power + self.beta) / h.rate + 2 * self.l2_regularization_strength
+        return (np.clip(z, -l1, l1) - z) / quadratic, new, z

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from unhot.clock import Clock
+from unhot.clock import Clock, Hyper
 from unhot.clock.sign import SignClock
 from unhot.laws import Sign
-from unhot.optimizers.base import Optimizer, real
+from unhot.optimizers.base import Array, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Lion(Optimizer):
     beta_2: float = 0.99
 
     DEFAULTS = {"keras": {"learning_rate": 0.001}}
+    KERAS = Names(stock="Lion", hyperparameters=same("beta_1", "beta_2"), slots={"momentum": "_momentums"})
     momentum_name = "beta_1"
 
     def check(self) -> None:
@@ -52,3 +54,11 @@ class Lion(Optimizer):
 
     def clock(self, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> Clock:
         return SignClock(self, Sign(), dtype, rows)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m = state
+        step = h.rate * np.sign(h.momentum * m + (1 - h.momentum) * g)
+        return decayed(h, w) - step, self.beta_2 * m + (1 - self.beta_2) * g

@@ -8,8 +8,14 @@ from typing import Any
 
 from unhot.clock import Hyper
 from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.names import Place, same
 
 DECOUPLED = "Use unhot.AdamW, or decoupled_weight_decay=True, or convention='keras': their decay is decoupled."
+
+IN_TORCH: dict[str, Place] = {
+    "learning_rate": "lr", "beta_1": ("betas", 0), "beta_2": ("betas", 1), "epsilon": "eps", **same("weight_decay"),
+}  # fmt: skip
+"""The keys in PyTorch's parameter groups of the hyperparameters that they share."""
 
 
 @dataclass
@@ -23,6 +29,11 @@ class Moments(Optimizer):
     convention: Convention = "keras"
 
     momentum_name = "beta_1"
+
+    @property
+    def undivided(self) -> int:
+        """How many steps, the first ones, do not divide by the root, but move a row by alpha m."""
+        return 0
 
     def check(self) -> None:
         super().check()

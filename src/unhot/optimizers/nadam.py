@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import Shape
 from unhot.laws import Measure, Root
-from unhot.optimizers.base import BY_CONVENTION, real
-from unhot.optimizers.moments import Moments, rest
+from unhot.optimizers.base import BY_CONVENTION, Array, State, decayed, real
+from unhot.optimizers.moments import IN_TORCH, Moments, rest
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -55,6 +56,19 @@ class NAdam(Moments):
         "keras": {"learning_rate": 0.001, "epsilon": 1e-7, "momentum_decay": 1.0},
         "torch": {"learning_rate": 0.002, "epsilon": 1e-8, "momentum_decay": 0.004},
     }
+    TORCH = Names(
+        stock="NAdam",
+        hyperparameters={**IN_TORCH, **same("momentum_decay", "decoupled_weight_decay")},
+        slots={"momentum": "exp_avg", "velocity": "exp_avg_sq"},
+        numbers={"step": "step", "momentum_product": "mu_product"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(
+        stock="Nadam",
+        hyperparameters=same("beta_1", "beta_2", "epsilon"),
+        slots={"momentum": "_momentums", "velocity": "_velocities"},
+        numbers={"momentum_product": "_u_product"},
+    )
 
     def check(self) -> None:
         super().check()
@@ -84,3 +98,14 @@ class NAdam(Moments):
         product = product * now
         root = xp.sqrt(rest(self.beta_2, step, xp))
         return hyper.rate * after / (1.0 - product * after), hyper.rate * (1.0 - now) / (1.0 - product), 1.0 / root
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return 0.0, 0.0
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, m, v = state
+        m = h.momentum * m + (1 - h.momentum) * g
+        v = self.beta_2 * v + (1 - self.beta_2) * g * g
+        mu = [h.momentum * (1 - 0.5 * 0.96 ** (i * self.momentum_decay)) for i in range(1, n + 2)]
+        mean = h.rate * mu[n] / (1 - prod(mu)) * m + h.rate * (1 - mu[n - 1]) / (1 - prod(mu[:n])) * g
+        return decayed(h, w) - mean / (np.sqrt(v / (1 - self.beta_2**n)) + self.epsilon), m, v

@@ -11,7 +11,8 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix, momentum_asked
 from unhot.laws import Divisor, Linear
-from unhot.optimizers.base import BY_CONVENTION, Convention, Optimizer, real
+from unhot.optimizers.base import BY_CONVENTION, Array, Convention, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -55,6 +56,20 @@ class RMSprop(Optimizer):
         "keras": {"learning_rate": 0.001, "rho": 0.9, "epsilon": 1e-7},
         "torch": {"learning_rate": 0.01, "rho": 0.99, "epsilon": 1e-8},
     }
+    TORCH = Names(
+        stock="RMSprop",
+        hyperparameters={
+            "learning_rate": "lr", "rho": "alpha", "epsilon": "eps", **same("momentum", "centered", "weight_decay"),
+        },
+        slots={"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"},
+        numbers={"step": "step"},
+        implied={"convention": "torch"},
+    )  # fmt: skip
+    KERAS = Names(
+        stock="RMSprop",
+        hyperparameters=same("rho", "momentum", "epsilon", "centered"),
+        slots={"velocity": "_velocities", "momentum": "_momentums", "average_gradient": "_average_gradients"},
+    )
     momentum_name = "momentum"
 
     def check(self) -> None:
@@ -84,3 +99,19 @@ class RMSprop(Optimizer):
         if self.convention == "torch":
             return (1.0, -rate * momentum, 0.0, momentum), (-rate, 1.0)
         return (1.0 - rate * decay, -momentum, 0.0, momentum), (-rate, rate)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,) * (1 + bool(self.centered) + bool(self.momentum))
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, v, *rest = state
+        v = self.rho * v + (1 - self.rho) * g * g
+        mean = tuple(self.rho * mean + (1 - self.rho) * g for mean in rest[: self.centered])
+        variance = v - mean[0] * mean[0] if mean else v
+        if self.convention == "torch":
+            step = g / (np.sqrt(variance) + self.epsilon)
+            b = tuple(h.momentum * b + step for b in rest[self.centered :])
+            return w - h.rate * (b[0] if b else step), v, *mean, *b
+        step = h.rate * g / np.sqrt(variance + self.epsilon)
+        b = tuple(h.momentum * b + step for b in rest[self.centered :])
+        return decayed(h, w) - (b[0] if b else step), v, *mean, *b

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ZeroBased:
-    """A schedule as a rule calls it: the first step is 1. Two of the same schedule are equal, so JAX compiles them once."""
+    """A schedule as optimizers call it: the first step is 1. Two of the same schedule are equal, so JAX compiles them once."""
 
     schedule: Callable[[Any], Any]
 
@@ -20,7 +20,7 @@ class ZeroBased:
 def zero_based(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A learning rate from a schedule whose first step is 0, as in Optax, Keras and PyTorch.
 
-    Rules count steps from 1: given to a rule as it is, such a schedule would be one step ahead.
+    Optimizers of unhot count steps from 1: given to one as it is, such a schedule would be one step ahead.
 
     Args:
         schedule: a callable that maps the number of steps made so far (at first 0) to the learning rate. It may return a number

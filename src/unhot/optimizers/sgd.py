@@ -11,7 +11,8 @@ import numpy as np
 from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix, momentum_asked
 from unhot.laws import Divisor, Linear
-from unhot.optimizers.base import Convention, Optimizer, real
+from unhot.optimizers.base import Array, Convention, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
@@ -47,6 +48,13 @@ class SGD(Optimizer):
     convention: Convention = "keras"
 
     DEFAULTS = {"keras": {"learning_rate": 0.01}, "torch": {"learning_rate": 0.001}}
+    TORCH = Names(
+        stock="SGD",
+        hyperparameters={"learning_rate": "lr", **same("momentum", "nesterov", "dampening", "weight_decay")},
+        slots={"momentum": "momentum_buffer"},
+        implied={"convention": "torch"},
+    )
+    KERAS = Names(stock="SGD", hyperparameters=same("momentum", "nesterov"), slots={"momentum": "momentums"})
     momentum_name = "momentum"
 
     def check(self) -> None:
@@ -94,3 +102,17 @@ class SGD(Optimizer):
         # since a dense parameter has gradients (zeros) in all rows.
         share = 1.0 - self.dampening if begun else 1.0
         return (1.0 - rate * share * decay, -rate * momentum, share * decay, momentum), (-rate * share, share)
+
+    def dense_slots(self) -> tuple[float, ...]:
+        return (0.0,) * bool(self.momentum)
+
+    def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
+        w, *momentum = state
+        if self.convention == "torch":
+            g = g + h.decay * w
+            b = tuple(h.momentum * b + (g if n == 1 else (1 - self.dampening) * g) for b in momentum)
+            step = b[0] if b else g
+            return w - h.rate * (g + h.momentum * step if self.nesterov else step), *b
+        b = tuple(h.momentum * b - h.rate * g for b in momentum)
+        step = b[0] if b else -h.rate * g
+        return decayed(h, w) + (h.momentum * step - h.rate * g if self.nesterov else step), *b

@@ -14,41 +14,23 @@ try:
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.torch", "torch", error) from error
 
-from unhot.torch import openmp
+from unhot.torch import openmp, optim
 from unhot.torch.clip import clip_grad_norm_
 from unhot.torch.collection import EmbeddingBagCollection, EmbeddingBagConfig, EmbeddingCollection, EmbeddingConfig
 from unhot.torch.conversion import convert
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient import rebuilt as rebuilt_gradient
 from unhot.torch.layer import Embedding, EmbeddingBag
-from unhot.torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RMSprop
+from unhot.torch.optim import *  # noqa: F403  (every optimizer)
 from unhot.torch.owners import release, report
 from unhot.torch.parameter import TableParameter, rebuilt
 
 __all__ = [
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Conversion",
-    "Embedding",
-    "EmbeddingBag",
-    "EmbeddingBagCollection",
-    "EmbeddingBagConfig",
-    "EmbeddingCollection",
-    "EmbeddingConfig",
-    "NAdam",
-    "RMSprop",
-    "RowGradient",
-    "TableReport",
-    "TrainingReport",
-    "clip_grad_norm_",
-    "convert",
-    "release",
-    "report",
+    "Conversion", "Embedding", "EmbeddingBag", "EmbeddingBagCollection", "EmbeddingBagConfig", "EmbeddingCollection",
+    "EmbeddingConfig", "RowGradient", "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
+    "release", "report",
 ]  # fmt: skip
+__all__ += optim.__all__
 
 openmp.join()
 

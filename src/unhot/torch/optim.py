@@ -1,20 +1,61 @@
-"""The optimizers of `torch.optim`, each with the rule that it applies to the rows of its tables."""
+"""The optimizers of `torch.optim`, with steps of a table that cost only the rows with gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 
 import unhot
+from unhot.optimizers import Optimizer
+from unhot.optimizers.base import flags
 from unhot.torch.stepping import RowOptimizer
 
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
 
-class SGD(RowOptimizer, torch.optim.SGD):
+
+class Described(RowOptimizer):
+    """An optimizer of torch whose names for hyperparameters and state stand in the description of ours (`Optimizer.TORCH`)."""
+
+    rule: ClassVar[type[Optimizer]]
+
+    _implied: ClassVar[Mapping[str, Any]]
+    _places: ClassVar[tuple[tuple[str, str, int | None, Callable[[Any], Any]], ...]]
+    """Of each hyperparameter our name, torch's key, the place in a tuple, and what it is converted by."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        kind: Any = cls.rule  # which mypy takes for one that cannot be hashed, as its instances cannot be
+        names = cls.rule.TORCH
+        assert names is not None, f"{cls.rule.__name__} has no names in PyTorch"
+        cls.slots, cls.counters, cls._implied = names.slots, tuple(names.numbers.values()), names.implied
+        cls._places = tuple(
+            (ours, *((theirs, None) if isinstance(theirs, str) else theirs), bool if ours in flags(kind) else float)
+            for ours, theirs in names.hyperparameters.items()
+        )
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(self._implied)
+        for ours, key, place, convert in self._places:
+            found[ours] = convert(group[key] if place is None else group[key][place])
+        return found
+
+
+class SGD(Described, torch.optim.SGD):
     """`torch.optim.SGD`, exact for row-sparse gradients, including momentum, Nesterov, dampening and weight decay.
 
-    Args: those of `torch.optim.SGD`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        momentum: the decay of the momentum. Default: 0.
+        dampening: the part of a gradient that does not enter the momentum. Default: 0.
+        weight_decay: coupled (L2), and exact for tables, too. Default: 0.
+        nesterov: whether to use Nesterov's momentum. Default: False.
+        maximize: whether to climb. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+        fused: how dense parameters are stepped, as in torch. Default: None.
 
     Raises: what `torch.optim.SGD` raises.
 
@@ -29,20 +70,22 @@ class SGD(RowOptimizer, torch.optim.SGD):
     """
 
     rule = unhot.SGD
-    slots = {"momentum": "momentum_buffer"}
-    counters = ()
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "learning_rate": float(group["lr"]), "momentum": group["momentum"], "nesterov": bool(group["nesterov"]),
-            "dampening": group["dampening"], "weight_decay": float(group["weight_decay"]), "convention": "torch",
-        }  # fmt: skip
 
 
-class Adagrad(RowOptimizer, torch.optim.Adagrad):
-    """`torch.optim.Adagrad`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
+class Adagrad(Described, torch.optim.Adagrad):
+    """`torch.optim.Adagrad`, exact for row-sparse gradients.
 
-    Args: those of `torch.optim.Adagrad`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.01.
+        lr_decay: how fast the rate falls: it is lr / (1 + (step - 1) lr_decay). Default: 0.
+        weight_decay: coupled (L2). Above 0, tables are trained densely. Default: 0.
+        initial_accumulator_value: what the sums of squares start from. Default: 0.
+        eps: what is added to the denominator. Default: 1e-10.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+        fused: how dense parameters are stepped, as in torch. Default: None.
 
     Raises: what `torch.optim.Adagrad` raises.
 
@@ -57,19 +100,23 @@ class Adagrad(RowOptimizer, torch.optim.Adagrad):
     """
 
     rule = unhot.Adagrad
-    slots = {"sum": "sum"}
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "learning_rate": float(group["lr"]), "lr_decay": group["lr_decay"], "epsilon": group["eps"],
-            "weight_decay": float(group["weight_decay"]), "convention": "torch",
-        }  # fmt: skip
 
 
-class RMSprop(RowOptimizer, torch.optim.RMSprop):
+class RMSprop(Described, torch.optim.RMSprop):
     """`torch.optim.RMSprop`, exact for row-sparse gradients, including `centered` and momentum.
 
-    Args: those of `torch.optim.RMSprop`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.01.
+        alpha: the decay of the averages. Default: 0.99.
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2). Above 0, tables are trained densely. Default: 0.
+        momentum: the decay of the momentum. Default: 0.
+        centered: whether to divide by the root of the variance instead of the mean square. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
 
     Raises: what `torch.optim.RMSprop` raises.
 
@@ -84,20 +131,21 @@ class RMSprop(RowOptimizer, torch.optim.RMSprop):
     """
 
     rule = unhot.RMSprop
-    slots = {"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"}
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "learning_rate": float(group["lr"]), "rho": group["alpha"], "epsilon": group["eps"],
-            "momentum": group["momentum"], "centered": bool(group["centered"]), "weight_decay": float(group["weight_decay"]),
-            "convention": "torch",
-        }  # fmt: skip
 
 
-class Adadelta(RowOptimizer, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
+class Adadelta(Described, torch.optim.Adadelta):
+    """`torch.optim.Adadelta`, exact for row-sparse gradients.
 
-    Args: those of `torch.optim.Adadelta`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 1.0.
+        rho: the decay of the averages. Default: 0.9.
+        eps: what is added to the denominator. Default: 1e-6.
+        weight_decay: coupled (L2). Above 0, tables are trained densely. Default: 0.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        maximize: whether to climb. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
 
     Raises: what `torch.optim.Adadelta` raises.
 
@@ -112,27 +160,24 @@ class Adadelta(RowOptimizer, torch.optim.Adadelta):
     """
 
     rule = unhot.Adadelta
-    slots = {"velocity": "square_avg", "delta": "acc_delta"}
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "learning_rate": float(group["lr"]), "rho": group["rho"], "epsilon": group["eps"],
-            "weight_decay": float(group["weight_decay"]), "convention": "torch",
-        }  # fmt: skip
 
 
-def _moments(group: Mapping[str, Any]) -> dict[str, Any]:
-    beta_1, beta_2 = group["betas"]
-    return {
-        "learning_rate": float(group["lr"]), "beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"],
-        "weight_decay": float(group["weight_decay"]), "convention": "torch",
-    }  # fmt: skip
-
-
-class Adam(RowOptimizer, torch.optim.Adam):
+class Adam(Described, torch.optim.Adam):
     """`torch.optim.Adam`, exact for row-sparse gradients, including AMSGrad.
 
-    Args: those of `torch.optim.Adam`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2), unless it is decoupled. A coupled one above 0 trains tables densely. Default: 0.
+        amsgrad: whether to divide by the root of the largest second moment so far. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+        fused: how dense parameters are stepped, as in torch. Default: None.
+        decoupled_weight_decay: whether the decay is decoupled. Default: False.
 
     Raises: what `torch.optim.Adam` raises.
 
@@ -147,17 +192,23 @@ class Adam(RowOptimizer, torch.optim.Adam):
     """
 
     rule = unhot.Adam
-    slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest_velocity": "max_exp_avg_sq"}
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        decoupled = bool(group.get("decoupled_weight_decay", False))
-        return {**_moments(group), "amsgrad": bool(group["amsgrad"]), "decoupled_weight_decay": decoupled}
 
 
-class AdamW(RowOptimizer, torch.optim.AdamW):
+class AdamW(Described, torch.optim.AdamW):
     """`torch.optim.AdamW`, exact for row-sparse gradients, including AMSGrad.
 
-    Args: those of `torch.optim.AdamW`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: decoupled. Default: 0.01.
+        amsgrad: whether to divide by the root of the largest second moment so far. Default: False.
+        maximize: whether to climb. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+        fused: how dense parameters are stepped, as in torch. Default: None.
 
     Raises: what `torch.optim.AdamW` raises.
 
@@ -172,16 +223,22 @@ class AdamW(RowOptimizer, torch.optim.AdamW):
     """
 
     rule = unhot.AdamW
-    slots = Adam.slots
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {**_moments(group), "amsgrad": bool(group["amsgrad"])}
 
 
-class Adamax(RowOptimizer, torch.optim.Adamax):
-    """`torch.optim.Adamax`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
+class Adamax(Described, torch.optim.Adamax):
+    """`torch.optim.Adamax`, exact for row-sparse gradients.
 
-    Args: those of `torch.optim.Adamax`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.002.
+        betas: the decays of the momentum and of the norm. Above 0.99 times the second, the first trains tables densely.
+            Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2). Above 0, tables are trained densely. Default: 0.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
 
     Raises: what `torch.optim.Adamax` raises.
 
@@ -196,16 +253,23 @@ class Adamax(RowOptimizer, torch.optim.Adamax):
     """
 
     rule = unhot.Adamax
-    slots = {"momentum": "exp_avg", "norm": "exp_inf"}
-
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return _moments(group)
 
 
-class NAdam(RowOptimizer, torch.optim.NAdam):
-    """`torch.optim.NAdam`, exact for row-sparse gradients. With a `weight_decay`, tables are trained densely.
+class NAdam(Described, torch.optim.NAdam):
+    """`torch.optim.NAdam`, exact for row-sparse gradients.
 
-    Args: those of `torch.optim.NAdam`.
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.002.
+        betas: the decays of the two averages. Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2), unless it is decoupled. A coupled one above 0 trains tables densely. Default: 0.
+        momentum_decay: how fast the momentum rises to its final value. Default: 0.004.
+        decoupled_weight_decay: whether the decay is decoupled. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
 
     Raises: what `torch.optim.NAdam` raises.
 
@@ -220,9 +284,33 @@ class NAdam(RowOptimizer, torch.optim.NAdam):
     """
 
     rule = unhot.NAdam
-    slots = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
-    counters = ("step", "mu_product")
 
-    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        decoupled = bool(group["decoupled_weight_decay"])
-        return {**_moments(group), "momentum_decay": group["momentum_decay"], "decoupled_weight_decay": decoupled}
+
+class RAdam(Described, torch.optim.RAdam):
+    """`torch.optim.RAdam`, exact for row-sparse gradients.
+
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. A second one of 2/3 or less trains tables densely. Default: (0.9, 0.999).
+        eps: what is added to the denominator. Default: 1e-8.
+        weight_decay: coupled (L2), unless it is decoupled. A coupled one above 0 trains tables densely. Default: 0.
+        decoupled_weight_decay: whether the decay is decoupled. Default: False.
+        foreach: how dense parameters are stepped, as in torch. Default: None.
+        maximize: whether to climb. Default: False.
+        capturable: for CUDA graphs, as in torch. Default: False.
+        differentiable: whether steps can be differentiated. Tables are then trained densely. Default: False.
+
+    Raises: what `torch.optim.RAdam` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.RAdam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    References: torch/optim/radam.py.
+    """
+
+    rule = unhot.RAdam

@@ -11,6 +11,7 @@ from torch import nn
 from unhot.reports import TableReport, TrainingReport
 from unhot.torch._private import without_torch_functions
 from unhot.torch.backend import TorchBackend
+from unhot.torch.optim import Described
 from unhot.torch.parameter import TableParameter
 from unhot.torch.stepping import RowOptimizer
 from unhot.training import ownership_of
@@ -95,7 +96,7 @@ def _reason_for_dense(table: nn.Parameter, layer: str, optimizer: Any) -> str:
         optimizer = tie.owner
     if not isinstance(optimizer, RowOptimizer):
         kind = type(optimizer).__name__
-        ours = {subclass.__name__ for subclass in RowOptimizer.__subclasses__()}
+        ours = {subclass.__name__ for subclass in Described.__subclasses__()}
         return f"{kind} is no optimizer of unhot.torch" + (f": use unhot.torch.{kind}" if kind in ours else "")
     group = next((group for group in optimizer.param_groups if any(table is given for given in group["params"])), None)
     if group is None:

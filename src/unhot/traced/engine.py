@@ -29,14 +29,14 @@ class Rows(Protocol):
 
 
 class Traced:
-    """One rule on one table of so many rows; holds no array, so that one of it serves every compilation."""
+    """One optimizer on one table of so many rows; holds no array, so that one of it serves every compilation."""
 
     def __init__(self, optimizer: Optimizer, dtype: str, rows: int) -> None:
         self.optimizer, self.dtype, self.rows = optimizer, dtype, rows
         self.family = family_of(optimizer, dtype, rows)
-        self.slots = dict(self.family.rule.slots)
+        self.slots = dict(self.family.clock.slots)
         self.names = ("weights", *self.slots)
-        self.defers = self.family.rule.defers(Hyper(1.0, 0.0, float(optimizer.weight_decay or 0.0)))
+        self.defers = self.family.clock.defers(Hyper(1.0, 0.0, float(optimizer.weight_decay or 0.0)))
         self.turns = self.family.capacity // 2
         self.chunk = ceil(rows / self.turns)
 
@@ -91,7 +91,7 @@ class Traced:
 
         def updated(rows: tuple[Any, ...], last: Any, sums: Any, now: Any, rate: Any) -> tuple[Any, ...]:
             scalars = self.family.scalars(ops, history, now + 1, rate)
-            return self.family.rule.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
+            return self.family.clock.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
 
         rows, last = self._read(store, ids)
         new = ops.fused(updated)(rows, last, sums, now, rate)

@@ -1,6 +1,6 @@
-"""The rules inside a graph: their histories as arrays; `settle` and `update` are those of `unhot.optimizers`.
+"""The clocks inside a graph: their histories as arrays; `settle` and `update` are those of their laws.
 
-A family gives the coefficients of the rows last touched at each of `last` in the layout that its recurrence takes, and the
+A family gives the coefficients of the rows last touched at each of `last` in the layout that its law takes, and the
 scalars of a step, from a rate that the graph computes.  Momenta, decays and all else are numbers known when it is compiled.
 """
 
@@ -29,9 +29,9 @@ REACH = 42.0
 
 
 class Family(Protocol):
-    """One rule at work on a table inside a graph."""
+    """One optimizer at work on a table inside a graph."""
 
-    rule: Clock
+    clock: Clock
     capacity: int
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -51,10 +51,10 @@ class Family(Protocol):
 
 
 class _Base:
-    def __init__(self, rule: Any, dtype: str, rows: int, window: int, width: int) -> None:
-        self.rule = rule
+    def __init__(self, clock: Any, dtype: str, rows: int, window: int, width: int) -> None:
+        self.clock = clock
         self.dtype = np.dtype(dtype)
-        optimizer = rule.optimizer
+        optimizer = clock.optimizer
         self.decay = float(optimizer.weight_decay or 0.0)
         self.momentum = float(getattr(optimizer, optimizer.momentum_name)) if optimizer.momentum_name else 0.0
         self.capacity = ring_of(rows, window)
@@ -75,25 +75,29 @@ class _Base:
         return pair_of_log(ops, self.decays.between(ops, arrays, last, now))
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        settled: tuple[Any, ...] = self.rule.settle(ops, rows, c)
+        settled: tuple[Any, ...] = self.clock.settle(ops, rows, c)
         return settled
 
 
 class MeasureFamily(_Base):
-    """Adam, AdamW, NAdam, Keras's Adamax: lines of polynomials, a panel after the other."""
+    """Optimizers such as Adam: lines of polynomials, a panel after the other."""
 
-    def __init__(self, rule: MeasureClock, dtype: str, rows: int) -> None:
-        self.panels = rule.history.panels
-        self.shape = rule.history.shape
-        self.terms = rule.history.terms
-        super().__init__(rule, dtype, rows, self.panels.largest, len(self.panels.centres) * self.terms)
+    def __init__(self, clock: MeasureClock, dtype: str, rows: int) -> None:
+        self.panels = clock.history.panels
+        self.shape = clock.history.shape
+        self.terms = clock.history.terms
+        super().__init__(clock, dtype, rows, self.panels.largest, len(self.panels.centres) * self.terms)
         distance = np.arange(1, self.panels.largest + 1)
-        floor = np.exp(self.panels.points.floor)
+        self.lowest = floor = float(np.exp(self.panels.points.floor))
         self.powers = np.maximum(self.shape.ratio ** distance.astype(np.float64), floor)
         self.panel_of = np.searchsorted(np.array(self.panels.edges[1:]), distance, side="right")
         self.still = [float(max(self.shape.ratio**centre, floor)) for centre in self.panels.centres]
         self.beta_powers = self.shape.beta ** distance.astype(np.float64)
         self.to_powers = to_powers_of(self.terms)
+        self.undivided = clock.history.undivided
+        steps = np.arange(self.undivided + 1)
+        gap = np.maximum(steps[:, None] - steps, 0)
+        self.undivided_powers = np.where(gap > 0, float(self.shape.beta) ** gap, 0.0)[:, :, None].astype(self.dtype)
         self.in_panel = np.zeros((len(distance), len(self.still), 1))
         self.in_panel[np.arange(len(distance)), self.panel_of] = 1.0
         if not self.shape.corrected and len(distance):
@@ -104,8 +108,9 @@ class MeasureFamily(_Base):
         return (lines[:, None, :] * self.in_panel.astype(self.dtype)).reshape((-1, self.window.width))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        product = {"momentum_product": np.ones((), self.dtype)} if self.rule.law.nesterov else {}
-        return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product}
+        product = {"momentum_product": np.ones((), self.dtype)} if self.clock.law.nesterov else {}
+        undivided = {"undivided": np.zeros((self.undivided + 1, 1), self.dtype)} if self.undivided else {}
+        return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product, **undivided}
 
     def _height(self, ops: Any, step: Any) -> Any:
         return 1.0 / ops.sqrt(-ops.expm1(ops.real(step) * log(self.shape.corrected)))
@@ -120,21 +125,33 @@ class MeasureFamily(_Base):
     def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
         """(alpha, gamma, c): see `MeasureSteps.corrections`."""
         product = arrays.get("momentum_product", 1.0)
-        corrections: tuple[Any, Any, Any] = self.rule.optimizer.corrections(ops.real(step), self.hyper(rate), product, ops)
+        corrections: tuple[Any, Any, Any] = self.clock.optimizer.corrections(ops.real(step), self.hyper(rate), product, ops)
         return corrections
 
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         alpha, _, _ = self.corrections(ops, arrays, step, rate)
         changed = self.decays.advance(ops, arrays, step, rate)
+        if self.undivided:
+            divided = step > self.undivided
+            changed["undivided"] = self._undivided(ops, arrays, step, rate, ops.where(divided, 0.0, alpha))
+            alpha = ops.where(divided, alpha, 0.0)
         if self.window.window:
             lines = ops.constant(self.lines) * alpha if not self.shape.corrected else self._lines(ops, step, alpha)
         else:
             lines = ops.zeros((0, self.window.width), arrays["lines"])
         changed.update(self.window.advance(ops, arrays, step, rate, lines))
         if "momentum_product" in arrays:
-            momentum = self.rule.optimizer.momentum_at(ops.real(step), self.hyper(rate), ops)
+            momentum = self.clock.optimizer.momentum_at(ops.real(step), self.hyper(rate), ops)
             changed["momentum_product"] = arrays["momentum_product"] * momentum
         return changed
+
+    def _undivided(self, ops: Any, arrays: Arrays, step: Any, rate: Any, alpha: Any) -> Any:
+        """For each t that steps without a root have followed: their sum of alpha momenta from t to `step`, times epsilon."""
+        before = arrays["undivided"]
+        if self.decay:
+            before = before - before * (rate * self.decay)
+        powers = ops.take(ops.constant(self.undivided_powers), ops.minimum(step, self.undivided))
+        return before + powers * (alpha * self.clock.shared().epsilon)
 
     def _lines(self, ops: Any, step: Any, alpha: Any) -> Any:
         """The lines that `step` adds to the steps 1, 2, ... before it, where the heights of the points differ."""
@@ -152,31 +169,36 @@ class MeasureFamily(_Base):
         gap = ops.real(now - last)
         pairs = (
             *self.decayed(ops, arrays, now, gap if not self.decay else last),
-            *power(ops, self.momentum, gap), *power(ops, self.rule.optimizer.beta_2, gap),
+            *power(ops, self.momentum, gap), *power(ops, self.clock.optimizer.beta_2, gap),
         )  # fmt: skip
         lines = self.window.lines(ops, arrays, now, last)
         columns = [ops.stack([*pairs, ops.zeros_like(gap)], axis=1)]
         for panel, centre in enumerate(self._centres(ops, last if self.shape.corrected else gap)):
             columns += [centre[:, None], lines[:, panel * self.terms : (panel + 1) * self.terms]]
+        if self.undivided:
+            moved = ops.take(arrays["undivided"], ops.minimum(last, self.undivided))
+            columns += [ops.full_like(gap, self.lowest)[:, None], moved, ops.zeros_like(lines[:, 1 : self.terms])]
         return ops.concat(columns, axis=1)
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2 = self.rule.optimizer.beta_2
+        beta_2, epsilon = self.clock.optimizer.beta_2, self.clock.optimizer.epsilon
+        alpha, gamma, c = self.corrections(ops, arrays, step, rate)
+        if self.undivided:
+            c, epsilon = (ops.where(step > self.undivided, usual, first) for usual, first in ((c, 0.0), (epsilon, 1.0)))
         return (
             *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
-            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, *self.corrections(ops, arrays, step, rate),
-            self.rule.optimizer.epsilon,
+            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, alpha, gamma, c, epsilon,
         )  # fmt: skip
 
 
 class LinearFamily(_Base):
     """SGD, Adagrad, RMSprop, Adadelta: what the weight takes of the momentum is summed over the window."""
 
-    def __init__(self, rule: LinearClock, dtype: str, rows: int) -> None:
-        optimizer = rule.optimizer
+    def __init__(self, clock: LinearClock, dtype: str, rows: int) -> None:
+        optimizer = clock.optimizer
         momentum = float(getattr(optimizer, "momentum", 0.0))
         window = int(REACH / -log(momentum)) + 1 if momentum else 0
-        super().__init__(rule, dtype, rows, window, 1)
+        super().__init__(clock, dtype, rows, window, 1)
         self.powers = (momentum ** np.arange(float(window)))[:, None].astype(self.dtype)
         self.averages = optimizer.average_decay
 
@@ -186,7 +208,7 @@ class LinearFamily(_Base):
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         changed = self.decays.advance(ops, arrays, step, rate)
         if self.momentum:
-            (_, taken, _, _), _ = self.rule.optimizer.matrix(step, self.hyper(rate), True)
+            (_, taken, _, _), _ = self.clock.optimizer.matrix(step, self.hyper(rate), True)
             changed.update(self.window.advance(ops, arrays, step, rate, ops.constant(self.powers) * taken))
         return changed
 
@@ -203,9 +225,9 @@ class LinearFamily(_Base):
         )  # fmt: skip
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        optimizer = self.rule.optimizer
+        optimizer = self.clock.optimizer
         (_, m01, m10, m11), (g_w, g_b) = optimizer.matrix(ops.real(step), self.hyper(rate), True)
-        rho = self.averages if self.rule.law.decays else 0.0
+        rho = self.averages if self.clock.law.decays else 0.0
         return (
             *self.weight_pair(rate), m01, m10, *scalar_pair(m11, self.dtype), g_w, g_b, *scalar_pair(rho, self.dtype),
             1.0 - rho, *optimizer.epsilons,
@@ -215,8 +237,8 @@ class LinearFamily(_Base):
 class SignFamily(_Base):
     """Lion, whose rows move at every step: the rates since each step of the ring are summed, with what rounding leaves."""
 
-    def __init__(self, rule: SignClock, dtype: str, rows: int) -> None:
-        super().__init__(rule, dtype, rows, 0, 0)
+    def __init__(self, clock: SignClock, dtype: str, rows: int) -> None:
+        super().__init__(clock, dtype, rows, 0, 0)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         return {**self.decays.arrays(self.dtype), "rates": np.zeros((self.capacity, 2), self.dtype)}
@@ -239,13 +261,13 @@ class SignFamily(_Base):
         return ops.stack(
             [
                 *self.decayed(ops, arrays, now, last), rates[:, 0] + rates[:, 1], none, none, none,
-                *power(ops, self.rule.optimizer.beta_2, gap),
+                *power(ops, self.clock.optimizer.beta_2, gap),
             ],
             axis=1,
         )  # fmt: skip
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2 = self.rule.optimizer.beta_2
+        beta_2 = self.clock.optimizer.beta_2
         return (
             *self.weight_pair(rate), -rate, self.momentum, 1.0 - self.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
         )  # fmt: skip
@@ -254,9 +276,9 @@ class SignFamily(_Base):
 class ClosedFormFamily(_Base):
     """Ftrl: the weights follow from the slots at the current rate."""
 
-    def __init__(self, rule: ClosedFormClock, dtype: str, rows: int) -> None:
-        self.shrinks = rule.optimizer.l2_shrinkage_regularization_strength > 0
-        super().__init__(rule, dtype, rows, 0, 0)
+    def __init__(self, clock: ClosedFormClock, dtype: str, rows: int) -> None:
+        self.shrinks = clock.optimizer.l2_shrinkage_regularization_strength > 0
+        super().__init__(clock, dtype, rows, 0, 0)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         rate = {"rate": np.ones((), self.dtype)}
@@ -269,7 +291,7 @@ class ClosedFormFamily(_Base):
         changed = {"rate": rate + 0.0 * arrays["rate"]}
         if not self.shrinks:
             return changed
-        optimizer, mask = self.rule.optimizer, self.capacity - 1
+        optimizer, mask = self.clock.optimizer, self.capacity - 1
         twice = 2.0 * optimizer.l2_shrinkage_regularization_strength * (1.0 - rate * self.decay)
         before = ops.where(step > 1, arrays["rate"], rate)
         nodes = ops.constant(NODES.astype(self.dtype))
@@ -299,14 +321,14 @@ class ClosedFormFamily(_Base):
         return (*self.weight_pair(rate), 1.0 / rate)
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-        rule = copy.copy(self.rule)
-        rule.rate = arrays["rate"]
-        settled: tuple[Any, ...] = rule.settle(ops, rows, c)
+        clock = copy.copy(self.clock)
+        clock.rate = arrays["rate"]
+        settled: tuple[Any, ...] = clock.settle(ops, rows, c)
         return settled
 
 
 def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
-    """The family of a rule, for a table of so many rows.
+    """The family of an optimizer, for a table of so many rows.
 
     Raises: ValueError for what has no form inside a graph.
     """
@@ -314,7 +336,7 @@ def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
         optimizer = copy.copy(optimizer)
         optimizer.learning_rate = 0.001  # the graph is given each step's
     optimizer.check_in_graph()
-    rule = optimizer.clock(np.dtype(dtype), 1)
+    clock = optimizer.clock(np.dtype(dtype), 1)
     kinds: tuple[tuple[type, Any], ...] = (
         (MeasureClock, MeasureFamily),
         (LinearClock, LinearFamily),
@@ -322,8 +344,8 @@ def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
         (ClosedFormClock, ClosedFormFamily),
     )
     for kind, family in kinds:
-        if isinstance(rule, kind):
-            made: Family = family(rule, dtype, rows)
+        if isinstance(clock, kind):
+            made: Family = family(clock, dtype, rows)
             return made
     raise ValueError(
         f"{type(optimizer).__name__} with convention='torch' has no form inside a graph. Use convention='keras', or"
