@@ -81,6 +81,8 @@ class Engine:
         self.stores = tuple(stores)
         self.rows = self.stores[-1].stop
         """The rows of all stores, and the numbers that those which have left have had."""
+        self.turns_of = self.rows
+        """The rows of all stores that began together, which are settled in turn."""
         self.optimizer, self.clock, self.now = optimizer, clock, now
         self.last: Array | None = None
         self.has_deferred_steps = False
@@ -284,10 +286,12 @@ class Engine:
         due = self.now // SWEEP_EVERY
         if self.last is None or due == self._swept:
             return
-        rows, turns = self.rows, clock.period // SWEEP_EVERY
+        rows, turns = self.turns_of, clock.period // SWEEP_EVERY
         start, stop = rows * (due % turns) // turns, rows * (due % turns + 1) // turns
-        if start < stop:
-            self._settle_span(start, stop)
+        for store in self.stores:
+            begin, end = max(start, store.turn), min(stop, store.turn + store.rows)
+            if begin < end:
+                self.settle(self.kernels.span(begin - store.turn + store.first, end - store.turn + store.first))
         self._swept = due
 
     def _settle_span(self, start: int, stop: int) -> None:
@@ -359,7 +363,9 @@ class Engine:
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
         left = [
-            Store(store.weights[:0], tuple(slot[:0] for slot in store.slots), store.first) if place in places else store
+            store._replace(weights=store.weights[:0], slots=tuple(slot[:0] for slot in store.slots))
+            if place in places
+            else store
             for place, store in enumerate(self.stores)
         ]
         return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
@@ -375,7 +381,8 @@ class Engine:
         optimizer, clock = copy.deepcopy((self.optimizer, self.clock), memo)
         made = Engine.__new__(Engine)
         made.__dict__.update(self.__dict__)
-        made.stores = numbered(states)
+        turns = [self.stores[place].turn for place in places]
+        made.stores = tuple(store._replace(turn=turn) for store, turn in zip(numbered(states), turns, strict=True))
         made.rows = made.stores[-1].stop
         made.optimizer, made.clock = optimizer, clock
         made._version, made._known, made._begun, made._settled_at = Version(), None, None, {}
@@ -408,7 +415,7 @@ def numbered(states: Any) -> tuple[Store, ...]:
     """Stores of these (weights, slots), whose rows are numbered one after the other."""
     states = list(states)
     firsts = accumulate((len(weights) for weights, _ in states[:-1]), initial=0)
-    return tuple(Store(weights, tuple(slots), first) for (weights, slots), first in zip(states, firsts, strict=True))
+    return tuple(Store(weights, tuple(slots), first, first) for (weights, slots), first in zip(states, firsts, strict=True))
 
 
 def clock_of(optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> tuple[Optimizer, Clock]:

@@ -14,6 +14,9 @@ class Store(NamedTuple):
     weights: Any
     slots: tuple[Any, ...] = ()
     first: int = 0
+    turn: int = 0
+    """The number of the first row among those that are settled in turn. It stays as it is in an engine that the store goes on in:
+    a row whose turn came later there might rest for longer than the history reaches."""
 
     @property
     def rows(self) -> int:
