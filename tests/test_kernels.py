@@ -154,18 +154,18 @@ def _all_kernels(kernels, table: unhot.Table, ids: np.ndarray, gradients: np.nda
 def test_many_stores_are_one_table(rule: str, kernels: Any) -> None:
     """Several stores in one call, features in any order, vectors apart or in one array: the bits of one table of all rows."""
     generator = np.random.default_rng(0)
-    dim, sizes, features = 4, (5, 3, 9), (1, 0, 2, 1)  # which store each segment of ids names
+    dim, sizes, features = 4, (500, 300, 900), (1, 0, 2, 1)  # which store each segment of ids names
     firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     one = trained(rule, "float32", sum(sizes), dim, 20, 0)
     engine = one._engine
     states = [[array[a : a + n].copy() for array in engine.stores[0].state] for a, n in zip(firsts, sizes, strict=True)]
     last = None if engine.last is None else engine.last.copy()
-    many = Engine([Store(state[0], tuple(state[1:]), int(a)) for state, a in zip(states, firsts, strict=True)])
+    many = Engine([Store(state[0], tuple(state[1:]), int(a), int(a)) for state, a in zip(states, firsts, strict=True)])
     many.kernels = kernels
     many.__dict__.update(optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last)
     many.__dict__.update(has_deferred_steps=engine.has_deferred_steps, _swept=engine._swept, _rows=many._made())
     for turn in range(30):  # with a sweep among them
-        ids = [generator.integers(0, sizes[s], 6) + firsts[s] for s in features]
+        ids = [generator.integers(0, 9, 6) + firsts[s] + turn * 50 % (sizes[s] - 9) for s in features]
         flat, wide = np.concatenate(ids), np.full((6, 4 * dim + 1), np.nan, np.float32)
         outs = [Segment(s, wide[:, k * dim : (k + 1) * dim]) for k, s in enumerate(features)]
         many.read(flat, outs)

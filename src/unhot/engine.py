@@ -362,12 +362,7 @@ class Engine:
 
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
-        left = [
-            store._replace(weights=store.weights[:0], slots=tuple(slot[:0] for slot in store.slots))
-            if place in places
-            else store
-            for place, store in enumerate(self.stores)
-        ]
+        left = [store.emptied() if place in places else store for place, store in enumerate(self.stores)]
         return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
 
     def apart(self, places: Sequence[int]) -> Engine:

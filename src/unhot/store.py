@@ -15,8 +15,8 @@ class Store(NamedTuple):
     slots: tuple[Any, ...] = ()
     first: int = 0
     turn: int = 0
-    """The number of the first row among those that are settled in turn. It stays as it is in an engine that the store goes on in:
-    a row whose turn came later there might rest for longer than the history reaches."""
+    """The number of the first row among those that are settled in turn. It stays as it is in an engine in which the store goes
+    on: a row whose turn came later there might rest for longer than the history reaches."""
 
     @property
     def rows(self) -> int:
@@ -32,6 +32,10 @@ class Store(NamedTuple):
     def state(self) -> tuple[Any, ...]:
         """Weights and slots."""
         return self.weights, *self.slots
+
+    def emptied(self) -> Store:
+        """What stands in its place once it has left."""
+        return self._replace(weights=self.weights[:0], slots=tuple(slot[:0] for slot in self.slots))
 
     @property
     def stop(self) -> int:
