@@ -15,8 +15,6 @@ import unhot.torch
 from rivals import unhot_torch
 
 RULES = {"adam": "adam_torch", "adagrad": "adagrad"}
-API: Any = unhot
-TORCH_API: Any = unhot.torch
 
 
 class InTorch:
@@ -113,7 +111,7 @@ class Collection(InTorch):
     def __init__(self, problem: Problem, start: Vectors) -> None:
         super().__init__(problem, start)
         self.names = [f"t{table}" for table in range(problem.tables)]
-        self.collection = TORCH_API.EmbeddingCollection(dict.fromkeys(self.names, (problem.rows, problem.dim)))
+        self.collection = unhot.torch.EmbeddingCollection(dict.fromkeys(self.names, (problem.rows, problem.dim)))
         with torch.no_grad():
             for parameter, table in zip(self.collection.parameters(), start, strict=True):
                 parameter.copy_(torch.from_numpy(table))
@@ -227,29 +225,38 @@ class InOne:
         return self.table.array.reshape(self.problem.tables, -1, self.problem.dim)
 
 
-class OneCall(OneByOne):
+class OneCall:
     """`unhot.TableCollection`: the tables of `OneByOne`, through one call for all."""
 
-    def __init__(self, problem: Problem, start: Vectors) -> None:
-        super().__init__(problem, start)
-        self.collection = API.TableCollection(self.tables)
+    exact, rule = True, "adam_torch"
 
-    def lookup(self, given: Any) -> Any:
-        return self.collection.lookup(given)
+    def __init__(self, problem: Problem, start: Vectors) -> None:
+        tables = iter(start)
+        self.tables = unhot.TableCollection(
+            {f"t{table}": (problem.rows, problem.dim) for table in range(problem.tables)},
+            optimizer=unhot.Adam(replay.ADAM_RATE, convention="torch"),
+            init=lambda shape: next(tables),
+        )
+        self.gradients = problem.gradient().reshape(problem.batch, -1)
+
+    def prepared(self, ids: Ids) -> Any:
+        return np.ascontiguousarray(ids.T)
 
     def train(self, given: Any) -> None:
-        self.collection.lookup(given)
-        self.collection.step(given, self.gradients)
+        self.tables.lookup(given)
+        self.tables.step(given, self.gradients)
+
+    def vectors(self, given: Any) -> Vectors:
+        return self.tables.lookup(given)
+
+    def weights(self) -> Vectors:
+        return np.stack([self.tables.array(name) for name in self.tables])
 
 
 MAKERS: dict[str, turns.Make] = {
     "one": OneTable, "layers": Layers, "concatenated": Concatenated, "bags": Bags, "sparse_bags": SparseBags,
-    "core_one": InOne, "core_each": OneByOne,
+    "core_one": InOne, "core_each": OneByOne, "core_call": OneCall, "collection": Collection,
 }  # fmt: skip
-if hasattr(unhot.torch, "EmbeddingCollection"):
-    MAKERS["collection"] = Collection
-if hasattr(unhot, "TableCollection"):
-    MAKERS["core_call"] = OneCall
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
