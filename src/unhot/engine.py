@@ -279,14 +279,21 @@ class Engine:
         return [*rows, *clock.advance(now, hyper), counted, partial(setattr, self, "has_deferred_steps", True), *also]
 
     def _sweep(self, clock: Clock) -> None:
-        """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
+        """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps.
+
+        The turn of a row follows from its place in its store, and so is the same in an engine that the store goes on in.
+        """
         due = self.now // SWEEP_EVERY
         if self.last is None or due == self._swept:
             return
-        rows, turns = self.rows, clock.period // SWEEP_EVERY
-        start, stop = rows * (due % turns) // turns, rows * (due % turns + 1) // turns
-        if start < stop:
-            self._settle_span(start, stop)
+        turns = clock.period // SWEEP_EVERY
+        turn, spans = due % turns, []
+        for store in self.stores:
+            start, stop = store.rows * turn // turns, store.rows * (turn + 1) // turns
+            if start < stop:
+                spans.append(self.kernels.span(store.first + start, store.first + stop))
+        if spans:
+            self.settle(self.kernels.joined(spans))
         self._swept = due
 
     def _settle_span(self, start: int, stop: int) -> None:
@@ -368,6 +375,7 @@ class Engine:
 
         This engine is unchanged: make the calls of `leave` together with those that put the other in its place.
         """
+        self._whole()
         assert self.optimizer is not None
         states = [(self.stores[place].weights, self.stores[place].slots) for place in places]
         memo: dict[int, Any] = {}
