@@ -37,7 +37,7 @@ class Finder {
     }
 
     static inline bool has(const Store<T>& store, int64_t row) {
-        return static_cast<uint64_t>(row - store.first) < static_cast<uint64_t>(store.rows);
+        return static_cast<uint64_t>(row) - static_cast<uint64_t>(store.first) < static_cast<uint64_t>(store.rows);
     }
 
    private:

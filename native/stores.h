@@ -26,6 +26,7 @@ template <typename T, int N>
 using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
 constexpr int64_t kStreamingBytes = 8 << 20;  // outputs from this size on are written around the caches
+constexpr int64_t kMostRows = int64_t{1} << 40;
 
 // The arrays of all tables of a clock, checked once. They are the caller's, and kept alive here.
 template <typename T>
@@ -51,7 +52,8 @@ class Stores {
                 store.state[i] = array.data();
             }
             store.first = firsts[s];
-            check(store.first >= end_ && store.rows < int64_t{1} << 40, "Stores: first rows must rise by the stores' rows");
+            check(store.first >= end_ && store.first < kMostRows && store.rows < kMostRows,
+                  "Stores: first rows must rise by the stores' rows");
             end_ = store.first + store.rows;
             alike_ &= stores_.empty() || store.dim == stores_[0].dim;
             stores_.push_back(store);
@@ -120,16 +122,16 @@ class Stores {
         work.check_numbers(nullptr);
         check_plan(order.data(), count, starts.data(), work.count);
         const auto distinct = static_cast<size_t>(work.count);
-        std::vector<int32_t> place(static_cast<size_t>(count));
+        std::vector<int32_t> place(static_cast<size_t>(count), -1);
         std::vector<T*> settled(distinct);
         std::vector<int64_t> offsets(distinct), one_each(distinct + 1);
         int64_t numbers = 0;
-        bool same = true;
+        bool same = starts.data()[0] == 0 && starts.data()[distinct] == count;  // then no place is left out if none is twice
         auto find = finder();
         for (size_t k = 0; k < distinct; ++k) {
             for (int64_t i = starts.data()[k]; i < starts.data()[k + 1]; ++i) {
                 const int64_t at = order.data()[i];
-                same &= ids.data()[at] == rows.data()[k];
+                same &= ids.data()[at] == rows.data()[k] && place[static_cast<size_t>(at)] < 0;
                 place[static_cast<size_t>(at)] = static_cast<int32_t>(k);
             }
             offsets[k] = numbers;
@@ -158,7 +160,8 @@ class Stores {
 
     void step(nb::tuple law, In<int64_t, 1> rows, In<int64_t, 1> order, In<int64_t, 1> starts, nb::object line_of_row,
               nb::object coefficients, uint32_t now, In<T, 1> scalars, nb::list segments) const {
-        Work work(*this, law, rows, line_of_row, coefficients);
+        Work work(*this, law, rows);
+        if (!line_of_row.is_none()) work.deferred(nb::cast<In<int32_t, 1>>(line_of_row, false), coefficients);
         const Segments gradients(*this, segments, false);
         work.plan(order, starts, gradients);
         check(static_cast<int64_t>(scalars.shape(0)) >= work.sizes.scalars, "step: the law needs more scalars");
@@ -334,8 +337,7 @@ class Stores {
         const Stores& owner;
         int64_t width, count, lines = 0, places = 0;
 
-        Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows, nb::object line_of_row, nb::object coefficients)
-            : owner(stores) {
+        Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows) : owner(stores) {
             check(nb::len(law) == 3, "a law is its number, parameters and table");
             job.rule.law = nb::cast<int>(law[0]);
             check(job.rule.law >= 0 && job.rule.law < kLaws, "there is no such law");
@@ -357,12 +359,23 @@ class Stores {
             job.stores_count = static_cast<int64_t>(owner.stores_.size());
             job.rows = rows.data();
             count = static_cast<int64_t>(rows.shape(0));
-            if (!line_of_row.is_none()) deferred(line_of_row, coefficients);
         }
 
         Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows, const In<int32_t, 1>& line_of_row,
              nb::object coefficients)
-            : Work(stores, law, rows, nb::cast(line_of_row), coefficients) {}
+            : Work(stores, law, rows) {
+            deferred(line_of_row, coefficients);
+        }
+
+        // Which rows have deferred steps, and what carries them.
+        void deferred(const In<int32_t, 1>& line_of_row, nb::object coefficients) {
+            check(static_cast<int64_t>(line_of_row.shape(0)) == count, "line_of_row must hold one number for each row");
+            job.line_of_row = line_of_row.data();
+            if (job.rule.law == kCrossing)
+                read(nb::cast<In<double, 2>>(coefficients, false));
+            else
+                read(nb::cast<In<T, 2>>(coefficients, false));
+        }
 
         void plan(const In<int64_t, 1>& order, const In<int64_t, 1>& starts, const Segments& segments) {
             places = static_cast<int64_t>(order.shape(0));
@@ -393,16 +406,6 @@ class Stores {
         }
 
        private:
-        void deferred(nb::object line_of_row, nb::object coefficients) {
-            const auto named = nb::cast<In<int32_t, 1>>(line_of_row, false);
-            check(static_cast<int64_t>(named.shape(0)) == count, "line_of_row must hold one number for each row");
-            job.line_of_row = named.data();
-            if (job.rule.law == kCrossing)
-                read(nb::cast<In<double, 2>>(coefficients, false));
-            else
-                read(nb::cast<In<T, 2>>(coefficients, false));
-        }
-
         template <typename L>
         void read(const In<L, 2>& coefficients) {
             job.coefficients = coefficients.data();

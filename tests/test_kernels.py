@@ -346,7 +346,7 @@ def with_one_changed(arguments: list[Any]) -> Iterator[list[Any]]:
             if argument.ndim > 1:
                 yield [*arguments[:i], np.ascontiguousarray(argument[:, :-1]), *arguments[i + 1 :]]
             if argument.dtype in (np.int64, np.int32):
-                for value in (10**9, -1000):
+                for value in (10**9, -1000, np.iinfo(argument.dtype).min):
                     changed = argument.copy()
                     changed[len(changed) // 2] = value
                     yield [*arguments[:i], changed, *arguments[i + 1 :]]
@@ -403,6 +403,8 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
                 for array, was in zip(held, before, strict=True):
                     array[:] = was
         assert refused >= (4 if name == "pooling" else 9)
+    with pytest.raises(ValueError, match="the plan is not that of the ids"):  # one place twice, and another left out
+        call("pool_settled", stores, law, ids, plan.rows, plan.order[[0, 0, 2, 3]], *calls["pool_settled"][5:])
     if (line_of_row >= 0).any():  # a line that there just is not
         for name in ("gather_settled", "pool_settled", "settle", "step"):
             with pytest.raises(ValueError, match="a line of coefficients that there is not"):

@@ -282,7 +282,10 @@ class Engine:
         return [*rows, *clock.advance(now, hyper), counted, partial(setattr, self, "has_deferred_steps", True), *also]
 
     def _sweep(self, clock: Clock) -> None:
-        """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps."""
+        """Settle the rows whose turn it is: each once in a period, so that the history may forget older steps.
+
+        The turn of a row follows from the number that it had at the start, and stays the same wherever its store goes on.
+        """
         due = self.now // SWEEP_EVERY
         if self.last is None or due == self._swept:
             return
@@ -370,6 +373,7 @@ class Engine:
 
         This engine is unchanged: make the calls of `leave` together with those that put the other in its place.
         """
+        self._whole()
         assert self.optimizer is not None
         states = [(self.stores[place].weights, self.stores[place].slots) for place in places]
         memo: dict[int, Any] = {}

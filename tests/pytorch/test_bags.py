@@ -151,3 +151,21 @@ def test_gradients_by_frequency(mode: str) -> None:
     (rows.sum(1) if mode == "sum" else rows.mean(1)).pow(2).sum().backward()
     torch.testing.assert_close(ours.weight.grad.to_dense(), theirs.weight.grad)
     del optimizer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("when", ["before the backward pass", "before the step"])
+def test_factors_that_are_changed_after_the_lookup(when: str, dtype: torch.dtype) -> None:
+    """They may be in an array that the next batch is read into: the gradient is that of the factors which were given."""
+    _, ours = pair(0, dtype, mode="sum")
+    before = ours.weight.detach().clone()
+    optimizer = unhot.torch.SGD(ours.parameters(), lr=1.0)
+    factors = torch.tensor([[2.0, 3.0]], dtype=dtype)
+    out = ours(torch.tensor([[1, 4]]), None, factors)
+    if when == "before the backward pass":
+        factors.zero_()
+    out.sum().backward()
+    factors.zero_()
+    optimizer.step()
+    moved = before - ours.weight.detach()
+    torch.testing.assert_close(moved[[1, 4]], torch.tensor([[2.0, 2.0], [3.0, 3.0]], dtype=dtype))

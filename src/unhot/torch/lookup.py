@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -219,7 +220,7 @@ class BagLookup(torch.autograd.Function):
         ctx: Any, weight: Any, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str, backend: TorchBackend
     ) -> Tensor:
         if factors is not None:
-            factors = factors.detach().reshape(-1).to(torch.float64)
+            factors = factors.detach().reshape(-1).to(torch.float64, copy=True)  # until the step, whatever becomes of the given
         own, pooled = backend.read_bags(ids, starts, factors, mode)
         ctx.save_for_backward(own, starts)
         ctx.factors, ctx.mean = factors, mode == "mean"
@@ -234,11 +235,9 @@ class BagLookup(torch.autograd.Function):
     def _gradient(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient of the table: dense where it needs a graph."""
         ids, starts = ctx.saved_tensors
-        counts = starts.diff()
-        bags = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=len(ids))
-        factors = ctx.factors
-        if ctx.mean:
-            factors = (1.0 / counts.to(torch.float64))[bags]
+        counts = np.diff(starts.numpy())
+        bags = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))  # torch's wakes all of its threads, also for a few
+        factors = torch.from_numpy(1.0 / np.repeat(counts, counts)) if ctx.mean else ctx.factors
         if torch.is_grad_enabled():  # `create_graph=True`
             values = Bagged(ids, grad, bags, factors).expanded().values
             return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
