@@ -365,10 +365,14 @@ class Engine:
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
         left = [
-            Store(store.weights[:0], tuple(slot[:0] for slot in store.slots), store.first) if place in places else store
-            for place, store in enumerate(self.stores)
+            Store(*self._emptied(store), store.first) if place in places else store for place, store in enumerate(self.stores)
         ]
         return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
+
+    def _emptied(self, store: Store) -> tuple[Array, tuple[Array, ...]]:
+        """Weights and slots of no rows, which keep no others in memory as a view would."""
+        weights, *slots = (self.kernels.copied(array[:0]) for array in store.state)
+        return weights, tuple(slots)
 
     def apart(self, places: Sequence[int]) -> Engine:
         """An engine for the stores at these places, with a copy of the clock: they go on from where they are on their own.
