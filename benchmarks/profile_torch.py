@@ -23,13 +23,14 @@ from rivals.unhot_torch import Core, Tables
 from workloads import Workload
 
 from unhot.torch.backend import TorchBackend
+from unhot.torch.clocks import Step
 from unhot.torch.layer import Embedding
 from unhot.torch.lookup import RowLookup
 
 PARTS = (
     "forward", "  Embedding.forward", "    TorchBackend.lookup", "      TorchBackend.read",
     "loss", "backward", "  RowLookup.backward",
-    "step", "  TorchBackend.prepare", "  TorchBackend.step",
+    "step", "  TorchBackend.prepare", "  Step.make", "    TorchBackend.gradients",
     "zero_grad", "letting go", "all",
 )  # fmt: skip
 
@@ -111,8 +112,9 @@ def main() -> None:
     gradients = torch.from_numpy(workload.gradients()[0])
     model, core = Tables(case, given.tables), Core(case, given.tables)
     clocks[0].watch(Embedding, "forward")
-    for name in ("lookup", "read", "prepare", "step"):
+    for name in ("lookup", "read", "prepare", "gradients"):
         clocks[0].watch(TorchBackend, name)
+    clocks[0].watch(Step, "make")
     clocks[0].watch(RowLookup, "backward", static=True)
     for turn in range(given.turns + 3 * given.rows // given.ids):
         ids = [torch.from_numpy(workload.warm()) for _ in range(given.tables)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -92,6 +94,17 @@ def test_a_store_that_left_is_as_it_was(name: str) -> None:
     for place, among in ((0, 3), (2, 5)):
         expected = table(name, given[place], [[i % among] for i in range(engine.now)]).array
         np.testing.assert_allclose(engine.stores[place].weights, expected, rtol=1e-9)
+
+
+def test_a_store_that_left_is_not_kept_in_memory() -> None:
+    """Its arrays are those of whoever has them now."""
+    engine = Engine.of(weights(2), OPTIMIZERS["AdamW"]())
+    step(engine, OPTIMIZERS["AdamW"](), [[0], [1]])
+    held = [weakref.ref(array if array.base is None else array.base) for array in engine.stores[1].state]
+    assert all(reference() is not None for reference in held)
+    atomic.together(engine.leave([1]))
+    gc.collect()
+    assert all(reference() is None for reference in held)
 
 
 def test_a_store_is_settled_alone(monkeypatch: pytest.MonkeyPatch) -> None:

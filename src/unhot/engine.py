@@ -365,8 +365,13 @@ class Engine:
 
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
-        left = [store.emptied() if place in places else store for place, store in enumerate(self.stores)]
+        left = [self._emptied(store) if place in places else store for place, store in enumerate(self.stores)]
         return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
+
+    def _emptied(self, store: Store) -> Store:
+        """What stands in the place of a store that has left: of no rows, and so that it keeps none in memory as a view would."""
+        weights, *slots = (self.kernels.copied(array[:0]) for array in store.state)
+        return store._replace(weights=weights, slots=tuple(slots))
 
     def apart(self, places: Sequence[int]) -> Engine:
         """An engine for the stores at these places, with a copy of the clock: they go on from where they are on their own.

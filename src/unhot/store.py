@@ -33,10 +33,6 @@ class Store(NamedTuple):
         """Weights and slots."""
         return self.weights, *self.slots
 
-    def emptied(self) -> Store:
-        """What stands in its place once it has left."""
-        return self._replace(weights=self.weights[:0], slots=tuple(slot[:0] for slot in self.slots))
-
     @property
     def stop(self) -> int:
         """The number after that of the last row."""

@@ -191,6 +191,24 @@ def test_a_loaded_state_is_a_copy(name: str, order: str) -> None:
     close(found[1][1], found[0][1])
 
 
+def test_a_state_is_loaded_where_a_step_was_torn() -> None:
+    """By a fork, say: nothing is settled then, and training goes on from what is loaded, as the error says."""
+    twins = pair("AdamW")
+    for layer, optimizer in twins:
+        train(layer, optimizer)
+        saved = copy.deepcopy((layer.state_dict(), optimizer.state_dict()))
+        train(layer, optimizer, seed=1)
+        if optimizer is twins[1][1]:
+            layer.weight.ownership.backend.engine._version._numbers.clear()
+            with pytest.raises(RuntimeError, match="in the midst of a step"):
+                layer(torch.tensor([0]))
+        optimizer.load_state_dict(saved[1])
+        layer.load_state_dict(saved[0])
+        train(layer, optimizer, seed=2)
+    assert deferred(twins[1][0])
+    close(twins[1][0].weight, twins[0][0].weight)
+
+
 def test_a_new_parameter_in_the_groups() -> None:
     """Vocabulary surgery: a larger table in the group, with the state of the old one in its rows."""
     twins = pair("AdamW")

@@ -240,17 +240,22 @@ class TorchBackend(Backend):
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
                 calls.append(partial(state.pop, "momentum_buffer", None))
             with unseen():
-                left = engine.leave([self.place]) if len(engine.stores) > 1 else []
-                self.memory.alone(partial(together, [*calls, *left, partial(setattr, self, "engine", None)]))
+                self.memory.alone(partial(together, [*calls, *self._leaving(engine)]))
         self.engine = None
+
+    def _leaving(self, engine: Engine) -> list[Call]:
+        """What takes the table out of the engine."""
+        left = engine.leave([self.place]) if len(engine.stores) > 1 else []
+        return [*left, partial(setattr, self, "engine", None)]
 
     def forget(self) -> None:
         """Settle the weights, and let go of a state that is to be replaced as a whole, whatever it holds."""
         self.lock.holding(partial(without_torch_functions, self._forget))
 
     def _forget(self) -> None:
-        if self._written():
-            self.engine = None
+        engine = self.engine
+        if engine is not None and (self._written() or engine.version < 0):
+            together(self._leaving(engine))
         self._hand_over()
 
     def resume(self) -> None:

@@ -82,11 +82,14 @@ def steps(
     by_engine: dict[int, list[Ready]] = {}
     for table in tables:
         by_engine.setdefault(id(table.backend.engine), []).append(table)
-    for members in by_engine.values():
+    all_of: dict[int, list[TorchBackend]] = {key: [] for key in by_engine}
+    for backend in all_backends:
+        all_of.get(id(backend.engine), []).append(backend)
+    for key, members in by_engine.items():
         engine = members[0].backend.engine
         assert engine is not None
         present = {member.backend.place for member in members}
-        absent = [one for one in all_backends if one.engine is engine and one.place not in present]
+        absent = [backend for backend in all_of[key] if backend.place not in present]
         if absent:
             separate(engine, absent)
         try:
