@@ -11,7 +11,7 @@ import pytest
 
 import unhot
 from unhot import atomic
-from unhot.engine import Batch, Engine
+from unhot.engine import Batch, Engine, clock_of, numbered
 from unhot.kernels.structs import Segment
 
 Array = np.ndarray
@@ -98,7 +98,9 @@ def test_a_store_that_left_is_as_it_was(name: str) -> None:
 
 def test_a_store_that_left_is_not_kept_in_memory() -> None:
     """Its arrays are those of whoever has them now."""
-    engine = Engine.of(weights(2), OPTIMIZERS["AdamW"]())
+    states = numbered((array, (np.zeros_like(array), np.zeros_like(array))) for array in weights(2))
+    engine = Engine(states, *clock_of(OPTIMIZERS["AdamW"](), states[0].weights.dtype, 2 * len(states[0].weights)))
+    del states
     step(engine, OPTIMIZERS["AdamW"](), [[0], [1]])
     held = [weakref.ref(array if array.base is None else array.base) for array in engine.stores[1].state]
     assert all(reference() is not None for reference in held)

@@ -369,7 +369,7 @@ class Engine:
         return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
 
     def _emptied(self, store: Store) -> Store:
-        """What stands in the place of a store that has left: of no rows, and so that it keeps none in memory as a view would."""
+        """What stands in the place of a store that has left: no rows, and no view that keeps those in memory."""
         weights, *slots = (self.kernels.copied(array[:0]) for array in store.state)
         return store._replace(weights=weights, slots=tuple(slots))
 
