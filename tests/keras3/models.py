@@ -32,6 +32,13 @@ class OneHotDense(keras.layers.Layer):
         return {**super().get_config(), "rows": self.rows, "dim": self.dim}
 
 
+class DenselyTrained(keras.layers.Embedding):
+    """Keras's layer with a dense gradient on TensorFlow too, where repeated ids are otherwise squared apart."""
+
+    def call(self, ids: Any) -> Any:
+        return ops.take(self.embeddings * 1.0, ids, axis=0)
+
+
 def table(**options: Any) -> Any:
     return unhot.keras.Embedding(ROWS, DIM, name="table", **options)
 

@@ -11,6 +11,8 @@ import pytest
 
 import unhot.keras
 
+from .models import DenselyTrained
+
 ROWS = 20_000  # more than are left to Keras on JAX and TensorFlow
 TABLES = {"user": (ROWS, 3), "item": (ROWS + 100, 4)}
 FEATURES = {"user": "user", "friend": "user", "item": "item"}
@@ -28,7 +30,7 @@ class Apart(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, combined: bool) -> None:
         super().__init__()
         self.combined = combined
-        self.layers = {name: keras.layers.Embedding(*size, name=name) for name, size in TABLES.items()}
+        self.layers = {name: DenselyTrained(*size, name=name) for name, size in TABLES.items()}
 
     def call(self, inputs: Any) -> Any:
         found = [self.layers[table](inputs[name]) for name, table in FEATURES.items()]
@@ -46,6 +48,7 @@ def model_of(layer: Any, optimizer: Any, combined: bool) -> Any:
 @pytest.mark.parametrize("combiner", [None, "sum"])
 def test_as_layers_apart(combiner: str | None, tmp_path: Path) -> None:
     """Trained by `fit`, saved, loaded and trained on; features share a table."""
+    keras.utils.set_random_seed(0)
     ours = unhot.keras.EmbeddingCollection(TABLES, FEATURES, combiner=combiner)
     models = [
         model_of(ours, unhot.keras.Adam(0.05), combiner is not None),

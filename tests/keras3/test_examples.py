@@ -16,12 +16,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from keras import ops
 from selection import slow
 
 import unhot.keras
 
 from .calls import BACKEND, few
+from .models import DenselyTrained
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BOTH_WAYS = Path(__file__).parents[1] / "both_ways"
@@ -29,13 +29,6 @@ TENSORFLOW = BACKEND == "tensorflow"
 STEPS = 20
 ROUNDING = STEPS * 0.1 * 2.0**-24 / (1 - 0.999)
 """Keras's Adam forms 1 - beta_2^t in float32, and so is off by that part of a step of 0.1 at first, and by less later."""
-
-
-class Reference(keras.layers.Embedding):
-    """Keras's layer with a dense gradient on TensorFlow too, where repeated ids are otherwise squared apart."""
-
-    def call(self, ids: Any) -> Any:
-        return ops.take(self.embeddings * 1.0, ids, axis=0)
 
 
 @pytest.fixture
@@ -80,7 +73,7 @@ def _float64() -> Iterator[None]:
 def test_both_ways(name: str, options: dict[str, Any], example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     if TENSORFLOW:  # Keras's Adam there takes the betas as float32, so these are such
         keras_ = example("keras_both_ways").KERAS
-        monkeypatch.setattr(keras_, "Embedding", Reference)
+        monkeypatch.setattr(keras_, "Embedding", DenselyTrained)
         for names in (keras_, unhot.keras):
             monkeypatch.setattr(names, "Adam", partial(names.Adam, beta_1=0.875, beta_2=1 - 2.0**-10))
     stock, rows = example(name).main(**options)
