@@ -12,7 +12,7 @@ from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
 from unhot.torch.stepping import RowOptimizer
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LazyAdam", "NAdam", "RAdam", "RMSprop"]
 
 
 class Described(RowOptimizer):
@@ -314,3 +314,43 @@ class RAdam(Described, torch.optim.RAdam):
     """
 
     rule = unhot.RAdam
+
+
+class LazyAdam(Described, torch.optim.Adam):
+    """Not dense training: Adam that leaves rows of tables without a gradient as they are, as `torch.optim.SparseAdam` does.
+
+    All other parameters are trained by `torch.optim.Adam`, so that one optimizer trains a whole model. So is a table whose
+    gradient is dense (a tied head, a penalty), in such a step. `unhot.torch.Adam` trains tables as dense training does, also at
+    a cost proportional to the rows touched.
+
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. Default: (0.9, 0.999).
+        eps: what is added to the root: of tables before the bias correction, as in SparseAdam, of other parameters after it, as
+            in Adam. Default: 1e-8.
+        maximize: whether to climb. Default: False.
+
+    Raises: what `torch.optim.Adam` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.LazyAdam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    References: torch/optim/sparse_adam.py.
+    """
+
+    rule = unhot.LazyAdam
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | torch.Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, maximize=maximize)
