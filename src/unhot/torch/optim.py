@@ -21,8 +21,10 @@ class Described(RowOptimizer):
     rule: ClassVar[type[Optimizer]]
 
     _implied: ClassVar[Mapping[str, Any]]
-    _places: ClassVar[tuple[tuple[str, str, int | None, Callable[[Any], Any]], ...]]
-    """Of each hyperparameter our name, torch's key, the place in a tuple, and what it is converted by."""
+    _keys: ClassVar[list[tuple[str, str, Callable[[Any], Any]]]]
+    """Of each hyperparameter our name, torch's key, and what it is converted by."""
+    _places: ClassVar[list[tuple[str, tuple[str, int]]]]
+    """Of each that is one number of a tuple our name, and torch's key and its place."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -30,16 +32,15 @@ class Described(RowOptimizer):
         names = cls.rule.TORCH
         assert names is not None, f"{cls.rule.__name__} has no names in PyTorch"
         cls.slots, cls.counters, cls._implied = names.slots, tuple(names.numbers.values()), names.implied
-        cls._places = tuple(
-            (ours, *((theirs, None) if isinstance(theirs, str) else theirs), bool if ours in flags(kind) else float)
-            for ours, theirs in names.hyperparameters.items()
-        )
+        every = names.hyperparameters.items()
+        cls._keys = [(n, key, bool if n in flags(kind) else float) for n, key in every if isinstance(key, str)]
+        cls._places = [(n, place) for n, place in every if not isinstance(place, str)]
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        found = dict(self._implied)
-        for ours, key, place, convert in self._places:
-            found[ours] = convert(group[key] if place is None else group[key][place])
-        return found
+        found = {ours: convert(group[key]) for ours, key, convert in self._keys}
+        for ours, (key, place) in self._places:
+            found[ours] = float(group[key][place])
+        return {**found, **self._implied}
 
 
 class SGD(Described, torch.optim.SGD):
