@@ -92,7 +92,7 @@ def sum_in_order(row: Array) -> float:
 @pytest.mark.parametrize("dim", [1, 2, 7, 8, 64, 129])
 def test_the_mean_is_formed_in_order(dim: int, dtype: str) -> None:
     """In float64, element by element, and rounded once: the same bits as a loop over the elements gives."""
-    g = (np.random.default_rng(dim).normal(size=(50, dim)) * 10.0 ** np.arange(50)[:, None]).astype(dtype)[:25]
+    g = (np.random.default_rng(dim).normal(size=(25, dim)) * 10.0 ** np.arange(25)[:, None]).astype(dtype)
     with np.errstate(over="ignore"):
         found = mean_square(np, g)
         expected = np.array([sum_in_order(row) / dim for row in g]).astype(dtype)
