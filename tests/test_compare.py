@@ -721,6 +721,10 @@ def test_the_picture_shows_each_route_and_what_is_not_to_be_trusted(found: unhot
     [
         (("nowhere.csv", "--column", "x"), "there is no file 'nowhere.csv'"),
         (("--optimizer", "adm"), "no optimizer 'adm'. Did you mean 'adam'? There are: sgd, adadelta"),
+        (
+            ("--optimizer", "lazyadam"),
+            "there is no dense optimizer to compare LazyAdam with: it leaves rows without a gradient",
+        ),
         (("--optimizer", "lion", "--convention", "torch"), "Lion has only one convention"),
         (("--convention", "jax"), "must be 'keras' or 'torch'"),
         (("--learning-rate", "-1"), "`learning_rate` must lie in"),

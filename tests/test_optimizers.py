@@ -23,14 +23,16 @@ import torch
 
 RULES = [
     unhot.SGD, unhot.Adagrad, unhot.RMSprop, unhot.Adadelta, unhot.Adam, unhot.AdamW, unhot.Adamax, unhot.NAdam, unhot.RAdam,
-    unhot.Lion, unhot.Ftrl,
+    unhot.LazyAdam, unhot.Lion, unhot.Ftrl,
 ]  # fmt: skip
-IN_TORCH = [rule for rule in RULES if rule not in (unhot.Lion, unhot.Ftrl)]
-IN_KERAS = [rule for rule in RULES if rule is not unhot.RAdam]
+IN_TORCH = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.Lion, unhot.Ftrl)]
+IN_KERAS = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.RAdam)]
 BY_NAME = {"ids": lambda rule: rule.__name__}
 
-DECOUPLED: dict[type[Optimizer], dict[str, Any]] = {unhot.RAdam: {"decoupled_weight_decay": True}}
-"""What it takes for a weight decay in the default convention."""
+DECAYING: dict[type[Optimizer], dict[str, Any]] = {
+    unhot.RAdam: {"decoupled_weight_decay": True}, unhot.LazyAdam: {"weight_decay": 0},
+}  # fmt: skip
+"""What it takes for a weight decay in the default convention; or there is none."""
 
 GENERAL = {
     "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum", "ema_overwrite_frequency",
@@ -201,6 +203,12 @@ def test_a_coupled_decay_of_radam_is_refused() -> None:
     assert unhot.RAdam(weight_decay=0.01, decoupled_weight_decay=True).weight_decay == 0.01
 
 
+def test_a_decay_of_lazy_adam_is_refused() -> None:
+    for convention in ("keras", "torch"):
+        with pytest.raises(ValueError, match=r"LazyAdam: `weight_decay` must be 0.* Received: 0\.01\. Use AdamW"):
+            unhot.LazyAdam(weight_decay=0.01, convention=convention)
+
+
 def test_decoupled_decay_is_accepted() -> None:
     """AdamW and SGD take PyTorch's decay; the first is decoupled, the second linear."""
     assert unhot.AdamW(convention="torch", weight_decay=0.1).weight_decay == 0.1
@@ -304,7 +312,8 @@ def test_hyperparameters_that_do_not_go_together(make: Any, message: str) -> Non
 def test_numbers_of_numpy(rule: type[Optimizer], number: Any) -> None:
     """NumPy's numbers and 0-d arrays are numbers, and train as Python's do."""
     tables = [
-        unhot.Table(3, 2, optimizer=rule(rate, weight_decay=rate, **DECOUPLED.get(rule, {})), seed=0) for rate in (0.5, number)
+        unhot.Table(3, 2, optimizer=rule(rate, **{"weight_decay": rate, **DECAYING.get(rule, {})}), seed=0)
+        for rate in (0.5, number)
     ]
     for table in tables:
         table.step([1], [[1.0, 2.0]])

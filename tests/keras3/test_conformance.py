@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conformance import signs
+from conformance import lazy, signs
 from conformance.dense import Array
 from conformance.registry import MOMENTS, RULES, Rule, every_option, named
 from conformance.streams import DIM, ROWS, SCHEDULES, Step, Stream, generator, make, rounded
@@ -25,6 +25,7 @@ from selection import label, some
 import unhot
 import unhot.keras
 from unhot.keras._private import ON
+from unhot.keras.backends import backend
 from unhot.traced import history
 
 from .calls import by_rows
@@ -336,6 +337,23 @@ def test_variables_that_are_not_tables(rule: Rule) -> None:
     given = closed(exact)
     reference, dense = dense_copy(exact, versions(given.weights), "float64"), dense_copy(exact, given.weights, "float32")
     train(given, reference, [dense, *(VariableCopy(exact, given.weights, dtype) for dtype in DTYPES)], agree)
+
+
+LAZY: dict[str, dict[str, Any]] = {"plain": {}, "amsgrad": {"amsgrad": True}, "betas": {"beta_1": 0.99999, "beta_2": 0.9}}
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"), some([(name, d) for name in LAZY for d in DTYPES], [("plain", "float32"), ("amsgrad", "float64")])
+)
+def test_lazy_adam(options: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are not in the batch stand still, also in tables so small that others would be left to Keras."""
+    monkeypatch.setattr(backend, "FEWEST_ROWS", 1 << 14)
+    hyper = {"epsilon": 1e-7, **LAZY[options]}
+    given = make("closed", "wandering", lazy.RATE)
+    reference, dense = (lazy.lazy(w, d, **hyper) for w, d in ((versions(given.weights), "float64"), (given.weights, "float32")))
+    copy = ModelCopy(Rule("LazyAdam", "keras", lazy.RATE, LAZY[options]), given.weights, dtype)
+    train(given, reference, [dense, copy], agree)
+    assert copy.by_rows
 
 
 # ---------------------------------------------------------------- long rests

@@ -9,12 +9,16 @@ import keras
 import numpy as np
 import pytest
 
+import unhot
 import unhot.keras
 
 from .calls import FIT, few
 from .models import data, model_with, table
 
-OWN: dict[str, dict[str, Any]] = {"RAdam": {"learning_rate": 0.02, "beta_2": 0.99, "weight_decay": 0.1}}
+OWN: dict[str, dict[str, Any]] = {
+    "RAdam": {"learning_rate": 0.02, "beta_2": 0.99, "weight_decay": 0.1},
+    "LazyAdam": {"learning_rate": 0.02, "beta_2": 0.99, "amsgrad": True},
+}
 
 
 def fitted(name: str, **options: Any) -> Any:
@@ -35,6 +39,28 @@ def test_a_saved_model_goes_on(name: str, tmp_path: Path) -> None:
         copy.fit(*data(seed=1), **FIT)
     for mine, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+def test_lazy_adam_trains_other_variables_as_adam_does() -> None:
+    variables = [keras.Variable(np.ones((3, 2), "float32")) for _ in range(2)]
+    optimizers = keras.optimizers.Adam(0.1, weight_decay=0.1), unhot.keras.LazyAdam(0.1, weight_decay=0.1)
+    for variable, optimizer in zip(variables, optimizers, strict=True):
+        for number in range(3):
+            optimizer.apply([keras.ops.convert_to_tensor(np.eye(3, 2, dtype="float32") * number)], [variable])
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(variable) for variable in variables))
+
+
+def test_a_decay_of_lazy_adam_is_one_of_other_variables() -> None:
+    """Of a table it would decay some rows: Keras's Adam trains all of them, unless the table is excluded."""
+    layers = table(), table()
+    optimizers = [unhot.keras.LazyAdam(0.1, weight_decay=0.1) for _ in layers]
+    for layer in layers:
+        layer.build()
+    with pytest.warns(unhot.DenseFallbackWarning, match="LazyAdam: `weight_decay` must be 0"):
+        optimizers[0].build(layers[0].trainable_variables)
+    optimizers[1].exclude_from_weight_decay([layers[1]._embeddings])
+    optimizers[1].build(layers[1].trainable_variables)
+    assert [o.table(layer._embeddings) is not None for o, layer in zip(optimizers, layers, strict=True)] == [False, True]
 
 
 def test_hyperparameters_out_of_their_range() -> None:

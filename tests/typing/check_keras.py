@@ -9,4 +9,4 @@ assert_type(layer, unhot.keras.Embedding)
 assert_type(unhot.keras.Adam(1e-3), unhot.keras.Adam)
 
 # The checker reports this error: where it does not, it complains of an `ignore` for nothing.
-unhot.keras.LazyAdam(1e-3)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+unhot.keras.Rprop(1e-3)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -95,7 +95,7 @@ def make_optimizer(name: str, learning_rate: float | None, convention: str | Non
     if kind is None:
         close = get_close_matches(name.lower(), OPTIMIZERS, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no optimizer {name!r}.{hint} There are: {', '.join(OPTIMIZERS)}.")
+        raise ValueError(f"there is no optimizer {name!r}.{hint} There are: {COMPARED}.")
     options: dict[str, Any] = {"learning_rate": learning_rate, "convention": convention}
     given = {key: value for key, value in options.items() if value is not None}
     unknown = given.keys() - {field.name for field in fields(kind)}

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from unhot.atomic import Call, together
-from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
+from unhot.clock.base import Array, Hyper, stored
 from unhot.clock.history import BLOCK
 from unhot.clock.panels import MOST_BYTES, Shape, design, require_epsilon, to_powers_of, too_wide
+from unhot.clock.root import RootClock, RootSteps
 from unhot.clock.windows import WindowedHistory
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import Formula
@@ -131,46 +132,26 @@ class MeasureHistory(WindowedHistory):
         return np.asarray(kernels.measure_coefficients(self.scale, self.suffix, self.polynomial, self.used, steps, dtype))
 
 
-class MeasureSteps(Protocol):
-    """What the clock asks its optimizer."""
+class MeasureSteps(RootSteps, Protocol):
+    """What the clock asks its optimizer, beside the steps."""
 
     beta_1: float
-    beta_2: float
-    epsilon: float
-
-    @property
-    def undivided(self) -> int:
-        """How many steps, the first ones, do not divide by the root, but move a row by alpha m."""
 
     def shape(self, beta: float) -> Shape:
         """The form of the points c_s, for momenta up to `beta`."""
-
-    def corrections(self, step: Any, hyper: Hyper, product: Any, xp: Any = math) -> tuple[Any, Any, Any]:
-        """(alpha, gamma, c) of `step`: what multiplies momentum, gradient and root.
-
-        `product` is that of the momenta of the steps before. With another `xp` than `math`, `step`, the rate and `product` may
-        be arrays of it.
-        """
 
     def momentum_at(self, step: Any, hyper: Hyper, xp: Any = math) -> Any:
         """The momentum by which `product` grows in `step`."""
 
 
-class MeasureClock(Clock):
-    """Carries rows by the step measure; the row state is (w, momentum, second moment or norm, [largest second moment])."""
+class MeasureClock(RootClock):
+    """Carries rows by the step measure."""
 
-    law: Measure
-
-    product: Any = 1.0
-    """That of the momenta up to the last step, of an optimizer that asks for it."""
+    optimizer: MeasureSteps
 
     def __init__(self, optimizer: MeasureSteps, law: Measure, dtype: np.dtype[Any], rows: int) -> None:
-        super().__init__(law, dtype)
-        self.optimizer = optimizer
+        super().__init__(optimizer, law, dtype)
         self.rows = rows
-        none = Hyper(-1.0, 0.0, 0.0)
-        self._corrected = (0, none, (0.0, 0.0, 0.0))
-        self._scalars: tuple[Hyper, Array] = (none, np.empty(0))
         self._formula: tuple[MeasureHistory | None, Formula | None] = (None, None)
         self.history = self._new_history(optimizer.beta_1, 0)
 
@@ -202,14 +183,6 @@ class MeasureClock(Clock):
         together(history.restart(step))
         return [partial(setattr, self, "history", history)]
 
-    def _corrections(self, step: int, hyper: Hyper) -> tuple[float, float, float]:
-        """Those of `step`, kept: a step asks for its own twice."""
-        at, of, known = self._corrected
-        if at != step or (of is not hyper and of != hyper):
-            known = self.optimizer.corrections(step, hyper, self.product)
-            self._corrected = (step, hyper, known)
-        return known
-
     def reopened(self, step: int, hyper: Hyper) -> list[Call]:
         return self.history.reopened(self._corrections(step, hyper)[0])
 
@@ -222,30 +195,6 @@ class MeasureClock(Clock):
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)
-
-    def scalars(self, step: int, hyper: Hyper) -> Array:
-        of, scalars = self._scalars
-        if of is not hyper and of != hyper:
-            scalars = self._scalars_of(hyper)
-            self._scalars = (hyper, scalars)
-        scalars = scalars.copy()
-        scalars[8:11] = self._corrections(step, hyper)
-        if step <= self.optimizer.undivided:
-            scalars[10:12] = 0.0, 1.0  # the divisor is 1
-        return scalars
-
-    def _scalars_of(self, hyper: Hyper) -> Array:
-        """The scalars, but for the corrections of the step."""
-        beta_2 = self.optimizer.beta_2
-        return np.array(
-            [
-                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
-                *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
-                *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
-                0.0, 0.0, 0.0, self.optimizer.epsilon,
-            ],
-            dtype=self.dtype,
-        )  # fmt: skip
 
     def formula(self) -> Formula:
         of, known = self._formula

@@ -76,7 +76,7 @@ def compare(
     """
     optimizer = as_optimizer(Adam() if optimizer is None else optimizer)
     if optimizer.NO_DENSE:
-        raise TypeError(f"there is no dense optimizer to compare {type(optimizer).__name__} with: {optimizer.NO_DENSE}")
+        raise TypeError(f"there is no dense optimizer to compare {type(optimizer).__name__} with: {optimizer.NO_DENSE}.")
     dim, batch, steps = as_size("dim", dim), as_size("batch", batch), as_size("steps", steps)
     vocabularies = [as_size("vocabularies", rows) for rows in vocabularies]
     if not patience > 0:

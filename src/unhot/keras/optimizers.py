@@ -11,7 +11,7 @@ from unhot.clock import Hyper
 from unhot.keras.kinds import Tensor, Variable
 from unhot.keras.row_sparse import RowSparse, stock
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "Nadam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "LazyAdam", "Lion", "Nadam", "RAdam", "RMSprop"]
 
 GENERAL = """
         clipnorm: the largest norm of each gradient, or None. Default: None.
@@ -356,3 +356,33 @@ class RAdam(RowSparse, DenseRAdam):
     """
 
     core = unhot.RAdam
+
+
+@registered
+class LazyAdam(RowSparse, stock(unhot.Adam)):  # type: ignore[misc]
+    """Not dense training: Adam that leaves rows of tables without a gradient as they are, as TensorFlow Addons' LazyAdam did.
+
+    All other variables are trained by `keras.optimizers.Adam`. So is a table whose gradient is dense, in such a step, and one
+    that cannot be trained by rows. `unhot.keras.Adam` trains tables as dense training does, also at a cost proportional to the
+    rows touched.
+
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.001.
+        beta_1: the decay of the momentum. Default: 0.9.
+        beta_2: the decay of the second moment. Default: 0.999.
+        epsilon: what is added to the root. Default: 1e-7.
+        amsgrad: whether to divide by the root of the largest second moment so far. Default: False.
+        weight_decay: decoupled, for variables that are no tables: exclude those (`exclude_from_weight_decay`). Default: None.
+        {general}
+
+    Raises: what `keras.optimizers.Adam` raises.
+
+    Example:
+        >>> import unhot.keras
+        >>> unhot.keras.LazyAdam(0.1).epsilon
+        1e-07
+
+    References: tensorflow_addons/optimizers/lazy_adam.py; keras/src/optimizers/adam.py.
+    """
+
+    core = unhot.LazyAdam

@@ -83,8 +83,8 @@ def _reason_for_dense(variable: Any, layer: Any, optimizer: Any) -> str | None:
     if not isinstance(optimizer, RowSparse):
         return f"{kind} is no optimizer of unhot.keras" + (f": use unhot.keras.{kind}" if hasattr(optimizers, kind) else "")
     ours: Any = optimizer  # Keras comes without types
-    if variable.shape[0] < backend.FEWEST_ROWS:
-        return f"it has fewer than {backend.FEWEST_ROWS:,} rows, and a dense step of so few takes no longer"
+    if variable.shape[0] < ours.fewest_rows:
+        return f"it has fewer than {ours.fewest_rows:,} rows, and a dense step of so few takes no longer"
     dense = ours.reason_for_dense(variable)
     reason = None if dense is None else " ".join((f"{dense.reason}.", dense.remedy))
     if reason or not ours.built or ours.table(variable) is not None:

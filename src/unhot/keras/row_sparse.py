@@ -63,8 +63,13 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             return
         super().build(variables)
         for variable in self._trainable_variables:
-            if backend.is_table(variable) and variable.shape[0] >= backend.FEWEST_ROWS:
+            if backend.is_table(variable) and variable.shape[0] >= self.fewest_rows:
                 self.own_if_possible(variable)
+
+    @property
+    def fewest_rows(self) -> int:
+        """Tables of fewer rows are left to Keras, if its step does the same to them."""
+        return 0 if self.core.NO_DENSE else backend.FEWEST_ROWS
 
     def own_if_possible(self, variable: Variable) -> None:
         """Train the rows of this table from now on, or warn that it is trained densely, and say why."""

@@ -299,7 +299,9 @@ class TensorFlowBackend(KerasBackend):
         self._follow_iterations(optimizer)
 
     def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
-        now = self._now()
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        now = self._now() if self.traced.defers else tf.cast(optimizer._iterations._value, tf.int32)
         rate = self.ops.real(rate)
         self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, rate))
         if self.traced.defers:

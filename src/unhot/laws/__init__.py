@@ -5,9 +5,10 @@ from unhot.laws.closed_form import ClosedForm
 from unhot.laws.crossing import Crossing
 from unhot.laws.linear import Divisor, Linear
 from unhot.laws.measure import Measure, Root
+from unhot.laws.rowwise import Rowwise
 from unhot.laws.sign import Sign
 
 LAWS: tuple[type[Law], ...] = (Linear, Measure, Crossing, Sign, ClosedForm)
-"""All laws, in the order of the native kernels' numbers."""
+"""All laws that are native kernels, in the order of the kernels' numbers."""
 
-__all__ = ["LAWS", "ClosedForm", "Crossing", "Divisor", "Law", "Linear", "Measure", "Root", "Sign"]
+__all__ = ["LAWS", "ClosedForm", "Crossing", "Divisor", "Law", "Linear", "Measure", "Root", "Rowwise", "Sign"]

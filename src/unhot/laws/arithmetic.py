@@ -47,6 +47,14 @@ def clipped(xp: Any, x: Elements, most: Elements) -> Elements:
     return xp.minimum(xp.maximum(x, -most), most)
 
 
+def mean_square(xp: Any, g: Elements) -> Elements:
+    """The mean of g^2 over the elements of each row, (n, 1): summed in float64 in the order of the elements, rounded once."""
+    if xp is np:
+        wide = g.astype(np.float64)
+        return (np.add.accumulate(wide * wide, axis=1)[:, -1:] / g.shape[1]).astype(g.dtype)
+    return xp.mean_square(g)
+
+
 def power(xp: Any, x: Elements, exponent: Elements) -> Elements:
     """x**exponent, in float64 where `xp` has one: what is left of a difference of powers counts."""
     if xp is np:

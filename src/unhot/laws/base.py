@@ -44,6 +44,9 @@ class Law(ABC):
     def slots(self) -> tuple[str, ...]:
         """The names of the slots."""
 
+    row_slots: ClassVar[tuple[str, ...]] = ()
+    """The slots that have one number for each row, and not one for each element."""
+
     @classmethod
     @abstractmethod
     def variants(cls) -> Iterator[Law]:

@@ -6,6 +6,7 @@ from unhot.optimizers.adam import Adam, AdamW
 from unhot.optimizers.adamax import Adamax
 from unhot.optimizers.base import Optimizer as Optimizer
 from unhot.optimizers.ftrl import Ftrl
+from unhot.optimizers.lazy_adam import LazyAdam
 from unhot.optimizers.lion import Lion
 from unhot.optimizers.nadam import NAdam
 from unhot.optimizers.radam import RAdam
@@ -13,7 +14,7 @@ from unhot.optimizers.rmsprop import RMSprop
 from unhot.optimizers.schedules import zero_based as zero_based
 from unhot.optimizers.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "LazyAdam", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {name.lower(): globals()[name] for name in __all__}
 """Every optimizer by its name in lower case."""

@@ -81,7 +81,7 @@ class Optimizer:
     """By each convention that there is, what a hyperparameter left at None becomes."""
 
     NO_DENSE: ClassVar[str] = ""
-    """Why no dense optimizer trains in the same way, if so."""
+    """Why no dense optimizer trains in the same way, if so: a clause."""
 
     TORCH: ClassVar[Names | None] = None
     """Its names in PyTorch, if `unhot.torch` has it."""

@@ -12,7 +12,7 @@ from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
 from unhot.torch.stepping import RowOptimizer
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LazyAdam", "NAdam", "RAdam", "RMSprop"]
 
 
 class Described(RowOptimizer):
@@ -21,8 +21,10 @@ class Described(RowOptimizer):
     rule: ClassVar[type[Optimizer]]
 
     _implied: ClassVar[Mapping[str, Any]]
-    _places: ClassVar[tuple[tuple[str, str, int | None, Callable[[Any], Any]], ...]]
-    """Of each hyperparameter our name, torch's key, the place in a tuple, and what it is converted by."""
+    _keys: ClassVar[list[tuple[str, str, Callable[[Any], Any]]]]
+    """Of each hyperparameter our name, torch's key, and what it is converted by."""
+    _places: ClassVar[list[tuple[str, tuple[str, int]]]]
+    """Of each that is one number of a tuple our name, and torch's key and its place."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -30,16 +32,15 @@ class Described(RowOptimizer):
         names = cls.rule.TORCH
         assert names is not None, f"{cls.rule.__name__} has no names in PyTorch"
         cls.slots, cls.counters, cls._implied = names.slots, tuple(names.numbers.values()), names.implied
-        cls._places = tuple(
-            (ours, *((theirs, None) if isinstance(theirs, str) else theirs), bool if ours in flags(kind) else float)
-            for ours, theirs in names.hyperparameters.items()
-        )
+        every = names.hyperparameters.items()
+        cls._keys = [(n, key, bool if n in flags(kind) else float) for n, key in every if isinstance(key, str)]
+        cls._places = [(n, place) for n, place in every if not isinstance(place, str)]
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        found = dict(self._implied)
-        for ours, key, place, convert in self._places:
-            found[ours] = convert(group[key] if place is None else group[key][place])
-        return found
+        found = {ours: convert(group[key]) for ours, key, convert in self._keys}
+        for ours, (key, place) in self._places:
+            found[ours] = float(group[key][place])
+        return {**found, **self._implied}
 
 
 class SGD(Described, torch.optim.SGD):
@@ -314,3 +315,43 @@ class RAdam(Described, torch.optim.RAdam):
     """
 
     rule = unhot.RAdam
+
+
+class LazyAdam(Described, torch.optim.Adam):
+    """Not dense training: Adam that leaves rows of tables without a gradient as they are, as `torch.optim.SparseAdam` does.
+
+    All other parameters are trained by `torch.optim.Adam`, so that one optimizer trains a whole model. So is a table whose
+    gradient is dense (a tied head, a penalty), in such a step. `unhot.torch.Adam` trains tables as dense training does, also at
+    a cost proportional to the rows touched.
+
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.001.
+        betas: the decays of the two averages. Default: (0.9, 0.999).
+        eps: what is added to the root: of tables before the bias correction, as in SparseAdam, of other parameters after it, as
+            in Adam. Default: 1e-8.
+        maximize: whether to climb. Default: False.
+
+    Raises: what `torch.optim.Adam` raises.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.LazyAdam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+
+    References: torch/optim/sparse_adam.py.
+    """
+
+    rule = unhot.LazyAdam
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | torch.Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, maximize=maximize)

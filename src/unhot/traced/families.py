@@ -18,6 +18,7 @@ from unhot.clock.closed_form import NODES, TO_CHEBYSHEV, ClosedFormClock
 from unhot.clock.linear import LinearClock
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import to_powers_of
+from unhot.clock.root import LazyClock
 from unhot.clock.sign import SignClock
 from unhot.kernels.reference_history import series
 from unhot.laws.closed_form import TERMS
@@ -79,7 +80,44 @@ class _Base:
         return settled
 
 
-class MeasureFamily(_Base):
+class RootFamily(_Base):
+    """What a step is, for optimizers such as Adam."""
+
+    def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
+        """(alpha, gamma, c): see `RootSteps.corrections`."""
+        product = arrays.get("momentum_product", 1.0)
+        corrections: tuple[Any, Any, Any] = self.clock.optimizer.corrections(ops.real(step), self.hyper(rate), product, ops)
+        return corrections
+
+    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
+        beta_2, epsilon = self.clock.optimizer.beta_2, self.clock.optimizer.epsilon
+        alpha, gamma, c = self.corrections(ops, arrays, step, rate)
+        undivided = self.clock.optimizer.undivided
+        if undivided:
+            c, epsilon = (ops.where(step > undivided, usual, first) for usual, first in ((c, 0.0), (epsilon, 1.0)))
+        return (
+            *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
+            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, alpha, gamma, c, epsilon,
+        )  # fmt: skip
+
+
+class LazyFamily(RootFamily):
+    """LazyAdam: rows without a gradient stand still, and there is no history."""
+
+    def __init__(self, clock: LazyClock, dtype: str, rows: int) -> None:
+        super().__init__(clock, dtype, rows, 0, 0)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {}
+
+    def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
+        return {}
+
+    def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
+        raise AssertionError("no row has deferred steps")
+
+
+class MeasureFamily(RootFamily):
     """Optimizers such as Adam: lines of polynomials, a panel after the other."""
 
     def __init__(self, clock: MeasureClock, dtype: str, rows: int) -> None:
@@ -121,12 +159,6 @@ class MeasureFamily(_Base):
             return [ops.full_like(last, still) for still in self.still]
         both = zip(self.still, self.panels.centres, strict=True)
         return [still * self._height(ops, ops.real(ops.maximum(last, 0)) + centre) for still, centre in both]
-
-    def corrections(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, Any, Any]:
-        """(alpha, gamma, c): see `MeasureSteps.corrections`."""
-        product = arrays.get("momentum_product", 1.0)
-        corrections: tuple[Any, Any, Any] = self.clock.optimizer.corrections(ops.real(step), self.hyper(rate), product, ops)
-        return corrections
 
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         alpha, _, _ = self.corrections(ops, arrays, step, rate)
@@ -179,16 +211,6 @@ class MeasureFamily(_Base):
             moved = ops.take(arrays["undivided"], ops.minimum(last, self.undivided))
             columns += [ops.full_like(gap, self.lowest)[:, None], moved, ops.zeros_like(lines[:, 1 : self.terms])]
         return ops.concat(columns, axis=1)
-
-    def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2, epsilon = self.clock.optimizer.beta_2, self.clock.optimizer.epsilon
-        alpha, gamma, c = self.corrections(ops, arrays, step, rate)
-        if self.undivided:
-            c, epsilon = (ops.where(step > self.undivided, usual, first) for usual, first in ((c, 0.0), (epsilon, 1.0)))
-        return (
-            *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
-            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, alpha, gamma, c, epsilon,
-        )  # fmt: skip
 
 
 class LinearFamily(_Base):
@@ -339,6 +361,7 @@ def family_of(optimizer: Optimizer, dtype: str, rows: int) -> Family:
     clock = optimizer.clock(np.dtype(dtype), 1)
     kinds: tuple[tuple[type, Any], ...] = (
         (MeasureClock, MeasureFamily),
+        (LazyClock, LazyFamily),
         (LinearClock, LinearFamily),
         (SignClock, SignFamily),
         (ClosedFormClock, ClosedFormFamily),
