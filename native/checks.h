@@ -39,7 +39,7 @@ inline void check_terms(const T* lines, int64_t count, int64_t width, double mos
         const auto used = static_cast<double>(lines[k * width + MeasureCoefficients::used]);
         good &= used >= 1 && used <= most;  // not so for a NaN
     }
-    check(good, "a line of coefficients has more terms than the rule");
+    check(good, "a line of coefficients has more terms than the law");
 }
 
 // Whether `which` names lines of which there are so many, or -1.

@@ -64,7 +64,7 @@ constexpr T kInfinity = std::numeric_limits<T>::infinity();
 //     kArrays                     how many arrays its state has
 //     kLooked                     which of them (bits) a lookup needs
 //     Line                        the type of its coefficients
-//     with_settle(rule, c, f)     calls f with what settles an element by the line of coefficients c
+//     with_settle(formula, c, f)  calls f with what settles an element by the line of coefficients c
 //     Update(scalars, shared)     what makes the step: update(x, g)
 //
 // and what settles is either  settle(x), with `kWrites` saying which arrays it changes (bits), or, where rows are better

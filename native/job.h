@@ -11,7 +11,7 @@ namespace unhot {
 constexpr int kMostArrays = 4;  // weights and up to three slots
 
 // A law with its options, and what is the same for all rows.
-struct Rule {
+struct Formula {
     int law;
     const double* parameters;
     const double* table;  // the sums of `kCrossing` for every t in the ring, else null
@@ -67,7 +67,7 @@ struct Vectors {
 // Work on the distinct rows `rows[0..count)` of some tables, all of T.
 template <typename T>
 struct Job {
-    Rule rule;
+    Formula formula;
     const Store<T>* stores;
     int64_t stores_count;
     int arrays;  // of each store

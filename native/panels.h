@@ -30,9 +30,9 @@ struct Panels {
         CarriedPair<T> m_pair, v_pair;
         T epsilon, twice, centre, k[TERMS];
 
-        OnePanel(const Rule& rule, const T* c, int used)
+        OnePanel(const Formula& formula, const T* c, int used)
             : w_pair{c[C::w_hi], c[C::w_lo]}, m_pair{c[C::m_hi], c[C::m_lo]}, v_pair{c[C::v_hi], c[C::v_lo]},
-              epsilon(static_cast<T>(rule.parameters[K::epsilon])), twice(epsilon + epsilon), centre(c[C::panels]) {
+              epsilon(static_cast<T>(formula.parameters[K::epsilon])), twice(epsilon + epsilon), centre(c[C::panels]) {
             for (int j = 0; j < TERMS; ++j) k[j] = j < used ? c[C::panels + 1 + j] : T(0);
         }
 
@@ -52,7 +52,7 @@ struct Panels {
     struct ManyPanels {
         static constexpr bool kByRow = true;
         static constexpr int kGroup = 16;
-        const Rule& rule;
+        const Formula& formula;
         const T* c;
         int panels, used;
 
@@ -80,8 +80,8 @@ struct Panels {
 
         // The momenta times the sum of the panels at the roots `distance`.
         void movement(const T* momentum, const T* distance, T* total) const {
-            const T epsilon = static_cast<T>(rule.parameters[K::epsilon]), twice = epsilon + epsilon;
-            const int stride = 1 + static_cast<int>(rule.parameters[K::terms]);
+            const T epsilon = static_cast<T>(formula.parameters[K::epsilon]), twice = epsilon + epsilon;
+            const int stride = 1 + static_cast<int>(formula.parameters[K::terms]);
             for (int p = 0; p < panels; ++p) {
                 const T* panel = c + C::panels + p * stride;
                 if (p > 0 && empty(panel, used)) continue;
@@ -102,14 +102,14 @@ struct Panels {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        const int used = static_cast<int>(c[C::used]), stride = 1 + static_cast<int>(rule.parameters[K::terms]);
-        int panels = static_cast<int>(rule.parameters[K::panels]);
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        const int used = static_cast<int>(c[C::used]), stride = 1 + static_cast<int>(formula.parameters[K::terms]);
+        int panels = static_cast<int>(formula.parameters[K::panels]);
         while (panels > 1 && empty(c + C::panels + (panels - 1) * stride, used)) --panels;
-        if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{rule, c, panels, used});
+        if (panels > 1 || used > kUnrolledTerms) return f(ManyPanels{formula, c, panels, used});
         // The lengths that the usual betas settle at, float32 and float64; each is compiled into three loops of its own.
-        if (used <= 4) return f(OnePanel<4>(rule, c, used));
-        if (used == 5) return f(OnePanel<5>(rule, c, used));
-        return f(OnePanel<kUnrolledTerms>(rule, c, used));
+        if (used <= 4) return f(OnePanel<4>(formula, c, used));
+        if (used == 5) return f(OnePanel<5>(formula, c, used));
+        return f(OnePanel<kUnrolledTerms>(formula, c, used));
     }
 };

@@ -70,14 +70,14 @@ inline void row_state(const Job<T>& job, const Store<T>& store, int64_t row, T**
 
 template <typename T>
 void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
-    with_law<T>(job.rule.law, [&]<typename Law>() {
+    with_law<T>(job.formula.law, [&]<typename Law>() {
         for_rows<false>(job, Law::kLooked, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             const size_t bytes = static_cast<size_t>(store.dim) * sizeof(T);
             T* state[kMostArrays];
             row_state(job, store, row, state);
             T* first = job.vectors.at(job.order[job.starts[k]]);
             if (job.line_of_row[k] >= 0)
-                Law::with_settle(job.rule, line<Law>(job, k),
+                Law::with_settle(job.formula, line<Law>(job, k),
                                  [&](const auto& settle) { settle_into<Law>(settle, state, first, store.dim); });
             else
                 std::memcpy(first, state[0], bytes);
@@ -90,12 +90,12 @@ void gather_settled(const Job<T>& job, int64_t begin, int64_t end) {
 // The vectors of rows with deferred steps, settled: vectors.each[k] is that of row k. Other rows have none.
 template <typename T>
 void settle_apart(const Job<T>& job, int64_t begin, int64_t end) {
-    with_law<T>(job.rule.law, [&]<typename Law>() {
+    with_law<T>(job.formula.law, [&]<typename Law>() {
         for_rows<false>(job, Law::kLooked, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             if (job.line_of_row[k] < 0) return;
             T* state[kMostArrays];
             row_state(job, store, row, state);
-            Law::with_settle(job.rule, line<Law>(job, k),
+            Law::with_settle(job.formula, line<Law>(job, k),
                              [&](const auto& settle) { settle_into<Law>(settle, state, job.vectors.each[k], store.dim); });
         });
     });
@@ -103,12 +103,12 @@ void settle_apart(const Job<T>& job, int64_t begin, int64_t end) {
 
 template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
-    with_law<T>(job.rule.law, [&]<typename Law>() {
+    with_law<T>(job.formula.law, [&]<typename Law>() {
         for_rows<false>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             T* state[kMostArrays];
             row_state(job, store, row, state);
             if (job.line_of_row[k] >= 0)
-                Law::with_settle(job.rule, line<Law>(job, k),
+                Law::with_settle(job.formula, line<Law>(job, k),
                                  [&](const auto& settler) { settle_in_place<Law>(settler, state, store.dim); });
             job.last[job.rows[k]] = job.now;
         });
@@ -144,14 +144,14 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
     rounded.resize(static_cast<size_t>(widest));
     double* sums = sum.data();
     T* roundeds = rounded.data();
-    with_law<T>(job.rule.law, [&]<typename Law>() {
-        const typename Law::Update update(job.scalars, job.rule.parameters);
+    with_law<T>(job.formula.law, [&]<typename Law>() {
+        const typename Law::Update update(job.scalars, job.formula.parameters);
         for_rows<true>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
             T* state[kMostArrays];
             row_state(job, store, row, state);
             const T* g = row_gradient(job, k, store.dim, sums, roundeds);
             if (job.line_of_row && job.line_of_row[k] >= 0)
-                Law::with_settle(job.rule, line<Law>(job, k),
+                Law::with_settle(job.formula, line<Law>(job, k),
                                  [&](const auto& settle) { settle_and_update<Law>(settle, update, state, g, store.dim); });
             else
                 update_in_place<Law>(update, state, g, store.dim);

@@ -339,21 +339,21 @@ class Stores {
 
         Work(const Stores& stores, nb::tuple law, const In<int64_t, 1>& rows) : owner(stores) {
             check(nb::len(law) == 3, "a law is its number, parameters and table");
-            job.rule.law = nb::cast<int>(law[0]);
-            check(job.rule.law >= 0 && job.rule.law < kLaws, "there is no such law");
-            sizes = kLawSizes[job.rule.law];
+            job.formula.law = nb::cast<int>(law[0]);
+            check(job.formula.law >= 0 && job.formula.law < kLaws, "there is no such law");
+            sizes = kLawSizes[job.formula.law];
             const auto parameters = nb::cast<In<double, 1>>(law[1], false);
-            job.rule.parameters = parameters.data();
+            job.formula.parameters = parameters.data();
             job.arrays = owner.arrays_;
             check(job.arrays == sizes.arrays, "the law has not as many slots");
             check(static_cast<int64_t>(parameters.shape(0)) == sizes.parameters, "the law has not as many parameters");
-            width = width_of(job.rule.law, parameters.data());
-            if (job.rule.law == kCrossing) {
+            width = width_of(job.formula.law, parameters.data());
+            if (job.formula.law == kCrossing) {
                 const auto sums = nb::cast<In<double, 2>>(law[2], false);
                 check_ring(static_cast<int64_t>(sums.shape(0)));
                 check(static_cast<double>(sums.shape(0)) == parameters.data()[CrossingShared::mask] + 1 && sums.shape(1) == 3,
                       "the law's table has another size");
-                job.rule.table = sums.data();
+                job.formula.table = sums.data();
             }
             job.stores = owner.stores_.data();
             job.stores_count = static_cast<int64_t>(owner.stores_.size());
@@ -371,7 +371,7 @@ class Stores {
         void deferred(const In<int32_t, 1>& line_of_row, nb::object coefficients) {
             check(static_cast<int64_t>(line_of_row.shape(0)) == count, "line_of_row must hold one number for each row");
             job.line_of_row = line_of_row.data();
-            if (job.rule.law == kCrossing)
+            if (job.formula.law == kCrossing)
                 read(nb::cast<In<double, 2>>(coefficients, false));
             else
                 read(nb::cast<In<T, 2>>(coefficients, false));
@@ -392,7 +392,7 @@ class Stores {
             if (job.line_of_row) check_lines(job.line_of_row, count, lines);
             if (job.line_of_row && sizes.panels)
                 check_terms(static_cast<const T*>(job.coefficients), lines, job.width,
-                            job.rule.parameters[MeasureShared::terms]);
+                            job.formula.parameters[MeasureShared::terms]);
             if (!segments) return;
             check_plan(job.order, places, job.starts, count);
             segments->check_places(job.rows, count, job.order, job.starts);

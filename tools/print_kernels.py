@@ -316,8 +316,8 @@ def printed(law: Law) -> list[str]:
             ),
             "",
             "template <typename F>",
-            "static inline void with_settle(const Rule& rule, const T* c, F f) {",
-            "    f(Settle(c, rule.parameters));",
+            "static inline void with_settle(const Formula& formula, const T* c, F f) {",
+            "    f(Settle(c, formula.parameters));",
             "}",
             "",
         ]

@@ -25,8 +25,8 @@ struct Linear {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -81,8 +81,8 @@ struct LinearMomentum {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -135,8 +135,8 @@ struct LinearSum {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -193,8 +193,8 @@ struct LinearMean {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -266,8 +266,8 @@ struct LinearMomentumMean {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -343,8 +343,8 @@ struct LinearCentered {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -425,8 +425,8 @@ struct LinearMomentumCentered {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -506,8 +506,8 @@ struct LinearDelta {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -747,8 +747,8 @@ struct Sign {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -806,8 +806,8 @@ struct ClosedForm {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -872,8 +872,8 @@ struct ClosedFormRoot {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -977,8 +977,8 @@ struct ClosedFormShrinks {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {
@@ -1084,8 +1084,8 @@ struct ClosedFormShrinksRoot {
     };
 
     template <typename F>
-    static inline void with_settle(const Rule& rule, const T* c, F f) {
-        f(Settle(c, rule.parameters));
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
     }
 
     struct Update {

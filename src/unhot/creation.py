@@ -51,10 +51,6 @@ def as_optimizer(optimizer: Any, instead: str = ", or None") -> Optimizer:
     return optimizer
 
 
-as_rule = as_optimizer
-"""What `unhot.table` calls it."""
-
-
 def check_init(init: Any) -> None:
     """Raise an error if `init` is none of those that a table takes."""
     if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):

@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 def export_state(table: Table) -> dict[str, Any]:
-    """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the rule's own numbers."""
+    """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the clock's own numbers."""
     engine = table._engine
     store = engine.stores[0]
     state: dict[str, Any] = {"format": FORMAT, "clock": engine.now, "weights": store.weights.copy()}

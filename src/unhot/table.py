@@ -14,7 +14,7 @@ from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.bags import as_bags, as_sparse
 from unhot.clock import Hyper
-from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
+from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import with_gradients
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
@@ -36,7 +36,7 @@ class Table(Shared):
     Args:
         rows: the number of rows (the vocabulary).
         dim: the length of a row's vector.
-        optimizer: one of unhot's rules, for example `unhot.Adam(1e-3)`, or None for a table that is only read.
+        optimizer: one of unhot's optimizers, for example `unhot.Adam(1e-3)`, or None for a table that is only read.
         init: "uniform" in [-0.05, 0.05), "normal" with standard deviation 0.05, "zeros", or a callable that maps the shape
             (rows, dim) to an array.
         dtype: the dtype of the weights, slots and gradients: "float32" or "float64".
@@ -103,7 +103,7 @@ class Table(Shared):
         """Raise an error for a table that cannot be, before anything large is allocated."""
         slots = 0
         if optimizer is not None:
-            slots = len(clock_of(as_rule(optimizer), dtype, 0)[1].slots)
+            slots = len(clock_of(as_optimizer(optimizer), dtype, 0)[1].slots)
         check_policy(out_of_range, shape[0])
         rows, dim = shape
         memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
@@ -138,14 +138,14 @@ class Table(Shared):
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The rule. Between steps, you may assign its hyperparameters, or another rule with the same slots."""
+        """The optimizer. Between steps, you may assign its hyperparameters, or another one with the same slots."""
         return self._optimizer
 
     @optimizer.setter
     def optimizer(self, optimizer: Optimizer) -> None:
         if self._optimizer is None:
             raise RuntimeError(NO_OPTIMIZER)
-        self._engine.require_follower(as_rule(optimizer))
+        self._engine.require_follower(as_optimizer(optimizer))
         self._optimizer = optimizer
 
     @property
@@ -402,7 +402,7 @@ class Table(Shared):
         """Load what `state_dict` returned. Training resumes from there, bit for bit.
 
         Args:
-            state: the state of a table of the same shape, dtype and rule, also as read back by `numpy.load`. Its
+            state: the state of a table of the same shape, dtype and optimizer, also as read back by `numpy.load`. Its
                 hyperparameters become the optimizer's, except a learning rate that was a callable.
 
         Raises: ValueError or TypeError for a state that does not fit. The table is then unchanged.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
-from unhot.creation import Init, as_dtype, as_rule, as_size, check_init, initial_weights
+from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import as_gradients, with_gradients
 from unhot.ids import OutOfRange, as_ids, check_policy, in_range
@@ -75,7 +75,7 @@ class TableCollection(Shared):
         }
         kind = as_dtype(dtype)
         check_init(init)
-        slots = 0 if optimizer is None else len(clock_of(as_rule(optimizer), kind, 0)[1].slots)
+        slots = 0 if optimizer is None else len(clock_of(as_optimizer(optimizer), kind, 0)[1].slots)
         needed = sum(rows * (dim * kind.itemsize * (1 + slots) + 4) for rows, dim in shapes.values())
         memory.require(needed, f"{len(shapes)} tables")
         firsts = accumulate((rows for rows, _ in shapes.values()), initial=0)

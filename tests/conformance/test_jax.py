@@ -19,7 +19,7 @@ from selection import label, product, some
 import unhot
 import unhot.jax
 from unhot import arrays
-from unhot.traced import history
+from unhot.graph import history
 
 from . import signs
 from .compiled import assert_no_copies

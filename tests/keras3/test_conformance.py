@@ -24,9 +24,9 @@ from selection import label, some
 
 import unhot
 import unhot.keras
+from unhot.graph import history
 from unhot.keras._private import ON
 from unhot.keras.backends import backend
-from unhot.traced import history
 
 from .calls import by_rows
 from .models import OneHotDense

@@ -1,4 +1,4 @@
-"""The operations of `unhot.traced` in JAX, and rows in JAX's immutable arrays."""
+"""The operations of `unhot.graph` in JAX, and rows in JAX's immutable arrays."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Operations:
 
 
 class ArrayRows:
-    """`unhot.traced.engine.Rows` in immutable arrays: writing replaces the array, which a donated buffer makes free."""
+    """`unhot.graph.engine.Rows` in immutable arrays: writing replaces the array, which a donated buffer makes free."""
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         self.arrays = dict(arrays)

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhot.creation import as_optimizer
+from unhot.graph.engine import Traced
 from unhot.ids import refuse_booleans
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.optimizers import Optimizer
-from unhot.traced.engine import Traced
 
 
 @partial(

@@ -1,4 +1,4 @@
-"""Tables on Keras's JAX backend: the engine of `unhot.traced` on values that Keras's trainer carries through its steps."""
+"""Tables on Keras's JAX backend: the engine of `unhot.graph` on values that Keras's trainer carries through its steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from unhot.graph.engine import Traced
 from unhot.jax.operations import Operations, after
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import KerasBackend, Reason
@@ -21,7 +22,6 @@ from unhot.keras.jax_value import MASK, CarriedRows, SlotValue, TableValue, carr
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
-from unhot.traced.engine import Traced
 from unhot.training import warn_of_dense_training
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The operations of `unhot.traced` in TensorFlow; arrays that stay, such as rows and histories, are `tf.Variable`s."""
+"""The operations of `unhot.graph` in TensorFlow; arrays that stay, such as rows and histories, are `tf.Variable`s."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def as_it_is(variable: Tensor) -> Tensor:
 
 
 class VariableRows:
-    """`unhot.traced.engine.Rows` in variables, which are written in place."""
+    """`unhot.graph.engine.Rows` in variables, which are written in place."""
 
     def __init__(self, variables: dict[str, Tensor], rows: int) -> None:
         self.variables, self.rows = variables, rows

@@ -1,4 +1,4 @@
-"""Tables on Keras's TensorFlow backend: the engine of `unhot.traced` on the memory of Keras's variables."""
+"""Tables on Keras's TensorFlow backend: the engine of `unhot.graph` on the memory of Keras's variables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import tensorflow as tf
 
+from unhot.graph.engine import Traced
 from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Reason
 from unhot.keras.gradients import RowGradient
@@ -20,7 +21,6 @@ from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.optimizers import Optimizer
-from unhot.traced.engine import Traced
 from unhot.training import Ownership
 
 if TYPE_CHECKING:

@@ -185,7 +185,7 @@ class Optimizer:
         raise NotImplementedError
 
     def check_in_graph(self) -> None:
-        """Raise ValueError for hyperparameters with which rows cannot be carried inside a graph (`unhot.traced`)."""
+        """Raise ValueError for hyperparameters with which rows cannot be carried inside a graph (`unhot.graph`)."""
 
     def refuse_coupled(self, remedy: str = "Use weight_decay=0, or convention='keras', whose decay is decoupled.") -> None:
         """Refuse PyTorch's coupled decay, g + weight_decay w, where it is no recurrence of one row."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from unhot.torch.stepping import RowOptimizer
 
 STRUCTURE = ("momentum", "amsgrad", "centered")
-"""Hyperparameters by which a rule has one slot more."""
+"""Hyperparameters by which an optimizer has one slot more."""
 
 SHARED = (
     "it lies in memory that other processes share, which would read rows with deferred steps. Share a copy of the model, and"
@@ -72,7 +72,7 @@ class TorchBackend(Backend):
         """Where the table lies, and so what works on it."""
         self._weights: Tensor
         self._shared = False
-        self._rule: Optimizer | None = None
+        self._core: Optimizer | None = None
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
@@ -274,14 +274,14 @@ class TorchBackend(Backend):
         if group.get("differentiable"):
             return "its optimizer was made with differentiable=True. Leave that out"
         try:
-            rule = owner.rule(**owner.hyperparameters(group))
-            _, followed = clock_of(rule, dtype_of(table), len(table))
-            rule.require_range(rule.read(1), followed.dtype)
+            core = owner.core(**owner.hyperparameters(group))
+            _, clock = clock_of(core, dtype_of(table), len(table))
+            core.require_range(core.read(1), clock.dtype)
         except (TypeError, ValueError) as error:
             return why_dense(error)
         return ""
 
-    def prepare(self, group: Mapping[str, Any], rule: Optimizer, state: dict[str, Any]) -> str:
+    def prepare(self, group: Mapping[str, Any], core: Optimizer, state: dict[str, Any]) -> str:
         """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart."""
         owner, parameter = self.owner, self.parameter
         assert owner is not None
@@ -291,13 +291,13 @@ class TorchBackend(Backend):
         self._current()
         if self._shared:
             return SHARED
-        before = self._rule
-        if before is not None and any(bool(getattr(rule, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
+        before = self._core
+        if before is not None and any(bool(getattr(core, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
             self.hand_over()  # the engine has other slots
         self.require_intact()
         if self._replaced(state) or self._written():
             self.hand_over()
-        self._rule = rule
+        self._core = core
         return ""
 
     def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Segment]:
@@ -348,7 +348,7 @@ class TorchBackend(Backend):
                 slots.append(self.memory.take_over(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            beta: Any = self._rule  # by which torch's next step finds the larger, at rest too
+            beta: Any = self._core  # by which torch's next step finds the larger, at rest too
             torch.maximum(largest, beta.beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)

@@ -61,19 +61,19 @@ def make_step(backend: TorchBackend, ids: list[Any], gradients: list[Segment], h
 
 def steps(
     owner: RowOptimizer,
-    rule: Optimizer,
+    core: Optimizer,
     group: Mapping[str, Any],
     tables: Sequence[Ready],
     all_backends: Sequence[TorchBackend],
 ) -> Iterator[Step]:
-    """The steps of tables of one parameter group, a clock at a time; `rule` has the hyperparameters of the group.
+    """The steps of tables of one parameter group, a clock at a time; `core` has the hyperparameters of the group.
 
     Tables that go on from the same point share a clock. A table that skips a step leaves it, with a copy of its history.
     """
     new = [table for table in tables if table.backend.engine is None]
     for alike in grouped(owner, new):
         try:
-            bind(owner, rule, group, alike)
+            bind(owner, core, group, alike)
         except StateError:
             raise
         except ValueError as error:
@@ -93,7 +93,7 @@ def steps(
         if absent:
             separate(engine, absent)
         try:
-            yield Step(members, engine.begin_step(rule))
+            yield Step(members, engine.begin_step(core))
         except StateError:
             raise
         except ValueError as error:
@@ -117,11 +117,11 @@ def grouped(owner: RowOptimizer, tables: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
-def bind(owner: RowOptimizer, rule: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
+def bind(owner: RowOptimizer, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]
-    snapshot, clock = clock_of(rule, start.dtype, sum(map(len, weights)), start.held)
+    snapshot, clock = clock_of(core, start.dtype, sum(map(len, weights)), start.held)
     numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
     clock.load_state(numbers)
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]

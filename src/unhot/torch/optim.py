@@ -18,7 +18,7 @@ __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LazyAdam", 
 class Described(RowOptimizer):
     """An optimizer of torch whose names for hyperparameters and state stand in the description of ours (`Optimizer.TORCH`)."""
 
-    rule: ClassVar[type[Optimizer]]
+    core: ClassVar[type[Optimizer]]
 
     _implied: ClassVar[Mapping[str, Any]]
     _keys: ClassVar[list[tuple[str, str, Callable[[Any], Any]]]]
@@ -28,9 +28,9 @@ class Described(RowOptimizer):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        kind: Any = cls.rule  # which mypy takes for one that cannot be hashed, as its instances cannot be
-        names = cls.rule.TORCH
-        assert names is not None, f"{cls.rule.__name__} has no names in PyTorch"
+        kind: Any = cls.core  # which mypy takes for one that cannot be hashed, as its instances cannot be
+        names = cls.core.TORCH
+        assert names is not None, f"{cls.core.__name__} has no names in PyTorch"
         cls.slots, cls.counters, cls._implied = names.slots, tuple(names.numbers.values()), names.implied
         every = names.hyperparameters.items()
         cls._keys = [(n, key, bool if n in flags(kind) else float) for n, key in every if isinstance(key, str)]
@@ -70,7 +70,7 @@ class SGD(Described, torch.optim.SGD):
     References: torch/optim/sgd.py.
     """
 
-    rule = unhot.SGD
+    core = unhot.SGD
 
 
 class Adagrad(Described, torch.optim.Adagrad):
@@ -100,7 +100,7 @@ class Adagrad(Described, torch.optim.Adagrad):
     References: torch/optim/adagrad.py.
     """
 
-    rule = unhot.Adagrad
+    core = unhot.Adagrad
 
 
 class RMSprop(Described, torch.optim.RMSprop):
@@ -131,7 +131,7 @@ class RMSprop(Described, torch.optim.RMSprop):
     References: torch/optim/rmsprop.py.
     """
 
-    rule = unhot.RMSprop
+    core = unhot.RMSprop
 
 
 class Adadelta(Described, torch.optim.Adadelta):
@@ -160,7 +160,7 @@ class Adadelta(Described, torch.optim.Adadelta):
     References: torch/optim/adadelta.py.
     """
 
-    rule = unhot.Adadelta
+    core = unhot.Adadelta
 
 
 class Adam(Described, torch.optim.Adam):
@@ -192,7 +192,7 @@ class Adam(Described, torch.optim.Adam):
     References: torch/optim/adam.py.
     """
 
-    rule = unhot.Adam
+    core = unhot.Adam
 
 
 class AdamW(Described, torch.optim.AdamW):
@@ -223,7 +223,7 @@ class AdamW(Described, torch.optim.AdamW):
     References: torch/optim/adamw.py.
     """
 
-    rule = unhot.AdamW
+    core = unhot.AdamW
 
 
 class Adamax(Described, torch.optim.Adamax):
@@ -253,7 +253,7 @@ class Adamax(Described, torch.optim.Adamax):
     References: torch/optim/adamax.py.
     """
 
-    rule = unhot.Adamax
+    core = unhot.Adamax
 
 
 class NAdam(Described, torch.optim.NAdam):
@@ -284,7 +284,7 @@ class NAdam(Described, torch.optim.NAdam):
     References: torch/optim/nadam.py.
     """
 
-    rule = unhot.NAdam
+    core = unhot.NAdam
 
 
 class RAdam(Described, torch.optim.RAdam):
@@ -314,7 +314,7 @@ class RAdam(Described, torch.optim.RAdam):
     References: torch/optim/radam.py.
     """
 
-    rule = unhot.RAdam
+    core = unhot.RAdam
 
 
 class LazyAdam(Described, torch.optim.Adam):
@@ -344,7 +344,7 @@ class LazyAdam(Described, torch.optim.Adam):
     References: torch/optim/sparse_adam.py.
     """
 
-    rule = unhot.LazyAdam
+    core = unhot.LazyAdam
 
     def __init__(
         self,

@@ -35,11 +35,11 @@ AS_A_WHOLE = (
 class RowOptimizer(Base):  # type: ignore[misc]
     """What the optimizers here add to torch's: it owns the table parameters it is given, and steps their rows."""
 
-    rule: ClassVar[Callable[..., Optimizer]]
-    """The rule of the same name, in PyTorch's convention."""
+    core: ClassVar[Callable[..., Optimizer]]
+    """The core's optimizer of the same name, in PyTorch's convention."""
 
     slots: ClassVar[Mapping[str, str]]
-    """The rule's slots by the names they have in torch's state."""
+    """The optimizer's slots by the names they have in torch's state."""
 
     counters: ClassVar[tuple[str, ...]] = ("step",)
     """What torch's state holds beside the slots."""
@@ -56,7 +56,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
     """Held by steps, and by whatever reads or settles a table, if there are tables: other threads may read while one trains."""
 
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the rule, from a parameter group."""
+        """Those of the core's optimizer, from a parameter group."""
         raise NotImplementedError
 
     @property
@@ -171,7 +171,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         dense: list[Tensor] = []
         for group in self.param_groups:
             ready: list[Ready] = []
-            rule: Optimizer | str | None = None
+            core: Optimizer | str | None = None
             for parameter in group["params"]:
                 gradient = parameter.grad
                 if gradient is None:
@@ -180,17 +180,17 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 if tie is None:
                     dense.append(parameter)
                     continue
-                if rule is None:
-                    rule = self._rule(group)
-                reason = self._prepared(group, rule, tie.backend, parameter, gradient)
+                if core is None:
+                    core = self._core_of(group)
+                reason = self._prepared(group, core, tie.backend, parameter, gradient)
                 if reason:
                     dense.append(self._densely(tie.backend, parameter, reason))
                 else:
                     ready.append(Ready(tie.backend, gradient, self.held_state[parameter]))
             if not ready:
                 continue
-            assert isinstance(rule, Optimizer)
-            for step in clocks.steps(self, rule, group, ready, self._backends()):
+            assert isinstance(core, Optimizer)
+            for step in clocks.steps(self, core, group, ready, self._backends()):
                 if not step.reason:
                     steps.append((group["maximize"], step))
                 for table in step.tables:
@@ -204,10 +204,10 @@ class RowOptimizer(Base):  # type: ignore[misc]
         for maximize, step in steps:
             step.make(maximize)
 
-    def _rule(self, group: Mapping[str, Any]) -> Optimizer | str:
+    def _core_of(self, group: Mapping[str, Any]) -> Optimizer | str:
         """The optimizer of the core with the hyperparameters of a group; or why it has none such."""
         try:
-            return self.rule(**self.hyperparameters(group))
+            return self.core(**self.hyperparameters(group))
         except (TypeError, ValueError) as error:
             return why_dense(error)
 
@@ -216,7 +216,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         return [tie.backend for tie in ties.values()]
 
     def _prepared(
-        self, group: Any, rule: Optimizer | str, backend: TorchBackend, table: TableParameter, gradient: Tensor
+        self, group: Any, core: Optimizer | str, backend: TorchBackend, table: TableParameter, gradient: Tensor
     ) -> str:
         """Why the step of a table has to be dense, or nothing if the step of its rows is prepared."""
         if isinstance(gradient, RowGradient):
@@ -225,7 +225,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 return f"{reason} had the memory of its gradient. Work on `gradient.clone()`, or use elementwise functions"
         elif not (gradient.is_sparse and gradient.sparse_dim() == 1):
             return table.notes.reason_for_dense or AS_A_WHOLE
-        return rule if isinstance(rule, str) else backend.prepare(group, rule, self.held_state[table])
+        return core if isinstance(core, str) else backend.prepare(group, core, self.held_state[table])
 
     def _densely(self, backend: TorchBackend, table: TableParameter, reason: str) -> Tensor:
         """The table, ready for a step that torch's own code makes."""

@@ -1,7 +1,7 @@
 """A table inside a graph: what `unhot.engine` does, on arrays that the graph's framework owns.
 
 Weights and slots are (rows, dim), `last` the steps of the rows' last touches, `place` where in a step's ids a row stands, which
-counts within the step only; the history is that of `unhot.traced.families`.
+counts within the step only; the history is that of `unhot.graph.families`.
 Framework by framework, `Operations` names what the mathematics calls, and `Rows` is where arrays of one line per row are
 read and written.
 """
@@ -12,9 +12,9 @@ from math import ceil
 from typing import Any, Protocol
 
 from unhot.clock import Hyper
+from unhot.graph.families import family_of
+from unhot.graph.history import Arrays
 from unhot.optimizers import Optimizer
-from unhot.traced.families import family_of
-from unhot.traced.history import Arrays
 
 
 class Rows(Protocol):

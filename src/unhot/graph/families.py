@@ -20,10 +20,10 @@ from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import to_powers_of
 from unhot.clock.root import LazyClock
 from unhot.clock.sign import SignClock
+from unhot.graph.history import Arrays, Decays, Window, pair_of_log, power, ring_of
 from unhot.kernels.reference_history import series
 from unhot.laws.closed_form import TERMS
 from unhot.optimizers import Optimizer
-from unhot.traced.history import Arrays, Decays, Window, pair_of_log, power, ring_of
 
 REACH = 42.0
 """A momentum's terms are summed until they have fallen to exp(-42), as the step measure's are."""
