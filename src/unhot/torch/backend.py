@@ -20,6 +20,7 @@ from unhot.optimizers import Optimizer
 from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Bagged
 from unhot.torch.lookup import DTYPES, RowLookup
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
@@ -72,7 +73,6 @@ class TorchBackend(Backend):
         """Where the table lies, and so what works on it."""
         self._weights: Tensor
         self._shared = False
-        self._core: Optimizer | None = None
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
@@ -288,23 +288,26 @@ class TorchBackend(Backend):
         assert parameter is not None
         if group.get("differentiable"):
             return self.reason_for_dense(parameter, owner, group)
-        self._current()
+        engine = self._current()
         if self._shared:
             return SHARED
-        before = self._core
-        if before is not None and any(bool(getattr(core, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
-            self.hand_over()  # the engine has other slots
-        self.require_intact()
-        if self._replaced(state) or self._written():
+        if engine is None:
+            return ""
+        if self._written():
+            self.require_intact()
             self.hand_over()
-        self._core = core
+        elif self._replaced(state) or any(
+            bool(getattr(core, name, 0)) != bool(getattr(engine.optimizer, name, 0)) for name in STRUCTURE
+        ):
+            self.hand_over()
         return ""
 
     def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Segment]:
         """The ids of a row-sparse gradient, as numbers of the engine's rows, and their vectors."""
         bags = factors = None
-        if isinstance(gradient, RowGradient) and gradient.content.bagged is not None and isinstance(self.memory, Host):
-            named, values, bags, factors = gradient.content.bagged
+        source = gradient.content.source if isinstance(gradient, RowGradient) else None
+        if isinstance(source, Bagged) and isinstance(self.memory, Host):
+            named, values, bags, factors = source
         elif isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows
@@ -348,8 +351,8 @@ class TorchBackend(Backend):
                 slots.append(self.memory.take_over(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            beta: Any = self._core  # by which torch's next step finds the larger, at rest too
-            torch.maximum(largest, beta.beta_2 * velocity, out=largest)
+            beta_2 = owner.hyperparameters(group)["beta_2"]  # by which torch's next step finds the larger, at rest too
+            torch.maximum(largest, beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
         return bound, slots

@@ -242,7 +242,7 @@ class BagLookup(torch.autograd.Function):
             values = Bagged(ids, grad, bags, factors).expanded().values
             return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
         own = grad.clone(memory_format=torch.contiguous_format)  # others have that gradient, too, and may change theirs
-        return RowGradient.of_bags(Bagged(ids, own, bags, factors), ctx.rows, ctx.notes)
+        return RowGradient.made_of(Bagged(ids, own, bags, factors), torch.Size((ctx.rows, own.size(1))), ctx.notes)
 
 
 def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:
