@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -137,6 +137,18 @@ class KerasBackend(Backend):
     @abstractmethod
     def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
         """Make the step that was prepared."""
+
+    @staticmethod
+    def prepare_steps(optimizer: RowSparse, tables: Mapping[KerasBackend, Variable], rate: Tensor) -> None:
+        """Get ready for a step of these tables; what can go wrong goes wrong here."""
+        for table, variable in tables.items():
+            table.prepare_step(optimizer, variable, rate)
+
+    @staticmethod
+    def make_steps(gradients: Sequence[RowGradient], rate: Tensor) -> None:
+        """Make the steps that were prepared."""
+        for gradient in gradients:
+            gradient.table.make_step(gradient, rate)
 
     @abstractmethod
     def dense_gradient(self, ids: Tensor, values: Tensor) -> Tensor:
