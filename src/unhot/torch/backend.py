@@ -179,6 +179,11 @@ class TorchBackend(Backend):
         first = self.engine.stores[self.place].first
         return flat + first if first else flat
 
+    def require_rows(self, ids: Tensor) -> None:
+        """Raise IndexError for an id out of range."""
+        _, flat = self.memory.copied(ids)
+        self.memory.require_rows(flat, self._weights.size(0), ids.shape)
+
     def read_bags(self, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str) -> tuple[Tensor, Tensor]:
         """The ids as a flat copy, and the pooled settled rows of bags of them: (bags, dim). In host memory only."""
         return self.lock.holding(partial(self._read_bags, ids, starts, factors, mode))

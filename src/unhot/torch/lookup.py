@@ -127,10 +127,14 @@ def bag_lookup(
             include_last_offset, padding_idx,
         )  # fmt: skip
         return outside
-    if not (sparse or max_norm is not None or scale_grad_by_freq or padding_idx is not None):
+    if not (sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)):
         starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
         if starts is not None and backend.in_host_memory():
-            pooled: Tensor = BagLookup.apply(weight, input, starts, per_sample_weights, mode, backend)  # type: ignore[no-untyped-call]
+            counting = input, starts, per_sample_weights
+            if padding_idx is not None:
+                backend.require_rows(input)
+                counting = without_padding(*counting, _counted(padding_idx, weight))
+            pooled: Tensor = BagLookup.apply(weight, *counting, mode, backend)  # type: ignore[no-untyped-call]
             return pooled
     if scale_grad_by_freq and mode == "max":
         raise ValueError("max mode does not support scaling the gradient by the frequency")
@@ -207,6 +211,19 @@ def bag_starts(
         starts = torch.cat([starts, starts.new_full((1,), len(input))])
     rises = bool((starts[1:] >= starts[:-1]).all())
     return starts.contiguous() if rises and int(starts[0]) == 0 and int(starts[-1]) == len(input) else None
+
+
+def without_padding(
+    input: Tensor, starts: Tensor, factors: Tensor | None, padding_idx: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The ids, starts and factors of bags of which the ids that are padding are no part."""
+    flat = input.reshape(-1)
+    counts = flat != padding_idx
+    if bool(counts.all()):
+        return input, starts, factors
+    before = starts.new_zeros(len(flat) + 1)
+    torch.cumsum(counts, 0, out=before[1:])
+    return flat[counts], before[starts], None if factors is None else factors.reshape(-1)[counts]
 
 
 INDICES = (torch.int64, torch.int32)
