@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import unhot.torch
+from unhot.clock.measure import MeasureClock
 from unhot.torch.placement import KERNELS
 
 from .twins import ROWS, _double, by_rows, close, deferred  # noqa: F401
@@ -135,3 +136,18 @@ def test_tables_skip_steps_now_and_then(name: str, kernels: str, monkeypatch: py
         assert mine.keys() == other.keys()
         for key in mine:
             close(mine[key], other[key])
+
+
+def test_a_table_that_was_released_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others, whose rows are settled in turn, go on without it."""
+    monkeypatch.setattr(MeasureClock, "period", property(lambda clock: 32))
+    _, (ours, optimizer) = pairs("AdamW")
+    for seed in range(4):
+        step((ours, optimizer), list(range(TABLES)), seed, None)
+    table = ours.tables[2]
+    unhot.torch.release(table)
+    with torch.no_grad():
+        table.weight.fill_(7.0)
+    for seed in range(4, 70):
+        step((ours, optimizer), [0, 1, 3, 4], seed, None)
+    assert bool((table.weight == 7.0).all())
