@@ -24,11 +24,12 @@ from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.store import Store
 from unhot.torch._private import is_fake, without_torch_functions
-from unhot.torch.backend import TorchBackend, dtype_of, steps_made
+from unhot.torch.backend import DTYPES, TorchBackend, dtype_of
 from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
-from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
+from unhot.torch.held_state import steps_made
+from unhot.torch.lookup import owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership
 
@@ -56,7 +57,7 @@ class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
 
 def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     training = owner_of(weight, None)
-    return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
+    return None if training is None else owned_lookup(weight, training, ids, -1, None, 2.0, False)
 
 
 class _Slots:
