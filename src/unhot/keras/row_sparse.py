@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 
-from unhot.keras.backend import KerasBackend, Reason
+from unhot.keras.backend import KerasBackend, Reason, RowGradient
 from unhot.keras.backends import backend
-from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
@@ -112,7 +111,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
 
     def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
         """The optimizer of the core for a table, with the hyperparameters as they stand."""
-        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(backend.unread(variable)) else 0.0
+        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(backend.identity(variable)) else 0.0
         given = dict(self._names.implied)
         kind: Any = self.core  # which mypy takes for one that cannot be hashed, as its instances cannot be
         for ours, theirs in self._names.hyperparameters.items():
@@ -138,7 +137,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         return tie.backend if tie is not None and tie.holds else None
 
     def _var_key(self, variable: Variable) -> Any:
-        return super()._var_key(backend.unread(variable))
+        return super()._var_key(backend.identity(variable))
 
     # ------------------------------------------------------------------ steps
 
@@ -153,7 +152,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             for tie in self._tables.values():
                 tie.regain()
         with backend.around_step(self):
-            super().apply(backend.by_rows(self, list(grads), variables), variables)
+            super().apply(backend.row_gradients(self, list(grads), variables), variables)
 
     def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
         rate = self._get_current_learning_rate()
@@ -198,7 +197,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         """A step of a table by `update_step`, which a subclass may have changed."""
         table = gradient.table
         table.stepped = False
-        self.update_step(gradient, backend.unread(variable), rate)
+        self.update_step(gradient, backend.identity(variable), rate)
         if not table.stepped:
             warn_of_dense_training(
                 variable,

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import keras
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor
 from unhot.atomic import Lock
 from unhot.clock import Hyper
 from unhot.engine import Engine, clock_of
-from unhot.keras.backend import Function, KerasBackend
-from unhot.keras.gradients import RowGradient
+from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
@@ -32,9 +31,6 @@ from unhot.torch.held_state import steps_made
 from unhot.torch.lookup import owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.training import Ownership
-
-if TYPE_CHECKING:
-    from unhot.keras.row_sparse import RowSparse
 
 
 class TableVariable(keras.Variable):  # type: ignore[misc]
@@ -125,7 +121,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return cast("Function", functools.wraps(function)(outside))
 
     @staticmethod
-    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+    def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
             table = optimizer.table(variable)
@@ -137,7 +133,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     # ------------------------------------------------------------------ one table and its optimizer
 
-    def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
+    def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: Owner) -> None:
         self.variable, self._slots = variable, slots
         source: Option = _Slots()
         # Held by the optimizer alone: once it is gone, so is the table's owner.
@@ -151,7 +147,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         for slot in self._slots.values():
             slot.training = self
 
-    def restart(self, optimizer: RowSparse) -> None:
+    def restart(self, optimizer: Owner) -> None:
         self.hand_over()
 
     def summed(self, gradient: RowGradient) -> RowGradient:
@@ -163,15 +159,15 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return torch.zeros(self.variable.shape, dtype=values.dtype, device=values.device).index_add_(0, ids, values)
 
     @contextmanager
-    def dense_step(self, optimizer: RowSparse, rate: Number) -> Iterator[None]:
+    def dense_step(self, optimizer: Owner, rate: Number) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it; the next step by rows starts from its variables."""
         self.hand_over()
         yield
 
-    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
+    def prepare_step(self, optimizer: Owner, variable: Variable, rate: Number) -> None:
         without_torch_functions(self._prepare_step, optimizer, variable, rate)
 
-    def _prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
+    def _prepare_step(self, optimizer: Owner, variable: Variable, rate: Number) -> None:
         clock = int(optimizer.iterations)
         if clock < 0:
             steps_made(clock, "the optimizer's `iterations`")
