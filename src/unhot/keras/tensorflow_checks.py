@@ -34,6 +34,7 @@ def stop_if_bad(ids: Tensor, bad: Tensor, given: Tensor, name: str, rows: int) -
 
 
 def _stop(bad: Tensor, given: Tensor, name: str, rows: int) -> Tensor:
+    # Not `unhot.ids.no_row`: the message is made when the graph runs.
     # Within `tf.vectorized_map` this branch also runs for no ids at all, where `tf.where` would have no shape.
     first = tf.argmax(tf.reshape(tf.cast(bad, tf.int32), (-1,)), output_type=tf.int32)
     place = tf.unravel_index(first, tf.shape(bad))
