@@ -1,4 +1,4 @@
-"""What is an id: any integer, of any shape; and what happens to one that lies outside the table."""
+"""Checks of ids, which are integers of any shape; what happens to one outside the table; and the errors of all front ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a table as a flat dict, and back."""
+"""A table's state as a flat dict, as `state_dict` gives it, and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step measure: what an Adam-like optimizer does to a row over many steps without a gradient, in a few coefficients.
+"""The design of the step measure, by which an Adam-like optimizer's steps without a gradient become a few coefficients.
 
 Over the skipped steps s = t+1..n an element with momentum m and root x (the square root of its second moment, or its
 maximum) moves by

@@ -1,4 +1,4 @@
-"""What a step is, for optimizers that divide a momentum by a root (`unhot.laws.measure`); and the clock of those at rest."""
+"""The scalars of a step that divides a momentum by a root (see `laws.measure`), and the clock of LazyAdam, with no history."""
 
 from __future__ import annotations
 

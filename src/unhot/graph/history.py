@@ -1,4 +1,4 @@
-"""What the steps made have left, as arrays that a compiled step reads and writes.
+"""The histories of steps inside a graph: arrays that a compiled step reads and writes.
 
 The histories of `unhot.clock` are kept on the host in float64, and hyperparameters may change at every step. Inside a graph
 there may be no float64, and only the rate changes from step to step: momenta and decays are numbers that the graph was compiled

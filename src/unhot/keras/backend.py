@@ -1,4 +1,4 @@
-"""What each of Keras's backends does for tables: the class that it implements, what that asks of optimizers, and gradients."""
+"""The class that each of Keras's backends implements for tables, what it asks of an optimizer, and gradients by rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids that a layer is given: checked where they are known, and never another row's where they are not."""
+"""Checks of the ids that a Keras layer is given: errors where they are known, and never another row where they are not."""
 
 from __future__ import annotations
 

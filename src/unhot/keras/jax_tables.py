@@ -165,7 +165,7 @@ class JaxBackend(TableTraining):
         last = {"last": carried(jnp.full((self.shape[0],), now, jnp.int32))} if self.traced.defers else {}
         return {"clock": carried(now), **last}
 
-    def _follows(self, optimizer: Owner) -> bool:
+    def _has_hyperparameters_of(self, optimizer: Owner) -> bool:
         """Whether the optimizer's hyperparameters are those by which this trains rows."""
         try:
             core = optimizer.row_optimizer(self.variable, 0.001)
@@ -173,7 +173,7 @@ class JaxBackend(TableTraining):
             return False
         return (type(core), vars(core)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
 
-    def follow_others(self) -> None:
+    def notice_writes(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""
         optimizer, variable = self._optimizer(), self.variable
         tie, value = variable.ownership, variable._value
@@ -184,7 +184,7 @@ class JaxBackend(TableTraining):
         if self.written:
             tie.release()
             return
-        if not self._follows(optimizer):
+        if not self._has_hyperparameters_of(optimizer):
             tie.release()
             optimizer.own_if_possible(variable)
             return
@@ -240,7 +240,7 @@ class JaxBackend(TableTraining):
                 " train by rows.",
             )
             return gradient
-        if not self._follows(optimizer):
+        if not self._has_hyperparameters_of(optimizer):
             warn_of_dense_training(
                 variable,
                 self.path,

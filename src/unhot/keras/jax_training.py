@@ -1,4 +1,4 @@
-"""What reads and settles the arrays of one table on JAX, known ones and those that JAX traces."""
+"""How the arrays of one table are read and settled on JAX, known ones and those that JAX traces."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ class TableTraining(Reader, KerasBackend):
         """The settled slot of a `SlotValue`; in an optimizer's step, that of the table's value there."""
 
     @abstractmethod
-    def follow_others(self) -> None:
+    def notice_writes(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""

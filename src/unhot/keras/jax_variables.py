@@ -131,7 +131,7 @@ class TableVariable(_Variable):
             self.resolve()
             tie = ownership_of(self)
             if tie is not None:
-                tie.backend.follow_others()
+                tie.backend.notice_writes()
 
     def resolve(self) -> None:
         """If weights were assigned and slots were not, as loops of the user's do, go on with those and with these."""

@@ -166,7 +166,7 @@ class TensorFlowBackend(KerasBackend):
     def resume(self) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None  # a graph that steps keeps it
-        self._follow(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
+        self._begin_with(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
         for slot in self._slots.values():
             slot.training = self
 
@@ -174,7 +174,7 @@ class TensorFlowBackend(KerasBackend):
         """What trains the rows, with the optimizer's hyperparameters as they stand."""
         return Traced(optimizer.row_optimizer(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
 
-    def _follow(self, optimizer: Owner, traced: Traced, state: Mapping[str, Tensor]) -> None:
+    def _begin_with(self, optimizer: Owner, traced: Traced, state: Mapping[str, Tensor]) -> None:
         """Take up hyperparameters, and the numbers that the optimizer keeps; all rows are settled.
 
         Each set of them has variables of its own, which the graphs that were made for it go on with.
@@ -265,11 +265,11 @@ class TensorFlowBackend(KerasBackend):
             tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
 
     def _note_step(self, optimizer: Owner) -> None:
-        note_step(self.variable, self, optimizer, lambda traced: self._take_up(optimizer, traced))
+        note_step(self.variable, self, optimizer, lambda traced: self._change_to(optimizer, traced))
 
-    def _take_up(self, optimizer: Owner, traced: Traced) -> None:
+    def _change_to(self, optimizer: Owner, traced: Traced) -> None:
         self.settle()
-        self._follow(optimizer, traced, optimizer.row_state())
+        self._begin_with(optimizer, traced, optimizer.row_state())
 
     @contextmanager
     def dense_step(self, optimizer: Owner, rate: Tensor) -> Iterator[None]:
@@ -289,7 +289,7 @@ class TensorFlowBackend(KerasBackend):
         if traced != self.traced:
             if not tf.executing_eagerly():
                 optimizer.refuse_change(variable)
-            self._take_up(optimizer, traced)
+            self._change_to(optimizer, traced)
         self._note_step(optimizer)
         self._follow_iterations(optimizer)
 

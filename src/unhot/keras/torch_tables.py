@@ -193,6 +193,6 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         snapshot, clock = clock_of(core, dtype_of(self._weights), len(self._weights), set(self._slots))
         begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": core.learning_rate}
         clock.load_state(begun | {name: float(value) for name, value in state.items()})
-        slots = [self.memory.take_over(self._slots[name]._value.detach()) for name in clock.slots]
-        store = Store(self.memory.take_over(self._weights), tuple(slots))
+        slots = [self.memory.row_view(self._slots[name]._value.detach()) for name in clock.slots]
+        store = Store(self.memory.row_view(self._weights), tuple(slots))
         return Engine([store], snapshot, clock, now, self.memory.kernels)

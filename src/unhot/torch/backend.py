@@ -318,7 +318,7 @@ class TorchBackend(Backend):
                 slots.append(self.memory.view(bound[theirs]))
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
-                slots.append(self.memory.take_over(bound[theirs]))
+                slots.append(self.memory.row_view(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
             beta: Any = self._core  # by which torch's next step finds the larger, at rest too
@@ -329,7 +329,7 @@ class TorchBackend(Backend):
 
     def weights_array(self) -> Any:
         """The weights, to be read and written row by row from now on."""
-        return self.memory.take_over(self._weights)
+        return self.memory.row_view(self._weights)
 
     def bound(self, engine: Engine, place: int, state: dict[str, Any], bound: dict[str, Tensor]) -> list[Call]:
         """What puts the table into an engine, whose slots lie in these tensors of torch's state."""
