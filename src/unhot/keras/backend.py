@@ -15,6 +15,9 @@ from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import Backend, Ownable, Ownership
 
+DTYPES = ("float32", "float64")
+"""Those of tables whose rows can be trained apart, by Keras's names."""
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 

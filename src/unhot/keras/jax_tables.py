@@ -15,7 +15,7 @@ import numpy as np
 from unhot.graph.engine import Traced
 from unhot.jax.operations import after
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
-from unhot.keras.backend import Owner, Reason, RowGradient
+from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.jax_lookup import Lookups
 from unhot.keras.jax_training import Arrays, TableTraining, carried, integers, traced
 from unhot.keras.jax_value import SlotValue, TableValue
@@ -23,8 +23,6 @@ from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import warn_of_dense_training
-
-DTYPES = ("float32", "float64")
 
 
 class JaxBackend(TableTraining):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from unhot.graph.engine import Traced
 from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
-from unhot.keras.backend import Function, KerasBackend, Owner, Reason, RowGradient
+from unhot.keras.backend import DTYPES, Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
@@ -21,8 +21,6 @@ from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, a
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.optimizers import Optimizer
 from unhot.training import Ownership
-
-DTYPES = ("float32", "float64")
 
 
 def training_of(variable: Variable) -> TensorFlowBackend | None:

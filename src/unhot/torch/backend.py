@@ -244,7 +244,7 @@ class TorchBackend(Backend):
     def reason_for_dense(table: nn.Parameter, owner: Owner, group: Mapping[str, Any]) -> str:
         """Why the rows of a table cannot be trained apart with the hyperparameters of the group, and what to do; or nothing."""
         if table.dtype not in DTYPES:
-            return f"its dtype is {table.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+            return wrong_dtype(table.dtype)
         if is_shared(table):
             return SHARED
         if group.get("differentiable"):
@@ -359,6 +359,11 @@ class TorchBackend(Backend):
                 " the table had deferred steps, which needed what was there. Take it from `optimizer.state` again before you"
                 " write; now, load a state by `optimizer.load_state_dict()`."
             )
+
+
+def wrong_dtype(dtype: torch.dtype) -> str:
+    """Why the rows of a table of a dtype that is none of `DTYPES` cannot be trained apart."""
+    return f"its dtype is {dtype}. Rows are trained apart in torch.float32 and torch.float64"
 
 
 def is_shared(tensor: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
-from unhot.torch.backend import DTYPES, TorchBackend
+from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
 from unhot.training import Ownership
@@ -84,7 +84,7 @@ def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
     if sparse is False:
         why = ASKED_FOR
     elif weight.dtype not in DTYPES:
-        why = f"its dtype is {weight.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+        why = wrong_dtype(weight.dtype)
     elif is_transformed():
         why = TRANSFORMED
     elif not sparse and in_data_parallel():
