@@ -167,7 +167,7 @@ class RowLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Any, ids: Tensor, backend: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
+        ctx: Any, weight: Any, ids: Tensor, backend: TorchBackend, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
     ) -> Tensor:
         own, rows = backend.read(ids)
         ctx.save_for_backward(own)
