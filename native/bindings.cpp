@@ -39,6 +39,17 @@ int64_t py_outside(In<int64_t, 1> ids, int64_t rows) {
     return outside(ids.data(), static_cast<int64_t>(ids.shape(0)), rows);
 }
 
+int64_t py_number_rows(Out<int64_t, 1> ids, const std::vector<int64_t>& counts, const std::vector<int64_t>& rows,
+                       const std::vector<int64_t>& firsts) {
+    const auto count = static_cast<int64_t>(ids.shape(0));
+    int64_t left = count;
+    bool good = rows.size() == counts.size() && firsts.size() == counts.size();
+    for (const int64_t own : counts) good &= own >= 0 && (left -= own) >= 0;
+    check(good && left == 0, "number_rows: a number of ids, of rows and of the first row for each table");
+    nb::gil_scoped_release release;
+    return number_rows(ids.data(), counts.data(), rows.data(), firsts.data(), static_cast<int64_t>(counts.size()));
+}
+
 bool py_same(In<int64_t, 1> ids, In<int64_t, 1> others) {
     return ids.shape(0) == others.shape(0) && std::equal(ids.data(), ids.data() + ids.shape(0), others.data());
 }
@@ -157,6 +168,7 @@ NB_MODULE(_native, module) {
     const auto same = nb::arg().noconvert();
     module.def("group", &py_group, same, same, same, same);
     module.def("outside", &py_outside, same, nb::arg());
+    module.def("number_rows", &py_number_rows, same, nb::arg(), nb::arg(), nb::arg());
     module.def("same", &py_same, same, same);
     module.def("last_steps", &py_last_steps, same, same, nb::arg(), same, same);
     module.def("matrix_extend", &py_matrix_extend, same, same, nb::arg());

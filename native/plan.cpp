@@ -65,6 +65,16 @@ int64_t outside(const int64_t* ids, int64_t count, int64_t rows) {
     return -1;
 }
 
+int64_t number_rows(int64_t* ids, const int64_t* counts, const int64_t* rows, const int64_t* firsts, int64_t tables) {
+    int64_t begin = 0;
+    for (int64_t t = 0; t < tables; begin += counts[t++]) {
+        const int64_t bad = outside(ids + begin, counts[t], rows[t]);
+        if (bad >= 0) return begin + bad;
+        for (int64_t i = begin; i < begin + counts[t]; ++i) ids[i] += firsts[t];
+    }
+    return -1;
+}
+
 int64_t group(const int64_t* ids, int64_t count, const uint32_t* last, int64_t* rows, int64_t* order, int64_t* starts) {
     static thread_local std::vector<int32_t> buffer;
     if (buffer.size() < static_cast<size_t>(2 * count)) buffer.resize(static_cast<size_t>(2 * count));

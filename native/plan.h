@@ -8,6 +8,10 @@ namespace unhot {
 // The position of the first id outside [0, rows), or -1.
 int64_t outside(const int64_t* ids, int64_t count, int64_t rows);
 
+// Makes rows of all tables of the ids of each in turn, counts[t] of them, by adding the number of the table's first row.
+// Returns -1, or the position of the first id outside [0, rows[t]).
+int64_t number_rows(int64_t* ids, const int64_t* counts, const int64_t* rows, const int64_t* firsts, int64_t tables);
+
 // The distinct rows in the order of their first occurrence, and each row's positions in order; see src/unhot/kernels/plan.py.
 // `rows` and `order` hold `count` numbers, `starts` count + 1.  Returns the number of distinct rows.  The steps of the last
 // touches, if there are any, are brought into the caches by the way.

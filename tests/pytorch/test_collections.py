@@ -201,6 +201,51 @@ def test_what_people_do_around_it() -> None:
             close(ours[name], value)
 
 
+class Model(nn.Module):
+    """Two collections and a table of its own, which one optimizer trains."""
+
+    def __init__(self, parts: list[Any], own: nn.Module) -> None:
+        super().__init__()
+        self.parts, self.own = nn.ModuleList(parts), own
+
+
+@pytest.mark.parametrize("pooling", ["", "mean"])
+def test_gradients_that_are_one_piece_or_not(pooling: str) -> None:
+    """Two collections and a table beside them make one step; some gradients are changed, or of two lookups; ids are reused."""
+    sides = list(zip(*(pair(pooling, "concatenated") for _ in range(2)), strict=True))
+    models = [Model(list(sides[0]), unhot.torch.Embedding(9, 4)), Model(list(sides[1]), nn.Embedding(9, 4))]
+    models[1].own.load_state_dict(models[0].own.state_dict())
+    optimizers = [unhot.torch.AdamW(models[0].parameters(), lr=0.05), torch.optim.AdamW(models[1].parameters(), lr=0.05)]
+    rng = np.random.default_rng(0)
+    for step in range(40):
+        given = [batch(rng, pooling, step), batch(rng, pooling, step)]
+        own = torch.from_numpy(rng.integers(0, 9, 3))
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            ids = copy.deepcopy(given)
+            found = [part(features) for part, features in zip(model.parts, ids, strict=True)]
+            if step % 5 == 2:
+                found.append(model.parts[0](ids[1]))
+            for features in ids if model is models[0] else []:  # our lookup has copied them
+                for value in features.values():
+                    (value[0] if isinstance(value, tuple) else value).zero_()
+            (sum(map(loss, found)) + model.own(own).sin().sum()).backward()  # type: ignore[operator]
+            item = model.parts[1].layers["item"].weight  # type: ignore[union-attr,index]
+            if step % 4 == 1:
+                item.grad *= 0.5
+            if step % 7 == 3:
+                item.grad[:3] = 0
+            if step % 6 == 5:
+                item.grad = None
+            if step % 9 == 7:  # the step makes its tables anew, in another order
+                assert optimizer.state
+                optimizer.param_groups[0]["params"].reverse()
+            optimizer.step()
+    for side in zip(models[0].parts, models[1].parts, strict=True):
+        same(*side)
+    close(models[0].own.weight, models[1].own.weight)
+
+
 def test_double_backward() -> None:
     """A gradient through which autograd goes on is that of tables apart."""
     for pooling in ("", "mean"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -51,6 +51,9 @@ class Owner(Protocol):
 
     def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
         """The optimizer of the core for a table, with the hyperparameters as they stand."""
+
+    def decays(self, variable: Variable) -> bool:
+        """Whether the weights of a table decay."""
 
     def row_state(self) -> dict[str, Variable]:
         """Numbers of the core's optimizer that Keras keeps beside the slots."""
@@ -173,6 +176,18 @@ class KerasBackend(Backend):
     @abstractmethod
     def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
         """Make the step that was prepared."""
+
+    @staticmethod
+    def prepare_steps(optimizer: Owner, tables: Mapping[KerasBackend, Variable], rate: Tensor) -> None:
+        """Get ready for a step of these tables; what can go wrong goes wrong here."""
+        for table, variable in tables.items():
+            table.prepare_step(optimizer, variable, rate)
+
+    @staticmethod
+    def make_steps(gradients: Sequence[RowGradient], rate: Tensor) -> None:
+        """Make the steps that were prepared."""
+        for gradient in gradients:
+            gradient.table.make_step(gradient, rate)
 
     @abstractmethod
     def dense_gradient(self, ids: Tensor, values: Tensor) -> Tensor:

@@ -111,13 +111,17 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
 
     def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
         """The optimizer of the core for a table, with the hyperparameters as they stand."""
-        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(backend.identity(variable)) else 0.0
+        decay = self.weight_decay if self.decays(variable) else 0.0
         given = dict(self._names.implied)
         kind: Any = self.core  # which mypy takes for one that cannot be hashed, as its instances cannot be
         for ours, theirs in self._names.hyperparameters.items():
             value = getattr(self, str(theirs))
             given[ours] = bool(value) if ours in flags(kind) else value  # as Keras takes it
         return self.core(rate, weight_decay=decay, **given)
+
+    def decays(self, variable: Variable) -> bool:
+        """Whether the weights of a table decay."""
+        return bool(self.weight_decay and self._use_weight_decay(backend.identity(variable)))
 
     def refuse_change(self, variable: Variable) -> None:
         """For graphs, in which the hyperparameters are constants."""
@@ -171,9 +175,12 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
                 summed = [g.table.summed(g) if isinstance(g, RowGradient) else g for g in grads]
                 values = self._clip_gradients([g.values if isinstance(g, RowGradient) else g for g in summed])
                 grads = [g.with_values(c) if isinstance(g, RowGradient) else c for g, c in zip(summed, values, strict=True)]
-            for table, variable in rows.items():
-                table.prepare_step(self, variable, rate)  # an error must leave everything as it was
-                table.rate = rate
+            if self._steps_as_here:
+                backend.prepare_steps(self, rows, rate)  # an error must leave everything as it was
+            else:
+                for table, variable in rows.items():
+                    table.prepare_step(self, variable, rate)
+                    table.rate = rate
             others = [v for g, v in given if not isinstance(g, RowGradient)]
             if others:
                 self._apply_weight_decay(others)
@@ -184,14 +191,22 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
     def _backend_update_step(self, grads: list[Gradient], trainable_variables: list[Variable], learning_rate: Tensor) -> None:
         given = list(zip(grads, trainable_variables, strict=True))
         others = [(g, v) for g, v in given if not isinstance(g, RowGradient)]
-        if others and backend.EAGER and type(self).update_step is not RowSparse.update_step:
+        if others and backend.EAGER and not self._steps_as_here:
             for gradient, variable in others:  # Keras's optimizers would step them all at once
                 self.update_step(gradient, variable, learning_rate)
         elif others:
             super()._backend_update_step(*map(list, zip(*others, strict=True)), learning_rate)
+        if self._steps_as_here:
+            backend.make_steps([g for g in grads if isinstance(g, RowGradient)], learning_rate)
+            return
         for gradient, variable in given:
             if isinstance(gradient, RowGradient):
                 self._update_table(gradient, variable, learning_rate)
+
+    @property
+    def _steps_as_here(self) -> bool:
+        """Whether `update_step` is ours, so that the steps of several tables may be made together."""
+        return getattr(self.update_step, "__func__", None) is RowSparse.update_step
 
     def _update_table(self, gradient: RowGradient, variable: Variable, rate: Tensor) -> None:
         """A step of a table by `update_step`, which a subclass may have changed."""

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import keras
 import torch
 from torch import Tensor
 
-from unhot.atomic import Lock
-from unhot.clock import Hyper
-from unhot.engine import Engine, clock_of
+from unhot.atomic import Lock, together
+from unhot.clock import Clock, Hyper
+from unhot.engine import Engine, clock_of, numbered
 from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
-from unhot.store import Store
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import DTYPES, TorchBackend, dtype_of
 from unhot.torch.clocks import make_step
@@ -30,6 +31,7 @@ from unhot.torch.gradient_content import coalesced
 from unhot.torch.held_state import steps_made
 from unhot.torch.lookup import owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
+from unhot.torch.placement import Host
 from unhot.training import Ownership
 
 
@@ -62,6 +64,7 @@ class _Slots:
     def __init__(self) -> None:
         self.held_state: dict[Any, Any] = {}
         self.tie: Any = None
+        self.lock = Lock()
 
 
 class TorchKerasBackend(TorchBackend, KerasBackend):
@@ -73,7 +76,11 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     TABLE_VARIABLE = TableVariable
     SLOT_VARIABLE = SlotVariable
 
-    _hyper: Hyper
+    hyper: Hyper
+    """The hyperparameters of the step that was prepared."""
+
+    decays = False
+    """Whether the weights decay in that step."""
 
     # ------------------------------------------------------------------ tables and lookups
 
@@ -137,8 +144,9 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         self.variable, self._slots = variable, slots
         source: Option = _Slots()
         # Held by the optimizer alone: once it is gone, so is the table's owner.
-        optimizer.__dict__.setdefault("_sources", []).append(source)
-        super().__init__(source, Lock())
+        sources = optimizer.__dict__.setdefault("_sources", [])
+        sources.append(source)
+        super().__init__(source, sources[0].lock)  # one for all tables, since they may share an engine
 
     def tied(self, tie: Ownership[Any]) -> None:
         self.tie = weakref.ref(tie)
@@ -165,34 +173,86 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         yield
 
     def prepare_step(self, optimizer: Owner, variable: Variable, rate: Number) -> None:
-        without_torch_functions(self._prepare_step, optimizer, variable, rate)
+        without_torch_functions(_prepare_steps, optimizer, {self: variable}, rate)
 
-    def _prepare_step(self, optimizer: Owner, variable: Variable, rate: Number) -> None:
-        clock = int(optimizer.iterations)
-        if clock < 0:
-            steps_made(clock, "the optimizer's `iterations`")
-        core = optimizer.row_optimizer(variable, float(rate))
-        engine = self._current()
-        if engine is not None and engine.now != clock:
-            self.hand_over()
-            engine = None
-        if engine is None:
-            self.engine = engine = self._on_variables(core, clock, optimizer.row_state())
-        self._hyper = engine.begin_step(core)
+    @staticmethod
+    def prepare_steps(optimizer: Owner, tables: Mapping[Any, Variable], rate: Number) -> None:
+        without_torch_functions(_prepare_steps, optimizer, tables, rate)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
-        without_torch_functions(self._step_rows, gradient.ids, gradient.values)
+        without_torch_functions(_make_steps, [gradient])
 
-    def _step_rows(self, ids: Tensor, values: Tensor) -> None:
-        named, rows = self.in_memory(ids, values)
-        make_step(self, [named], [Segment(self.place, rows)], self._hyper)
-        self.tell_written()
+    @staticmethod
+    def make_steps(gradients: Sequence[RowGradient], rate: Number) -> None:
+        without_torch_functions(_make_steps, gradients)
 
-    def _on_variables(self, core: Optimizer, now: int, state: Mapping[str, Number]) -> Engine:
-        """An engine on the memory of Keras's variables."""
-        snapshot, clock = clock_of(core, dtype_of(self._weights), len(self._weights), set(self._slots))
-        begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": core.learning_rate}
-        clock.load_state(begun | {name: float(value) for name, value in state.items()})
-        slots = [self.memory.row_view(self._slots[name]._value.detach()) for name in clock.slots]
-        store = Store(self.memory.row_view(self._weights), tuple(slots))
-        return Engine([store], snapshot, clock, now, self.memory.kernels)
+    def slots_of(self, clock: Clock) -> tuple[Any, ...]:
+        """The memory of Keras's slots, in the order of the clock's."""
+        return tuple(self.memory.row_view(self._slots[name]._value.detach()) for name in clock.slots)
+
+    @property
+    def slot_names(self) -> frozenset[str]:
+        """The slots that Keras has."""
+        return frozenset(self._slots)
+
+
+def _prepare_steps(optimizer: Owner, tables: Mapping[TorchKerasBackend, Variable], rate: Number) -> None:
+    """Give the tables the hyperparameters of a step; those that begin it from the same point share an engine."""
+    now = int(optimizer.iterations)
+    if now < 0:
+        steps_made(now, "the optimizer's `iterations`")
+    cores: dict[bool, Optimizer] = {}
+    members = Counter(id(table._current()) for table in tables)
+    new: dict[tuple[Any, ...], list[TorchKerasBackend]] = {}
+    for table, variable in tables.items():
+        decays = optimizer.decays(variable)
+        if decays not in cores:
+            cores[decays] = optimizer.row_optimizer(variable, float(rate))
+        engine = table.engine
+        if engine is not None and (
+            engine.now != now or table.decays != decays or members[id(engine)] < sum(store.rows > 0 for store in engine.stores)
+        ):
+            table.hand_over()
+        table.decays = decays
+        if table.engine is None:
+            alone = () if isinstance(table.memory, Host) else (id(table),)  # its kernels take one table at a time
+            new.setdefault((decays, table._weights.dtype, *alone), []).append(table)
+    for (decays, *_), begun in new.items():
+        _bind(begun, cores[decays], now, optimizer.row_state())
+    hypers: dict[int, Hyper] = {}
+    for table in tables:
+        engine = table.engine
+        assert engine is not None
+        if id(engine) not in hypers:
+            hypers[id(engine)] = engine.begin_step(cores[table.decays])
+        table.hyper = hypers[id(engine)]
+
+
+def _bind(tables: Sequence[TorchKerasBackend], core: Optimizer, now: int, state: Mapping[str, Number]) -> None:
+    """Make an engine on the memory of Keras's variables."""
+    weights = [table.weights_array() for table in tables]
+    first = tables[0]
+    snapshot, clock = clock_of(core, dtype_of(first._weights), sum(map(len, weights)), first.slot_names)
+    begun: dict[str, Any] = {"momentum_begun": 1.0, "largest_beta": 0.0, "rate": core.learning_rate}
+    clock.load_state(begun | {name: float(value) for name, value in state.items()})
+    states = [(array, table.slots_of(clock)) for array, table in zip(weights, tables, strict=True)]
+    engine = Engine(numbered(states), snapshot, clock, now, first.memory.kernels)
+    together([partial(table.__dict__.update, engine=engine, place=place) for place, table in enumerate(tables)])
+
+
+def _make_steps(gradients: Sequence[RowGradient]) -> None:
+    """The steps that were prepared, those of tables that share an engine in one call."""
+    by_engine: dict[int, list[tuple[TorchKerasBackend, RowGradient]]] = {}
+    for gradient in gradients:
+        table = cast("TorchKerasBackend", gradient.table)
+        by_engine.setdefault(id(table.engine), []).append((table, gradient))
+    for members in by_engine.values():
+        first = members[0][0]
+        ids, segments = [], []
+        for table, gradient in members:
+            named, rows = table.in_memory(gradient.ids, gradient.values)
+            ids.append(table.numbered(named))
+            segments.append(Segment(table.place, rows))
+        first.lock.holding(partial(make_step, first, ids, segments, first.hyper))
+        for table, _ in members:
+            table.tell_written()

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
     "copied", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
+    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
 ]  # fmt: skip
 
 name = "numpy"
@@ -66,6 +66,19 @@ def outside(ids: Array, rows: int) -> int:
     """The position of the first of the flat int64 ids that lies outside [0, rows), or -1."""
     wide = ids.view(np.uint64)  # in which a negative id is larger than any row number
     return int(np.argmax(wide >= rows)) if len(ids) and int(wide.max()) >= rows else -1
+
+
+def number_rows(ids: Array, counts: Sequence[int], rows: Sequence[int], firsts: Sequence[int]) -> int:
+    """Make rows of all tables, in place, of the ids of each table in turn; the position of the first bad id, or -1."""
+    begin = 0
+    for count, most, first in zip(counts, rows, firsts, strict=True):
+        own = ids[begin : begin + count]
+        bad = outside(own, most)
+        if bad >= 0:
+            return begin + bad
+        own += first
+        begin += count
+    return -1
 
 
 def joined(ids: Sequence[Array]) -> Array:

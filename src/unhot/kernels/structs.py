@@ -143,6 +143,12 @@ class Kernels(Protocol):
     def outside(self, ids: Ids, rows: int) -> int:
         """The position of the first of the ids that lies outside [0, rows), or -1."""
 
+    def number_rows(self, ids: Ids, counts: Sequence[int], rows: Sequence[int], firsts: Sequence[int]) -> int:
+        """Make rows of all tables, in place, of the ids of each table in turn, `counts` of them: add the first row's number.
+
+        The position of the first id that lies outside of its table, or -1.
+        """
+
     def group(self, ids: Ids) -> Plan:
         """The distinct rows among `ids`, and where each occurs, in the order of occurrence."""
 

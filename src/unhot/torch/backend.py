@@ -19,6 +19,7 @@ from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Bagged
 from unhot.torch.held_state import Owner, Start, StateHolder, steps_made
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
@@ -59,7 +60,6 @@ class TorchBackend(Backend):
         """Where the table lies, and so what works on it."""
         self._weights: Tensor
         self._shared = False
-        self._core: Optimizer | None = None
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
@@ -154,6 +154,11 @@ class TorchBackend(Backend):
         assert self.engine is not None
         first = self.engine.stores[self.place].first
         return flat + first if first else flat
+
+    def require_rows(self, ids: Tensor) -> None:
+        """Raise IndexError for an id out of range."""
+        _, flat = self.memory.copied(ids)
+        self.memory.require_rows(flat, self._weights.size(0), ids.shape)
 
     def read_bags(self, ids: Tensor, starts: Tensor, factors: Tensor | None, mode: str) -> tuple[Tensor, Tensor]:
         """The ids as a flat copy, and the pooled settled rows of bags of them: (bags, dim). In host memory only."""
@@ -261,23 +266,26 @@ class TorchBackend(Backend):
         """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart."""
         if group.get("differentiable"):
             return DIFFERENTIABLE
-        self._current()
+        engine = self._current()
         if self._shared:
             return SHARED
-        before = self._core
-        if before is not None and any(bool(getattr(core, n, 0)) != bool(getattr(before, n, 0)) for n in STRUCTURE):
-            self.hand_over()  # the engine has other slots
-        self.require_intact()
-        if self._replaced(state) or self._written():
+        if engine is None:
+            return ""
+        if self._written():
+            self.require_intact()
             self.hand_over()
-        self._core = core
+        elif self._replaced(state) or any(
+            bool(getattr(core, name, 0)) != bool(getattr(engine.optimizer, name, 0)) for name in STRUCTURE
+        ):
+            self.hand_over()
         return ""
 
     def gradients(self, gradient: Tensor, maximize: bool) -> tuple[Any, Segment]:
         """The ids of a row-sparse gradient, as numbers of the engine's rows, and their vectors."""
         bags = factors = None
-        if isinstance(gradient, RowGradient) and gradient.content.bagged is not None and isinstance(self.memory, Host):
-            named, values, bags, factors = gradient.content.bagged
+        source = gradient.content.source if isinstance(gradient, RowGradient) else None
+        if isinstance(source, Bagged) and isinstance(self.memory, Host):
+            named, values, bags, factors = source
         elif isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows
@@ -321,8 +329,8 @@ class TorchBackend(Backend):
                 slots.append(self.memory.row_view(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
-            beta: Any = self._core  # by which torch's next step finds the larger, at rest too
-            torch.maximum(largest, beta.beta_2 * velocity, out=largest)
+            beta_2 = owner.hyperparameters(group)["beta_2"]  # by which torch's next step finds the larger, at rest too
+            torch.maximum(largest, beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
         return bound, slots

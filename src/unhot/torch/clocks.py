@@ -15,6 +15,7 @@ from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.torch.backend import TorchBackend, why_dense
 from unhot.torch.held_state import Owner, StateError
+from unhot.torch.joint import Joint, joint_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 
@@ -41,14 +42,34 @@ class Step(NamedTuple):
         first = self.tables[0].backend
         assert first.engine is not None
         assert self.hyper is not None
-        ids, segments = [], []
-        for _, backend, gradient, _ in self.tables:
-            named, segment = backend.gradients(gradient, maximize)
-            ids.append(named)
-            segments.append(segment)
+        ids, segments = self._gradients(first.engine, maximize)
         make_step(first, ids, segments, self.hyper)
         for table in self.tables:
             table.backend.tell_written()
+
+    def _gradients(self, engine: Engine, maximize: bool) -> tuple[list[Any], list[Segment]]:
+        """The ids, as numbers of the engine's rows, and their gradients; those of one lookup of several tables in one piece."""
+        ids: list[Any] = []
+        segments: list[Segment] = []
+        alone: list[Ready] = []
+        joints: dict[int, tuple[Joint, list[Ready]]] = {}
+        for table in self.tables:
+            joint = joint_of(table.gradient)
+            if joint is None or joint.stores is not engine.stores or maximize:
+                alone.append(table)
+            else:
+                joints.setdefault(id(joint), (joint, []))[1].append(table)
+        for joint, members in joints.values():
+            if len(members) < joint.tables:  # of some the gradient was changed
+                alone += members
+                continue
+            ids.append(joint.numbers)
+            segments += joint.segments
+        for _, backend, gradient, _ in alone:
+            named, segment = backend.gradients(gradient, maximize)
+            ids.append(named)
+            segments.append(segment)
+        return ids, segments
 
 
 def make_step(backend: TorchBackend, ids: list[Any], gradients: list[Segment], hyper: Hyper) -> None:

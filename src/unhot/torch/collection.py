@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unhot.torch.collection_lookup import Feature, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
+from unhot.torch.lookup import without_padding
 
 Ids = Tensor | tuple[Tensor, Tensor]
 """Ids of a batch: one for each sample, (batch,), or several, (batch, length); or flat ids, with the offset of each sample."""
@@ -271,9 +272,7 @@ class EmbeddingBagCollection(_Collection):
                 )
         flat = flat.reshape(-1)
         if layer.padding_idx is not None:
-            kept = flat != layer.padding_idx
-            before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
-            flat, starts = flat[kept], before[starts]
+            flat, starts, _ = without_padding(flat, starts, None, layer.padding_idx)
         return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode)
 
     def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None]:

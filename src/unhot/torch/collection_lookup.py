@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unhot.ids import in_range
+from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
-from unhot.torch._private import without_torch_functions
+from unhot.torch._private import in_data_parallel, is_transformed, without_torch_functions
 from unhot.torch.backend import TorchBackend, require_indices
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
-from unhot.torch.lookup import owner_of
+from unhot.torch.joint import Joint, JointPart
 from unhot.torch.parameter import TableParameter
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Feature(NamedTuple):
@@ -33,17 +39,6 @@ class Feature(NamedTuple):
     mode: str = ""
 
 
-class Looked(NamedTuple):
-    """A feature whose ids are checked, with what trains its table."""
-
-    feature: Feature
-    backend: TorchBackend
-    ids: Tensor
-    """Flat, and our own."""
-    flat: Any
-    """The same in the memory of the kernels."""
-
-
 def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
     """The vectors of the features; None if the tables are not all trained by rows here."""
     if torch.compiler.is_compiling():
@@ -52,41 +47,108 @@ def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tu
 
 
 def _joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
-    looked = []
-    for feature in features:
-        weight = feature.weight
-        backend = owner_of(weight, None) if isinstance(weight, TableParameter) else None
-        if backend is None or not backend.in_host_memory() or weight.dtype != features[0].weight.dtype:
+    if is_transformed() or in_data_parallel():
+        return None
+    dtype = features[0].weight.dtype
+    by_engine: dict[Any, list[tuple[int, TorchBackend]]] = {}
+    for k, feature in enumerate(features):
+        tie = feature.weight.ownership if isinstance(feature.weight, TableParameter) else None
+        if tie is None or tie.owner is None or feature.weight.dtype != dtype or not tie.backend.in_host_memory():
             return None
         require_indices(feature.ids)
-        own, flat = backend.memory.copied(feature.ids)
-        backend.memory.require_rows(flat, len(weight), feature.ids.shape)
-        looked.append(Looked(feature, backend, own, flat))
+        engine = tie.backend.engine
+        by_engine.setdefault((None, id(feature.weight)) if engine is None else id(engine), []).append((k, tie.backend))
+    looked = [Looked(features, members) for members in by_engine.values()]
     tables = list({id(feature.weight): feature.weight for feature in features}.values())
-    found: Any = CollectionLookup.apply(looked, concatenated, *tables)  # type: ignore[no-untyped-call]
+    found: Any = CollectionLookup.apply(features, looked, concatenated, *tables)  # type: ignore[no-untyped-call]
     return found[0] if concatenated else tuple(found)
+
+
+class Looked:
+    """The features whose tables share an engine, or of one table without an engine, in the order of the tables."""
+
+    def __init__(self, features: Sequence[Feature], members: list[tuple[int, TorchBackend]]) -> None:
+        """Check the ids, and number them among the rows of the engine.
+
+        Raises: IndexError for an id out of range.
+        """
+        members.sort(key=lambda member: member[1].place)
+        self.backend = members[0][1]
+        self.order = [k for k, _ in members]
+        """Which of all features these are."""
+        self.engine = engine = self.backend.engine
+        self.places = [0 if engine is None else backend.place for _, backend in members]
+        self.firsts = [0 if engine is None else engine.stores[place].first for place in self.places]
+        own = [features[k] for k in self.order]
+        counts = [feature.ids.numel() for feature in own]
+        self.begins = [0, *accumulate(counts)]
+        self.numbers: Array = torch.cat([feature.ids.reshape(-1) for feature in own]).to(torch.int64).numpy()
+        bad = kernels.number_rows(self.numbers, counts, [feature.weight.size(0) for feature in own], self.firsts)
+        if bad >= 0:
+            k = next(k for k, end in enumerate(self.begins[1:]) if bad < end)
+            ids = self.numbers[self.begins[k] : self.begins[k + 1]].reshape(own[k].ids.shape)
+            in_range(ids, own[k].weight.size(0), "raise")  # says which
+
+    def read(self, features: Sequence[Feature], outs: Sequence[Array]) -> None:
+        """Write the vectors of the features, or of their bags. `outs` are those of all features."""
+        engine = self.engine
+        weights: Any = kernels.stores([[self.backend.weights_array()]], [0], None) if engine is None else None
+        parts = zip(self.order, self.places, self.begins, strict=False)
+        if features[self.order[0]].starts is None:
+            segments = [Segment(place, outs[k]) for k, place, _ in parts]
+            (weights.gather if engine is None else engine.read)(self.numbers, segments)
+            return
+        bags = []
+        for k, place, begin in parts:
+            starts = features[k].starts
+            assert starts is not None
+            bags.append(Bags(place, outs[k], starts.numpy() + begin, None, MODES[features[k].mode]))
+        (weights.pool if engine is None else engine.pool)(self.numbers, bags)
+
+    def ids(self) -> Iterator[tuple[int, Array]]:
+        """Each feature, and its flat ids."""
+        for i, k in enumerate(self.order):
+            yield k, self.numbers[self.begins[i] : self.begins[i + 1]] - self.firsts[i]
+
+    def gradient(self, features: Sequence[Feature], values: Sequence[Array | None], like: Tensor) -> dict[int, JointPart]:
+        """The gradient of each table that has one, by the identity of its parameter; `values` are those of all features."""
+        given = [(i, k, values[k]) for i, k in enumerate(self.order) if values[k] is not None]
+        numbers = self.numbers
+        if len(given) < len(self.order):
+            some = [numbers[self.begins[i] : self.begins[i + 1]] for i, _, _ in given]
+            numbers = kernels.joined(some)
+        segments = [Segment(self.places[i], own, *bags_of(features[k])) for i, k, own in given]
+        begins = [0, *accumulate(self.begins[i + 1] - self.begins[i] for i, _, _ in given)]
+        spans: dict[int, tuple[int, int]] = {}
+        for place, (_, k, _) in enumerate(given):
+            table = id(features[k].weight)
+            spans[table] = spans.get(table, (place, place))[0], place + 1
+        stores = None if self.engine is None else self.engine.stores
+        joint = Joint(stores, numbers, segments, like, len(spans))
+        return {
+            table: JointPart(joint, range(start, stop), slice(begins[start], begins[stop]), self.firsts[given[start][0]])
+            for table, (start, stop) in spans.items()
+        }
 
 
 class CollectionLookup(torch.autograd.Function):
     """Forward: settled rows of all features, pooled or not.  Backward: the gradient of each table."""
 
     @staticmethod
-    def forward(ctx: Any, looked: list[Looked], concatenated: bool, *tables: Any) -> tuple[Tensor, ...]:
-        dims = [one.feature.weight.size(1) for one in looked]
+    def forward(
+        ctx: Any, features: Sequence[Feature], looked: list[Looked], concatenated: bool, *tables: Any
+    ) -> tuple[Tensor, ...]:
+        dims = [feature.weight.size(1) for feature in features]
         like = tables[0]
-        shapes = [(*one.feature.shape, dim) for one, dim in zip(looked, dims, strict=True)]
+        shapes = [(*feature.shape, dim) for feature, dim in zip(features, dims, strict=True)]
         if concatenated:
-            shapes = [(*looked[0].feature.shape, sum(dims))]
+            shapes = [(*features[0].shape, sum(dims))]
         outs = tuple(like.new_empty(shape) for shape in shapes)
-        starts = [sum(dims[:k]) for k in range(len(dims) + 1)]
-        flat = [out.detach().view(-1, out.size(-1)) for out in outs]
-        parts = [flat[0][:, starts[k] : starts[k + 1]] for k in range(len(looked))] if concatenated else flat
-        for group in by_engine(looked):
-            backend = looked[group[0]].backend
-            work = partial(read, [looked[k] for k in group], [parts[k] for k in group])
-            backend.lock.holding(work)
-        ctx.looked, ctx.concatenated, ctx.dims, ctx.starts = looked, concatenated, dims, starts
-        ctx.tables = [(id(table), tuple(table.shape), table.notes) for table in tables]
+        parts = by_feature(outs, dims, concatenated)
+        for group in looked:
+            group.backend.lock.holding(partial(group.read, features, parts))
+        ctx.features, ctx.looked, ctx.concatenated, ctx.dims = features, looked, concatenated, dims
+        ctx.tables = [(id(table), table.shape, table.notes) for table in tables]
         ctx.set_materialize_grads(False)
         return outs
 
@@ -96,92 +158,67 @@ class CollectionLookup(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
-        looked: list[Looked] = ctx.looked
-        graph = torch.is_grad_enabled()  # `create_graph=True`
-        if not graph:  # others have that gradient, too, and may change theirs
-            grads = tuple(None if grad is None else grad.clone(memory_format=torch.contiguous_format) for grad in grads)
-        of: dict[int, list[tuple[Looked, Tensor]]] = {}
-        for k, one in enumerate(looked):
-            grad = grads[0] if ctx.concatenated else grads[k]
-            if grad is None:
+        features: Sequence[Feature] = ctx.features
+        if torch.is_grad_enabled():  # `create_graph=True`
+            ids = {k: torch.from_numpy(own) for group in ctx.looked for k, own in group.ids()}
+            return (None, None, None, *dense_gradients(features, ids, grads, ctx.dims, ctx.concatenated, ctx.tables))
+        # others have these gradients, too, and may change theirs
+        own = [None if grad is None else grad.clone(memory_format=torch.contiguous_format) for grad in grads]
+        like = next((grad for grad in own if grad is not None), features[0].weight)
+        values = by_feature(own, ctx.dims, ctx.concatenated)
+        parts: dict[int, JointPart] = {}
+        for group in ctx.looked:
+            parts |= group.gradient(features, values, like)
+        found = []
+        for table, shape, notes in ctx.tables:
+            if table in parts:
+                found.append(RowGradient.made_of(parts[table], shape, notes))
+            else:  # the table makes the step, too
+                none = torch.empty((0, shape[1]), dtype=like.dtype)
+                found.append(RowGradient.of(torch.empty(0, dtype=torch.int64), none, shape[0], notes))
+        return (None, None, None, *found)
+
+
+def by_feature(tensors: Sequence[Tensor | None], dims: Sequence[int], concatenated: bool) -> list[Any]:
+    """The vectors of each feature, (vectors, dim), as arrays in the memory of the tensors, which may hold all side by side."""
+    arrays = [None if tensor is None else tensor.numpy().reshape(-1, tensor.size(-1)) for tensor in tensors]
+    if not concatenated:
+        return arrays
+    whole = arrays[0]
+    return [None if whole is None else whole[:, end - dim : end] for end, dim in zip(accumulate(dims), dims, strict=True)]
+
+
+def bags_of(feature: Feature) -> tuple[Any, Any]:
+    """The bag of each id, and what its gradient is multiplied by; None for both where features are not pooled."""
+    if feature.starts is None:
+        return None, None
+    counts = np.diff(feature.starts.numpy())
+    factors = 1.0 / np.repeat(counts, counts) if feature.mode == "mean" else None
+    return np.repeat(np.arange(len(counts)), counts), factors
+
+
+def dense_gradients(
+    features: Sequence[Feature],
+    ids: Mapping[int, Tensor],
+    grads: Sequence[Tensor | None],
+    dims: Sequence[int],
+    concatenated: bool,
+    tables: Iterable[Any],
+) -> Iterable[Tensor | None]:
+    """The gradients of the tables, through which autograd goes on."""
+    ends = list(accumulate(dims))
+    for table, shape, _ in tables:
+        total: Tensor | None = None
+        for k, feature in enumerate(features):
+            grad = grads[0 if concatenated else k]
+            if id(feature.weight) != table or grad is None:
                 continue
             values = grad.reshape(-1, grad.size(-1))
-            if ctx.concatenated:
-                values = values[:, ctx.starts[k] : ctx.starts[k + 1]]
-            of.setdefault(id(one.feature.weight), []).append((one, values))
-        found = []
-        for table, (rows, dim), notes in ctx.tables:
-            parts = of.get(table, [])
-            if graph:
-                found.append(sum(dense_part(one, values, rows) for one, values in parts) if parts else None)
-            elif not parts:  # the table makes the step, too
-                like = looked[0].feature.weight
-                none = torch.empty((0, dim), dtype=like.dtype)
-                found.append(RowGradient.of(torch.empty(0, dtype=torch.int64), none, rows, notes))
-            else:
-                found.append(row_gradient(parts, rows, notes))
-        return (None, None, *found)
-
-
-def by_engine(looked: Sequence[Looked]) -> list[list[int]]:
-    """The features by the engine of their tables, those of one table side by side; tables without an engine alone."""
-    groups: dict[Any, list[int]] = {}
-    for k, one in enumerate(looked):
-        engine = one.backend.engine
-        groups.setdefault((None, k) if engine is None else id(engine), []).append(k)
-    return [sorted(group, key=lambda k: looked[k].backend.place) for group in groups.values()]
-
-
-def read(looked: list[Looked], outs: list[Tensor]) -> None:
-    """Write the vectors of features, all of one engine."""
-    backend = looked[0].backend
-    engine = backend.engine
-    views = [one.backend.memory.view(out) for one, out in zip(looked, outs, strict=True)]
-    places = [0 if engine is None else one.backend.place for one in looked]
-    ids = [one.flat if engine is None else one.backend.numbered(one.flat) for one in looked]
-    rows: Any = backend.memory.kernels.stores([[backend.weights_array()]], [0], None) if engine is None else engine
-    flat = backend.memory.kernels.joined(ids)
-    if looked[0].feature.starts is None:
-        segments = [Segment(place, view) for place, view in zip(places, views, strict=True)]
-        (rows.gather if engine is None else rows.read)(flat, segments)
-        return
-    bags, before = [], 0
-    for one, place, view in zip(looked, places, views, strict=True):
-        starts = one.feature.starts
-        assert starts is not None
-        bags.append(Bags(place, view, backend.memory.view(starts + before), None, MODES[one.feature.mode]))
-        before += len(one.flat)
-    rows.pool(flat, bags)
-
-
-def row_gradient(parts: list[tuple[Looked, Tensor]], rows: int, notes: Any) -> RowGradient:
-    """The gradient of a table from those of its features' vectors."""
-    ids = torch.cat([one.ids for one, _ in parts]) if len(parts) > 1 else parts[0][0].ids
-    values = torch.cat([values for _, values in parts]) if len(parts) > 1 else parts[0][1]
-    if parts[0][0].feature.starts is None:
-        return RowGradient.of(ids, values, rows, notes)
-    bags, factors, before = [], [], 0
-    for one, part in parts:
-        bag, factor = bags_of(one)
-        bags.append(bag + before)
-        factors.append(factor)
-        before += len(part)
-    weighted = any(factor is not None for factor in factors)
-    by = torch.cat([torch.ones(len(b), dtype=torch.float64) if f is None else f for b, f in zip(bags, factors, strict=True)])
-    return RowGradient.of_bags(Bagged(ids, values, torch.cat(bags), by if weighted else None), rows, notes)
-
-
-def bags_of(one: Looked) -> tuple[Tensor, Tensor | None]:
-    """The bag of each id, and what its gradient is multiplied by."""
-    starts = one.feature.starts
-    assert starts is not None
-    counts = starts.diff()
-    bags = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=len(one.ids))
-    return bags, (1.0 / counts.to(torch.float64))[bags] if one.feature.mode == "mean" else None
-
-
-def dense_part(one: Looked, values: Tensor, rows: int) -> Tensor:
-    """A feature's part of the dense gradient of its table, through which autograd goes on."""
-    if one.feature.starts is not None:
-        values = Bagged(one.ids, values, *bags_of(one)).expanded().values
-    return values.new_zeros((rows, values.size(1))).index_add(0, one.ids, values)
+            values = values[:, ends[k] - dims[k] : ends[k]] if concatenated else values
+            bags, factors = bags_of(feature)
+            if bags is not None:
+                by = None if factors is None else torch.from_numpy(factors)
+                values = Bagged(ids[k], values, torch.from_numpy(bags), by).expanded().values
+            part = values.new_zeros(shape).index_add(0, ids[k], values)
+            total = part if total is None else total + part
+        yield total

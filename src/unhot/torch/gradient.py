@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unhot.torch import _private, gradient_rules
-from unhot.torch.gradient_content import Bagged, Content, HeldByRows, Rows
+from unhot.torch.gradient_content import Content, HeldByRows, Rows, Source
 
 
 class RowGradient(HeldByRows):
@@ -40,9 +40,9 @@ class RowGradient(HeldByRows):
         return cls(Content(torch.Size((rows, values.size(1))), Rows(ids, values), notes=notes))
 
     @classmethod
-    def of_bags(cls, bagged: Bagged, rows: int, notes: Any = None) -> RowGradient:
-        """The gradient of a table of so many rows, of which bags were pooled."""
-        return cls(Content(torch.Size((rows, bagged.values.size(1))), None, notes=notes, bagged=bagged))
+    def made_of(cls, source: Source, shape: torch.Size, notes: Any = None) -> RowGradient:
+        """The gradient of a table of that shape, whose rows are made when somebody asks for them."""
+        return cls(Content(shape, None, notes=notes, source=source))
 
     @property
     def ids(self) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,17 @@ class Rows(NamedTuple):
     distinct: bool = False
 
 
+class Source(Protocol):
+    """What rows are made of when somebody asks for them: a step takes it as it is."""
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype, and on the device, of the rows."""
+
+    def expanded(self) -> Rows:
+        """The rows."""
+
+
 class Bagged(NamedTuple):
     """The gradient of ids that were pooled: each id has that of its bag, times a factor.
 
@@ -45,6 +56,11 @@ class Bagged(NamedTuple):
     values: Tensor
     bags: Tensor
     factors: Tensor | None
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the dtype, and on the device, of the gradient."""
+        return self.values
 
     def expanded(self) -> Rows:
         """The same with a gradient for each id."""
@@ -61,7 +77,7 @@ class Content:
     has had the memory to write to, there are no rows any more.
     """
 
-    __slots__ = ("_rows", "bagged", "dense", "notes", "reason", "shape")
+    __slots__ = ("_rows", "dense", "notes", "reason", "shape", "source")
 
     def __init__(
         self,
@@ -69,9 +85,9 @@ class Content:
         rows: Rows | None,
         dense: Tensor | None = None,
         notes: Any = None,
-        bagged: Bagged | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.shape, self._rows, self.dense, self.bagged = shape, rows, dense, bagged
+        self.shape, self._rows, self.dense, self.source = shape, rows, dense, source
         self.notes = notes
         """What is noted of the table whose gradient this is, if it is one's."""
         self.reason = ""
@@ -79,17 +95,17 @@ class Content:
 
     @property
     def rows(self) -> Rows | None:
-        """The rows that are held; those of bags are made when somebody asks for them."""
-        bagged = self.bagged
-        if bagged is not None:
-            self._rows = bagged.expanded()
-            self.bagged = None
+        """The rows that are held; those of a source are made when somebody asks for them."""
+        source = self.source
+        if source is not None:
+            self._rows = source.expanded()
+            self.source = None
         return self._rows
 
     @property
     def like(self) -> Tensor:
         """A tensor of the dtype, and on the device, of what is held."""
-        held = self.bagged.values if self.bagged is not None else self._rows.values if self._rows is not None else self.dense
+        held = self.source.like if self.source is not None else self._rows.values if self._rows is not None else self.dense
         assert held is not None
         return held
 
@@ -126,10 +142,10 @@ class Content:
         """Hold something else."""
         if isinstance(new, Tensor):
             self.dense = new  # before there are no rows any more, or for a moment there would be nothing
-            self._rows = self.bagged = None
+            self._rows = self.source = None
         else:
             self._rows = new
-            self.dense = self.bagged = None
+            self.dense = self.source = None
 
     def made_dense(self) -> Tensor:
         """A new dense tensor that holds the same."""

@@ -60,6 +60,17 @@ class TorchKernels:
         bad = (ids < 0) | (ids >= rows)
         return int(bad.to(torch.uint8).argmax()) if bool(bad.any()) else -1
 
+    def number_rows(self, ids: Tensor, counts: Sequence[int], rows: Sequence[int], firsts: Sequence[int]) -> int:
+        begin = 0
+        for count, most, first in zip(counts, rows, firsts, strict=True):
+            own = ids[begin : begin + count]
+            bad = self.outside(own, most)
+            if bad >= 0:
+                return begin + bad
+            own += first
+            begin += count
+        return -1
+
     def group(self, ids: Tensor) -> Plan:
         """The distinct rows; `order` is which of them each id is, and `starts` is nothing."""
         rows, inverse = torch.unique(ids, return_inverse=True)

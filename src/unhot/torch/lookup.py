@@ -138,10 +138,14 @@ def bag_lookup(
             include_last_offset, padding_idx,
         )  # fmt: skip
         return outside
-    if not (sparse or max_norm is not None or scale_grad_by_freq or padding_idx is not None):
+    if not (sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)):
         starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
         if starts is not None and backend.in_host_memory():
-            pooled: Tensor = BagLookup.apply(weight, input, starts, per_sample_weights, mode, backend)  # type: ignore[no-untyped-call]
+            counting = input, starts, per_sample_weights
+            if padding_idx is not None:
+                backend.require_rows(input)
+                counting = without_padding(*counting, _counted(padding_idx, weight))
+            pooled: Tensor = BagLookup.apply(weight, *counting, mode, backend)  # type: ignore[no-untyped-call]
             return pooled
     if scale_grad_by_freq and mode == "max":
         raise ValueError("max mode does not support scaling the gradient by the frequency")
@@ -220,6 +224,19 @@ def bag_starts(
     return starts.contiguous() if rises and int(starts[0]) == 0 and int(starts[-1]) == len(input) else None
 
 
+def without_padding(
+    input: Tensor, starts: Tensor, factors: Tensor | None, padding_idx: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The ids, starts and factors of bags of which the ids that are padding are no part."""
+    flat = input.reshape(-1)
+    counts = flat != padding_idx
+    if bool(counts.all()):
+        return input, starts, factors
+    before = starts.new_zeros(len(flat) + 1)
+    torch.cumsum(counts, 0, out=before[1:])
+    return flat[counts], before[starts], None if factors is None else factors.reshape(-1)[counts]
+
+
 INDICES = (torch.int64, torch.int32)
 
 
@@ -253,7 +270,7 @@ class BagLookup(torch.autograd.Function):
             values = Bagged(ids, grad, bags, factors).expanded().values
             return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
         own = grad.clone(memory_format=torch.contiguous_format)  # others have that gradient, too, and may change theirs
-        return RowGradient.of_bags(Bagged(ids, own, bags, factors), ctx.rows, ctx.notes)
+        return RowGradient.made_of(Bagged(ids, own, bags, factors), torch.Size((ctx.rows, own.size(1))), ctx.notes)
 
 
 def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:

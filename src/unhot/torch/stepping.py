@@ -218,7 +218,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
     ) -> str:
         """Why the step of a table has to be dense, or nothing if the step of its rows is prepared."""
         if isinstance(gradient, RowGradient):
-            if gradient.content.bagged is None and gradient.ids is None:
+            if gradient.content.source is None and gradient.ids is None:
                 reason = gradient.content.reason or "a function that does not leave 0 at 0"
                 return f"{reason} had the memory of its gradient. Work on `gradient.clone()`, or use elementwise functions"
         elif not (gradient.is_sparse and gradient.sparse_dim() == 1):
