@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
@@ -103,6 +104,36 @@ def test_types_are_seen_where_the_package_is_installed(tmp_path: Path) -> None:
     marked = [n for n, line in enumerate(script.splitlines(), start=1) if "# type: ignore" in line]
     reported = [int(line.split(":")[1]) for line in found.stdout.splitlines() if ": error: " in line]
     assert sorted(set(reported)) == marked, found.stdout + found.stderr
+
+
+# ------------------------------------------------------------------ imports
+
+SOURCE = Path(unhot.__file__).parent
+MODULES = {
+    ".".join(("unhot", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in SOURCE.rglob("*.py")
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a module imports: also within functions, and for checkers of types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return found & MODULES.keys()
+
+
+def test_imports_go_one_way() -> None:
+    """No module imports itself over others. (That a module's package is imported with it does not count.)"""
+    graph = {module: imported(path) for module, path in MODULES.items()}
+    assert {"unhot.torch.backend", "unhot.keras.backend"} <= graph.keys()
+    assert "unhot.comparison" in graph["unhot"], "an import within a function"
+    graphlib.TopologicalSorter(graph).prepare()  # a CycleError names the modules
 
 
 # ------------------------------------------------------------------ without extras

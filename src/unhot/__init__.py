@@ -9,11 +9,10 @@ from unhot.optimizers import zero_based
 from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
+from unhot.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from unhot.comparison import compare
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DenseFallbackWarning", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads",

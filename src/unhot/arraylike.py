@@ -1,4 +1,4 @@
-"""The types of what users may pass where NumPy makes an array of it; `unhot.ids` and others check the values.
+"""Types for what users may pass as ids and numbers: what NumPy makes an array of. `unhot.ids` and others check the values.
 
 `numpy.typing.ArrayLike` allows a string too.
 """

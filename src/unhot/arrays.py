@@ -1,4 +1,4 @@
-"""Arrays that begin at a cache line.
+"""How arrays are allocated: they begin at a cache line, and large ones lie in large pages.
 
 NumPy's begin anywhere: a row of 256 bytes then lies on five cache lines, and a lookup reads all five.
 """

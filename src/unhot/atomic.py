@@ -1,4 +1,5 @@
-"""What an exception from a signal's handler (Ctrl-C) must not tear apart: several changes, or a lock taken and let go.
+"""Changes that an exception from a signal's handler (Ctrl-C) finds made together or not at all, and a lock that it never leaves
+taken.
 
 Python runs a signal's handler between two bytecodes.  A chain of C functions that one C function calls has none in between:
 the handler runs before all of them or after.  So whatever has to change together is first prepared, as a list of calls of C

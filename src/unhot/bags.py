@@ -1,4 +1,4 @@
-"""The arguments of pooled lookups: bags of ids, and the rows of a sparse matrix."""
+"""Checks of the arguments of pooled lookups: bags of ids, and sparse matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beginnings of a table: its size, its dtype, its optimizer and its initial weights."""
+"""What a new table is given: checks of its size, dtype and optimizer, and its initial weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to say where a package is not installed that only a part of unhot needs."""
+"""The error where a package is missing that only a part of unhot needs; it names the extra to install."""
 
 from __future__ import annotations
 

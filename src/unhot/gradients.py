@@ -1,4 +1,4 @@
-"""What are the gradients of some ids: checks and errors."""
+"""Checks of the gradients that come with a batch of ids."""
 
 from __future__ import annotations
 

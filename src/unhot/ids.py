@@ -1,11 +1,11 @@
-"""What is an id: any integer, of any shape; and what happens to one that lies outside the table."""
+"""Checks of ids, which are integers of any shape; what happens to one outside the table; and the errors of all front ends."""
 
 from __future__ import annotations
 
 import array as typed_arrays
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +60,13 @@ def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[Any]:
     objects = np.array(ids, dtype=object) if array.dtype.kind == "f" and not isinstance(ids, np.ndarray) else array
     if objects.dtype.kind == "O" and objects.size and all(_is_int(x) for x in objects.flat):
         return objects
-    raise TypeError(
-        f"`{name}` must be integers. Received: dtype {array.dtype}, shape {array.shape}. {_remedy(array.reshape(-1), name)}"
-    )
+    received = f"dtype {array.dtype}, shape {array.shape}"
+    raise no_integers(f"`{name}`", received, _remedy(array.reshape(-1), name))
+
+
+def no_integers(what: str, received: str, remedy: str) -> TypeError:
+    """The error for ids that are not integers: what they are called, what came instead, and what to do."""
+    return TypeError(f"{what} must be integers. Received: {received}. {remedy}")
 
 
 def _remedy(values: npt.NDArray[Any], name: str) -> str:
@@ -77,9 +81,10 @@ def _remedy(values: npt.NDArray[Any], name: str) -> str:
         return MASKS
     if kind == "f":
         return f"If each of them is a whole number, write np.asarray({name}).astype(np.int64)."
-    return "Row numbers are integers, of any integer dtype."
+    return ANY_INTEGERS
 
 
+ANY_INTEGERS = "Row numbers are integers, of any integer dtype."
 MASKS = "Booleans are not row numbers; np.flatnonzero(mask) gives the numbers of the rows that a mask marks."
 
 LONG = 256
@@ -105,7 +110,7 @@ def refuse_booleans(ids: Any, array: npt.NDArray[Any], name: str) -> None:
             places = zip(*(axis.tolist() for axis in np.nonzero(small)), strict=True)
             ids = [_element(ids, place) for place in places]
     if _holds_booleans(ids):
-        raise TypeError(f"`{name}` must be integers. Received: a boolean among them, shape {array.shape}. {MASKS}")
+        raise no_integers(f"`{name}`", f"a boolean among them, shape {array.shape}", MASKS)
 
 
 def _is_sequence(x: Any) -> bool:
@@ -139,11 +144,17 @@ def _is_int(x: object) -> bool:
     return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
 
 
-def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids, npt.NDArray[np.bool_] | None]:
+LARGER = "Use a larger table, or out_of_range='zero' or a row number."
+"""What to do about ids out of range, where the table has that policy."""
+
+
+def in_range(
+    ids: npt.NDArray[Any], rows: int, policy: OutOfRange, remedy: str = LARGER
+) -> tuple[Ids, npt.NDArray[np.bool_] | None]:
     """The ids as a flat int64 array within [0, rows), and a mask of those that were not, or None.
 
-    Under "raise" an id out of range is an IndexError; under a row number it becomes that row; under "zero" it becomes 0
-    and is marked in the mask.
+    Under "raise" an id out of range is an IndexError, with that remedy; under a row number it becomes that row; under "zero"
+    it becomes 0 and is marked in the mask.
     """
     if ids.dtype == np.int64:  # of whose values whoever holds them may change some between this check and the kernels
         flat = wide = np.array(ids, np.int64, order="C").reshape(-1)
@@ -158,7 +169,8 @@ def in_range(ids: npt.NDArray[Any], rows: int, policy: OutOfRange) -> tuple[Ids,
     if first < 0:
         return wide, None
     if policy == "raise":
-        _raise(ids, flat, first, rows)
+        place = np.unravel_index(first, ids.shape) if ids.shape else ()
+        raise no_row(int(flat[first]), place, rows, remedy)
     bad = wide.view(np.uint64) >= rows  # as uint64 a negative id is larger than any row number
     wide = np.where(bad, policy if isinstance(policy, int) else 0, wide)
     return wide, bad if policy == "zero" else None
@@ -171,14 +183,11 @@ def widened(flat: npt.NDArray[Any]) -> Ids:
     return flat.view(np.int64) if flat.dtype == np.uint64 else flat.astype(np.int64, copy=False)
 
 
-def _raise(ids: npt.NDArray[Any], flat: npt.NDArray[Any], first: int, rows: int) -> NoReturn:
-    raise IndexError(
-        f"id {int(flat[first])} at position {_position(first, ids.shape)} is out of range: the table has rows 0 to {rows - 1}"
-        + (" (negative ids are not counted from the end)." if flat[first] < 0 else ".")
-        + " Use a larger table, or out_of_range='zero' or a row number."
+def no_row(number: float, place: Iterable[Any], rows: int, remedy: str, why: str = "is out of range") -> IndexError:
+    """The error for an id that is no row's number; `place` is where it stands among the ids."""
+    where = tuple(int(i) for i in place)
+    return IndexError(
+        f"id {number} at position {where[0] if len(where) == 1 else where} {why}: the table has rows 0 to {rows - 1}"
+        + (" (negative ids are not counted from the end)." if number < 0 else ".")
+        + (f" {remedy}" if remedy else "")
     )
-
-
-def _position(index: int, shape: tuple[int, ...]) -> str:
-    where = np.unravel_index(index, shape) if shape else ()
-    return str(tuple(int(i) for i in where)) if len(where) != 1 else str(int(where[0]))

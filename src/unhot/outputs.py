@@ -1,4 +1,4 @@
-"""Where results are written: a new array, or the caller's `out`."""
+"""Where the vectors of a lookup are written: to a new array, or to the caller's `out`."""
 
 from __future__ import annotations
 

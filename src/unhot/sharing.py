@@ -45,11 +45,11 @@ class Shared:
         made = memo[id(self)] = object.__new__(type(self))
 
         def copied(_: Engine) -> tuple[dict[str, Any], dict[int, Any]]:
-            seen = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
-            return copy.deepcopy(self._held(), seen), seen
+            copies = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
+            return copy.deepcopy(self._held(), copies), copies
 
-        state, seen = self._read(copied)
-        memo.update(seen)
+        state, copies = self._read(copied)
+        memo.update(copies)
         made.__setstate__(state)
         return made
 

@@ -1,36 +1,34 @@
-"""The state of a table as a flat dict, and back."""
+"""A table's state as a flat dict, as `state_dict` gives it, and back."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unhot import arrays
-from unhot.atomic import together
 from unhot.engine import Engine, clock_of
+from unhot.optimizers import Optimizer
 from unhot.store import Store
 
-if TYPE_CHECKING:
-    from unhot.table import Table
+Array = npt.NDArray[Any]
 
 FORMAT = 1
 
 
-def export_state(table: Table) -> dict[str, Any]:
-    """The state of a settled table: copies of its arrays, its clock, its hyperparameters and the clock's own numbers."""
-    engine = table._engine
+def export_state(engine: Engine, optimizer: Optimizer | None) -> dict[str, Any]:
+    """The state of a settled table: copies of its arrays, its clock, the hyperparameters and the clock's numbers."""
     store = engine.stores[0]
     state: dict[str, Any] = {"format": FORMAT, "clock": engine.now, "weights": store.weights.copy()}
-    if table.optimizer is None or engine.clock is None:
+    if optimizer is None or engine.clock is None:
         return state
-    state["rule"] = type(table.optimizer).__name__
-    for field in dataclasses.fields(table.optimizer):
-        value = getattr(table.optimizer, field.name)
+    state["rule"] = type(optimizer).__name__
+    for field in dataclasses.fields(optimizer):
+        value = getattr(optimizer, field.name)
         if not callable(value):
             state[f"hyper.{field.name}"] = value
     for name, slot in zip(engine.clock.slots, store.slots, strict=True):
@@ -39,39 +37,31 @@ def export_state(table: Table) -> dict[str, Any]:
     return state
 
 
-def import_state(table: Table, state: Mapping[str, Any]) -> None:
-    """Put `state` into the table, after all of it has been found to fit."""
+def import_state(state: Mapping[str, Any], like: Store, optimizer: Optimizer | None) -> tuple[Engine, Optimizer | None]:
+    """The engine that `state` describes, and the optimizer with its hyperparameters, for a table with arrays such as `like`."""
     if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
-    weights = _array(state, "weights", table)
+    weights = _array(state, "weights", like.weights)
     now = _whole(state, "clock")
-    if table.optimizer is None:
-        together([partial(setattr, table, "_engine", Engine([Store(weights)], now=now))])
-        return
+    if optimizer is None:
+        return Engine([Store(weights)], now=now), None
     rule_name = str(_take(state, "rule"))
-    if rule_name != type(table.optimizer).__name__:
-        raise ValueError(f"the state was trained with {rule_name}, and the table has {type(table.optimizer).__name__}.")
-    optimizer = copy.copy(table.optimizer)
+    if rule_name != type(optimizer).__name__:
+        raise ValueError(f"the state was trained with {rule_name}, and the table has {type(optimizer).__name__}.")
+    optimizer = copy.copy(optimizer)
     for field in dataclasses.fields(optimizer):
         if f"hyper.{field.name}" in state:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
     held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
-    snapshot, clock = clock_of(optimizer, table.dtype, table.rows, held)
-    slots = [_array(state, f"slot.{name}", table) for name in clock.slots]
+    snapshot, clock = clock_of(optimizer, like.weights.dtype, like.rows, held)
+    slots = [_array(state, f"slot.{name}", like.weights) for name in clock.slots]
     if "largest_velocity" in clock.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
         np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
     clock.load_state({name: _number(state, f"state.{name}") for name in clock.state()})
-    engine = Engine([Store(weights, tuple(slots))], snapshot, clock, now)
-    together(
-        [
-            partial(vars(table.optimizer).update, vars(copy.copy(optimizer))),
-            table._pending.clear,
-            partial(setattr, table, "_engine", engine),
-        ]
-    )
+    return Engine([Store(weights, tuple(slots))], snapshot, clock, now), optimizer
 
 
 def _take(state: Mapping[str, Any], name: str) -> Any:
@@ -101,14 +91,15 @@ def whole(number: float, what: str) -> int:
     return int(number)
 
 
-def _array(state: Mapping[str, Any], name: str, table: Table) -> np.ndarray[Any, np.dtype[Any]]:
+def _array(state: Mapping[str, Any], name: str, like: Array) -> Array:
+    """A copy of the array `name` of a state, which is to have the shape and dtype of `like`."""
     array = np.asarray(_take(state, name))
-    if array.shape != (table.rows, table.dim) or array.dtype != table.dtype:
+    if array.shape != like.shape or array.dtype != like.dtype:
         raise ValueError(
-            f"the state's {name!r} must have shape {(table.rows, table.dim)} and dtype {table.dtype}. Received: shape"
-            f" {array.shape}, dtype {array.dtype}."
+            f"the state's {name!r} must have shape {like.shape} and dtype {like.dtype}. Received: shape {array.shape}, dtype"
+            f" {array.dtype}."
         )
-    return arrays.copied(array, table.dtype)
+    return arrays.copied(array, like.dtype)
 
 
 def _plain(value: Any) -> Any:

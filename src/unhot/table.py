@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
-from unhot.atomic import Lock
+from unhot.atomic import Call, Lock, together
 from unhot.bags import as_bags, as_sparse
 from unhot.clock import Hyper
 from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
@@ -396,7 +396,7 @@ class Table(Shared):
     def _state_dict(self) -> dict[str, Any]:
         if self._pending:
             raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-        return self._engine.settled(lambda: export_state(self))
+        return self._engine.settled(lambda: export_state(self._engine, self.optimizer))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.
@@ -415,7 +415,14 @@ class Table(Shared):
             >>> bool((other.array == table.array).all())
             True
         """
-        self._lock.holding(partial(import_state, self, state))
+        self._lock.holding(partial(self._load_state, state))
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        engine, loaded = import_state(state, self._engine.stores[0], self.optimizer)
+        calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine)]
+        if self.optimizer is not None:
+            calls.append(partial(vars(self.optimizer).update, vars(loaded)))
+        together(calls)
 
     def __len__(self) -> int:
         return self.rows

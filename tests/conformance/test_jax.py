@@ -159,7 +159,7 @@ def test_ids_outside_the_table_read_and_write_nothing() -> None:
     for bad in (5, -1, 2**31 - 1, -(2**31)):
         ids = jnp.asarray([1, bad], jnp.int32)
         for use in (unhot.jax.lookup, lambda state, ids: unhot.jax.update(state, ids, jnp.ones((2, 2)))):
-            with pytest.raises(IndexError, match="at position \\(1,\\) is out of range: the table has rows 0 to 4"):
+            with pytest.raises(IndexError, match="at position 1 is out of range: the table has rows 0 to 4"):
                 use(state, ids)
         assert np.isnan(LOOKUP(state, ids)).tolist() == [[False, False], [True, True]]
         after = unhot.jax.weights(jax.jit(unhot.jax.update)(state, ids, jnp.ones((2, 2))))

@@ -1,4 +1,4 @@
-"""The command `unhot`."""
+"""The command `unhot`: what runs first, and needs no extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command's arguments and what it does with them."""
+"""The arguments of `unhot compare`, and what it does with them."""
 
 from __future__ import annotations
 

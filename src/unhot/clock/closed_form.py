@@ -11,6 +11,7 @@ import numpy as np
 from unhot.atomic import Call, together
 from unhot.clock.base import Array, Clock, Hyper, scalar_pair, stored
 from unhot.clock.history import History
+from unhot.clock.sums import added, difference
 from unhot.laws import ClosedForm
 from unhot.laws.closed_form import TERMS
 
@@ -34,12 +35,9 @@ class ShrinkageHistory(History):
         """What records the step now + 1: 2 s2 d, and the coefficients of the logarithm of its factor."""
         high, low = self.sums[:, self.now & self.mask]
         after = self.now + 1
-        total = high + logarithm
-        part = total - high
-        error = (high - (total - part)) + (logarithm - part)
         return [
             partial(setitem, self.first, self.now & self.mask, first),
-            partial(setitem, self.sums, (slice(None), after & self.mask), np.stack([total, low + error])),
+            partial(setitem, self.sums, (slice(None), after & self.mask), np.stack(added(high, low, logarithm))),
             partial(setattr, self, "now", after),
         ]
 
@@ -47,9 +45,8 @@ class ShrinkageHistory(History):
         """(2 s2 d of the first step, coefficients over the other steps) of `steps`: (len(steps), 1 + TERMS)."""
         high, low = self.sums
         start, now = np.minimum(steps + 1, self.now) & self.mask, self.now & self.mask
-        return np.concatenate(
-            [self.first[steps & self.mask, None], (high[now] - high[start]) + (low[now] - low[start])], axis=1
-        )
+        sums = difference(high[now], low[now], high[start], low[start])
+        return np.concatenate([self.first[steps & self.mask, None], sums], axis=1)
 
 
 class ClosedFormSteps(Protocol):
@@ -88,13 +85,18 @@ class ClosedFormClock(Clock):
     def advance(self, step: int, hyper: Hyper) -> list[Call]:
         rate: Call = partial(setattr, self, "rate", hyper.rate)
         if self.law.shrinks:
-            decay = 1.0 - hyper.rate * hyper.decay
-            twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength * decay
-            before = self.rate if step > 1 else hyper.rate
-            least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
-            shrunk = np.log1p(-twice * before * NODES / (least + 2.0 * l2 * before * NODES))
-            return [*self.history.advance(twice, (shrunk / NODES) @ TO_CHEBYSHEV), rate]
+            twice, shrunk = self.shrinkage(np, hyper, self.rate if step > 1 else hyper.rate, NODES)
+            return [*self.history.advance(twice, shrunk @ TO_CHEBYSHEV), rate]
         return [rate]
+
+    def shrinkage(self, xp: Any, hyper: Hyper, before: Any, nodes: Any) -> tuple[Any, Any]:
+        """2 s2 d of a step, and the logarithm of its factor, divided by the node, at each of the nodes.
+
+        `before` is the rate of the step before. Inside a graph, both rates are arrays of `xp`.
+        """
+        twice = 2.0 * self.optimizer.l2_shrinkage_regularization_strength * (1.0 - hyper.rate * hyper.decay)
+        least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
+        return twice, xp.log1p(-twice * before * nodes / (least + 2.0 * l2 * before * nodes)) / nodes
 
     def coefficients(self, steps: Array) -> Array:
         if not self.law.shrinks:
@@ -114,8 +116,11 @@ class ClosedFormClock(Clock):
         )
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
-        pair = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
-        return np.array([*pair, 1.0 / hyper.rate], dtype=self.dtype)
+        return np.array(self.scalars_with(scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), hyper), dtype=self.dtype)
+
+    def scalars_with(self, weight: tuple[Any, Any], hyper: Hyper) -> tuple[Any, ...]:
+        """The scalars of a step, where `weight` is what multiplies the weights, as a pair."""
+        return *weight, 1.0 / hyper.rate
 
     def state(self) -> dict[str, float]:
         return {"rate": self.rate}

@@ -17,11 +17,14 @@ import numpy as np
 from unhot.atomic import Call, together
 from unhot.clock.base import Array, Clock, Hyper, scalar_pair
 from unhot.clock.history import BLOCK
-from unhot.clock.windows import WindowedHistory
+from unhot.clock.panels import PRECISION
+from unhot.clock.windows import MOST_RISE, WindowedHistory
 from unhot.kernels.reference_history import slot_pair
 from unhot.laws import Crossing
 
-WINDOW_TAIL = 1e-13
+WINDOW_TAIL = PRECISION["float64"].window
+"""What a window leaves out, in both dtypes: the sums are kept in float64, and read as such."""
+
 MOST_FALL = 690.0
 """The logarithm of the largest c_s^-1 that a float64 holds."""
 
@@ -32,7 +35,7 @@ class CrossingHistory(WindowedHistory):
     def __init__(self, rows: int, beta: float, beta_2: float) -> None:
         self.beta, self.beta_2 = beta, beta_2
         fall = log(beta_2 / beta) if beta else np.inf
-        base, largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * 1e-9))
+        base, largest = (ceil(-log(tail) / fall) for tail in (WINDOW_TAIL, WINDOW_TAIL * (1.0 / MOST_RISE)))
         if largest * -log(beta_2) > MOST_FALL:
             raise ValueError(
                 f"Adamax: with convention='torch', beta_1={beta:g} is too near to beta_2={beta_2:g}: the norm could fall by a"

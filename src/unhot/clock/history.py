@@ -1,4 +1,4 @@
-"""The history of the steps made: what carries a row from the step of its last touch to now.
+"""The history of the steps made: a ring of what carries a row from the step of its last touch to now; and that of linear steps.
 
 Between two touches a row's gradient is zero, and what an optimizer then does to it is the same linear map for every row last
 touched at the same step t (docs/mathematics.md).  A history keeps that map's coefficients for every t in a ring, and

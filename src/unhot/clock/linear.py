@@ -89,14 +89,16 @@ class LinearClock(Clock):
         return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
-        (m00, m01, m10, m11), (gw, gb) = self.optimizer.matrix(step, hyper, self.begun)
+        matrix, taken = self.optimizer.matrix(step, hyper, self.begun)
+        return np.array(self.scalars_with(scalar_pair(matrix[0], self.dtype), matrix, taken), dtype=self.dtype)
+
+    def scalars_with(self, weight: tuple[Any, Any], matrix: tuple[Any, ...], taken: tuple[Any, Any]) -> tuple[Any, ...]:
+        """The scalars of a step with what `LinearSteps.matrix` gives, where `weight` is its first number as a pair."""
+        _, m01, m10, m11 = matrix
         rho = self.optimizer.average_decay if self.law.decays else 0.0
-        return np.array(
-            [
-                *scalar_pair(m00, self.dtype), m01, m10, *scalar_pair(m11, self.dtype), gw, gb,
-                *scalar_pair(rho, self.dtype), 1.0 - rho, *self.optimizer.epsilons,
-            ],
-            dtype=self.dtype,
+        return (
+            *weight, m01, m10, *scalar_pair(m11, self.dtype), *taken, *scalar_pair(rho, self.dtype), 1.0 - rho,
+            *self.optimizer.epsilons,
         )  # fmt: skip
 
     def state(self) -> dict[str, float]:

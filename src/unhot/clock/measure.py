@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from math import exp
 from operator import setitem
 from typing import Any, Protocol
 
@@ -50,13 +49,8 @@ class MeasureHistory(WindowedHistory):
         self.scale = np.ones((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
         self.polynomial = np.zeros((self.capacity, count, 1 + panels.terms))
-        distance = np.arange(panels.largest + 1, dtype=np.float64)
-        floor = exp(panels.points.floor)
-        self._powers = np.maximum(shape.ratio**distance, floor)
-        self._panel_of = np.searchsorted(np.array(panels.edges[1:]), distance, side="right")
-        self._still_centres = [max(shape.ratio**centre, floor) for centre in panels.centres]
-        self._lowest = [floor] * bool(undivided)
-        self._undivided = np.full(undivided + 1, floor), np.full(undivided + 1, count - 1)
+        self._lowest = [panels.floor] * bool(undivided)
+        self._undivided = np.full(undivided + 1, panels.floor), np.full(undivided + 1, count - 1)
         self._epsilon = float(np.dtype(dtype).type(epsilon))
         self._settled = shape.settled
         self._terms_from: dict[int, int] = {}
@@ -76,8 +70,8 @@ class MeasureHistory(WindowedHistory):
     def _centres_at(self, step: int) -> list[float]:
         """The centres c0 of the panels of the rows last touched at `step`."""
         if not self.shape.corrected or step >= self._settled:
-            return self._still_centres + self._lowest
-        at, both = self.shape.height_at, zip(self._still_centres, self.panels.centres, strict=True)
+            return self.panels.still_centres + self._lowest
+        at, both = self.shape.height, zip(self.panels.still_centres, self.panels.centres, strict=True)
         return [still * at(step + centre) for still, centre in both] + self._lowest
 
     def advance(self, decay: float, beta: float, moment: float, rate: float) -> list[Call]:
@@ -92,7 +86,7 @@ class MeasureHistory(WindowedHistory):
             (powers, panel_of), height, terms, rate = self._undivided, 1.0, 1, rate * self._epsilon
         else:
             window, notes = self.reach(rate)
-            powers, panel_of, height = self._powers, self._panel_of, self.shape.height_at(step)
+            powers, panel_of, height = self.panels.powers, self.panels.panel_of, self.shape.height(step)
             terms = self._terms_at(max(self.origin, step - window))
         first = max(self.origin, step - window) // BLOCK
         extend = kernels.measure_extend(

@@ -1,4 +1,4 @@
-"""The step measure: what an Adam-like optimizer does to a row over many steps without a gradient, in a few coefficients.
+"""The design of the step measure, by which an Adam-like optimizer's steps without a gradient become a few coefficients.
 
 Over the skipped steps s = t+1..n an element with momentum m and root x (the square root of its second moment, or its
 maximum) moves by
@@ -18,14 +18,17 @@ touch, each with a centre of its own.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, expm1, log, sqrt
+from functools import cached_property, lru_cache
+from math import ceil, exp, log
+from typing import Any
 
 import numpy as np
 
 from unhot.clock.history import Array
+from unhot.clock.windows import MOST_RISE
 
 MOST_TERMS = 20
 """Coefficients of a panel at most; a wider range of c_s is split into more panels."""
@@ -48,15 +51,9 @@ class Shape:
     ratio: float
     corrected: float
 
-    def height(self, step: Array) -> Array:
-        """The height at each of the steps."""
-        if not self.corrected:
-            return np.ones_like(np.asarray(step, dtype=np.float64))
-        return np.asarray(1.0 / np.sqrt(-np.expm1(np.asarray(step, np.float64) * log(self.corrected))))
-
-    def height_at(self, step: float) -> float:
-        """The height at one step."""
-        return 1.0 / sqrt(-expm1(step * log(self.corrected))) if self.corrected else 1.0
+    def height(self, step: Any, xp: Any = math) -> Any:
+        """The height at a step, or at each of an array of them of the namespace `xp`."""
+        return 1.0 / xp.sqrt(-xp.expm1(step * log(self.corrected))) if self.corrected else 1.0
 
     @property
     def settled(self) -> float:
@@ -111,7 +108,7 @@ class Points:
     def log_height(self, first: float, distance: Array) -> Array:
         """log c_s for the rows last touched at step `first`."""
         powers = np.maximum(distance * log(self.shape.ratio), self.floor)
-        return np.asarray(powers + np.log(self.shape.height(first + distance)))
+        return np.asarray(powers + np.log(self.shape.height(first + distance, np)))
 
     def terms(self, first: float, start: int, stop: int, centre: float) -> int:
         """The coefficients that the distances [start, stop) need around `centre`."""
@@ -131,6 +128,27 @@ class Panels:
     centres: tuple[float, ...]
     terms: int
     points: Points
+
+    @cached_property
+    def floor(self) -> float:
+        """Where the c_s are held: so low that c_s x is nothing beside eps for every x in reach."""
+        return exp(self.points.floor)
+
+    @cached_property
+    def powers(self) -> Array:
+        """c_s without its height, at the distances 0, 1, ..., largest."""
+        distance = np.arange(self.largest + 1, dtype=np.float64)
+        return np.asarray(np.maximum(self.points.shape.ratio**distance, self.floor))
+
+    @cached_property
+    def panel_of(self) -> Array:
+        """The panel of each of these distances."""
+        return np.searchsorted(np.array(self.edges[1:]), np.arange(self.largest + 1), side="right")
+
+    @cached_property
+    def still_centres(self) -> list[float]:
+        """The centre c0 of each panel, where the heights are 1."""
+        return [max(self.points.shape.ratio**centre, self.floor) for centre in self.centres]
 
 
 @lru_cache(maxsize=64)
@@ -152,7 +170,7 @@ def design(shape: Shape, epsilon: float, dtype: str, undivided: int = 0) -> Pane
         by_reach = (beyond - log(tail)) / far
         return ceil(min(-log(tail) / fall, by_reach) if fall > 0 else by_reach) + undivided
 
-    largest = reach(need.window * 1e-9)
+    largest = reach(need.window * (1.0 / MOST_RISE))
     if largest > MOST_STEPS:
         raise too_wide(shape, f"a window of {largest:,} steps, where {MOST_STEPS:,} are the most")
     points = Points(shape, max(fall, 0.0), log(need.window) - beyond, need.series, undivided)

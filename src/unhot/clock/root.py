@@ -1,4 +1,4 @@
-"""What a step is, for optimizers that divide a momentum by a root (`unhot.laws.measure`); and the clock of those at rest."""
+"""The scalars of a step that divides a momentum by a root (see `laws.measure`), and the clock of LazyAdam, with no history."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class RootClock(Clock):
     def scalars(self, step: int, hyper: Hyper) -> Array:
         of, scalars = self._scalars
         if of is not hyper and of != hyper:
-            scalars = self._scalars_of(hyper)
+            weight = scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype)
+            scalars = np.array(self.scalars_with(weight, hyper, (0.0, 0.0, 0.0), self.optimizer.epsilon), dtype=self.dtype)
             self._scalars = (hyper, scalars)
         scalars = scalars.copy()
         scalars[8:11] = self._corrections(step, hyper)
@@ -65,17 +66,14 @@ class RootClock(Clock):
             scalars[10:12] = 0.0, 1.0  # the divisor is 1
         return scalars
 
-    def _scalars_of(self, hyper: Hyper) -> Array:
-        """The scalars, but for the corrections of the step."""
+    def scalars_with(
+        self, weight: tuple[Any, Any], hyper: Hyper, corrections: tuple[Any, Any, Any], epsilon: Any
+    ) -> tuple[Any, ...]:
+        """The scalars of a step, where `weight` is what multiplies the weights, as a pair."""
         beta_2 = self.optimizer.beta_2
-        return np.array(
-            [
-                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype),
-                *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
-                *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
-                0.0, 0.0, 0.0, self.optimizer.epsilon,
-            ],
-            dtype=self.dtype,
+        return (
+            *weight, *scalar_pair(hyper.momentum, self.dtype), 1.0 - hyper.momentum,
+            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, *corrections, epsilon,
         )  # fmt: skip
 
 

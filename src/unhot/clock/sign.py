@@ -45,13 +45,13 @@ class SignClock(Clock):
         return self.history.coefficients(steps, self.dtype)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
+        return np.array(self.scalars_with(scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), hyper), dtype=self.dtype)
+
+    def scalars_with(self, weight: tuple[Any, Any], hyper: Hyper) -> tuple[Any, ...]:
+        """The scalars of a step, where `weight` is what multiplies the weights, as a pair."""
         beta_2 = self.optimizer.beta_2
-        return np.array(
-            [
-                *scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), -hyper.rate,
-                hyper.momentum, 1.0 - hyper.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
-            ],
-            dtype=self.dtype,
+        return (
+            *weight, -hyper.rate, hyper.momentum, 1.0 - hyper.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
         )  # fmt: skip
 
     def shared(self) -> Any:

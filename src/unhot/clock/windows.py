@@ -1,4 +1,4 @@
-"""Histories whose steps reach back over a window: how far a step's rate can still matter to rows that rest."""
+"""How far back a step's rate can still matter to rows at rest, and histories whose steps reach back over such a window."""
 
 from __future__ import annotations
 

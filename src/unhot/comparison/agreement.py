@@ -1,4 +1,4 @@
-"""Whether both routes give the same vectors, gradients and trained weights, as far as float32 allows."""
+"""Checks that one-hot x Dense and the table give the same vectors, gradients and trained weights, as far as float32 allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a column and numbering its values."""
+"""Reads a column of a file or data frame, and numbers its values."""
 
 from __future__ import annotations
 

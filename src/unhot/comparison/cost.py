@@ -1,4 +1,4 @@
-"""Time and memory of each route, each in its own process, because peaks would mix otherwise."""
+"""Measures the time and the memory of a route, in a process of its own, because peaks would mix otherwise."""
 
 from __future__ import annotations
 

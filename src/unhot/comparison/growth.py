@@ -1,4 +1,4 @@
-"""The costs of each route, on the column and for a range of vocabularies."""
+"""Measures the costs of all routes, for one vocabulary and for a range of them."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import unhot
 from unhot import kernels
+from unhot.version import __version__
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def this_machine() -> Machine:
         python=platform.python_version(),
         numpy=np.__version__,
         blas=_blas(),
-        unhot=unhot.__version__,
+        unhot=__version__,
     )
 
 

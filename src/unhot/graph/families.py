@@ -13,20 +13,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from unhot.clock import Hyper
-from unhot.clock.base import Clock, scalar_pair
+from unhot.clock.base import Clock
 from unhot.clock.closed_form import NODES, TO_CHEBYSHEV, ClosedFormClock
 from unhot.clock.linear import LinearClock
 from unhot.clock.measure import MeasureClock
 from unhot.clock.panels import to_powers_of
 from unhot.clock.root import LazyClock
 from unhot.clock.sign import SignClock
+from unhot.clock.sums import added, difference
 from unhot.graph.history import Arrays, Decays, Window, pair_of_log, power, ring_of
 from unhot.kernels.reference_history import series
 from unhot.laws.closed_form import TERMS
 from unhot.optimizers import Optimizer
 
 REACH = 42.0
-"""A momentum's terms are summed until they have fallen to exp(-42), as the step measure's are."""
+"""A momentum's terms are summed until they have fallen to exp(-42), about what the step measure's widest windows leave out."""
 
 
 class Family(Protocol):
@@ -66,7 +67,7 @@ class _Base:
         return Hyper(rate, self.momentum, self.decay)
 
     def weight_pair(self, rate: Any) -> tuple[Any, Any]:
-        """1 - rate weight_decay."""
+        """1 - rate weight_decay: not by `pair`, since a graph may have no float64 for the difference."""
         return 1.0, -rate * self.decay if self.decay else 0.0
 
     def decayed(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> tuple[Any, Any]:
@@ -90,15 +91,12 @@ class RootFamily(_Base):
         return corrections
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2, epsilon = self.clock.optimizer.beta_2, self.clock.optimizer.epsilon
+        epsilon, undivided = self.clock.optimizer.epsilon, self.clock.optimizer.undivided
         alpha, gamma, c = self.corrections(ops, arrays, step, rate)
-        undivided = self.clock.optimizer.undivided
         if undivided:
             c, epsilon = (ops.where(step > undivided, usual, first) for usual, first in ((c, 0.0), (epsilon, 1.0)))
-        return (
-            *self.weight_pair(rate), *scalar_pair(self.momentum, self.dtype), 1.0 - self.momentum,
-            *scalar_pair(beta_2, self.dtype), 1.0 - beta_2, alpha, gamma, c, epsilon,
-        )  # fmt: skip
+        scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), self.hyper(rate), (alpha, gamma, c), epsilon)
+        return scalars
 
 
 class LazyFamily(RootFamily):
@@ -125,21 +123,19 @@ class MeasureFamily(RootFamily):
         self.shape = clock.history.shape
         self.terms = clock.history.terms
         super().__init__(clock, dtype, rows, self.panels.largest, len(self.panels.centres) * self.terms)
-        distance = np.arange(1, self.panels.largest + 1)
-        self.lowest = floor = float(np.exp(self.panels.points.floor))
-        self.powers = np.maximum(self.shape.ratio ** distance.astype(np.float64), floor)
-        self.panel_of = np.searchsorted(np.array(self.panels.edges[1:]), distance, side="right")
-        self.still = [float(max(self.shape.ratio**centre, floor)) for centre in self.panels.centres]
-        self.beta_powers = self.shape.beta ** distance.astype(np.float64)
+        distance = np.arange(1.0, self.panels.largest + 1)
+        self.powers, self.still = self.panels.powers[1:], self.panels.still_centres
+        self.beta_powers = self.shape.beta**distance
         self.to_powers = to_powers_of(self.terms)
         self.undivided = clock.history.undivided
         steps = np.arange(self.undivided + 1)
         gap = np.maximum(steps[:, None] - steps, 0)
         self.undivided_powers = np.where(gap > 0, float(self.shape.beta) ** gap, 0.0)[:, :, None].astype(self.dtype)
         self.in_panel = np.zeros((len(distance), len(self.still), 1))
-        self.in_panel[np.arange(len(distance)), self.panel_of] = 1.0
+        panel_of = self.panels.panel_of[1:]
+        self.in_panel[np.arange(len(distance)), panel_of] = 1.0
         if not self.shape.corrected and len(distance):
-            still = series(np.sqrt(self.powers / np.array(self.still)[self.panel_of]), self.to_powers)
+            still = series(np.sqrt(self.powers / np.array(self.still)[panel_of]), self.to_powers)
             self.lines = self._in_panels(still * self.beta_powers[:, None]).astype(self.dtype)
 
     def _in_panels(self, lines: Any) -> Any:
@@ -151,7 +147,7 @@ class MeasureFamily(RootFamily):
         return {**self.decays.arrays(self.dtype), **self.window.arrays(self.dtype), **product, **undivided}
 
     def _height(self, ops: Any, step: Any) -> Any:
-        return 1.0 / ops.sqrt(-ops.expm1(ops.real(step) * log(self.shape.corrected)))
+        return self.shape.height(ops.real(step), ops)
 
     def _centres(self, ops: Any, last: Any) -> list[Any]:
         """Each panel's c0 for the rows last touched at `last`."""
@@ -209,7 +205,7 @@ class MeasureFamily(RootFamily):
             columns += [centre[:, None], lines[:, panel * self.terms : (panel + 1) * self.terms]]
         if self.undivided:
             moved = ops.take(arrays["undivided"], ops.minimum(last, self.undivided))
-            columns += [ops.full_like(gap, self.lowest)[:, None], moved, ops.zeros_like(lines[:, 1 : self.terms])]
+            columns += [ops.full_like(gap, self.panels.floor)[:, None], moved, ops.zeros_like(lines[:, 1 : self.terms])]
         return ops.concat(columns, axis=1)
 
 
@@ -247,13 +243,9 @@ class LinearFamily(_Base):
         )  # fmt: skip
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        optimizer = self.clock.optimizer
-        (_, m01, m10, m11), (g_w, g_b) = optimizer.matrix(ops.real(step), self.hyper(rate), True)
-        rho = self.averages if self.clock.law.decays else 0.0
-        return (
-            *self.weight_pair(rate), m01, m10, *scalar_pair(m11, self.dtype), g_w, g_b, *scalar_pair(rho, self.dtype),
-            1.0 - rho, *optimizer.epsilons,
-        )  # fmt: skip
+        matrix, taken = self.clock.optimizer.matrix(ops.real(step), self.hyper(rate), True)
+        scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), matrix, taken)
+        return scalars
 
 
 class SignFamily(_Base):
@@ -270,7 +262,7 @@ class SignFamily(_Base):
         high, low = arrays["rates"][:, 0], arrays["rates"][:, 1]
         if self.decay:
             low = low * (1.0 - rate * self.decay) - high * (rate * self.decay)
-        more = low - rate
+        more = low - rate  # not `added`: what rounding left decays, too, and so goes into the next sum
         total = high + more
         new = ops.stack([total, more - (total - high)], axis=1)
         changed["rates"] = ops.put(new, step & (self.capacity - 1), ops.zeros((2,), new))
@@ -289,10 +281,8 @@ class SignFamily(_Base):
         )  # fmt: skip
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        beta_2 = self.clock.optimizer.beta_2
-        return (
-            *self.weight_pair(rate), -rate, self.momentum, 1.0 - self.momentum, *scalar_pair(beta_2, self.dtype), 1.0 - beta_2,
-        )  # fmt: skip
+        scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), self.hyper(rate))
+        return scalars
 
 
 class ClosedFormFamily(_Base):
@@ -313,20 +303,12 @@ class ClosedFormFamily(_Base):
         changed = {"rate": rate + 0.0 * arrays["rate"]}
         if not self.shrinks:
             return changed
-        optimizer, mask = self.clock.optimizer, self.capacity - 1
-        twice = 2.0 * optimizer.l2_shrinkage_regularization_strength * (1.0 - rate * self.decay)
+        mask = self.capacity - 1
         before = ops.where(step > 1, arrays["rate"], rate)
-        nodes = ops.constant(NODES.astype(self.dtype))
-        shrunk = ops.log1p(
-            -twice * before * nodes / (optimizer.least + 2.0 * optimizer.l2_regularization_strength * before * nodes)
-        )
-        more = ops.sum((shrunk / nodes)[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
+        twice, shrunk = self.clock.shrinkage(ops, self.hyper(rate), before, ops.constant(NODES.astype(self.dtype)))
+        more = ops.sum(shrunk[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
         sums = ops.take(arrays["sums"], (step - 1) & mask)
-        high, low = sums[:TERMS], sums[TERMS:]
-        total = high + more
-        part = total - high
-        error = (high - (total - part)) + (more - part)
-        changed["sums"] = ops.put(arrays["sums"], step & mask, ops.concat([total, low + error]))
+        changed["sums"] = ops.put(arrays["sums"], step & mask, ops.concat([*added(sums[:TERMS], sums[TERMS:], more)]))
         changed["first"] = ops.put(arrays["first"], (step - 1) & mask, ops.reshape(twice, (1,)))
         return changed
 
@@ -336,11 +318,12 @@ class ClosedFormFamily(_Base):
         mask = self.capacity - 1
         a = ops.take(arrays["sums"], ops.minimum(last + 1, now) & mask)
         b = ops.take(arrays["sums"], now & mask)
-        sums = (b[:TERMS] - a[:, :TERMS]) + (b[TERMS:] - a[:, TERMS:])
+        sums = difference(b[:TERMS], b[TERMS:], a[:, :TERMS], a[:, TERMS:])
         return ops.concat([ops.take(arrays["first"], last & mask), sums], axis=1)
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
-        return (*self.weight_pair(rate), 1.0 / rate)
+        scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), self.hyper(rate))
+        return scalars
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         clock = copy.copy(self.clock)

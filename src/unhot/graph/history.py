@@ -1,4 +1,4 @@
-"""What the steps made have left, as arrays that a compiled step reads and writes.
+"""The histories of steps inside a graph: arrays that a compiled step reads and writes.
 
 The histories of `unhot.clock` are kept on the host in float64, and hyperparameters may change at every step. Inside a graph
 there may be no float64, and only the rate changes from step to step: momenta and decays are numbers that the graph was compiled
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from unhot.clock.sums import added, difference
 from unhot.kernels.reference_history import SMALL
 
 SMALL_RING, RING = 1 << 12, 1 << 14
@@ -37,7 +38,7 @@ def pair_of_log(ops: Any, logarithm: Any) -> tuple[Any, Any]:
 
 
 def power(ops: Any, base: float, k: Any) -> tuple[Any, Any]:
-    """base**k as a slot's two floats, for k >= 0 (see `slot_pair`)."""
+    """base**k as a slot's two floats, for k >= 0; as `slot_pair`, but of a logarithm, since float32 has no 1 - 1e-9."""
     if base == 0.0:
         return ops.where(k == 0, 1.0, 0.0), 0.0 * k
     logarithm = k * log(base)
@@ -59,17 +60,13 @@ class Decays:
         if not self.decay:
             return {}
         before = ops.take(arrays["decays"], (step - 1) & self.mask)
-        high, low = before[0], before[1]
-        more = ops.log1p(-rate * self.decay)
-        total = high + more
-        part = total - high
-        error = (high - (total - part)) + (more - part)
-        return {"decays": ops.put(arrays["decays"], step & self.mask, ops.stack([total, low + error]))}
+        sums = added(before[0], before[1], ops.log1p(-rate * self.decay))
+        return {"decays": ops.put(arrays["decays"], step & self.mask, ops.stack([*sums]))}
 
     def between(self, ops: Any, arrays: Arrays, start: Any, stop: Any) -> Any:
         """The logarithm of the product of the decays of the steps after `start` up to `stop`; there must be a decay."""
         a, b = ops.take(arrays["decays"], start & self.mask), ops.take(arrays["decays"], stop & self.mask)
-        return (b[..., 0] - a[..., 0]) + (b[..., 1] - a[..., 1])
+        return difference(b[..., 0], b[..., 1], a[..., 0], a[..., 1])
 
 
 def ring_of(rows: int, window: int) -> int:

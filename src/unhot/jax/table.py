@@ -9,11 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unhot.creation import as_optimizer
 from unhot.graph.engine import Traced
-from unhot.ids import refuse_booleans
+from unhot.ids import ANY_INTEGERS, as_ids, in_range, no_integers
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.optimizers import Optimizer
 
@@ -261,19 +260,12 @@ def _flat_gradients(state: TableState, ids: Any, gradients: Any) -> tuple[jax.Ar
 
 def _flat(state: TableState, ids: Any) -> jax.Array:
     """The ids as flat integers; checked where they are known."""
-    known = not isinstance(ids, jax.core.Tracer)
-    array = np.asarray(ids) if known else ids
-    if not jnp.issubdtype(array.dtype, jnp.integer) and array.size:
-        raise TypeError(f"`ids` must be integers. Received: dtype {array.dtype}, shape {array.shape}.")
-    if known and array.size:
-        refuse_booleans(ids, array, "ids")
-        rows = state.shape[0]
-        bad = (array < 0) | (array >= rows)
-        if bad.any():
-            first = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise IndexError(
-                f"id {int(array[first])} at position {first} is out of range: the table has rows 0 to"
-                f" {rows - 1}. Use a larger table."
-            )
-    flat = jnp.asarray(array.reshape(-1))
+    if isinstance(ids, jax.core.Tracer):
+        if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
+            raise no_integers("`ids`", f"dtype {ids.dtype}, shape {ids.shape}", ANY_INTEGERS)
+        flat = ids.reshape(-1)
+    else:
+        array = as_ids(ids)
+        wide, _ = in_range(array, state.shape[0], "raise", "Use a larger table.")
+        flat = jnp.asarray(wide if array.dtype == object else array.reshape(-1))
     return flat.astype(jnp.int32) if flat.dtype.itemsize < 4 else flat  # which holds the number of rows

@@ -1,20 +1,22 @@
-"""What each of Keras's backends does for tables: one class, of which an instance trains one table for one optimizer."""
+"""The class that each of Keras's backends implements for tables, what it asks of an optimizer, and gradients by rows."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from keras import ops
+
+from unhot.keras.kinds import Gradient, Tensor, Variable
+from unhot.optimizers import Optimizer
 from unhot.training import Backend, Ownable, Ownership
 
-if TYPE_CHECKING:
-    from unhot.keras.embedding import Embedding
-    from unhot.keras.gradients import RowGradient
-    from unhot.keras.kinds import Gradient, Tensor, Variable
-    from unhot.keras.row_sparse import RowSparse
-    from unhot.optimizers import Optimizer
+DTYPES = ("float32", "float64")
+"""Those of tables whose rows can be trained apart, by Keras's names."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -24,6 +26,40 @@ class Reason(NamedTuple):
 
     reason: str
     remedy: str
+
+
+class Owner(Protocol):
+    """What a backend asks of the optimizer that owns a table: a Keras optimizer, and what `RowSparse` adds to it."""
+
+    built: bool
+    variables: list[Variable]
+    _trainable_variables: list[Variable]
+    _iterations: Variable
+
+    @property
+    def iterations(self) -> Tensor:
+        """The number of steps made."""
+
+    _tables: Mapping[Any, Ownership[KerasBackend]]
+    """The ties with the tables that it owns, or has owned."""
+
+    def table(self, variable: Variable) -> KerasBackend | None:
+        """What trains the rows of this variable for it now, if anything does."""
+
+    def own_if_possible(self, variable: Variable) -> None:
+        """Train the rows of this table from now on, or warn that it is trained densely, and say why."""
+
+    def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
+        """The optimizer of the core for a table, with the hyperparameters as they stand."""
+
+    def decays(self, variable: Variable) -> bool:
+        """Whether the weights of a table decay."""
+
+    def row_state(self) -> dict[str, Variable]:
+        """Numbers of the core's optimizer that Keras keeps beside the slots."""
+
+    def refuse_change(self, variable: Variable) -> None:
+        """Raise ValueError for hyperparameters that have changed and are constants of a graph."""
 
 
 class KerasBackend(Backend):
@@ -78,16 +114,19 @@ class KerasBackend(Backend):
         """The ids as a NumPy array, if they are known now."""
 
     @staticmethod
-    def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tuple[Tensor, Tensor | None]:
-        """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot."""
+    def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, name: str, rows: int) -> tuple[Tensor, Tensor | None]:
+        """The ids, which refuse those `given` that are bad once they are known; and the mask of bad ones, if they cannot.
+
+        The layer is called `name`, and its table has so many rows.
+        """
         return ids, bad
 
     @staticmethod
-    def seen(variable: Variable) -> None:
-        """The variable has been read."""
+    def note_read(variable: Variable) -> None:
+        """Note that the variable has been read."""
 
     @staticmethod
-    def unread(variable: Variable) -> Variable:
+    def identity(variable: Variable) -> Variable:
         """What stands for the variable, and can be asked who it is without a look at its value."""
         return variable
 
@@ -109,19 +148,19 @@ class KerasBackend(Backend):
         return function
 
     @staticmethod
-    def around_step(optimizer: RowSparse) -> AbstractContextManager[None]:
+    def around_step(optimizer: Owner) -> AbstractContextManager[None]:
         """Around a step of the optimizer."""
         return nullcontext()
 
     @staticmethod
     @abstractmethod
-    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+    def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         """The gradients, those of owned tables as `RowGradient` where it is known which rows have one."""
 
     # ------------------------------------------------------------------ one table and its optimizer
 
     @abstractmethod
-    def __init__(self, variable: Variable, slots: Mapping[str, Variable], optimizer: RowSparse) -> None: ...
+    def __init__(self, variable: Variable, slots: Mapping[str, Variable], optimizer: Owner) -> None: ...
 
     def tied(self, tie: Ownership[Any]) -> None:
         """This is the tie between the table and the optimizer, to which the backend belongs."""
@@ -131,7 +170,7 @@ class KerasBackend(Backend):
         """The same gradient with the sum of an id's in one of its places."""
 
     @abstractmethod
-    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
+    def prepare_step(self, optimizer: Owner, variable: Variable, rate: Tensor) -> None:
         """Get ready for a step; what can go wrong goes wrong here."""
 
     @abstractmethod
@@ -139,7 +178,7 @@ class KerasBackend(Backend):
         """Make the step that was prepared."""
 
     @staticmethod
-    def prepare_steps(optimizer: RowSparse, tables: Mapping[KerasBackend, Variable], rate: Tensor) -> None:
+    def prepare_steps(optimizer: Owner, tables: Mapping[KerasBackend, Variable], rate: Tensor) -> None:
         """Get ready for a step of these tables; what can go wrong goes wrong here."""
         for table, variable in tables.items():
             table.prepare_step(optimizer, variable, rate)
@@ -155,8 +194,63 @@ class KerasBackend(Backend):
         """The gradient of all rows, for whatever Keras or the user does with it; the table is settled before."""
 
     @abstractmethod
-    def dense_step(self, optimizer: RowSparse, rate: Tensor) -> AbstractContextManager[None]:
+    def dense_step(self, optimizer: Owner, rate: Tensor) -> AbstractContextManager[None]:
         """Around a step that Keras makes, of all rows or without the table."""
 
-    def restart(self, optimizer: RowSparse) -> None:
+    def restart(self, optimizer: Owner) -> None:
         """Go on from what has been written into Keras's variables, which were settled before."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowGradient:
+    """The gradients `values`, (n, dim), of the rows `ids`, (n,), of a table; those of an id that repeats are added up.
+
+    It can be scaled by a number.  To all else that uses it, it is the dense gradient.
+    """
+
+    ids: Tensor
+    values: Tensor
+    table: KerasBackend
+    """What trains the table's rows."""
+
+    def with_values(self, values: Tensor) -> RowGradient:
+        """The same rows with other gradients."""
+        return RowGradient(self.ids, values, self.table)
+
+    def dense(self) -> Tensor:
+        """The gradient of all rows."""
+        return self.table.dense_gradient(self.ids, self.values)
+
+    def __neg__(self) -> RowGradient:
+        return self.with_values(-self.values)
+
+    def __mul__(self, factor: Tensor) -> Tensor:
+        return self.dense() * factor if getattr(factor, "shape", ()) else self.with_values(self.values * factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, scale: Tensor) -> Tensor:
+        """Also what optimizers do to undo a loss's scale."""
+        return self.dense() / scale if getattr(scale, "shape", ()) else self.with_values(self.values / scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.variable.shape
+
+    @property
+    def dtype(self) -> Tensor:
+        return self.values.dtype
+
+    def __jax_array__(self) -> Tensor:
+        return self.dense()
+
+    def __array__(self, dtype: Tensor = None, copy: bool | None = None) -> Tensor:
+        return np.asarray(ops.convert_to_numpy(self.dense()), dtype=dtype)
+
+
+def _operator(name: str) -> Callable[..., Tensor]:
+    return lambda self, *args: getattr(self.dense(), name)(*args)
+
+
+for _name in ("add", "radd", "sub", "rsub", "rtruediv", "pow", "matmul", "rmatmul", "abs", "getitem", "lt", "le", "gt", "ge"):
+    setattr(RowGradient, f"__{_name}__", _operator(f"__{_name}__"))

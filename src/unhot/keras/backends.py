@@ -1,4 +1,4 @@
-"""The backend that Keras runs on: what its tables are, and what trains them."""
+"""Chooses the class for the backend that Keras runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of ids: each id once, however often it is given."""
+"""A Keras layer that makes sets of ids: each id once, however often it is given."""
 
 from __future__ import annotations
 

@@ -124,14 +124,14 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
         ids = as_tensor(representable(inputs, self.input_dim, self.out_of_range))
         result = super().__call__(ids, *map(as_tensor, args), **{name: as_tensor(value) for name, value in kwargs.items()})
-        self._seen()
+        self._note_reads()
         return result
 
-    def _seen(self) -> None:
-        """The tables have been read."""
-        backend.seen(self._embeddings)
+    def _note_reads(self) -> None:
+        """Note that the tables have been read."""
+        backend.note_read(self._embeddings)
         if self.lora_enabled:
-            backend.seen(self.lora_embeddings_a)
+            backend.note_read(self.lora_embeddings_a)
 
     def call(self, inputs: Tensor, weights: Tensor = None) -> Tensor:
         """The vectors of the ids. See the class."""
@@ -166,7 +166,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         bags = bags_of(inputs if combines is not None else ops.convert_to_tensor(inputs, sparse=False), weights)
         ids, bad = checked(bags.ids, self.input_dim, self.out_of_range, backend.concrete)
         if bad is not None and self.out_of_range == "raise":
-            ids, bad = backend.refuse_later(ids, bad, bags.ids, self)
+            ids, bad = backend.refuse_later(ids, bad, bags.ids, self.name, self.input_dim)
         found = rows_of(ids)
         if bad is not None and self.out_of_range == "zero":
             found = _where(bad, 0.0, found)

@@ -1,4 +1,4 @@
-"""The ids that a layer is given: checked where they are known, and never another row's where they are not."""
+"""Checks of the ids that a Keras layer is given: errors where they are known, and never another row where they are not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from unhot.ids import OutOfRange, as_ids, as_plain, in_range, refuse_booleans, widened
+from unhot.ids import LARGER, OutOfRange, as_ids, as_plain, in_range, no_integers, no_row, refuse_booleans, widened
 from unhot.keras.kinds import Tensor
 
 EXACT = {"float16": 2**11, "bfloat16": 2**8, "float32": 2**24, "float64": 2**53}
@@ -22,7 +22,7 @@ def require_exact(ids: Tensor, layer: Tensor) -> None:
         raise TypeError(f"the ids of layer '{layer.name}' must be one array or tensor. Received: {type(ids).__name__}.")
     dtype = keras.backend.standardize_dtype(ids.dtype)
     if dtype not in EXACT and not keras.backend.is_int_dtype(dtype):
-        raise TypeError(f"the ids of layer '{layer.name}' must be integers. Received: dtype {dtype}. Convert them first.")
+        raise no_integers(f"the ids of layer '{layer.name}'", f"dtype {dtype}", "Convert them first.")
     if layer.input_dim > EXACT.get(dtype, layer.input_dim):
         raise TypeError(
             f"the ids of layer '{layer.name}' come as {dtype}, which holds every integer up to {EXACT[dtype]:,} only."
@@ -78,12 +78,8 @@ def _not_rows(ids: Tensor, rows: int) -> Tensor:
 
 def _refuse(ids: Tensor, bad: Tensor, rows: int) -> NoReturn:
     first = tuple(int(i) for i in np.argwhere(bad)[0])
-    if ids.dtype.kind == "f":
-        where = first[0] if len(first) == 1 else first
-        what = "is out of range" if ids[first] == np.floor(ids[first]) else "is not an integer, and no row's number"
-        raise IndexError(f"id {ids[first]} at position {where} {what}: the table has rows 0 to {rows - 1}.")
-    in_range(ids, rows, "raise")
-    raise AssertionError("an id is out of range")
+    fraction = ids.dtype.kind == "f" and ids[first] != np.floor(ids[first])
+    raise no_row(ids[first], first, rows, LARGER, "is not an integer, and no row's number" if fraction else "is out of range")
 
 
 def checked(ids: Tensor, rows: int, policy: OutOfRange, concrete: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,18 +9,16 @@ gradients: each passes the weights on to the next, and each backward pass adds t
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from unhot.keras.kinds import Tensor
-
-if TYPE_CHECKING:
-    from unhot.keras.jax_tables import JaxBackend
 
 
 class ByIdentity:
@@ -55,26 +53,40 @@ class Lookups:
     page: Page
 
 
+class Reader(ABC):
+    """What reads the rows of a table, and what it knows of its lookups for as long as JAX traces them."""
+
+    names: Sequence[str]
+    """The names of the table's arrays."""
+
+    def __init__(self) -> None:
+        self.pages, self.gradients = ByIdentity(), ByIdentity()
+
+    @abstractmethod
+    def rows(self, arrays: dict[str, Tensor], ids: Tensor | None) -> Tensor:
+        """The settled weights of the flat `ids`, or all of them."""
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def read(training: JaxBackend, arrays: dict[str, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+def read(reader: Reader, arrays: dict[str, Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
     """The settled vectors of the flat `ids`, or all for None; and the weights as they are."""
-    return training.rows(arrays, ids), arrays["weights"]
+    return reader.rows(arrays, ids), arrays["weights"]
 
 
-def _forward(training: JaxBackend, arrays: dict[str, Tensor], ids: Tensor) -> Tensor:
+def _forward(reader: Reader, arrays: dict[str, Tensor], ids: Tensor) -> Tensor:
     known = {name: array.value for name, array in arrays.items()}
     ids = None if ids is None else ids.value
-    found = training.rows(known, ids)
-    page = training.pages.get(known["weights"])
+    found = reader.rows(known, ids)
+    page = reader.pages.get(known["weights"])
     if page is None:
-        training.pages[known["weights"]] = page = Page()
+        reader.pages[known["weights"]] = page = Page()
     page.reads.append(found)
     return (found, known["weights"]), (_Static(page), ids)
 
 
-def _backward(training: JaxBackend, residuals: Tensor, cotangents: Tensor) -> Tensor:
+def _backward(reader: Reader, residuals: Tensor, cotangents: Tensor) -> Tensor:
     (held, ids), (gradient, later) = residuals, cotangents
-    lookups = Lookups((), (), held.value) if isinstance(later, SymbolicZero) else training.gradients.get(later)
+    lookups = Lookups((), (), held.value) if isinstance(later, SymbolicZero) else reader.gradients.get(later)
     if isinstance(later, SymbolicZero):
         later = jnp.zeros(later.shape, later.dtype)
     if isinstance(gradient, SymbolicZero):
@@ -86,8 +98,8 @@ def _backward(training: JaxBackend, residuals: Tensor, cotangents: Tensor) -> Te
         if lookups is not None:
             lookups = Lookups((*lookups.ids, ids), (*lookups.values, gradient), lookups.page)
     if lookups is not None:
-        training.gradients[total] = lookups
-    return {name: total if name == "weights" else None for name in training.names}, None
+        reader.gradients[total] = lookups
+    return {name: total if name == "weights" else None for name in reader.names}, None
 
 
 read.defvjp(_forward, _backward, symbolic_zeros=True)

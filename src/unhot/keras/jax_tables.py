@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,33 +13,23 @@ import keras
 import numpy as np
 
 from unhot.graph.engine import Traced
-from unhot.jax.operations import Operations, after
+from unhot.jax.operations import after
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
-from unhot.keras.backend import KerasBackend, Reason
-from unhot.keras.gradients import RowGradient
-from unhot.keras.jax_lookup import ByIdentity, Lookups, read
-from unhot.keras.jax_value import MASK, CarriedRows, SlotValue, TableValue, carried, integers, traced
+from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
+from unhot.keras.jax_lookup import Lookups
+from unhot.keras.jax_training import Arrays, TableTraining, carried, integers, traced
+from unhot.keras.jax_value import SlotValue, TableValue
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import warn_of_dense_training
 
-if TYPE_CHECKING:
-    from unhot.keras.row_sparse import RowSparse
 
-Arrays = dict[str, jax.Array]
-
-DTYPES = ("float32", "float64")
-
-
-class JaxBackend(KerasBackend):
+class JaxBackend(TableTraining):
     """A table and the optimizer that owns it.  The arrays are in the table's value."""
 
     TABLE_VARIABLE: ClassVar = TableVariable
     SLOT_VARIABLE: ClassVar = SlotVariable
-
-    written = False
-    """Whether another optimizer, or something else within a step, has written the weights."""
 
     # ------------------------------------------------------------------ tables and lookups
 
@@ -55,7 +45,7 @@ class JaxBackend(KerasBackend):
         value = variable.held()
         if value is None:
             return None
-        found = value.training.read(value, jnp.reshape(ids, -1))
+        found = value.read(jnp.reshape(ids, -1))
         return jnp.reshape(found, (*ids.shape, variable.shape[1]))
 
     @staticmethod
@@ -78,7 +68,7 @@ class JaxBackend(KerasBackend):
 
     @staticmethod
     @contextmanager
-    def around_step(optimizer: RowSparse) -> Iterator[None]:
+    def around_step(optimizer: Owner) -> Iterator[None]:
         """A stateless scope: there, values are replaced, and never changed."""
         if stateless_scope() is not None or not optimizer._tables:
             with a_step():
@@ -92,7 +82,7 @@ class JaxBackend(KerasBackend):
                 variable.assign(value)
 
     @staticmethod
-    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+    def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
             if isinstance(gradient, TableValue):
@@ -103,16 +93,12 @@ class JaxBackend(KerasBackend):
 
     # ------------------------------------------------------------------ one table and its optimizer
 
-    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
+    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: Owner) -> None:
         self._optimizer, self._variable = weakref.ref(optimizer), weakref.ref(variable)
-        self.shape: tuple[int, int] = variable.shape
         self.path: str = variable.path
-        self.traced = Traced(optimizer.row_optimizer(variable, 0.001), variable._dtype, self.shape[0])
-        self.ops = Operations(jnp.dtype(variable._dtype))
+        core = optimizer.row_optimizer(variable, 0.001)
+        super().__init__(Traced(core, variable._dtype, variable.shape[0]), variable.shape)
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
-        history = self.traced.family.arrays() if self.traced.defers else {}
-        self.names = (*self.traced.names, "place", "clock", *(["last"] if self.traced.defers else []), *history)
-        self.pages, self.gradients = ByIdentity(), ByIdentity()
 
     @property
     def variable(self) -> TableVariable:  # type: ignore[override]
@@ -177,11 +163,7 @@ class JaxBackend(KerasBackend):
         last = {"last": carried(jnp.full((self.shape[0],), now, jnp.int32))} if self.traced.defers else {}
         return {"clock": carried(now), **last}
 
-    def clock(self, value: TableValue) -> int:
-        """The steps that a value, which is known, has made."""
-        return int(np.asarray(value.arrays["clock"]).view(np.int32) ^ MASK)
-
-    def _follows(self, optimizer: RowSparse) -> bool:
+    def _has_hyperparameters_of(self, optimizer: Owner) -> bool:
         """Whether the optimizer's hyperparameters are those by which this trains rows."""
         try:
             core = optimizer.row_optimizer(self.variable, 0.001)
@@ -189,7 +171,7 @@ class JaxBackend(KerasBackend):
             return False
         return (type(core), vars(core)) == (type(self.traced.optimizer), vars(self.traced.optimizer))
 
-    def follow_others(self) -> None:
+    def notice_writes(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""
         optimizer, variable = self._optimizer(), self.variable
         tie, value = variable.ownership, variable._value
@@ -200,15 +182,15 @@ class JaxBackend(KerasBackend):
         if self.written:
             tie.release()
             return
-        if not self._follows(optimizer):
+        if not self._has_hyperparameters_of(optimizer):
             tie.release()
             optimizer.own_if_possible(variable)
             return
         iterations = optimizer._iterations._value
-        if iterations is not None and not traced(iterations) and int(iterations) != self.clock(value):
+        if iterations is not None and not traced(iterations) and int(iterations) != self.clock(value.arrays):
             self.restart(optimizer)
 
-    def restart(self, optimizer: RowSparse) -> None:
+    def restart(self, optimizer: Owner) -> None:
         value = self.variable._value
         if isinstance(value, TableValue):
             self.variable._value = value = value.replaced(**self._begun())
@@ -218,50 +200,6 @@ class JaxBackend(KerasBackend):
                     slot._value = SlotValue(self, name, clock_of_slot(value.arrays))
 
     # ------------------------------------------------------------------ reading
-
-    def _parts(self, arrays: Arrays) -> tuple[CarriedRows, Arrays, jax.Array]:
-        names = (*self.traced.names, "place", *(["last"] if self.traced.defers else []))
-        history = {name: array for name, array in arrays.items() if name not in names and name != "clock"}
-        return CarriedRows({name: arrays[name] for name in names}), history, integers(arrays["clock"])
-
-    def read(self, value: TableValue, ids: Tensor | None) -> jax.Array:
-        """The settled vectors of the flat `ids`, or all of them, with their gradient."""
-        weights: jax.Array = value.arrays["weights"]
-        if ids is None and self.gradients.get(weights) is not None:
-            return weights
-        arrays = {**value.arrays, "weights": weights if value.passed is None else value.passed}
-        found: jax.Array
-        found, passed = read(self, arrays, ids)
-        if same_trace(passed, weights):
-            value.passed = passed
-        return found
-
-    def rows(self, arrays: Arrays, ids: Tensor | None) -> jax.Array:
-        """The settled weights of the flat `ids`, or all of them."""
-        if ids is None:
-            return self.settled(arrays)["weights"]
-        store, history, now = self._parts(arrays)
-        found: jax.Array = self.traced.lookup(self.ops, history, store, ids, now)
-        return found
-
-    def settled(self, arrays: Arrays) -> Arrays:
-        """The same arrays with all deferred steps applied."""
-        if not self.traced.defers:
-            return arrays
-        if not traced(arrays):
-            return self._settled(arrays)
-        late = (arrays["last"] != arrays["clock"]).any()
-        found: Arrays = jax.lax.cond(late, self._settled, lambda arrays: arrays, arrays)
-        return found
-
-    def _settled(self, arrays: Arrays) -> Arrays:
-        store, history, now = self._parts(arrays)
-        self.traced.settle(self.ops, history, store, jnp.arange(self.shape[0], dtype=jnp.int32), now)
-        return {**arrays, **store.arrays}
-
-    def late(self, arrays: Arrays) -> bool:
-        """Whether any row of these arrays, which are known, has deferred steps."""
-        return self.traced.defers and not bool((arrays["last"] == arrays["clock"]).all())
 
     def slot(self, value: SlotValue, stepping: bool = False) -> jax.Array:
         """The settled slot; in an optimizer's step, that of the table's value there."""
@@ -285,7 +223,7 @@ class JaxBackend(KerasBackend):
 
     # ------------------------------------------------------------------ steps
 
-    def rows_of(self, gradient: Tensor, optimizer: RowSparse) -> Gradient:
+    def rows_of(self, gradient: Tensor, optimizer: Owner) -> Gradient:
         """The gradient by rows, if it is as it came from the lookups; or as it is."""
         found: Lookups | None = self.gradients.get(gradient)
         variable = self.variable
@@ -300,7 +238,7 @@ class JaxBackend(KerasBackend):
                 " train by rows.",
             )
             return gradient
-        if not self._follows(optimizer):
+        if not self._has_hyperparameters_of(optimizer):
             warn_of_dense_training(
                 variable,
                 self.path,
@@ -331,28 +269,28 @@ class JaxBackend(KerasBackend):
 
     def summed(self, gradient: RowGradient) -> RowGradient:
         held = self._held()
-        store, _, _ = self._parts(held.arrays)
+        store, _, _ = self.parts(held.arrays)
         sums = self.traced.summed(self.ops, store, gradient.ids, gradient.values)
         self.variable.hold(TableValue(self, {**held.arrays, "place": store.arrays["place"]}, held.settled))
         return gradient.with_values(sums)
 
     @contextmanager
-    def dense_step(self, optimizer: RowSparse, rate: Tensor) -> Iterator[None]:
+    def dense_step(self, optimizer: Owner, rate: Tensor) -> Iterator[None]:
         self.variable.hold(self._held().all_settled())
         yield
         arrays = self._held().all_settled().arrays
         made = self._at(integers(arrays["clock"]) + 1)
         if self.traced.defers:
-            _, history, now = self._parts(arrays)
+            _, history, now = self.parts(arrays)
             made |= self.traced.family.advance(self.ops, history, now + 1, jnp.asarray(rate, self.ops.dtype))
         self._keep(TableValue(self, {**arrays, **made}, settled=True))
 
-    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
+    def prepare_step(self, optimizer: Owner, variable: Variable, rate: Tensor) -> None:
         """What can go wrong has gone wrong before the step was traced."""
 
     def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
         arrays = self._held().arrays
-        store, history, now = self._parts(arrays)
+        store, history, now = self.parts(arrays)
         reads, self._reads = self._reads, []
         written = after(gradient.ids, self.shape[0], reads)
         rate = jnp.asarray(rate, self.ops.dtype)

@@ -8,58 +8,23 @@ The values of its slots hold nothing but the step at which they were: their arra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhot.jax.operations import ArrayRows, into_large_pages
+from unhot.jax.operations import into_large_pages
+from unhot.keras._private import same_trace
+from unhot.keras.jax_lookup import read
+from unhot.keras.jax_training import TableTraining, traced
 from unhot.keras.kinds import Tensor
-
-if TYPE_CHECKING:
-    from unhot.keras.jax_tables import JaxBackend
-
-MASK = np.int32(0x40000000)
-"""Integers are carried as the floats whose bits they are, those of small numbers turned away from denormals.
-
-Trainable variables are differentiated, so they have to be floats.  A gradient of 0 stands for the same integer in all places:
-the leaves of a gradient are a table without deferred steps, whose weights are the gradient.
-"""
-
-INTEGERS = ("last", "place")
-
-
-def carried(numbers: Tensor) -> jax.Array:
-    """Integers as floats."""
-    return jax.lax.bitcast_convert_type(jnp.asarray(numbers, jnp.int32) ^ MASK, jnp.float32)
-
-
-def integers(floats: Tensor) -> jax.Array:
-    """What `carried` carries."""
-    return jax.lax.bitcast_convert_type(floats, jnp.int32) ^ MASK
-
-
-def traced(arrays: Tensor) -> bool:
-    """Whether any of the arrays is JAX's stand-in for one."""
-    return any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(arrays))
-
-
-class CarriedRows(ArrayRows):
-    """Rows whose integers are carried as floats."""
-
-    def take(self, name: str, ids: Tensor) -> Tensor:
-        lines = super().take(name, ids)
-        return integers(lines) if name in INTEGERS else lines
-
-    def put(self, name: str, ids: Tensor, lines: Tensor) -> None:
-        super().put(name, ids, carried(lines) if name in INTEGERS else lines)
 
 
 class SettledView(jax.Array):
     """An array to all who use it, which becomes one when its numbers are asked for."""
 
-    training: JaxBackend
+    training: TableTraining
 
     def todense(self) -> jax.Array:
         """The array."""
@@ -136,7 +101,7 @@ class TableValue(SettledView):
     As a gradient, which JAX gives the same form, it is one whose weights are the gradient.
     """
 
-    def __init__(self, training: JaxBackend, arrays: Mapping[str, Tensor], settled: bool = False) -> None:
+    def __init__(self, training: TableTraining, arrays: Mapping[str, Tensor], settled: bool = False) -> None:
         self.training, self.arrays = training, dict(arrays)
         self.settled = settled
         """Whether it is known that no step is deferred."""
@@ -151,8 +116,20 @@ class TableValue(SettledView):
         elif self.settled:
             weights = self.arrays["weights"]
         else:
-            weights = self.training.read(self, None)
+            weights = self.read(None)
         return weights
+
+    def read(self, ids: Tensor | None) -> jax.Array:
+        """The settled vectors of the flat `ids`, or all of them, with their gradient."""
+        weights: jax.Array = self.arrays["weights"]
+        if ids is None and self.training.gradients.get(weights) is not None:
+            return weights
+        arrays = {**self.arrays, "weights": weights if self.passed is None else self.passed}
+        found: jax.Array
+        found, passed = read(self.training, arrays, ids)
+        if same_trace(passed, weights):
+            self.passed = passed
+        return found
 
     def settle(self) -> Self:
         """This value, once all deferred steps of its arrays, which are known, are applied."""
@@ -203,7 +180,7 @@ class TableValue(SettledView):
 class SlotValue(SettledView):
     """The value of a slot of an owned table, whose array travels in the table's value at the step `clock`."""
 
-    def __init__(self, training: JaxBackend, name: str, clock: Tensor) -> None:
+    def __init__(self, training: TableTraining, name: str, clock: Tensor) -> None:
         self.training, self.name, self.clock = training, name, clock
 
     def todense(self) -> jax.Array:
@@ -211,19 +188,19 @@ class SlotValue(SettledView):
         return self.training.slot(self)
 
 
-def _flatten_table(value: TableValue) -> tuple[tuple[jax.Array, ...], JaxBackend]:
+def _flatten_table(value: TableValue) -> tuple[tuple[jax.Array, ...], TableTraining]:
     return tuple(value.arrays[name] for name in value.training.names), value.training
 
 
-def _unflatten_table(training: JaxBackend, leaves: Sequence[jax.Array]) -> TableValue:
+def _unflatten_table(training: TableTraining, leaves: Sequence[jax.Array]) -> TableValue:
     return TableValue(training, dict(zip(training.names, leaves, strict=True)))
 
 
-def _flatten_slot(value: SlotValue) -> tuple[tuple[jax.Array], tuple[JaxBackend, str]]:
+def _flatten_slot(value: SlotValue) -> tuple[tuple[jax.Array], tuple[TableTraining, str]]:
     return (value.clock,), (value.training, value.name)
 
 
-def _unflatten_slot(known: tuple[JaxBackend, str], leaves: Sequence[jax.Array]) -> SlotValue:
+def _unflatten_slot(known: tuple[TableTraining, str], leaves: Sequence[jax.Array]) -> SlotValue:
     return SlotValue(*known, *leaves)
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from unhot.jax.operations import into_large_pages
 from unhot.keras._private import stateless_scope
+from unhot.keras.jax_training import TableTraining
 from unhot.keras.jax_value import OPERATORS, SettledView, SlotValue, TableValue
 from unhot.keras.kinds import Tensor
 from unhot.training import Ownership, ownership_of
-
-if TYPE_CHECKING:
-    from unhot.keras.jax_tables import JaxBackend
 
 _local = threading.local()
 
@@ -107,7 +104,7 @@ class TableVariable(_Variable):
     Keras's trainer or a loop of the user's makes for a step, is given the `TableValue`.
     """
 
-    ownership: Ownership[JaxBackend] | None = None
+    ownership: Ownership[TableTraining] | None = None
     """Who trains the rows."""
 
     before: TableValue | None = None
@@ -134,7 +131,7 @@ class TableVariable(_Variable):
             self.resolve()
             tie = ownership_of(self)
             if tie is not None:
-                tie.backend.follow_others()
+                tie.backend.notice_writes()
 
     def resolve(self) -> None:
         """If weights were assigned and slots were not, as loops of the user's do, go on with those and with these."""
@@ -161,7 +158,7 @@ class TableVariable(_Variable):
         """
         last = self._value
         there = isinstance(last, TableValue) and last.training is value.training and last is not value and last.alive()
-        if there and self.before is None and last.training.clock(last) != value.training.clock(value):
+        if there and self.before is None and last.training.clock(last.arrays) != value.training.clock(value.arrays):
             self.before = last
         self._value = value.in_large_pages()
         return value
@@ -181,7 +178,7 @@ class TableVariable(_Variable):
 class SlotVariable(_Variable):
     """A slot of a table: while the table is owned, its value says so, and its array is the table's."""
 
-    training: JaxBackend | None = None
+    training: TableTraining | None = None
     """What trains the table's rows, while that is owned by this slot's optimizer."""
 
     @property

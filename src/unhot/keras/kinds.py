@@ -1,4 +1,4 @@
-"""The objects of Keras and of its backends, as far as this package uses them: Keras comes without types."""
+"""Types of Keras's objects, as far as this package uses them, since Keras comes without types."""
 
 from __future__ import annotations
 

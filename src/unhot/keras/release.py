@@ -1,4 +1,4 @@
-"""Releasing tables to other optimizers."""
+"""`release`: tables are let go of, so that other optimizers train them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tables of a model are trained by rows, and which are not and why."""
+"""`report`: which tables of a model are trained by rows, and which are not and why."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         if not kwargs.get("reverse"):
             return super().__call__(inputs, *args, **kwargs)
         result = super(Embedding, self).__call__(as_tensor(inputs), *args, **kwargs)
-        self._seen()
+        self._note_reads()
         return result
 
     def compute_output_spec(self, inputs: Tensor, reverse: bool = False) -> Tensor:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 
-from unhot.keras.backend import KerasBackend, Reason
+from unhot.keras.backend import KerasBackend, Reason, RowGradient
 from unhot.keras.backends import backend
-from unhot.keras.gradients import RowGradient
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
@@ -122,7 +121,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
 
     def decays(self, variable: Variable) -> bool:
         """Whether the weights of a table decay."""
-        return bool(self.weight_decay and self._use_weight_decay(backend.unread(variable)))
+        return bool(self.weight_decay and self._use_weight_decay(backend.identity(variable)))
 
     def refuse_change(self, variable: Variable) -> None:
         """For graphs, in which the hyperparameters are constants."""
@@ -142,7 +141,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         return tie.backend if tie is not None and tie.holds else None
 
     def _var_key(self, variable: Variable) -> Any:
-        return super()._var_key(backend.unread(variable))
+        return super()._var_key(backend.identity(variable))
 
     # ------------------------------------------------------------------ steps
 
@@ -157,7 +156,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             for tie in self._tables.values():
                 tie.regain()
         with backend.around_step(self):
-            super().apply(backend.by_rows(self, list(grads), variables), variables)
+            super().apply(backend.row_gradients(self, list(grads), variables), variables)
 
     def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
         rate = self._get_current_learning_rate()
@@ -213,7 +212,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         """A step of a table by `update_step`, which a subclass may have changed."""
         table = gradient.table
         table.stepped = False
-        self.update_step(gradient, backend.unread(variable), rate)
+        self.update_step(gradient, backend.identity(variable), rate)
         if not table.stepped:
             warn_of_dense_training(
                 variable,

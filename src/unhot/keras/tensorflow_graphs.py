@@ -1,4 +1,4 @@
-"""Graphs that read or step a table, whose owner may be another when they run: what has to be done before each run.
+"""What is done before each run of a graph that reads or steps a table, whose owner may be another by then.
 
 A graph does for good what was right when it was made. Who owns the table may change between two runs of it, and so Python looks
 before each: a graph that reads a table of another owner finds it settled, and one that steps it has taken it back.

@@ -7,14 +7,13 @@ import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
 from unhot.graph.engine import Traced
 from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
-from unhot.keras.backend import Function, KerasBackend, Reason
-from unhot.keras.gradients import RowGradient
+from unhot.keras.backend import DTYPES, Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
@@ -22,12 +21,6 @@ from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, a
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.optimizers import Optimizer
 from unhot.training import Ownership
-
-if TYPE_CHECKING:
-    from unhot.keras.embedding import Embedding
-    from unhot.keras.row_sparse import RowSparse
-
-DTYPES = ("float32", "float64")
 
 
 def training_of(variable: Variable) -> TensorFlowBackend | None:
@@ -91,18 +84,18 @@ class TensorFlowBackend(KerasBackend):
         return ids.numpy() if isinstance(ids, tf.Tensor) and tf.executing_eagerly() and hasattr(ids, "numpy") else None
 
     @staticmethod
-    def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, layer: Embedding) -> tuple[Tensor, Tensor | None]:
-        return stop_if_bad(ids, bad, given, layer)
+    def refuse_later(ids: Tensor, bad: Tensor, given: Tensor, name: str, rows: int) -> tuple[Tensor, Tensor | None]:
+        return stop_if_bad(ids, bad, given, name, rows)
 
     @staticmethod
-    def seen(variable: Variable) -> None:
+    def note_read(variable: Variable) -> None:
         """The variable has been read, maybe in a graph, which will go on reading it in the same way."""
         if TensorFlowBackend.is_table(variable):
             tie = variable.ownership
             note_read(variable, None if tie is None else tie.backend)
 
     @staticmethod
-    def unread(variable: Variable) -> Variable:
+    def identity(variable: Variable) -> Variable:
         return variable._value if TensorFlowBackend.is_table(variable) else variable
 
     @staticmethod
@@ -135,7 +128,7 @@ class TensorFlowBackend(KerasBackend):
         return all_or_nothing(function)
 
     @staticmethod
-    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+    def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
             if isinstance(gradient, tf.IndexedSlices):
@@ -149,7 +142,7 @@ class TensorFlowBackend(KerasBackend):
 
     # ------------------------------------------------------------------ one table and its optimizer
 
-    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
+    def __init__(self, variable: TableVariable, slots: Mapping[str, SlotVariable], optimizer: Owner) -> None:
         with tf.init_scope():  # now, and not in the trace that this may be: TensorFlow discards traces that make variables
             self.at_once = tf.Variable(False, trainable=False, name="at_once")
         self._optimizer = weakref.ref(optimizer)
@@ -171,15 +164,15 @@ class TensorFlowBackend(KerasBackend):
     def resume(self) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None  # a graph that steps keeps it
-        self._follow(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
+        self._begin_with(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
         for slot in self._slots.values():
             slot.training = self
 
-    def _traced(self, optimizer: RowSparse) -> Traced:
+    def _traced(self, optimizer: Owner) -> Traced:
         """What trains the rows, with the optimizer's hyperparameters as they stand."""
         return Traced(optimizer.row_optimizer(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
 
-    def _follow(self, optimizer: RowSparse, traced: Traced, state: Mapping[str, Tensor]) -> None:
+    def _begin_with(self, optimizer: Owner, traced: Traced, state: Mapping[str, Tensor]) -> None:
         """Take up hyperparameters, and the numbers that the optimizer keeps; all rows are settled.
 
         Each set of them has variables of its own, which the graphs that were made for it go on with.
@@ -249,19 +242,19 @@ class TensorFlowBackend(KerasBackend):
         self.settle()
         return tf.convert_to_tensor(tf.IndexedSlices(values, ids, self.variable.shape))
 
-    def restart(self, optimizer: RowSparse) -> None:
+    def restart(self, optimizer: Owner) -> None:
         """Go on from what has been written into Keras's variables, once released."""
         if self.traced.defers:
             self._go_on(optimizer, optimizer.row_state())
 
-    def _go_on(self, optimizer: RowSparse, state: Mapping[str, Tensor]) -> None:
+    def _go_on(self, optimizer: Owner, state: Mapping[str, Tensor]) -> None:
         now = tf.cast(optimizer._iterations._value, tf.int32)
         self.clock.assign(now)
         self.store.variables["last"].assign(tf.fill((self.traced.rows,), now))
         for name, start in self.traced.family.arrays().items():
             self.history[name].assign(tf.cast(state.get(name, start), self.history[name].dtype))
 
-    def _follow_iterations(self, optimizer: RowSparse) -> None:
+    def _follow_iterations(self, optimizer: Owner) -> None:
         def meet() -> None:
             self.settle()
             self.restart(optimizer)
@@ -269,15 +262,15 @@ class TensorFlowBackend(KerasBackend):
         if self.traced.defers:
             tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
 
-    def _note_step(self, optimizer: RowSparse) -> None:
-        note_step(self.variable, self, optimizer, lambda traced: self._take_up(optimizer, traced))
+    def _note_step(self, optimizer: Owner) -> None:
+        note_step(self.variable, self, optimizer, lambda traced: self._change_to(optimizer, traced))
 
-    def _take_up(self, optimizer: RowSparse, traced: Traced) -> None:
+    def _change_to(self, optimizer: Owner, traced: Traced) -> None:
         self.settle()
-        self._follow(optimizer, traced, optimizer.row_state())
+        self._begin_with(optimizer, traced, optimizer.row_state())
 
     @contextmanager
-    def dense_step(self, optimizer: RowSparse, rate: Tensor) -> Iterator[None]:
+    def dense_step(self, optimizer: Owner, rate: Tensor) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it."""
         self._note_step(optimizer)
         self._follow_iterations(optimizer)
@@ -289,12 +282,12 @@ class TensorFlowBackend(KerasBackend):
             self.store.variables["last"].assign(tf.fill((self.traced.rows,), step))
             self.clock.assign(step)
 
-    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Tensor) -> None:
+    def prepare_step(self, optimizer: Owner, variable: Variable, rate: Tensor) -> None:
         traced = self._traced(optimizer)
         if traced != self.traced:
             if not tf.executing_eagerly():
                 optimizer.refuse_change(variable)
-            self._take_up(optimizer, traced)
+            self._change_to(optimizer, traced)
         self._note_step(optimizer)
         self._follow_iterations(optimizer)
 

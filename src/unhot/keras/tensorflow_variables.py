@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
+from unhot.keras.backend import KerasBackend
 from unhot.keras.settled import Settled
 from unhot.keras.tensorflow_graphs import Readers, note_read
 from unhot.training import Ownership
-
-if TYPE_CHECKING:
-    from unhot.keras.tensorflow_tables import TensorFlowBackend
 
 
 class TableVariable(Settled, keras.Variable):  # type: ignore[misc]  # Keras comes without types
     """The variable of a table."""
 
-    ownership: Ownership[TensorFlowBackend] | None = None
+    ownership: Ownership[KerasBackend] | None = None
     """The tie that holds now."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

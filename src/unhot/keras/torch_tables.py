@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import keras
 import torch
@@ -17,25 +17,22 @@ from torch import Tensor
 from unhot.atomic import Lock, together
 from unhot.clock import Clock, Hyper
 from unhot.engine import Engine, clock_of, numbered
-from unhot.keras.backend import Function, KerasBackend
-from unhot.keras.gradients import RowGradient
+from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.torch._private import is_fake, without_torch_functions
-from unhot.torch.backend import TorchBackend, dtype_of, steps_made
+from unhot.torch.backend import DTYPES, TorchBackend, dtype_of
 from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
-from unhot.torch.lookup import DTYPES, owned_lookup, owner_of
+from unhot.torch.held_state import steps_made
+from unhot.torch.lookup import owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.training import Ownership
-
-if TYPE_CHECKING:
-    from unhot.keras.row_sparse import RowSparse
 
 
 class TableVariable(keras.Variable):  # type: ignore[misc]
@@ -58,7 +55,7 @@ class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
 
 def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     training = owner_of(weight, None)
-    return None if training is None else owned_lookup(training, ids, -1, None, 2.0, False)
+    return None if training is None else owned_lookup(weight, training, ids, -1, None, 2.0, False)
 
 
 class _Slots:
@@ -131,7 +128,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return cast("Function", functools.wraps(function)(outside))
 
     @staticmethod
-    def by_rows(optimizer: RowSparse, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
+    def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
             table = optimizer.table(variable)
@@ -143,7 +140,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     # ------------------------------------------------------------------ one table and its optimizer
 
-    def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: RowSparse) -> None:
+    def __init__(self, variable: Variable, slots: Mapping[str, SlotVariable], optimizer: Owner) -> None:
         self.variable, self._slots = variable, slots
         source: Option = _Slots()
         # Held by the optimizer alone: once it is gone, so is the table's owner.
@@ -158,7 +155,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         for slot in self._slots.values():
             slot.training = self
 
-    def restart(self, optimizer: RowSparse) -> None:
+    def restart(self, optimizer: Owner) -> None:
         self.hand_over()
 
     def summed(self, gradient: RowGradient) -> RowGradient:
@@ -170,16 +167,16 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return torch.zeros(self.variable.shape, dtype=values.dtype, device=values.device).index_add_(0, ids, values)
 
     @contextmanager
-    def dense_step(self, optimizer: RowSparse, rate: Number) -> Iterator[None]:
+    def dense_step(self, optimizer: Owner, rate: Number) -> Iterator[None]:
         """Around a step that Keras makes, of the whole table or without it; the next step by rows starts from its variables."""
         self.hand_over()
         yield
 
-    def prepare_step(self, optimizer: RowSparse, variable: Variable, rate: Number) -> None:
+    def prepare_step(self, optimizer: Owner, variable: Variable, rate: Number) -> None:
         without_torch_functions(_prepare_steps, optimizer, {self: variable}, rate)
 
     @staticmethod
-    def prepare_steps(optimizer: RowSparse, tables: Mapping[Any, Variable], rate: Number) -> None:
+    def prepare_steps(optimizer: Owner, tables: Mapping[Any, Variable], rate: Number) -> None:
         without_torch_functions(_prepare_steps, optimizer, tables, rate)
 
     def make_step(self, gradient: RowGradient, rate: Number) -> None:
@@ -191,7 +188,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     def slots_of(self, clock: Clock) -> tuple[Any, ...]:
         """The memory of Keras's slots, in the order of the clock's."""
-        return tuple(self.memory.take_over(self._slots[name]._value.detach()) for name in clock.slots)
+        return tuple(self.memory.row_view(self._slots[name]._value.detach()) for name in clock.slots)
 
     @property
     def slot_names(self) -> frozenset[str]:
@@ -199,7 +196,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return frozenset(self._slots)
 
 
-def _prepare_steps(optimizer: RowSparse, tables: Mapping[TorchKerasBackend, Variable], rate: Number) -> None:
+def _prepare_steps(optimizer: Owner, tables: Mapping[TorchKerasBackend, Variable], rate: Number) -> None:
     """Give the tables the hyperparameters of a step; those that begin it from the same point share an engine."""
     now = int(optimizer.iterations)
     if now < 0:

@@ -6,28 +6,26 @@ import functools
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Clock
 from unhot.engine import Engine, clock_of
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
-from unhot.state import whole
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
-from unhot.torch.lookup import DTYPES, RowLookup
+from unhot.torch.held_state import Owner, Start, StateHolder, steps_made
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
 
-if TYPE_CHECKING:
-    from unhot.torch.parameter import TableParameter
-    from unhot.torch.stepping import RowOptimizer
+DTYPES = (torch.float32, torch.float64)
+"""Those of tables whose rows can be trained apart; others take torch's own way."""
 
 STRUCTURE = ("momentum", "amsgrad", "centered")
 """Hyperparameters by which an optimizer has one slot more."""
@@ -36,18 +34,7 @@ SHARED = (
     "it lies in memory that other processes share, which would read rows with deferred steps. Share a copy of the model, and"
     " copy the weights into it from time to time"
 )
-
-
-class Start(NamedTuple):
-    """From where a table goes on. Tables that go on from the same share an engine."""
-
-    now: int
-    held: frozenset[str]
-    """The slots that it has."""
-    momentum_begun: float
-    momentum_product: float
-    dtype: np.dtype[Any]
-    kernels: Any
+DIFFERENTIABLE = "its optimizer was made with differentiable=True. Leave that out"
 
 
 class TorchBackend(Backend):
@@ -60,7 +47,7 @@ class TorchBackend(Backend):
     tie: Callable[[], Ownership[TorchBackend] | None]
     """A reference to the tie that this is the backend of."""
 
-    def __init__(self, owner: RowOptimizer, lock: Lock) -> None:
+    def __init__(self, owner: StateHolder, lock: Lock) -> None:
         hide_from_compiler(TorchBackend, "outside_graph", "settle", "settle_rows", "hand_over")
         self.lock = lock
         """Held by whatever reads, settles or steps the rows."""
@@ -79,15 +66,15 @@ class TorchBackend(Backend):
         """How many of the last steps in a row were dense."""
 
     @property
-    def owner(self) -> RowOptimizer | None:
+    def owner(self) -> StateHolder | None:
         """The optimizer, or None once it is gone."""
         return self._owner()
 
     @property
-    def parameter(self) -> TableParameter | None:
+    def parameter(self) -> nn.Parameter | None:
         """The table, or None once it is gone."""
         tie = self.tie()
-        return None if tie is None else cast("TableParameter | None", tie.table)
+        return None if tie is None else cast("nn.Parameter | None", tie.table)
 
     def has_deferred_steps(self) -> bool:
         return self.engine is not None and self.engine.is_deferred(self.place)
@@ -125,21 +112,10 @@ class TorchBackend(Backend):
 
     # ------------------------------------------------------------------ reading
 
-    def lookup(
-        self,
-        ids: Tensor,
-        padding_idx: int,
-        max_norm: float | None,
-        norm_type: float,
-        scale_grad_by_freq: bool,
-        sparse: bool = False,
-    ) -> Tensor:
-        """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient; `sparse`: as PyTorch's own."""
-        if max_norm is not None:
-            renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
-            self.lock.holding(partial(renorm, ids, max_norm, norm_type))
-        found: Tensor = RowLookup.apply(self.parameter, ids, self, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
-        return found
+    def renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
+        """Settle the rows `ids`, and scale those down whose norm is larger."""
+        renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
+        self.lock.holding(partial(renorm, ids, max_norm, norm_type))
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
         self.settle_rows(ids)
@@ -270,14 +246,14 @@ class TorchBackend(Backend):
     # ------------------------------------------------------------------ training
 
     @staticmethod
-    def reason_for_dense(table: TableParameter, owner: RowOptimizer, group: Mapping[str, Any]) -> str:
+    def reason_for_dense(table: nn.Parameter, owner: Owner, group: Mapping[str, Any]) -> str:
         """Why the rows of a table cannot be trained apart with the hyperparameters of the group, and what to do; or nothing."""
         if table.dtype not in DTYPES:
-            return f"its dtype is {table.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+            return wrong_dtype(table.dtype)
         if is_shared(table):
             return SHARED
         if group.get("differentiable"):
-            return "its optimizer was made with differentiable=True. Leave that out"
+            return DIFFERENTIABLE
         try:
             core = owner.core(**owner.hyperparameters(group))
             _, clock = clock_of(core, dtype_of(table), len(table))
@@ -288,11 +264,8 @@ class TorchBackend(Backend):
 
     def prepare(self, group: Mapping[str, Any], core: Optimizer, state: dict[str, Any]) -> str:
         """Get ready for a step with the hyperparameters of the group, or say why the rows cannot be trained apart."""
-        owner, parameter = self.owner, self.parameter
-        assert owner is not None
-        assert parameter is not None
         if group.get("differentiable"):
-            return self.reason_for_dense(parameter, owner, group)
+            return DIFFERENTIABLE
         engine = self._current()
         if self._shared:
             return SHARED
@@ -332,7 +305,7 @@ class TorchBackend(Backend):
             values = values.contiguous()
         return self.memory.view(ids), self.memory.view(values)
 
-    def start(self, state: Mapping[str, Any], owner: RowOptimizer) -> Start:
+    def start(self, state: Mapping[str, Any], owner: Owner) -> Start:
         """From where the table goes on: what torch's state says, in our words."""
         now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = frozenset(name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor))
@@ -340,7 +313,7 @@ class TorchBackend(Backend):
         return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels)
 
     def slots_for(
-        self, clock: Clock, owner: RowOptimizer, group: Mapping[str, Any], state: Mapping[str, Any], held: frozenset[str]
+        self, clock: Clock, owner: Owner, group: Mapping[str, Any], state: Mapping[str, Any], held: frozenset[str]
     ) -> tuple[dict[str, Tensor], list[Any]]:
         """The tensors of torch's state by torch's names, those that it lacks made anew; and the slots among them, as arrays."""
         weights = self._weights
@@ -353,7 +326,7 @@ class TorchBackend(Backend):
                 slots.append(self.memory.view(bound[theirs]))
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
-                slots.append(self.memory.take_over(bound[theirs]))
+                slots.append(self.memory.row_view(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
             largest, velocity = (bound[owner.slots[name]] for name in ("largest_velocity", "velocity"))
             beta_2 = owner.hyperparameters(group)["beta_2"]  # by which torch's next step finds the larger, at rest too
@@ -364,7 +337,7 @@ class TorchBackend(Backend):
 
     def weights_array(self) -> Any:
         """The weights, to be read and written row by row from now on."""
-        return self.memory.take_over(self._weights)
+        return self.memory.row_view(self._weights)
 
     def bound(self, engine: Engine, place: int, state: dict[str, Any], bound: dict[str, Tensor]) -> list[Call]:
         """What puts the table into an engine, whose slots lie in these tensors of torch's state."""
@@ -396,6 +369,11 @@ class TorchBackend(Backend):
             )
 
 
+def wrong_dtype(dtype: torch.dtype) -> str:
+    """Why the rows of a table of a dtype that is none of `DTYPES` cannot be trained apart."""
+    return f"its dtype is {dtype}. Rows are trained apart in torch.float32 and torch.float64"
+
+
 def is_shared(tensor: Any) -> bool:
     """Whether the tensor lies in memory that other processes share (as all of a GPU's may)."""
     return bool(tensor.is_cpu and tensor.is_shared())
@@ -413,18 +391,6 @@ def why_dense(error: Exception) -> str:
 
 
 REMEDY = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as AdamW"
-
-
-class StateError(ValueError):
-    """A loaded state from which no training can go on."""
-
-
-def steps_made(count: Any, what: str) -> int:
-    """The number of steps that a state counts; StateError for one that is no such number."""
-    try:
-        return whole(float(count), what)
-    except ValueError as error:
-        raise StateError(f"{error} Load a state that an optimizer has saved.") from None
 
 
 def require_indices(ids: Any) -> None:

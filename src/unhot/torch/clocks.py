@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,17 +13,17 @@ from unhot.clock import Hyper
 from unhot.engine import Batch, Engine, clock_of, numbered
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
-from unhot.torch.backend import StateError, TorchBackend, why_dense
+from unhot.torch.backend import TorchBackend, why_dense
+from unhot.torch.held_state import Owner, StateError
 from unhot.torch.joint import Joint, joint_of
+from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
-
-if TYPE_CHECKING:
-    from unhot.torch.stepping import RowOptimizer
 
 
 class Ready(NamedTuple):
     """A table whose rows are to be stepped, with its gradient."""
 
+    parameter: TableParameter
     backend: TorchBackend
     gradient: Tensor
     state: dict[str, Any]
@@ -65,7 +65,7 @@ class Step(NamedTuple):
                 continue
             ids.append(joint.numbers)
             segments += joint.segments
-        for backend, gradient, _ in alone:
+        for _, backend, gradient, _ in alone:
             named, segment = backend.gradients(gradient, maximize)
             ids.append(named)
             segments.append(segment)
@@ -81,7 +81,7 @@ def make_step(backend: TorchBackend, ids: list[Any], gradients: list[Segment], h
 
 
 def steps(
-    owner: RowOptimizer,
+    owner: Owner,
     core: Optimizer,
     group: Mapping[str, Any],
     tables: Sequence[Ready],
@@ -129,7 +129,7 @@ def separate(engine: Engine, leaving: Sequence[TorchBackend]) -> None:
     together([*engine.leave(places), *moved])
 
 
-def grouped(owner: RowOptimizer, tables: Sequence[Ready]) -> list[list[Ready]]:
+def grouped(owner: Owner, tables: Sequence[Ready]) -> list[list[Ready]]:
     """The tables, by the point from which they go on."""
     groups: dict[tuple[Any, ...], list[Ready]] = {}
     for table in tables:
@@ -138,7 +138,7 @@ def grouped(owner: RowOptimizer, tables: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
-def bind(owner: RowOptimizer, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
+def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]

@@ -90,10 +90,10 @@ class TorchStores:
     def last_steps(self, rows: Tensor, now: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
         """For each row which of the distinct steps it is, or -1 if it is `now`, on the device; the steps, on the host."""
         assert self.last is not None
-        steps, which = torch.unique(self.last[rows], return_inverse=True)
+        steps, line = torch.unique(self.last[rows], return_inverse=True)
         if len(steps) and int(steps[-1]) == now:  # the largest there is
-            steps, which = steps[:-1], torch.where(which == len(steps) - 1, -1, which)
-        return which, steps.cpu().numpy().astype(np.int64)
+            steps, line = steps[:-1], torch.where(line == len(steps) - 1, -1, line)
+        return line, steps.cpu().numpy().astype(np.int64)
 
     def gather(self, ids: Tensor, segments: Sequence[Segment]) -> None:
         (segment,) = segments

@@ -12,7 +12,8 @@ from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
 from unhot.optimizers.base import flag
 from unhot.torch._private import without_torch_functions
-from unhot.torch.lookup import DTYPES, lookup
+from unhot.torch.backend import DTYPES
+from unhot.torch.lookup import lookup
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
 Activation = Callable[[Tensor], Tensor]

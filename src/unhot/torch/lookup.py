@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
+from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
-
-if TYPE_CHECKING:
-    from unhot.torch.backend import TorchBackend
-    from unhot.training import Ownership
-
-DTYPES = (torch.float32, torch.float64)
-"""Those of tables whose rows can be trained apart; others take torch's own way."""
+from unhot.training import Ownership
 
 
 def lookup(
@@ -40,12 +35,28 @@ def lookup(
     if padding_idx is not None:
         padding_idx = _counted(padding_idx, weight)
     padding_idx = -1 if padding_idx is None else padding_idx
-    return owned_lookup(backend, input, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
+    return owned_lookup(weight, backend, input, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
 
 
-def owned_lookup(backend: TorchBackend, *given: Any) -> Tensor:
-    """`backend.lookup`, outside the graph where `torch.compile` makes one."""
-    return backend.outside_graph(backend.lookup, *given) if torch.compiler.is_compiling() else backend.lookup(*given)
+def owned_lookup(
+    weight: Any,
+    backend: TorchBackend,
+    ids: Tensor,
+    padding_idx: int,
+    max_norm: float | None,
+    norm_type: float,
+    scale_grad_by_freq: bool,
+    sparse: bool = False,
+) -> Tensor:
+    """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient; `sparse`: as PyTorch's own."""
+    if torch.compiler.is_compiling():
+        return backend.outside_graph(
+            owned_lookup, weight, backend, ids, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+    if max_norm is not None:
+        backend.renorm(ids, max_norm, norm_type)
+    found: Tensor = RowLookup.apply(weight, ids, backend, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
+    return found
 
 
 ASKED_FOR = "the layer was made with sparse=False"
@@ -73,7 +84,7 @@ def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
     if sparse is False:
         why = ASKED_FOR
     elif weight.dtype not in DTYPES:
-        why = f"its dtype is {weight.dtype}. Rows are trained apart in torch.float32 and torch.float64"
+        why = wrong_dtype(weight.dtype)
     elif is_transformed():
         why = TRANSFORMED
     elif not sparse and in_data_parallel():
@@ -160,7 +171,7 @@ class RowLookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Any, ids: Tensor, backend: Any, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
+        ctx: Any, weight: Any, ids: Tensor, backend: TorchBackend, padding_idx: int, scale_grad_by_freq: bool, sparse: bool
     ) -> Tensor:
         own, rows = backend.read(ids)
         ctx.save_for_backward(own)

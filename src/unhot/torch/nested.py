@@ -1,4 +1,4 @@
-"""Arguments and results of PyTorch's functions, which are nested lists, tuples and dictionaries."""
+"""Functions of each value in the nested lists, tuples and dictionaries that PyTorch's functions take and give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threads of the native kernels beside torch's own.
+"""Runs the native kernels on torch's own threads.
 
 After each of its parallel operations, OpenMP lets its threads wait at full speed for some milliseconds.  Threads of our own
 would compete with them for the processors; so the kernels' work is given to the same threads.

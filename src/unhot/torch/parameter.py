@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -15,12 +15,10 @@ from unhot.torch._private import (
     is_traced_by_proxies,
     without_torch_functions,
 )
+from unhot.torch.backend import TorchBackend
 from unhot.torch.lookup import bag_lookup, known_to_tracers, lookup
 from unhot.torch.nested import mapped
-
-if TYPE_CHECKING:
-    from unhot.torch.backend import TorchBackend
-    from unhot.training import Ownership
+from unhot.training import Ownership
 
 PROPERTIES = (
     "shape", "dtype", "device", "layout", "ndim", "grad", "grad_fn", "requires_grad", "is_leaf", "retains_grad", "names",

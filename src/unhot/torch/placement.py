@@ -31,7 +31,7 @@ class Placement(Protocol):
     def full(self, like: Tensor, value: float) -> Tensor:
         """A new tensor of that shape, dtype and device."""
 
-    def take_over(self, tensor: Tensor) -> Any:
+    def row_view(self, tensor: Tensor) -> Any:
         """`view` of memory that was allocated elsewhere, and is to be read row by row from now on."""
 
     def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
@@ -58,7 +58,7 @@ class Host:
     def full(self, like: Tensor, value: float) -> Tensor:
         return torch.from_numpy(arrays.full(tuple(like.shape), like.numpy().dtype, value))
 
-    def take_over(self, tensor: Tensor) -> Any:
+    def row_view(self, tensor: Tensor) -> Any:
         array = tensor.numpy()
         arrays.into_large_pages(array.ctypes.data, array.nbytes)
         return array
@@ -90,7 +90,7 @@ class Device:
     def full(self, like: Tensor, value: float) -> Tensor:
         return torch.full_like(like, value)
 
-    take_over = view
+    row_view = view
 
     def copied(self, ids: Tensor) -> tuple[Tensor, Any]:
         flat = ids.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format).view(-1)

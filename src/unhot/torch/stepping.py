@@ -15,11 +15,11 @@ from unhot.atomic import Lock
 from unhot.optimizers import Optimizer
 from unhot.torch import clocks
 from unhot.torch._private import is_watched, without_torch_functions
-from unhot.torch.backend import TorchBackend, hide_from_compiler, why_dense
+from unhot.torch.backend import DTYPES, TorchBackend, hide_from_compiler, why_dense
 from unhot.torch.clocks import Ready, Step
 from unhot.torch.collection_lookup import CollectionLookup
 from unhot.torch.gradient import RowGradient
-from unhot.torch.lookup import ASKED_FOR, DTYPES, BagLookup, RowLookup
+from unhot.torch.lookup import ASKED_FOR, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
 from unhot.training import Ownership, warn_of_dense_training
 
@@ -186,7 +186,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 if reason:
                     dense.append(self._densely(tie.backend, parameter, reason))
                 else:
-                    ready.append(Ready(tie.backend, gradient, self.held_state[parameter]))
+                    ready.append(Ready(parameter, tie.backend, gradient, self.held_state[parameter]))
             if not ready:
                 continue
             assert isinstance(core, Optimizer)
@@ -194,11 +194,9 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 if not step.reason:
                     steps.append((group["maximize"], step))
                 for table in step.tables:
-                    parameter = table.backend.parameter
-                    assert parameter is not None
-                    parameter.notes.reason_for_dense = ""
+                    table.parameter.notes.reason_for_dense = ""
                     if step.reason:
-                        dense.append(self._densely(table.backend, parameter, step.reason))
+                        dense.append(self._densely(table.backend, table.parameter, step.reason))
         if dense:
             _torch_step(self._partner(dense) if self.lock is not None else self)
         for maximize, step in steps:

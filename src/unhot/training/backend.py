@@ -1,4 +1,4 @@
-"""What a framework does for the ownership of a table."""
+"""The base class of what trains the rows of a table in a framework: what its ownership asks for."""
 
 from __future__ import annotations
 

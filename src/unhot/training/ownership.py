@@ -54,14 +54,14 @@ class Ownership(Generic[B]):
 
     def __init__(self, table: Ownable[B], owner: object, backend: B) -> None:
         self._kept: Ownable[B] | None = table
-        self._seen: weakref.ref[Ownable[B]] | None = None
+        self._reference: weakref.ref[Ownable[B]] | None = None
         self._owner = weakref.ref(owner, partial(_let_go, weakref.ref(self)))
         self.backend = backend
 
     @property
     def table(self) -> Ownable[B] | None:
         """The table, or None once it is gone."""
-        return self._kept if self._seen is None else self._seen()
+        return self._kept if self._reference is None else self._reference()
 
     @property
     def owner(self) -> object | None:
@@ -122,7 +122,7 @@ def _let_go(reference: weakref.ref[Ownership[Any]], owner: object) -> None:
     """The owner of a tie is gone."""
     tie = reference()
     if tie is not None and tie._kept is not None:
-        tie._seen = weakref.ref(tie._kept)
+        tie._reference = weakref.ref(tie._kept)
         tie._kept = None
 
 

@@ -90,13 +90,13 @@ def _by_graph(model: keras.Model, kinds: Kinds) -> Found | None:
 
 def _as_a_whole(model: keras.Layer, kinds: Kinds) -> Found:
     """The copy of a model or layer as its own code makes it; the model itself if that is not possible."""
-    obstacle = (tied(model) if is_graph(model) else opaque(model)) if isinstance(model, keras.Model) else None
+    uncopied = (tied(model) if is_graph(model) else opaque(model)) if isinstance(model, keras.Model) else None
     try:
         copy, replaced, left = whole(model, kinds)
     except Exception as error:  # of the model's own code: a model that cannot be copied is left alone
-        why = f"{obstacle}, and it" if obstacle else "it"
+        why = f"{uncopied}, and it" if uncopied else "it"
         error_line = " ".join(str(error).split())[:300]
         return model, {}, {model.name: f"{why} cannot be copied from its configuration: {error_line}"}
     if not replaced:
-        return model, {}, left or ({model.name: obstacle} if obstacle else {})
+        return model, {}, left or ({model.name: uncopied} if uncopied else {})
     return copy, replaced, left

@@ -148,9 +148,9 @@ class Plan:
 
     def _decide_embedding(self, layer: keras.Layer) -> None:
         lookups = [node for node in self.calls[layer] if not node.arguments.kwargs.get("reverse")]
-        obstacle = next(filter(None, (unfit(node.input_tensors[0], layer.input_dim) for node in lookups)), None)
-        if obstacle and self.kinds.encodes:
-            self._keep(layer, obstacle)
+        reason = next(filter(None, (unfit(node.input_tensors[0], layer.input_dim) for node in lookups)), None)
+        if reason and self.kinds.encodes:
+            self._keep(layer, reason)
             return
         self.tables[layer] = None
         self.replaced[self.names[layer]] = self.kinds.called(layer)
@@ -161,7 +161,7 @@ class Plan:
             return
         found = _alike(given)
         if not isinstance(found, str):
-            found = _obstacle(layer, found) or found
+            found = _why_kept(layer, found) or found
         if isinstance(found, str):
             self._keep(layer, found)
             return
@@ -214,7 +214,7 @@ def _alike(given: list[Encoding | str | None]) -> list[Encoding] | str:
     return found
 
 
-def _obstacle(dense: keras.layers.Dense, given: list[Encoding]) -> str | None:
+def _why_kept(dense: keras.layers.Dense, given: list[Encoding]) -> str | None:
     """Why a Dense layer that is given these encodings is not replaced."""
     if type(dense) is not keras.layers.Dense:
         return f"{type(dense).__name__} is a subclass of Dense and may use its kernel otherwise"

@@ -1,0 +1,59 @@
+"""What PyTorch's optimizers keep of a table in `optimizer.state`, and what is asked of an optimizer that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from unhot.optimizers import Optimizer
+from unhot.state import whole
+
+
+class StateHolder(Protocol):
+    """Whoever keeps an optimizer's state of each parameter."""
+
+    @property
+    def held_state(self) -> dict[Any, Any]:
+        """The state as it is, of which rows may have deferred steps."""
+
+
+class Owner(StateHolder, Protocol):
+    """What is asked of the optimizer that owns a table, to make an engine for it."""
+
+    core: ClassVar[Callable[..., Optimizer]]
+    """The core's optimizer of the same name, in PyTorch's convention."""
+
+    slots: ClassVar[Mapping[str, str]]
+    """The optimizer's slots by the names they have in torch's state."""
+
+    counters: ClassVar[tuple[str, ...]]
+    """What torch's state holds beside the slots."""
+
+    def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the core's optimizer, from a parameter group."""
+
+
+class Start(NamedTuple):
+    """From where a table goes on. Tables that go on from the same share an engine."""
+
+    now: int
+    held: frozenset[str]
+    """The slots that it has."""
+    momentum_begun: float
+    momentum_product: float
+    dtype: np.dtype[Any]
+    kernels: Any
+
+
+class StateError(ValueError):
+    """A loaded state from which no training can go on."""
+
+
+def steps_made(count: Any, what: str) -> int:
+    """The number of steps that a state counts; StateError for one that is no such number."""
+    try:
+        return whole(float(count), what)
+    except ValueError as error:
+        raise StateError(f"{error} Load a state that an optimizer has saved.") from None
