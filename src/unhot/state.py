@@ -43,7 +43,7 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
     """Put `state` into the table, after all of it has been found to fit."""
     if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
-    weights = _array(state, "weights", table)
+    weights = _array(state, "weights", table.shape, table)
     now = _whole(state, "clock")
     if table.optimizer is None:
         together([partial(setattr, table, "_engine", Engine([Store(weights)], now=now))])
@@ -58,7 +58,8 @@ def import_state(table: Table, state: Mapping[str, Any]) -> None:
     optimizer.check()
     held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
     snapshot, clock = clock_of(optimizer, table.dtype, table.rows, held)
-    slots = [_array(state, f"slot.{name}", table) for name in clock.slots]
+    widths = {name: clock.law.slot_width(name, table.dim) for name in clock.slots}
+    slots = [_array(state, f"slot.{name}", (table.rows, width), table) for name, width in widths.items()]
     if "largest_velocity" in clock.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
@@ -101,12 +102,12 @@ def whole(number: float, what: str) -> int:
     return int(number)
 
 
-def _array(state: Mapping[str, Any], name: str, table: Table) -> np.ndarray[Any, np.dtype[Any]]:
+def _array(state: Mapping[str, Any], name: str, shape: tuple[int, int], table: Table) -> np.ndarray[Any, np.dtype[Any]]:
     array = np.asarray(_take(state, name))
-    if array.shape != (table.rows, table.dim) or array.dtype != table.dtype:
+    if array.shape != shape or array.dtype != table.dtype:
         raise ValueError(
-            f"the state's {name!r} must have shape {(table.rows, table.dim)} and dtype {table.dtype}. Received: shape"
-            f" {array.shape}, dtype {array.dtype}."
+            f"the state's {name!r} must have shape {shape} and dtype {table.dtype}. Received: shape {array.shape}, dtype"
+            f" {array.dtype}."
         )
     return arrays.copied(array, table.dtype)
 

@@ -339,10 +339,15 @@ class TorchBackend(Backend):
         bound: dict[str, Tensor] = {}
         slots = []
         for name, start in clock.slots.items():
-            theirs = owner.slots[name]
+            theirs, shape = owner.slots[name], (len(weights), clock.law.slot_width(name, weights.size(1)))
             if name not in held:
-                bound[theirs] = self.memory.full(weights, start)
+                bound[theirs] = self.memory.full(shape, weights, start)
                 slots.append(self.memory.view(bound[theirs]))
+            elif state[theirs].shape != shape:
+                raise StateError(
+                    f"{theirs!r} in `optimizer.state` of a table must have shape {shape}. Received: shape"
+                    f" {tuple(state[theirs].shape)}. Load a state that an optimizer of the same class has saved."
+                )
             else:
                 bound[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self.memory.take_over(bound[theirs]))
