@@ -52,8 +52,9 @@ def mean_square(xp: Any, g: Elements) -> Elements:
     of the elements, and rounded once; elsewhere as exactly as the namespace can without taking much longer.
     """
     if xp is np:
-        wide = g.astype(np.float64)
-        return (np.add.accumulate(wide * wide, axis=1)[:, -1:] / g.shape[1]).astype(g.dtype)
+        squares = np.zeros((len(g), 1 + g.shape[1]))  # after a 0: rows may be empty
+        np.square(g, out=squares[:, 1:], dtype=np.float64)
+        return (np.add.accumulate(squares, axis=1)[:, -1:] / max(g.shape[1], 1)).astype(g.dtype)
     return xp.mean_square(g)
 
 

@@ -343,12 +343,8 @@ class TorchBackend(Backend):
             if name not in held:
                 bound[theirs] = self.memory.full(shape, weights, start)
                 slots.append(self.memory.view(bound[theirs]))
-            elif state[theirs].shape != shape:
-                raise StateError(
-                    f"{theirs!r} in `optimizer.state` of a table must have shape {shape}. Received: shape"
-                    f" {tuple(state[theirs].shape)}. Load a state that an optimizer of the same class has saved."
-                )
             else:
+                require_shape(theirs, state[theirs], shape)
                 bound[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self.memory.take_over(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:
@@ -414,6 +410,15 @@ REMEDY = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as 
 
 class StateError(ValueError):
     """A loaded state from which no training can go on."""
+
+
+def require_shape(name: str, slot: Tensor, shape: tuple[int, int]) -> None:
+    """Raise StateError for a slot in a state that is none of this table and optimizer."""
+    if slot.shape != shape:
+        raise StateError(
+            f"{name!r} in `optimizer.state` of a table must have shape {shape}. Received: shape {tuple(slot.shape)}. Load a"
+            " state that an optimizer of the same class has saved, or make a new optimizer."
+        )
 
 
 def steps_made(count: Any, what: str) -> int:

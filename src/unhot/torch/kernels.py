@@ -32,7 +32,7 @@ class Namespace:
     def mean_square(g: Tensor) -> Tensor:
         """In float64 where the device has it, and in an order of torch's own: one by one, as the CPU's, would take long."""
         wide = g.to(widest(g))
-        return (wide * wide).mean(1, keepdim=True).to(g.dtype)
+        return ((wide * wide).sum(1, keepdim=True) / max(g.size(1), 1)).to(g.dtype)
 
 
 def widest(tensor: Tensor) -> torch.dtype:
