@@ -375,8 +375,8 @@ def numbers() -> str:
                 lines += [f"struct {kind.name}{what} {{", "    enum : int {", *(f"        {name}," for name in names)]
                 lines += ["        count", "    };", "};", ""]
     lines += [
-        "// How much a law reads; `width` is that of a line of coefficients, without the panels, and `of_row` says which arrays have",
-        "// one number for each row (bits).",
+        "// How much a law reads; `width` is that of a line of coefficients, without the panels, and `of_row` says which",
+        "// arrays (bits) have one number for each row.",
         "struct LawSizes {",
         "    const char* name;",
         "    int arrays, parameters, width, scalars;",

@@ -30,8 +30,9 @@ class Hyper(NamedTuple):
 class Clock(ABC):
     """The steps of one optimizer: their number, their history, and the coefficients of its law for rows and steps.
 
-    A *row state* is the tuple (weights, *slots), each (n, dim) or (n, 1) (`Law.row_slots`). The coefficients that the law needs come from `coefficients`
-    (one line for each distinct step of the last touch) and `scalars` (the same for all rows).
+    A *row state* is the tuple (weights, *slots), each (n, dim), or (n, 1) for the slots in `Law.row_slots`. The coefficients
+    that the law needs come from `coefficients` (one line for each distinct step of the last touch) and `scalars` (the same for
+    all rows).
 
     What changes a clock is returned as calls, to be made together with those that change rows (`unhot.atomic`).
     """

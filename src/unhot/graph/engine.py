@@ -1,7 +1,8 @@
 """A table inside a graph: what `unhot.engine` does, on arrays that the graph's framework owns.
 
-Weights are (rows, dim), slots the same or (rows, 1) (`Law.row_slots`), `last` the steps of the rows' last touches, `place` where in a step's ids a row stands, which
-counts within the step only; the history is that of `unhot.graph.families`.
+Weights are (rows, dim), and slots the same, or (rows, 1) where they are among `Law.row_slots`. `last` holds the steps of the
+rows' last touches, `place` where in a step's ids a row stands, which counts within the step only; the history is that of
+`unhot.graph.families`.
 Framework by framework, `Operations` names what the mathematics calls, and `Rows` is where arrays of one line per row are
 read and written.
 """

@@ -31,8 +31,9 @@ class TableState:
     deferred steps: read them with `lookup`, or settle them all.
 
     Args:
-        rows: arrays with one line per row: "weights" and the optimizer's slots, (rows, dim) or (rows, 1) in the table's dtype; "last",
-            (rows,) int32, the step of the last touch; "place", (rows,) int32, scratch space for a step.
+        rows: arrays with one line per row: "weights", (rows, dim), and the optimizer's slots, (rows, dim), or (rows, 1) where
+            it keeps one number for each row, in the table's dtype; "last", (rows,) int32, the step of the last touch; "place",
+            (rows,) int32, scratch space for a step.
         history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
         trained: the optimizer. It is not an array, and is compiled into jitted functions.

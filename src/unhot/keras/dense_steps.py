@@ -78,13 +78,11 @@ class DenseRowwiseAdagrad(stock(unhot.Adagrad)):  # type: ignore[misc]
     ) -> Variable:
         """As Keras's. Of tables it makes those slots that are not trained by rows, in float16, say."""
         if not is_table(reference_variable):
-            return super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
-        return self.add_variable(
-            shape=(reference_variable.shape[0], 1),
-            initializer=initializer,
-            dtype=reference_variable.dtype,
-            name=f"{reference_variable.path.replace('/', '_')}_{name or 'var'}",
-        )
+            made: Variable = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
+            return made
+        shape, full_name = (reference_variable.shape[0], 1), f"{reference_variable.path.replace('/', '_')}_{name or 'var'}"
+        slot: Variable = self.add_variable(shape, initializer, reference_variable.dtype, name=full_name)
+        return slot
 
     def _backend_update_step(self, grads: list[Gradient], trainable_variables: list[Variable], learning_rate: Tensor) -> None:
         if not backend.EAGER:

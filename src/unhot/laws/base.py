@@ -45,8 +45,7 @@ class Law(ABC):
         """The names of the slots."""
 
     row_slots: ClassVar[tuple[str, ...]] = ()
-    """The slots that have one number for each row, and not one for each element. A step has to give the same one for all of a
-    row's elements."""
+    """The slots that have one number for each row, and not one for each element: the same follows from all of its elements."""
 
     def slot_width(self, slot: str, dim: int) -> int:
         """How many numbers a slot has for each row of a table of this `dim`."""

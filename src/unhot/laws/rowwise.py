@@ -1,4 +1,4 @@
-"""The law of RowwiseAdagrad: Adagrad with one sum for each row, to which a step adds the mean square over the row's elements."""
+"""The law of RowwiseAdagrad: Adagrad with one sum for each row, to which a step adds the row's mean of squares."""
 
 from __future__ import annotations
 
