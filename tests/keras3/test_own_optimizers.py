@@ -12,7 +12,6 @@ import pytest
 import unhot
 import unhot.keras
 from unhot.keras.backends import backend
-from unhot.keras.gradients import RowGradient
 
 from .calls import FIT, few
 from .models import data, model_with, table
@@ -90,7 +89,7 @@ class Rowwise:
 
 @pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
 @pytest.mark.parametrize("dim", [1, 4])
-@pytest.mark.parametrize("way", ["small", "dense gradients", "in turns", "half precision"])
+@pytest.mark.parametrize("way", ["small", "dense gradients", "half precision"])
 def test_rowwise_adagrad_of_tables_that_are_trained_densely(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have one sum for each row, too: small tables, gradients of all rows, and dtypes that are not trained by rows."""
     rng = np.random.default_rng(0)
@@ -104,13 +103,10 @@ def test_rowwise_adagrad_of_tables_that_are_trained_densely(way: str, dim: int, 
     assert tuple(slot.shape) == (9, 1)
     (table,) = layer.trainable_variables
     expected = Rowwise(layer.get_weights()[0])
-    for number in range(6):
-        gradient = rng.normal(size=(9, dim)).astype(str(table.dtype))
+    for _ in range(6):
+        gradient = (rng.normal(size=(9, dim)) * (np.arange(9)[:, None] % 4 > 0)).astype(layer.dtype)
         expected.step(gradient.astype("float64"))
-        given: Any = keras.ops.convert_to_tensor(gradient)
-        if way == "in turns" and number % 2 and optimizer.table(table) is not None:
-            given = RowGradient(keras.ops.arange(9), given, optimizer.table(table))
-        optimizer.apply([given], [table])
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [table])
     most = 2e-2 if way == "half precision" else 2e-6
     np.testing.assert_allclose(layer.get_weights()[0], expected.w, atol=most)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(slot), expected.sum, rtol=most)

@@ -97,14 +97,16 @@ class DenseRowwiseAdagrad(stock(unhot.Adagrad)):  # type: ignore[misc]
                 self.update_step(gradient, variable, learning_rate)
 
     def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
-        ops, dtype, index = keras.ops, variable.dtype, self._get_variable_index(variable)
+        ops, index = keras.ops, self._get_variable_index(variable)
         if index not in self._tables_at:
             super().update_step(gradient, variable, learning_rate)
             return
-        rate, gradient = ops.cast(learning_rate, dtype), ops.convert_to_tensor(gradient, dtype, sparse=False)
         total = self._accumulators[index]
-        self.assign_add(total, ops.mean(ops.square(gradient), axis=-1, keepdims=True))
-        self.assign_sub(variable, rate * gradient / (ops.sqrt(total) + self.epsilon))
+        wide = keras.backend.result_type(total.dtype, "float32")  # half of a precision has no such small epsilon
+        rate, gradient = ops.cast(learning_rate, wide), ops.cast(ops.convert_to_tensor(gradient, sparse=False), wide)
+        self.assign_add(total, ops.cast(ops.mean(ops.square(gradient), axis=-1, keepdims=True), total.dtype))
+        move = rate * gradient / (ops.sqrt(ops.cast(total, wide)) + self.epsilon)
+        self.assign_sub(variable, ops.cast(move, total.dtype))
 
 
 def is_table(variable: Variable) -> bool:

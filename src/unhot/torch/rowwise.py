@@ -70,12 +70,13 @@ class DenseRowwise(torch.optim.Optimizer):
         if "step" not in state:
             state["step"] = counter(0.0, table, group)
         require_shape("sum", state["sum"], shape)
-        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        wide = torch.promote_types(table.dtype, torch.float32)  # half of a precision has no such small eps
+        gradient = (gradient.to_dense() if gradient.is_sparse else gradient).to(wide)
         decay(table, group)
         state["step"] += 1
         state["sum"] += Namespace.mean_square(gradient)
         rate = group["lr"] if group["maximize"] else -group["lr"]
-        table += rate * (gradient / (state["sum"].sqrt() + group["eps"]))
+        table += rate * (gradient / (state["sum"].to(wide).sqrt() + group["eps"]))
 
     def _step_others(self, groups: list[dict[str, Any]]) -> None:
         for group in groups:
