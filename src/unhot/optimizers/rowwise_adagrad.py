@@ -76,6 +76,9 @@ class RowwiseAdagrad(Optimizer):
     def dense_slots(self) -> tuple[float, ...]:
         return (self.initial_accumulator_value,)
 
+    def dense_slot_width(self, dim: int) -> int:
+        return 1
+
     def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
         w, total = state
         total = total + np.mean(g * g, axis=1, keepdims=True)
