@@ -114,6 +114,28 @@ def test_a_copy_goes_on(way: str) -> None:
         torch.testing.assert_close(states[1]["state"][number], state, rtol=0, atol=0)
 
 
+def test_tables_of_one_group() -> None:
+    """Of any widths, with steps of one call, and one that skips steps: each as it would be on its own, bit for bit."""
+    sizes, options = ((9, 4), (20, 1), (5, 7)), {"lr": 0.1, "weight_decay": 0.1}
+    weights = [torch.randn(*size, generator=torch.Generator().manual_seed(0)) for size in sizes]
+    groups = [[unhot.torch.Embedding.from_pretrained(w.clone(), freeze=False) for w in weights] for _ in range(2)]
+    together = [unhot.torch.RowwiseAdagrad([layer.weight for layer in groups[0]], **options)]
+    apart = [unhot.torch.RowwiseAdagrad(layer.parameters(), **options) for layer in groups[1]]
+    for number in range(30):
+        for layers, optimizers in zip(groups, (together, apart), strict=True):
+            generator = torch.Generator().manual_seed(number)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            for place, layer in enumerate(layers):
+                ids = torch.randint(0, len(layer.weight), (4,), generator=generator)
+                if place != 1 or number % 7:
+                    layer(ids).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for mine, other in zip(*groups, strict=True):
+        torch.testing.assert_close(mine.weight.detach(), other.weight.detach(), rtol=0, atol=0)
+
+
 def test_what_is_no_table_is_trained_by_adagrad() -> None:
     """After a decoupled decay. A stock embedding layer is none, either, nor one with sparse gradients."""
     torch.manual_seed(0)
