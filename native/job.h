@@ -17,11 +17,12 @@ struct Formula {
     const double* table;  // the sums of `kCrossing` for every t in the ring, else null
 };
 
-// One table's arrays: the weights first, then the slots, each (rows, dim). Its rows have the numbers [first, first + rows)
-// among those of all tables of a clock.
+// One table's arrays: the weights first, (rows, dim), then the slots, each (rows, dim) or (rows, 1) as `width` says. Its rows
+// have the numbers [first, first + rows) among those of all tables of a clock.
 template <typename T>
 struct Store {
     T* state[kMostArrays];
+    int64_t width[kMostArrays];
     int64_t first, rows, dim;
 };
 

@@ -43,13 +43,14 @@ inline void for_rows(const Job<T>& job, unsigned looked, int64_t begin, int64_t 
         if (next < end) {
             const int64_t row = job.rows[next];
             const Store<T>& store = find_ahead(row);
-            const int64_t bytes = store.dim * static_cast<int64_t>(sizeof(T)), at = (row - store.first) * store.dim;
+            const int64_t local = row - store.first, size = static_cast<int64_t>(sizeof(T));
             for (int a = 0; a < job.arrays; ++a)
-                if (looked >> a & 1) prefetch(store.state[a] + at, bytes);
+                if (looked >> a & 1) prefetch(store.state[a] + local * store.width[a], store.width[a] * size);
             if (job.last) __builtin_prefetch(job.last + row);
             if constexpr (reads) {
                 const int64_t first = job.starts[next], most = first + kAhead, stop = job.starts[next + 1];
-                for (int64_t i = first; i < (most < stop ? most : stop); ++i) prefetch(job.vectors.at(job.order[i]), bytes);
+                for (int64_t i = first; i < (most < stop ? most : stop); ++i)
+                    prefetch(job.vectors.at(job.order[i]), store.dim * size);
             }
         }
         const Store<T>& store = find(job.rows[k]);
@@ -65,7 +66,7 @@ inline const typename Law::Line* line(const Job<T>& job, int64_t k) {
 
 template <typename T>
 inline void row_state(const Job<T>& job, const Store<T>& store, int64_t row, T** state) {
-    for (int a = 0; a < job.arrays; ++a) state[a] = store.state[a] + row * store.dim;
+    for (int a = 0; a < job.arrays; ++a) state[a] = store.state[a] + row * store.width[a];
 }
 
 template <typename T>

@@ -47,8 +47,12 @@ class Stores {
                     store.rows = static_cast<int64_t>(array.shape(0));
                     store.dim = static_cast<int64_t>(array.shape(1));
                 }
-                check(static_cast<int64_t>(array.shape(0)) == store.rows && static_cast<int64_t>(array.shape(1)) == store.dim,
-                      "Stores: slots must have the weights' shape");
+                store.width[i] = static_cast<int64_t>(array.shape(1));
+                check(
+                    static_cast<int64_t>(array.shape(0)) == store.rows && (store.width[i] == store.dim || store.width[i] == 1),
+                    "Stores: slots must have the weights' shape, or one number for each row");
+                if (store.width[i] != store.dim) whole_ &= ~(1u << i);
+                if (store.width[i] != 1) of_row_ &= ~(1u << i);
                 store.state[i] = array.data();
             }
             store.first = firsts[s];
@@ -346,6 +350,7 @@ class Stores {
             job.formula.parameters = parameters.data();
             job.arrays = owner.arrays_;
             check(job.arrays == sizes.arrays, "the law has not as many slots");
+            check(owner.has_widths(sizes.of_row), "the law's slots have other shapes");
             check(static_cast<int64_t>(parameters.shape(0)) == sizes.parameters, "the law has not as many parameters");
             width = width_of(job.formula.law, parameters.data());
             if (job.formula.law == kCrossing) {
@@ -417,6 +422,13 @@ class Stores {
 
     Finder<T> finder() const { return Finder<T>(stores_.data(), static_cast<int64_t>(stores_.size())); }
 
+    // Whether the arrays of all stores have one number for each row where these bits say so, and one for each element
+    // elsewhere.
+    bool has_widths(unsigned of_row) const {
+        const unsigned all = (1u << arrays_) - 1;
+        return (of_row & ~of_row_) == 0 && (all & ~of_row & ~whole_) == 0;
+    }
+
     // Whether each row is one of a store.
     void check_own(const int64_t* rows, int64_t count) const {
         auto find = finder();
@@ -433,6 +445,7 @@ class Stores {
 
     std::vector<Store<T>> stores_;
     int arrays_ = 0;
+    unsigned whole_ = ~0u, of_row_ = ~0u;  // which arrays (bits) have one number for each element, and for each row
     uint32_t* last_ = nullptr;
     int64_t end_ = 0;
     bool alike_ = true;  // whether all have the same dim

@@ -16,6 +16,7 @@ RULES: dict[str, Callable[[], Any]] = {
     "sgd momentum": lambda: unhot.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "sgd torch": lambda: unhot.SGD(0.1, momentum=0.9, weight_decay=0.03, dampening=0.3, convention="torch"),
     "adagrad": lambda: unhot.Adagrad(0.1, weight_decay=0.01),
+    "rowwise adagrad": lambda: unhot.RowwiseAdagrad(0.1, weight_decay=0.01),
     "rmsprop": lambda: unhot.RMSprop(0.01, momentum=0.8),
     "rmsprop centered": lambda: unhot.RMSprop(0.01, centered=True, convention="torch"),
     "adadelta": lambda: unhot.Adadelta(1.0),

@@ -62,6 +62,7 @@ RULES = [
     unhot.RAdam(weight_decay=0.1, decoupled_weight_decay=True),
     unhot.Lion(),
     unhot.Ftrl(0.1, l1_regularization_strength=0.1, l2_shrinkage_regularization_strength=0.05, beta=0.1),
+    unhot.RowwiseAdagrad(0.1, initial_accumulator_value=0.1, weight_decay=0.1),
 ]
 
 
@@ -104,7 +105,9 @@ def test_dense_optimizers_are_those_of_torch(rule: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("rule", [rule for rule in RULES if getattr(rule, "convention", "keras") == "keras"], ids=ids_of)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if getattr(rule, "convention", "keras") == "keras" and rule.KERAS.stock], ids=ids_of
+)
 def test_dense_optimizers_are_those_of_keras(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras

@@ -43,6 +43,7 @@ RULES: dict[str, dict[str, Any]] = {
     "RMSprop": {"momentum": 0.5, "centered": True},
     "Adamax torch": {},
     "Lion": {"weight_decay": 0.1},
+    "RowwiseAdagrad": {"weight_decay": 0.1},
     "Ftrl": {"l2_shrinkage_regularization_strength": 0.01},
 }
 """Every family, and what its options add to the state of a table or of a history."""

@@ -36,6 +36,8 @@ RULES = {
     "sgd coupled": lambda: unhot.SGD(0.1, momentum=0.9, weight_decay=0.03, dampening=0.3, convention="torch"),
     "adagrad": lambda: unhot.Adagrad(0.1),
     "adagrad decay": lambda: unhot.Adagrad(0.1, weight_decay=0.01),
+    "rowwise adagrad": lambda: unhot.RowwiseAdagrad(0.1),
+    "rowwise adagrad decay": lambda: unhot.RowwiseAdagrad(0.1, weight_decay=0.01),
     "rmsprop": lambda: unhot.RMSprop(0.01, weight_decay=0.01),
     "rmsprop momentum": lambda: unhot.RMSprop(0.01, momentum=0.8, convention="torch"),
     "rmsprop centered": lambda: unhot.RMSprop(0.01, centered=True),

@@ -21,6 +21,7 @@ ROWS, DIM = 8, 2
 OPTIMIZERS: dict[str, Callable[[], unhot.optimizers.Optimizer]] = {
     "AdamW": lambda: unhot.AdamW(0.01, weight_decay=0.01),
     "SGD": lambda: unhot.SGD(0.01, momentum=0.9, weight_decay=0.01),
+    "RowwiseAdagrad": lambda: unhot.RowwiseAdagrad(0.01, weight_decay=0.01),
 }
 
 

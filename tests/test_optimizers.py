@@ -23,10 +23,10 @@ import torch
 
 RULES = [
     unhot.SGD, unhot.Adagrad, unhot.RMSprop, unhot.Adadelta, unhot.Adam, unhot.AdamW, unhot.Adamax, unhot.NAdam, unhot.RAdam,
-    unhot.LazyAdam, unhot.Lion, unhot.Ftrl,
+    unhot.LazyAdam, unhot.Lion, unhot.Ftrl, unhot.RowwiseAdagrad,
 ]  # fmt: skip
-IN_TORCH = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.Lion, unhot.Ftrl)]
-IN_KERAS = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.RAdam)]
+IN_TORCH = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.Lion, unhot.Ftrl, unhot.RowwiseAdagrad)]
+IN_KERAS = [rule for rule in RULES if rule not in (unhot.LazyAdam, unhot.RAdam, unhot.RowwiseAdagrad)]
 BY_NAME = {"ids": lambda rule: rule.__name__}
 
 DECAYING: dict[type[Optimizer], dict[str, Any]] = {
@@ -250,6 +250,7 @@ BETWEEN: list[tuple[Any, str, list[Any]]] = [
     (unhot.Adagrad, "initial_accumulator_value", [-0.1, np.nan, "0"]),
     (unhot.Adagrad, "lr_decay", [-0.1, np.nan, "0"]),
     (unhot.NAdam, "momentum_decay", [-0.1, np.nan, "0"]),
+    (unhot.RowwiseAdagrad, "initial_accumulator_value", [-0.1, np.nan, "0"]),
     (unhot.Lion, "beta_1", [0]),
     (unhot.Ftrl, "learning_rate", [0, 0.0]),
     (unhot.Ftrl, "learning_rate_power", [0.5, -np.inf, np.nan, "0"]),

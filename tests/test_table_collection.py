@@ -17,7 +17,7 @@ ALIKE = {"user": (30, 4), "item": (20, 4), "word": (9, 4)}
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "adamw": lambda: unhot.AdamW(0.05), "sgd": lambda: unhot.SGD(0.1, momentum=0.9), "adagrad": lambda: unhot.Adagrad(0.1),
-    "ftrl": lambda: unhot.Ftrl(0.1),
+    "ftrl": lambda: unhot.Ftrl(0.1), "rowwise adagrad": lambda: unhot.RowwiseAdagrad(0.1, weight_decay=0.1),
 }  # fmt: skip
 
 

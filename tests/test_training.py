@@ -350,6 +350,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "sgd momentum": [{"learning_rate": 0.02}, {"momentum": 0.5}, {"momentum": 0.0, "nesterov": False}, {"momentum": 0.95}],
     "sgd torch": [{"weight_decay": 0.0}, {"momentum": 0.3, "dampening": 0.0}, {"learning_rate": 0.0}, {"learning_rate": 0.2}],
     "adagrad": [{"epsilon": 1e-3}, {"weight_decay": 0.0}, {"learning_rate": 1.0, "weight_decay": 0.1}],
+    "rowwise adagrad": [{"epsilon": 1e-3}, {"weight_decay": 0.0}, {"learning_rate": 1.0, "weight_decay": 0.1}],
     "rmsprop": [{"rho": 0.5}, {"momentum": 0.2}, {"epsilon": 1e-2}, {"momentum": 0.0}, {"momentum": 0.9}],
     "rmsprop centered": [{"rho": 0.9}, {"learning_rate": 0.5}],
     "adadelta": [{"rho": 0.5}, {"learning_rate": 0.1, "epsilon": 1e-2}],

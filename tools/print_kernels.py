@@ -44,6 +44,9 @@ class Symbol:
         by_element: whether it differs from element to element of a row.
     """
 
+    OF_ROW = {"mean_square": "the gradient's over the row: to be set before the calls"}
+    """What the loops compute for each row, from all of its elements."""
+
     known: dict[tuple[Any, ...], Symbol] = {}
     """All symbols of the law that is recorded: what is computed twice in the same way is one symbol."""
 
@@ -137,6 +140,11 @@ class Symbols:
         return computed("({} ? {} : {})", condition, x, y, kind="T")
 
     @staticmethod
+    def mean_square(x: Value) -> Symbol:
+        assert x.operation == "g", "the loops know that of the gradient only"
+        return given("mean_square")
+
+    @staticmethod
     def power(x: Value, exponent: Value) -> Symbol:
         return computed("power({}, {})", x, exponent, kind="double")
 
@@ -212,8 +220,10 @@ class Printer:
         for symbol, member in self.members.items():
             kinds.setdefault(symbol.kind, []).append(member)
         lines = [f"struct {name} {{", *(f"    {line}" for line in extra)]
-        lines += [f"    {kind} {', '.join(members)};" for kind, members in kinds.items()]
-        read = [symbol for symbol in self.order if symbol.given and not symbol.by_element]
+        for kind, members in kinds.items():
+            lines.append(f"    {kind} {', '.join(member for member in members if member not in Symbol.OF_ROW)};")
+            lines += [f"    {kind} {name}{{}};  // {what}" for name, what in Symbol.OF_ROW.items() if name in members]
+        read = [s for s in self.order if s.given and not s.by_element and s.operation not in Symbol.OF_ROW]
         inside = {symbol: f"given_{symbol.operation}" for symbol in read if symbol not in self.members}
         used = [inside.get(symbol, symbol.operation) for symbol in read]
         named = {symbol: inside.get(symbol, symbol.operation) for symbol in read}
@@ -269,6 +279,11 @@ def name_of(law: Law) -> str:
     return "".join(parts)
 
 
+def of_row(law: Law) -> int:
+    """Which arrays have one number for each row (bits)."""
+    return sum(1 << number for number, slot in enumerate(law.slots, start=1) if slot in law.row_slots)
+
+
 class Lines:
     """An array with lines of coefficients, of symbols."""
 
@@ -295,7 +310,7 @@ def printed(law: Law) -> list[str]:
     }
     load_line = load | {name: f"c[{number}]" for number, name in enumerate(columns)}
     load |= {name: f"s[{number}]" for number, name in enumerate(law.Scalars._fields)}
-    base, lines = "", []
+    base, lines = "", [f"static constexpr unsigned kOfRow = {of_row(law)};"]
     if law.native_settle:
         base = f" : {law.native_settle}"
     else:
@@ -350,24 +365,29 @@ def numbers() -> str:
     every = [law for kind in LAWS for law in kind.variants()]
     lines = [HEAD, "namespace unhot {", ""]
     lines += ["enum Law : int {", *(f"    k{name_of(law)}," for law in every), "    kLaws", "};", ""]
+    known: set[type] = set()
     for kind in LAWS:
         for what in ("Coefficients", "Scalars", "Shared"):
-            names = getattr(kind, what)._fields
+            columns = getattr(kind, what)
+            names = () if columns in known else columns._fields
+            known.add(columns)
             if names:
                 lines += [f"struct {kind.name}{what} {{", "    enum : int {", *(f"        {name}," for name in names)]
                 lines += ["        count", "    };", "};", ""]
     lines += [
-        "// How much a law reads; `width` is that of a line of coefficients, without the panels.",
+        "// How much a law reads; `width` is that of a line of coefficients, without the panels, and `of_row` says which",
+        "// arrays (bits) have one number for each row.",
         "struct LawSizes {",
         "    const char* name;",
         "    int arrays, parameters, width, scalars;",
         "    bool panels;",
+        "    unsigned of_row;",
         "};",
         "",
         "constexpr LawSizes kLawSizes[kLaws] = {",
     ]
     for law in every:
-        sizes = 1 + len(law.slots), law.parameters, law.width, len(law.Scalars._fields), str(law.panels).lower()
+        sizes = 1 + len(law.slots), law.parameters, law.width, len(law.Scalars._fields), str(law.panels).lower(), of_row(law)
         lines.append(f'    {{"{name_of(law)}", {", ".join(map(str, sizes))}}},')
     return "\n".join([*lines, "};", "", "}  // namespace unhot"]) + "\n"
 

@@ -12,6 +12,7 @@ enum Law : int {
     kLinearCentered,
     kLinearMomentumCentered,
     kLinearDelta,
+    kRowwiseSum,
     kMeasureSecondMoment,
     kMeasureLargestSecondMoment,
     kMeasureNorm,
@@ -140,9 +141,6 @@ struct SignCoefficients {
         w_hi,
         w_lo,
         rates,
-        unused_1,
-        unused_2,
-        unused_3,
         m_hi,
         m_lo,
         count
@@ -200,32 +198,35 @@ struct ClosedFormShared {
     };
 };
 
-// How much a law reads; `width` is that of a line of coefficients, without the panels.
+// How much a law reads; `width` is that of a line of coefficients, without the panels, and `of_row` says which
+// arrays (bits) have one number for each row.
 struct LawSizes {
     const char* name;
     int arrays, parameters, width, scalars;
     bool panels;
+    unsigned of_row;
 };
 
 constexpr LawSizes kLawSizes[kLaws] = {
-    {"Linear", 1, 0, 8, 13, false},
-    {"LinearMomentum", 2, 0, 8, 13, false},
-    {"LinearSum", 2, 0, 8, 13, false},
-    {"LinearMean", 2, 0, 8, 13, false},
-    {"LinearMomentumMean", 3, 0, 8, 13, false},
-    {"LinearCentered", 3, 0, 8, 13, false},
-    {"LinearMomentumCentered", 4, 0, 8, 13, false},
-    {"LinearDelta", 3, 0, 8, 13, false},
-    {"MeasureSecondMoment", 3, 3, 7, 12, true},
-    {"MeasureLargestSecondMoment", 4, 3, 7, 12, true},
-    {"MeasureNorm", 3, 3, 7, 12, true},
-    {"MeasureSecondMomentNesterov", 3, 3, 7, 12, true},
-    {"Crossing", 3, 4, 6, 7, false},
-    {"Sign", 2, 1, 8, 8, false},
-    {"ClosedForm", 3, 7, 1, 3, false},
-    {"ClosedFormRoot", 3, 7, 1, 3, false},
-    {"ClosedFormShrinks", 3, 7, 17, 3, false},
-    {"ClosedFormShrinksRoot", 3, 7, 17, 3, false},
+    {"Linear", 1, 0, 8, 13, false, 0},
+    {"LinearMomentum", 2, 0, 8, 13, false, 0},
+    {"LinearSum", 2, 0, 8, 13, false, 0},
+    {"LinearMean", 2, 0, 8, 13, false, 0},
+    {"LinearMomentumMean", 3, 0, 8, 13, false, 0},
+    {"LinearCentered", 3, 0, 8, 13, false, 0},
+    {"LinearMomentumCentered", 4, 0, 8, 13, false, 0},
+    {"LinearDelta", 3, 0, 8, 13, false, 0},
+    {"RowwiseSum", 2, 0, 8, 13, false, 2},
+    {"MeasureSecondMoment", 3, 3, 7, 12, true, 0},
+    {"MeasureLargestSecondMoment", 4, 3, 7, 12, true, 0},
+    {"MeasureNorm", 3, 3, 7, 12, true, 0},
+    {"MeasureSecondMomentNesterov", 3, 3, 7, 12, true, 0},
+    {"Crossing", 3, 4, 6, 7, false, 0},
+    {"Sign", 2, 1, 5, 8, false, 0},
+    {"ClosedForm", 3, 7, 1, 3, false, 0},
+    {"ClosedFormRoot", 3, 7, 1, 3, false, 0},
+    {"ClosedFormShrinks", 3, 7, 17, 3, false, 0},
+    {"ClosedFormShrinksRoot", 3, 7, 17, 3, false, 0},
 };
 
 }  // namespace unhot

@@ -3,6 +3,7 @@
 
 template <typename T>
 struct Linear {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 1;
     static constexpr unsigned kLooked = 1;
@@ -48,6 +49,7 @@ struct Linear {
 
 template <typename T>
 struct LinearMomentum {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 2;
     static constexpr unsigned kLooked = 3;
@@ -113,6 +115,7 @@ struct LinearMomentum {
 
 template <typename T>
 struct LinearSum {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 2;
     static constexpr unsigned kLooked = 1;
@@ -163,6 +166,7 @@ struct LinearSum {
 
 template <typename T>
 struct LinearMean {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 2;
     static constexpr unsigned kLooked = 1;
@@ -225,6 +229,7 @@ struct LinearMean {
 
 template <typename T>
 struct LinearMomentumMean {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 3;
@@ -308,6 +313,7 @@ struct LinearMomentumMean {
 
 template <typename T>
 struct LinearCentered {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 1;
@@ -379,6 +385,7 @@ struct LinearCentered {
 
 template <typename T>
 struct LinearMomentumCentered {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 4;
     static constexpr unsigned kLooked = 3;
@@ -471,6 +478,7 @@ struct LinearMomentumCentered {
 
 template <typename T>
 struct LinearDelta {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 1;
@@ -540,7 +548,60 @@ struct LinearDelta {
 };
 
 template <typename T>
+struct RowwiseSum {
+    static constexpr unsigned kOfRow = 2;
+    using Line = T;
+    static constexpr int kArrays = 2;
+    static constexpr unsigned kLooked = 1;
+
+    struct Settle {
+        static constexpr bool kByRow = false;
+        static constexpr unsigned kWrites = 1;
+        T w_lo, w_hi;
+
+        Settle(const T* c, const double*) {
+            w_lo = c[1];
+            w_hi = c[0];
+        }
+
+        inline void operator()(T* x) const {
+            const T w = x[0];
+            const T t2 = w * w_hi;
+            x[0] = (w_lo != T(0)) ? (t2 + (w * w_lo)) : t2;
+        }
+    };
+
+    template <typename F>
+    static inline void with_settle(const Formula& formula, const T* c, F f) {
+        f(Settle(c, formula.parameters));
+    }
+
+    struct Update {
+        T w_hi, w_lo, inside, outside, g_w;
+        T mean_square{};  // the gradient's over the row: to be set before the calls
+
+        Update(const T* s, const double*) {
+            w_hi = s[0];
+            w_lo = s[1];
+            inside = s[11];
+            outside = s[12];
+            g_w = s[6];
+        }
+
+        inline void operator()(T* x, T g) const {
+            const T w = x[0];
+            const T sum = x[1];
+            const T t6 = sum + mean_square;
+            const T t7 = (g / (root((t6 + inside)) + outside)) * g_w;
+            x[0] = (w * w_hi) + ((w_lo != T(0)) ? ((w * w_lo) + t7) : t7);
+            x[1] = t6;
+        }
+    };
+};
+
+template <typename T>
 struct MeasureSecondMoment : Panels<T, 3, false> {
+    static constexpr unsigned kOfRow = 0;
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
 
@@ -576,6 +637,7 @@ struct MeasureSecondMoment : Panels<T, 3, false> {
 
 template <typename T>
 struct MeasureLargestSecondMoment : Panels<T, 4, false> {
+    static constexpr unsigned kOfRow = 0;
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
 
@@ -614,6 +676,7 @@ struct MeasureLargestSecondMoment : Panels<T, 4, false> {
 
 template <typename T>
 struct MeasureNorm : Panels<T, 3, true> {
+    static constexpr unsigned kOfRow = 0;
     struct Update {
         T w_hi, w_lo, m_g, m_hi, m_lo, alpha, v_hi, v_lo, c, epsilon;
 
@@ -647,6 +710,7 @@ struct MeasureNorm : Panels<T, 3, true> {
 
 template <typename T>
 struct MeasureSecondMomentNesterov : Panels<T, 3, false> {
+    static constexpr unsigned kOfRow = 0;
     struct Update {
         T w_hi, w_lo, gamma, m_g, m_hi, m_lo, alpha, v_g, v_hi, v_lo, c, epsilon;
 
@@ -684,6 +748,7 @@ struct MeasureSecondMomentNesterov : Panels<T, 3, false> {
 
 template <typename T>
 struct Crossing : CrossingSettle<T> {
+    static constexpr unsigned kOfRow = 0;
     struct Update {
         T m_g, m_hi, m_lo, alpha, u_hi, u_lo, epsilon;
 
@@ -713,6 +778,7 @@ struct Crossing : CrossingSettle<T> {
 
 template <typename T>
 struct Sign {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 2;
     static constexpr unsigned kLooked = 3;
@@ -723,11 +789,11 @@ struct Sign {
         T w_hi, w_lo, rates, m_hi, derived_0, derived_1, k_floor;
 
         Settle(const T* c, const double* k) {
-            const T given_m_lo = c[7];
+            const T given_m_lo = c[4];
             w_hi = c[0];
             w_lo = c[1];
             rates = c[2];
-            m_hi = c[6];
+            m_hi = c[3];
             k_floor = static_cast<T>(k[0]);
             const bool t6 = (m_hi < T(0.5)) && (magnitude(given_m_lo) == m_hi);
             derived_0 = t6 ? given_m_lo : T(1.0);
@@ -778,6 +844,7 @@ struct Sign {
 
 template <typename T>
 struct ClosedForm {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 7;
@@ -846,6 +913,7 @@ struct ClosedForm {
 
 template <typename T>
 struct ClosedFormRoot {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 7;
@@ -908,6 +976,7 @@ struct ClosedFormRoot {
 
 template <typename T>
 struct ClosedFormShrinks {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 7;
@@ -1017,6 +1086,7 @@ struct ClosedFormShrinks {
 
 template <typename T>
 struct ClosedFormShrinksRoot {
+    static constexpr unsigned kOfRow = 0;
     using Line = T;
     static constexpr int kArrays = 3;
     static constexpr unsigned kLooked = 7;
@@ -1130,6 +1200,7 @@ inline void with_law(int law, F&& f) {
         case kLinearCentered: return f.template operator()<LinearCentered<T>>();
         case kLinearMomentumCentered: return f.template operator()<LinearMomentumCentered<T>>();
         case kLinearDelta: return f.template operator()<LinearDelta<T>>();
+        case kRowwiseSum: return f.template operator()<RowwiseSum<T>>();
         case kMeasureSecondMoment: return f.template operator()<MeasureSecondMoment<T>>();
         case kMeasureLargestSecondMoment: return f.template operator()<MeasureLargestSecondMoment<T>>();
         case kMeasureNorm: return f.template operator()<MeasureNorm<T>>();

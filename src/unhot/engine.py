@@ -102,8 +102,10 @@ class Engine:
         if optimizer is None:
             return cls(numbered([(array, ()) for array in weights]))
         snapshot, clock = clock_of(optimizer, weights[0].dtype, sum(map(len, weights)))
-        shapes = [array.shape for array in weights]
-        slots = [arrays.side_by_side(shapes, weights[0].dtype, start) for start in clock.slots.values()]
+        slots = []
+        for name, start in clock.slots.items():
+            shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights]
+            slots.append(arrays.side_by_side(shapes, weights[0].dtype, start))
         states = ((array, tuple(slot[k] for slot in slots)) for k, array in enumerate(weights))
         return cls(numbered(states), snapshot, clock)
 

@@ -41,7 +41,7 @@ def import_state(state: Mapping[str, Any], like: Store, optimizer: Optimizer | N
     """The engine that `state` describes, and the optimizer with its hyperparameters, for a table with arrays such as `like`."""
     if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
-    weights = _array(state, "weights", like.weights)
+    weights = _array(state, "weights", like.weights.shape, like.weights.dtype)
     now = _whole(state, "clock")
     if optimizer is None:
         return Engine([Store(weights)], now=now), None
@@ -55,7 +55,8 @@ def import_state(state: Mapping[str, Any], like: Store, optimizer: Optimizer | N
     optimizer.check()
     held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
     snapshot, clock = clock_of(optimizer, like.weights.dtype, like.rows, held)
-    slots = [_array(state, f"slot.{name}", like.weights) for name in clock.slots]
+    shapes = {name: (like.rows, clock.law.slot_width(name, like.dim)) for name in clock.slots}
+    slots = [_array(state, f"slot.{name}", shape, like.weights.dtype) for name, shape in shapes.items()]
     if "largest_velocity" in clock.slots:
         # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
         _, velocity, largest = slots
@@ -91,15 +92,15 @@ def whole(number: float, what: str) -> int:
     return int(number)
 
 
-def _array(state: Mapping[str, Any], name: str, like: Array) -> Array:
-    """A copy of the array `name` of a state, which is to have the shape and dtype of `like`."""
+def _array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A copy of the array `name` of a state, which is to have this shape and dtype."""
     array = np.asarray(_take(state, name))
-    if array.shape != like.shape or array.dtype != like.dtype:
+    if array.shape != shape or array.dtype != dtype:
         raise ValueError(
-            f"the state's {name!r} must have shape {like.shape} and dtype {like.dtype}. Received: shape {array.shape}, dtype"
+            f"the state's {name!r} must have shape {shape} and dtype {dtype}. Received: shape {array.shape}, dtype"
             f" {array.dtype}."
         )
-    return arrays.copied(array, like.dtype)
+    return arrays.copied(array, dtype)
 
 
 def _plain(value: Any) -> Any:

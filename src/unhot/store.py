@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 
 class Store(NamedTuple):
-    """Weights and slots, each (rows, dim), in the order of the law's row state; arrays of the kernels' framework.
+    """Weights, (rows, dim), and slots, each of the same shape or (rows, 1) (`Law.row_slots`), in the order of the law's row
+    state; arrays of the kernels' framework.
 
     Its rows are numbered [first, first + rows) among those of all stores of an engine.
     """

@@ -101,12 +101,12 @@ class Table(Shared):
 
     def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
         """Raise an error for a table that cannot be, before anything large is allocated."""
-        slots = 0
-        if optimizer is not None:
-            slots = len(clock_of(as_optimizer(optimizer), dtype, 0)[1].slots)
-        check_policy(out_of_range, shape[0])
         rows, dim = shape
-        memory.require(rows * (dim * dtype.itemsize * (1 + slots) + 4), f"a table of {rows:,} x {dim:,}")
+        numbers = dim
+        if optimizer is not None:
+            numbers = clock_of(as_optimizer(optimizer), dtype, 0)[1].numbers_per_row(dim)
+        check_policy(out_of_range, rows)
+        memory.require(rows * (numbers * dtype.itemsize + 4), f"a table of {rows:,} x {dim:,}")
 
     def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
         self._optimizer = optimizer

@@ -75,8 +75,9 @@ class TableCollection(Shared):
         }
         kind = as_dtype(dtype)
         check_init(init)
-        slots = 0 if optimizer is None else len(clock_of(as_optimizer(optimizer), kind, 0)[1].slots)
-        needed = sum(rows * (dim * kind.itemsize * (1 + slots) + 4) for rows, dim in shapes.values())
+        clock = None if optimizer is None else clock_of(as_optimizer(optimizer), kind, 0)[1]
+        numbers = (dim if clock is None else clock.numbers_per_row(dim) for _, dim in shapes.values())
+        needed = sum(rows * (count * kind.itemsize + 4) for (rows, _), count in zip(shapes.values(), numbers, strict=True))
         memory.require(needed, f"{len(shapes)} tables")
         firsts = accumulate((rows for rows, _ in shapes.values()), initial=0)
         self._members = {

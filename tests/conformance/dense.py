@@ -384,6 +384,23 @@ class KerasFtrl(Keras):
         self.n = n_new
 
 
+# ---------------------------------------------------------------- others
+
+
+class FbgemmRowwiseAdagrad(Dense):
+    """EXACT_ROWWISE_ADAGRAD of fbgemm_gpu's table-batched embeddings, with a decoupled decay, on all rows at every step."""
+
+    defaults = {"learning_rate": 1e-2, "epsilon": 1e-8, "initial_accumulator_value": 0.0, "weight_decay": 0.0}
+
+    def begin(self) -> None:
+        self.sum = np.full_like(self.w[..., :1], self.h.initial_accumulator_value)
+
+    def move(self, g: Array, h: SimpleNamespace) -> None:
+        self.decay(h)
+        self.sum = self.sum + np.mean(g * g, axis=-1, keepdims=True)
+        self.w -= h.learning_rate * g / (np.sqrt(self.sum) + h.epsilon)
+
+
 RULES: dict[tuple[str, str], type[Dense]] = {
     ("SGD", "torch"): TorchSGD,
     ("Adagrad", "torch"): TorchAdagrad,
@@ -404,5 +421,6 @@ RULES: dict[tuple[str, str], type[Dense]] = {
     ("NAdam", "keras"): KerasNadam,
     ("Lion", "keras"): KerasLion,
     ("Ftrl", "keras"): KerasFtrl,
+    ("RowwiseAdagrad", "keras"): FbgemmRowwiseAdagrad,
 }
 """By unhot's name of the rule and the convention."""

@@ -38,6 +38,13 @@ class Rule:
         options = (f"{key}={value:g}" if not isinstance(value, bool) else key for key, value in self.hyper.items())
         return "-".join([self.name, self.convention, *options])
 
+    @property
+    def stock(self) -> str:
+        """The framework's own class, or "" if it has none."""
+        names: Any = getattr(getattr(unhot, self.name), self.convention.upper())
+        stock: str = names.stock
+        return stock
+
     def optimizer(self, **hyper: Any) -> unhot.optimizers.Optimizer:
         """unhot's optimizer."""
         cls = getattr(unhot, self.name)
@@ -133,6 +140,8 @@ RULES = [
     rule("Ftrl", "keras", 0.1, l1_regularization_strength=0.05, l2_regularization_strength=0.01, beta=0.5, weight_decay=0.03),
     rule("Ftrl", "keras", 0.1, learning_rate_power=-0.3, l1_regularization_strength=0.05),
     rule("Ftrl", "keras", 0.1, l2_shrinkage_regularization_strength=0.1, l1_regularization_strength=0.05, weight_decay=0.03),
+    rule("RowwiseAdagrad", "keras", 0.1),
+    rule("RowwiseAdagrad", "keras", 0.1, weight_decay=0.03, initial_accumulator_value=0.2),
 ]
 """Every rule; a new one is one line here, and its dense form in `dense.RULES`."""
 

@@ -282,7 +282,8 @@ READS: dict[str, tuple[Any, Any]] = {
 
 
 OPTIMIZERS = {
-    "Adam": unhot.Adam(0.1), "SGD": unhot.SGD(0.1), "momentum": unhot.SGD(0.1, momentum=0.9), "Lion": unhot.Lion(0.1)
+    "Adam": unhot.Adam(0.1), "SGD": unhot.SGD(0.1), "momentum": unhot.SGD(0.1, momentum=0.9), "Lion": unhot.Lion(0.1),
+    "rowwise": unhot.RowwiseAdagrad(0.1, weight_decay=0.1),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import unhot
 import unhot.keras
+from unhot.keras.backends import backend
 
 from .calls import FIT, few
 from .models import data, model_with, table
@@ -18,6 +19,7 @@ from .models import data, model_with, table
 OWN: dict[str, dict[str, Any]] = {
     "RAdam": {"learning_rate": 0.02, "beta_2": 0.99, "weight_decay": 0.1},
     "LazyAdam": {"learning_rate": 0.02, "beta_2": 0.99, "amsgrad": True},
+    "RowwiseAdagrad": {"learning_rate": 0.02, "initial_accumulator_value": 0.1, "weight_decay": 0.1},
 }
 
 
@@ -28,7 +30,7 @@ def fitted(name: str, **options: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", few(OWN, ["RAdam"]))
+@pytest.mark.parametrize("name", few(OWN, ["RAdam", "RowwiseAdagrad"]))
 def test_a_saved_model_goes_on(name: str, tmp_path: Path) -> None:
     model = fitted(name)
     model.save(tmp_path / "model.keras")
@@ -61,6 +63,53 @@ def test_a_decay_of_lazy_adam_is_one_of_other_variables() -> None:
     optimizers[1].exclude_from_weight_decay([layers[1]._embeddings])
     optimizers[1].build(layers[1].trainable_variables)
     assert [o.table(layer._embeddings) is not None for o, layer in zip(optimizers, layers, strict=True)] == [False, True]
+
+
+def test_rowwise_adagrad_trains_other_variables_as_adagrad_does() -> None:
+    variables = [keras.Variable(np.ones((3, 2), "float32")) for _ in range(2)]
+    stock = keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.0, epsilon=1e-8, weight_decay=0.1)
+    optimizers = stock, unhot.keras.RowwiseAdagrad(0.1, weight_decay=0.1)
+    for variable, optimizer in zip(variables, optimizers, strict=True):
+        for number in range(1, 4):
+            optimizer.apply([keras.ops.convert_to_tensor(np.eye(3, 2, dtype="float32") * number)], [variable])
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(variable) for variable in variables))
+
+
+class Rowwise:
+    """What it makes of a table, in NumPy."""
+
+    def __init__(self, weights: Any) -> None:
+        self.w, self.sum = weights.astype("float64"), np.zeros((len(weights), 1))
+
+    def step(self, gradient: Any) -> None:
+        self.w *= 1 - 0.1 * 0.1
+        self.sum += (gradient**2).mean(axis=1, keepdims=True)
+        self.w -= 0.1 * gradient / (np.sqrt(self.sum) + 1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("dim", [1, 4])
+@pytest.mark.parametrize("way", ["small", "dense gradients", "half precision"])
+def test_rowwise_adagrad_of_tables_that_are_trained_densely(way: str, dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have one sum for each row, too: small tables, gradients of all rows, and dtypes that are not trained by rows."""
+    rng = np.random.default_rng(0)
+    if way == "small":
+        monkeypatch.setattr(backend, "FEWEST_ROWS", 100)
+    layer = unhot.keras.Embedding(9, dim, dtype="float16" if way == "half precision" else "float32")
+    layer.build()
+    optimizer = unhot.keras.RowwiseAdagrad(0.1, weight_decay=0.1)
+    optimizer.build(layer.trainable_variables)
+    (slot,) = optimizer._accumulators
+    assert tuple(slot.shape) == (9, 1)
+    (table,) = layer.trainable_variables
+    expected = Rowwise(layer.get_weights()[0])
+    for _ in range(6):
+        gradient = (rng.normal(size=(9, dim)) * (np.arange(9)[:, None] % 4 > 0)).astype(layer.dtype)
+        expected.step(gradient.astype("float64"))
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [table])
+    most = 2e-2 if way == "half precision" else 2e-6
+    np.testing.assert_allclose(layer.get_weights()[0], expected.w, atol=most)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(slot), expected.sum, rtol=most)
 
 
 def test_hyperparameters_out_of_their_range() -> None:

@@ -30,8 +30,9 @@ class Hyper(NamedTuple):
 class Clock(ABC):
     """The steps of one optimizer: their number, their history, and the coefficients of its law for rows and steps.
 
-    A *row state* is the tuple (weights, *slots), each (n, dim). The coefficients that the law needs come from `coefficients`
-    (one line for each distinct step of the last touch) and `scalars` (the same for all rows).
+    A *row state* is the tuple (weights, *slots), each (n, dim), or (n, 1) for the slots in `Law.row_slots`. The coefficients
+    that the law needs come from `coefficients` (one line for each distinct step of the last touch) and `scalars` (the same for
+    all rows).
 
     What changes a clock is returned as calls, to be made together with those that change rows (`unhot.atomic`).
     """
@@ -40,6 +41,10 @@ class Clock(ABC):
         self.law, self.dtype, self.now = law, dtype, 0
         self.slots = {name: (starts or {}).get(name, 0.0) for name in law.slots}
         """The slots' names, in the order of the row state, and what they start from."""
+
+    def numbers_per_row(self, dim: int) -> int:
+        """How many numbers a table of this `dim` holds for each row, in weights and slots."""
+        return dim + sum(self.law.slot_width(name, dim) for name in self.slots)
 
     def defers(self, hyper: Hyper) -> bool:
         """Whether a step with these hyperparameters changes rows that it does not touch."""

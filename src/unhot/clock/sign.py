@@ -15,6 +15,10 @@ FLOOR = {"float32": 1e-30, "float64": 1e-290}
 """Where a decaying momentum stops, by the table's dtype."""
 
 
+COLUMNS = (0, 1, 2, 6, 7)
+"""Those of a history of matrices that the law has: there is no momentum that moves with the weight."""
+
+
 class SignSteps(Protocol):
     """What the clock asks its optimizer."""
 
@@ -42,7 +46,7 @@ class SignClock(Clock):
         return self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
 
     def coefficients(self, steps: Array) -> Array:
-        return self.history.coefficients(steps, self.dtype)
+        return self.history.coefficients(steps, self.dtype).take(COLUMNS, axis=1)
 
     def scalars(self, step: int, hyper: Hyper) -> Array:
         return np.array(self.scalars_with(scalar_pair(1.0 - hyper.rate * hyper.decay, self.dtype), hyper), dtype=self.dtype)

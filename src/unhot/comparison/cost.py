@@ -86,7 +86,8 @@ def too_large(job: Job) -> str:
     if job.route == "table" or free is None:
         return ""
     matrix = 4 * job.batch * job.rows if job.route == "dense" else 0
-    trained = 4 * job.rows * job.dim * (2 + len(job.optimizer.dense_slots()))
+    slots = len(job.optimizer.dense_slots()) * job.optimizer.dense_slot_width(job.dim)
+    trained = 4 * job.rows * (2 * job.dim + slots)
     if matrix + trained <= free:
         return ""
     what, size = (

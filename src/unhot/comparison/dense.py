@@ -34,7 +34,8 @@ class Dense:
     def __init__(self, weights: Array, optimizer: Optimizer) -> None:
         self.weights = weights
         self.optimizer = optimizer
-        self.slots = [np.full_like(weights, start) for start in optimizer.dense_slots()]
+        shape = len(weights), optimizer.dense_slot_width(weights.shape[1])
+        self.slots = [np.full(shape, start, weights.dtype) for start in optimizer.dense_slots()]
         self.steps = 0
 
     def forward(self, ids: Array) -> Array:

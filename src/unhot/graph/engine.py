@@ -1,7 +1,8 @@
 """A table inside a graph: what `unhot.engine` does, on arrays that the graph's framework owns.
 
-Weights and slots are (rows, dim), `last` the steps of the rows' last touches, `place` where in a step's ids a row stands, which
-counts within the step only; the history is that of `unhot.graph.families`.
+Weights are (rows, dim), and slots the same, or (rows, 1) where they are among `Law.row_slots`. `last` holds the steps of the
+rows' last touches, `place` where in a step's ids a row stands, which counts within the step only; the history is that of
+`unhot.graph.families`.
 Framework by framework, `Operations` names what the mathematics calls, and `Rows` is where arrays of one line per row are
 read and written.
 """
@@ -39,6 +40,10 @@ class Traced:
         self.defers = self.family.clock.defers(Hyper(1.0, 0.0, float(optimizer.weight_decay or 0.0)))
         self.turns = self.family.capacity // 2
         self.chunk = ceil(rows / self.turns)
+
+    def slot_shape(self, name: str, dim: int) -> tuple[int, int]:
+        """The shape of a slot of a table of this `dim`."""
+        return self.rows, self.family.clock.law.slot_width(name, dim)
 
     def _key(self) -> tuple[Any, ...]:
         return type(self.optimizer), tuple(vars(self.optimizer).items()), self.dtype, self.rows

@@ -269,16 +269,9 @@ class SignFamily(_Base):
         return changed
 
     def coefficients(self, ops: Any, arrays: Arrays, now: Any, last: Any) -> Any:
-        gap = ops.real(now - last)
-        none = ops.zeros_like(gap)
         rates = ops.take(arrays["rates"], last & (self.capacity - 1))
-        return ops.stack(
-            [
-                *self.decayed(ops, arrays, now, last), rates[:, 0] + rates[:, 1], none, none, none,
-                *power(ops, self.clock.optimizer.beta_2, gap),
-            ],
-            axis=1,
-        )  # fmt: skip
+        beta = power(ops, self.clock.optimizer.beta_2, ops.real(now - last))
+        return ops.stack([*self.decayed(ops, arrays, now, last), rates[:, 0] + rates[:, 1], *beta], axis=1)
 
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
         scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), self.hyper(rate))

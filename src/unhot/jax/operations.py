@@ -78,6 +78,9 @@ class Operations:
     def sum(self, x: Any, axis: int) -> Any:
         return jnp.sum(x, axis)
 
+    def mean_square(self, x: Any) -> Any:
+        return jnp.mean(x * x, 1, keepdims=True)
+
     def flat(self, x: Any) -> Any:
         """The lines of a three-dimensional array."""
         return jnp.reshape(x, (x.shape[0], -1))

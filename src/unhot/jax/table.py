@@ -30,8 +30,9 @@ class TableState:
     deferred steps: read them with `lookup`, or settle them all.
 
     Args:
-        rows: arrays with one line per row: "weights" and the optimizer's slots, (rows, dim) in the table's dtype; "last",
-            (rows,) int32, the step of the last touch; "place", (rows,) int32, scratch space for a step.
+        rows: arrays with one line per row: "weights", (rows, dim), and the optimizer's slots, (rows, dim), or (rows, 1) where
+            it keeps one number for each row, in the table's dtype; "last", (rows,) int32, the step of the last touch; "place",
+            (rows,) int32, scratch space for a step.
         history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
         trained: the optimizer. It is not an array, and is compiled into jitted functions.
@@ -85,7 +86,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
     trained = Traced(copy.copy(as_optimizer(optimizer, "")), weights.dtype.name, len(weights))
     rows = {"weights": weights}
     for name, start in trained.slots.items():
-        rows[name] = jnp.full_like(weights, start)
+        rows[name] = jnp.full_like(weights, start, shape=trained.slot_shape(name, weights.shape[1]))
     rows["place"] = jnp.zeros(len(weights), jnp.int32)
     if trained.defers:
         rows["last"] = jnp.zeros(len(weights), jnp.int32)

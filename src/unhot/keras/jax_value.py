@@ -7,6 +7,7 @@ The values of its slots hold nothing but the step at which they were: their arra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -44,8 +45,7 @@ class SettledView(jax.Array):
 
     @property
     def size(self) -> int:
-        rows, dim = self.training.shape
-        return rows * dim
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -182,6 +182,10 @@ class SlotValue(SettledView):
 
     def __init__(self, training: TableTraining, name: str, clock: Tensor) -> None:
         self.training, self.name, self.clock = training, name, clock
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.training.traced.slot_shape(self.name, self.training.shape[1])
 
     def todense(self) -> jax.Array:
         """The settled slot."""

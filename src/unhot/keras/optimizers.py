@@ -7,11 +7,14 @@ from typing import Any
 import keras
 
 import unhot
-from unhot.clock import Hyper
-from unhot.keras.kinds import Tensor, Variable
+from unhot.keras.dense_steps import DenseRAdam, DenseRowwiseAdagrad
+from unhot.keras.kinds import Variable
 from unhot.keras.row_sparse import RowSparse, stock
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "LazyAdam", "Lion", "Nadam", "RAdam", "RMSprop"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "LazyAdam", "Lion", "Nadam", "RAdam", "RMSprop",
+    "RowwiseAdagrad",
+]  # fmt: skip
 
 GENERAL = """
         clipnorm: the largest norm of each gradient, or None. Default: None.
@@ -292,47 +295,6 @@ class Ftrl(RowSparse, stock(unhot.Ftrl)):  # type: ignore[misc]
     core = unhot.Ftrl
 
 
-class DenseRAdam(keras.optimizers.Optimizer):  # type: ignore[misc]  # Keras comes without types
-    """RAdam for variables that are not trained by rows, since Keras has none."""
-
-    def __init__(
-        self,
-        learning_rate: Any = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
-        self._rectified()
-
-    def _rectified(self) -> unhot.RAdam:
-        """The formulas."""
-        return unhot.RAdam(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
-
-    def build(self, variables: list[Variable]) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        self._momentums, self._velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
-
-    def update_step(self, gradient: Tensor, variable: Variable, learning_rate: Tensor) -> None:
-        ops, dtype, index = keras.ops, variable.dtype, self._get_variable_index(variable)
-        wide = dtype if dtype == "float64" else "float32"  # in which 1 - beta_2 ** step has digits
-        step, rate, gradient = ops.cast(self.iterations + 1, wide), ops.cast(learning_rate, wide), ops.cast(gradient, dtype)
-        m, v, core = self._momentums[index], self._velocities[index], self._rectified()
-        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
-        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
-        alpha, _, _ = core.corrections(step, Hyper(rate, self.beta_1, 0.0), 1.0, ops)
-        divisor = ops.where(step > core.undivided, ops.sqrt(v) + self.epsilon, ops.ones_like(gradient))
-        self.assign_sub(variable, m * ops.cast(alpha, dtype) / divisor)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
-
-
 @registered
 class RAdam(RowSparse, DenseRAdam):
     """PyTorch's RAdam, which Keras has not, exact for tables at the cost of the touched rows.
@@ -386,3 +348,34 @@ class LazyAdam(RowSparse, stock(unhot.Adam)):  # type: ignore[misc]
     """
 
     core = unhot.LazyAdam
+
+
+@registered
+class RowwiseAdagrad(RowSparse, DenseRowwiseAdagrad):
+    """Adagrad with one sum for each row of a table, as FBGEMM's EXACT_ROWWISE_ADAGRAD, and exact: rows at rest decay, too.
+
+    A step adds the mean of the squares of a row's gradient to its sum, and divides the gradient by the sum's root plus epsilon.
+    The slot of a table is (rows, 1), and takes next to no memory. A table whose gradient is dense is trained in the same way.
+    All other variables are trained by `keras.optimizers.Adagrad`, which adds epsilon inside of the root.
+
+    Args:
+        learning_rate: a number, a schedule, or a callable without arguments. Default: 0.01.
+        initial_accumulator_value: what the sums start from. Default: 0.
+        epsilon: what is added to the root. Default: 1e-8.
+        weight_decay: decoupled. Default: None.
+        {general}
+
+    Raises: what `keras.optimizers.Adagrad` raises.
+
+    Example:
+        >>> import unhot.keras
+        >>> unhot.keras.RowwiseAdagrad(0.1).epsilon
+        1e-08
+
+    References: fbgemm_gpu/split_table_batched_embeddings_ops_training.py; keras/src/optimizers/adagrad.py.
+    """
+
+    core = unhot.RowwiseAdagrad
+
+    def slot_shape(self, variable: Variable) -> tuple[int, ...]:
+        return variable.shape[0], 1

@@ -261,13 +261,18 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         with keras.name_scope(self.name, caller=self):
             variable = backend.SLOT_VARIABLE(
                 initializer=keras.initializers.get(initializer),
-                shape=reference_variable.shape,
+                shape=self.slot_shape(reference_variable),
                 dtype=reference_variable.dtype,
                 trainable=False,
                 name=f"{reference_variable.path.replace('/', '_')}_{name or 'var'}",
             )
         self._track_variable(variable)
         return variable
+
+    def slot_shape(self, variable: Variable) -> tuple[int, ...]:
+        """The shape of the slots of a table."""
+        shape: tuple[int, ...] = variable.shape
+        return shape
 
     def load_own_variables(self, store: Store) -> None:
         """As Keras's."""

@@ -59,6 +59,9 @@ class Operations:
     def sum(self, x: Tensor, axis: int) -> Tensor:
         return tf.reduce_sum(x, axis)
 
+    def mean_square(self, x: Tensor) -> Tensor:
+        return tf.reduce_mean(x * x, 1, keepdims=True)
+
     def flat(self, x: Tensor) -> Tensor:
         """The lines of a three-dimensional array."""
         return tf.reshape(x, (-1, x.shape[1] * x.shape[2]))

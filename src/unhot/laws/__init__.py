@@ -8,7 +8,7 @@ from unhot.laws.measure import Measure, Root
 from unhot.laws.rowwise import Rowwise
 from unhot.laws.sign import Sign
 
-LAWS: tuple[type[Law], ...] = (Linear, Measure, Crossing, Sign, ClosedForm)
+LAWS: tuple[type[Law], ...] = (Linear, Rowwise, Measure, Crossing, Sign, ClosedForm)
 """All laws that are native kernels, in the order of the kernels' numbers."""
 
 __all__ = ["LAWS", "ClosedForm", "Crossing", "Divisor", "Law", "Linear", "Measure", "Root", "Rowwise", "Sign"]

@@ -1,7 +1,7 @@
 """Arithmetic that the laws share: products with factors that are held as two numbers of a dtype, hi + lo.
 
-`xp` is the namespace of the arrays: NumPy, or what has the same operations for other arrays (`unhot.kernels.torch`,
-`unhot.graph`), or for symbols, of which tools/print_kernels.py prints the native kernels.
+`xp` is the namespace of the arrays: NumPy, or what has the same operations for other arrays (`Namespace` of torch/kernels.py,
+the `Operations` that graph/ is given), or for symbols, of which tools/print_kernels.py prints the native kernels.
 """
 
 from __future__ import annotations
@@ -48,10 +48,13 @@ def clipped(xp: Any, x: Elements, most: Elements) -> Elements:
 
 
 def mean_square(xp: Any, g: Elements) -> Elements:
-    """The mean of g^2 over the elements of each row, (n, 1): summed in float64 in the order of the elements, rounded once."""
+    """The mean of g^2 over the elements of each row, (n, 1): in NumPy and in the native kernels summed in float64, in the order
+    of the elements, and rounded once; elsewhere as exactly as the namespace can without taking much longer.
+    """
     if xp is np:
-        wide = g.astype(np.float64)
-        return (np.add.accumulate(wide * wide, axis=1)[:, -1:] / g.shape[1]).astype(g.dtype)
+        squares = np.zeros((len(g), 1 + g.shape[1]))  # after a 0: rows may be empty
+        np.square(g, out=squares[:, 1:], dtype=np.float64)
+        return (np.add.accumulate(squares, axis=1)[:, -1:] / max(g.shape[1], 1)).astype(g.dtype)
     return xp.mean_square(g)
 
 

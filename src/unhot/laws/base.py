@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from unhot.laws.arithmetic import Elements
 
 Rows = tuple[Elements, ...]
-"""The state of some rows: weights, then the slots, each (n, dim)."""
+"""The state of some rows: weights, then the slots, each (n, dim), or (n, 1) of a slot with one number for each row."""
 
 
 class Law(ABC):
@@ -19,7 +19,7 @@ class Law(ABC):
     A law with options is a frozen dataclass; each combination of them that is in use is a native kernel of its own.
 
     The native kernels are printed from `settle` and `update` by tools/print_kernels.py. They use operators, and sqrt, abs,
-    sign, exp, maximum, minimum and where of `xp` only.
+    sign, exp, maximum, minimum and where of `xp` only, and what laws/arithmetic.py has.
     """
 
     name: ClassVar[str]
@@ -45,7 +45,11 @@ class Law(ABC):
         """The names of the slots."""
 
     row_slots: ClassVar[tuple[str, ...]] = ()
-    """The slots that have one number for each row, and not one for each element."""
+    """The slots that have one number for each row, and not one for each element: the same follows from all of its elements."""
+
+    def slot_width(self, slot: str, dim: int) -> int:
+        """How many numbers a slot has for each row of a table of this `dim`."""
+        return 1 if slot in self.row_slots else dim
 
     @classmethod
     @abstractmethod

@@ -1,7 +1,4 @@
-"""The law of RowwiseAdagrad, whose sum of squares is one number for each row: that of the mean over the row's elements.
-
-The native kernels do not have it: they step elements, and this takes the mean over a row first, and a slot of width 1.
-"""
+"""The law of RowwiseAdagrad: Adagrad with one sum for each row, to which a step adds the row's mean of squares."""
 
 from __future__ import annotations
 

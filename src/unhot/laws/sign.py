@@ -15,14 +15,11 @@ from unhot.laws.base import Law, Rows
 
 
 class SignCoefficients(NamedTuple):
-    """The decay of the weight as a pair, the sum of the rates, three unused columns, and the decay of the momentum."""
+    """The decay of the weight as a pair, the sum of the rates, and the decay of the momentum as a slot's pair."""
 
     w_hi: Elements
     w_lo: Elements
     rates: Elements
-    unused_1: Elements
-    unused_2: Elements
-    unused_3: Elements
     m_hi: Elements
     m_lo: Elements
 

@@ -176,6 +176,10 @@ class Optimizer:
         """What the slots of the dense optimizer start from: those that these hyperparameters ask for."""
         raise NotImplementedError
 
+    def dense_slot_width(self, dim: int) -> int:
+        """How many numbers each of these slots has for a row of this `dim`."""
+        return dim
+
     def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
         """The weights and slots after step `n` of the dense optimizer, from those before it and a gradient for each weight.
 

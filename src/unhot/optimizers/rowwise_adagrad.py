@@ -1,4 +1,4 @@
-"""RowwiseAdagrad, which is not public: tables have no slots with one number for each row."""
+"""RowwiseAdagrad."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from unhot.clock import Clock, Hyper
 from unhot.clock.linear import LinearClock, Matrix
 from unhot.laws import Rowwise
 from unhot.optimizers.base import Array, Optimizer, State, decayed, real
+from unhot.optimizers.names import Names, same
 
 
 @dataclass
 class RowwiseAdagrad(Optimizer):
-    """Adagrad with one number of state for each row, as FBGEMM's EXACT_ROWWISE_ADAGRAD.
+    """Adagrad with one sum for each row, as FBGEMM's EXACT_ROWWISE_ADAGRAD: state that takes next to no memory.
 
-    sum = sum + mean(g^2), over the row's elements; w = (1 - rate weight_decay) w - rate g / (sqrt(sum) + epsilon). The mean is
-    formed in float64, in the order of the elements, and rounded once. Rows without a gradient decay, too, as in dense training;
-    FBGEMM's do not.
+    sum = sum + mean(g^2), over the row's elements; w = (1 - rate weight_decay) w - rate g / (sqrt(sum) + epsilon). Rows without
+    a gradient decay, too, as in dense training; FBGEMM's do not.
 
     Args:
         learning_rate: a number, or a callable of the step (the first is 1; see `zero_based`). Default: 0.01.
@@ -31,9 +31,10 @@ class RowwiseAdagrad(Optimizer):
     Raises: TypeError or ValueError, naming the hyperparameter.
 
     Example:
-        >>> from unhot.optimizers.rowwise_adagrad import RowwiseAdagrad
-        >>> RowwiseAdagrad(0.1).epsilon
-        1e-08
+        >>> import unhot
+        >>> table = unhot.Table(1000, 64, optimizer=unhot.RowwiseAdagrad(0.1))
+        >>> table.state_dict()["slot.sum"].shape
+        (1000, 1)
 
     References: fbgemm_gpu/split_table_batched_embeddings_ops_training.py; Duchi, Hazan, Singer 2011.
     """
@@ -43,6 +44,15 @@ class RowwiseAdagrad(Optimizer):
     epsilon: float = 1e-8
 
     DEFAULTS = {"keras": {"learning_rate": 0.01}}
+    TORCH = Names(
+        stock="",
+        hyperparameters={
+            "learning_rate": "lr", "epsilon": "eps", **same("initial_accumulator_value", "weight_decay")
+        },
+        slots={"sum": "sum"},
+        numbers={"step": "step"},
+    )  # fmt: skip
+    KERAS = Names(stock="", hyperparameters=same("initial_accumulator_value", "epsilon"), slots={"sum": "_accumulators"})
 
     def check(self) -> None:
         super().check()
@@ -65,6 +75,9 @@ class RowwiseAdagrad(Optimizer):
 
     def dense_slots(self) -> tuple[float, ...]:
         return (self.initial_accumulator_value,)
+
+    def dense_slot_width(self, dim: int) -> int:
+        return 1
 
     def dense_step(self, n: int, h: Hyper, g: Array, state: State) -> State:
         w, total = state

@@ -20,7 +20,7 @@ from unhot.optimizers import Optimizer
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
-from unhot.torch.held_state import Owner, Start, StateHolder, steps_made
+from unhot.torch.held_state import Owner, Start, StateHolder, require_shape, steps_made
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
 
@@ -320,11 +320,12 @@ class TorchBackend(Backend):
         bound: dict[str, Tensor] = {}
         slots = []
         for name, start in clock.slots.items():
-            theirs = owner.slots[name]
+            theirs, shape = owner.slots[name], (len(weights), clock.law.slot_width(name, weights.size(1)))
             if name not in held:
-                bound[theirs] = self.memory.full(weights, start)
+                bound[theirs] = self.memory.full(shape, weights, start)
                 slots.append(self.memory.view(bound[theirs]))
             else:
+                require_shape(theirs, state[theirs], shape)
                 bound[theirs] = state[theirs].to(weights).contiguous()
                 slots.append(self.memory.row_view(bound[theirs]))
         if "largest_velocity" in held and "largest_velocity" in clock.slots:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from unhot.optimizers import Optimizer
 from unhot.state import whole
@@ -49,6 +50,15 @@ class Start(NamedTuple):
 
 class StateError(ValueError):
     """A loaded state from which no training can go on."""
+
+
+def require_shape(name: str, slot: Tensor, shape: tuple[int, int]) -> None:
+    """Raise StateError for a slot in a state that is none of this table and optimizer."""
+    if slot.shape != shape:
+        raise StateError(
+            f"{name!r} in `optimizer.state` of a table must have shape {shape}. Received: shape {tuple(slot.shape)}. Load a"
+            " state that an optimizer of the same class has saved, or make a new optimizer."
+        )
 
 
 def steps_made(count: Any, what: str) -> int:

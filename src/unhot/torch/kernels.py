@@ -28,6 +28,18 @@ class Namespace:
     def maximum(a: Tensor, b: Any) -> Tensor:
         return torch.maximum(a, b if isinstance(b, Tensor) else a.new_tensor(b))
 
+    @staticmethod
+    def mean_square(g: Tensor) -> Tensor:
+        """In float64 where the device has it, and in an order of torch's own: one by one, as the CPU's, would take long."""
+        norm = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=widest(g))  # without a table of squares
+        square: Tensor = norm * norm / max(g.size(1), 1)
+        return square.to(g.dtype)
+
+
+def widest(tensor: Tensor) -> torch.dtype:
+    """The dtype in which sums are formed: float64 where the device has it."""
+    return tensor.dtype if tensor.device.type == "mps" else torch.float64
+
 
 class TorchKernels:
     """Kernels for the tables of one device."""
@@ -120,7 +132,7 @@ class TorchStores:
     @staticmethod
     def _sum_by_row(plan: Plan, gradients: Tensor) -> Tensor:
         """The sum of each distinct row's gradients, in float64 where the device has it, rounded once."""
-        wide = gradients.dtype if gradients.device.type == "mps" else torch.float64
+        wide = widest(gradients)
         total = torch.zeros((len(plan.rows), gradients.size(1)), dtype=wide, device=gradients.device)
         return total.index_add_(0, plan.order, gradients.to(wide)).to(gradients.dtype)
 

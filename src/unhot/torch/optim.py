@@ -10,9 +10,12 @@ import torch
 import unhot
 from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
+from unhot.torch.rowwise import DenseRowwise
 from unhot.torch.stepping import RowOptimizer
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LazyAdam", "NAdam", "RAdam", "RMSprop"]
+__all__ = [
+    "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LazyAdam", "NAdam", "RAdam", "RMSprop", "RowwiseAdagrad"
+]  # fmt: skip
 
 
 class Described(RowOptimizer):
@@ -355,3 +358,35 @@ class LazyAdam(Described, torch.optim.Adam):
         maximize: bool = False,
     ) -> None:
         super().__init__(params, lr, betas, eps, maximize=maximize)
+
+
+class RowwiseAdagrad(Described, DenseRowwise):
+    """Adagrad with one sum for each row of a table, as FBGEMM's EXACT_ROWWISE_ADAGRAD, and exact: rows at rest decay, too.
+
+    A step adds the mean of the squares of a row's gradient to its sum, and divides the gradient by the sum's root plus eps. The
+    state of a table is (rows, 1), and takes next to no memory. A table whose gradient is dense is trained in the same way. All
+    other parameters are trained by `torch.optim.Adagrad`.
+
+    Args:
+        params: parameters, named parameters, or dicts of them with hyperparameters of their own.
+        lr: the learning rate. Default: 0.01.
+        eps: what is added to the root. Default: 1e-8.
+        initial_accumulator_value: what the sums start from. Default: 0.
+        weight_decay: decoupled, of all parameters. Default: 0.
+        maximize: whether to climb. Default: False.
+
+    Raises: ValueError for a hyperparameter below 0.
+
+    Example:
+        >>> import torch, unhot.torch
+        >>> layer = unhot.torch.Embedding(1000, 4)
+        >>> optimizer = unhot.torch.RowwiseAdagrad(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([3, 3])).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.state_dict()["state"][0]["sum"].shape
+        torch.Size([1000, 1])
+
+    References: fbgemm_gpu/split_table_batched_embeddings_ops_training.py; torch/optim/adagrad.py.
+    """
+
+    core = unhot.RowwiseAdagrad

@@ -28,8 +28,8 @@ class Placement(Protocol):
     def view(self, tensor: Tensor) -> Any:
         """The memory of a contiguous tensor, as the kernels take it."""
 
-    def full(self, like: Tensor, value: float) -> Tensor:
-        """A new tensor of that shape, dtype and device."""
+    def full(self, shape: tuple[int, ...], like: Tensor, value: float) -> Tensor:
+        """A new tensor of that shape, of the dtype and on the device of `like`."""
 
     def row_view(self, tensor: Tensor) -> Any:
         """`view` of memory that was allocated elsewhere, and is to be read row by row from now on."""
@@ -55,8 +55,8 @@ class Host:
     def view(self, tensor: Tensor) -> Any:
         return tensor.numpy()
 
-    def full(self, like: Tensor, value: float) -> Tensor:
-        return torch.from_numpy(arrays.full(tuple(like.shape), like.numpy().dtype, value))
+    def full(self, shape: tuple[int, ...], like: Tensor, value: float) -> Tensor:
+        return torch.from_numpy(arrays.full(shape, like.numpy().dtype, value))
 
     def row_view(self, tensor: Tensor) -> Any:
         array = tensor.numpy()
@@ -87,8 +87,8 @@ class Device:
     def view(self, tensor: Tensor) -> Any:
         return tensor.data  # whose versions are its own: what the kernels write is no write of the user's
 
-    def full(self, like: Tensor, value: float) -> Tensor:
-        return torch.full_like(like, value)
+    def full(self, shape: tuple[int, ...], like: Tensor, value: float) -> Tensor:
+        return like.new_full(shape, value)
 
     row_view = view
 

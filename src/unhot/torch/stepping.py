@@ -353,7 +353,11 @@ def _observed_step(optimizer: RowOptimizer, closure: Any) -> Any:
 def _torch_step(optimizer: RowOptimizer) -> None:
     """Torch's own step, without the hooks, which run around ours."""
     order = type(optimizer).__mro__
-    step: Any = order[order.index(RowOptimizer) + 1].step  # type: ignore[attr-defined]
+    unhooked(order[order.index(RowOptimizer) + 1].step)(optimizer)  # type: ignore[attr-defined]
+
+
+def unhooked(step: Any) -> Any:
+    """A class's own `step`, without what torch has wrapped it in."""
     while getattr(step, "hooked", False):
         step = step.__wrapped__
-    step(optimizer)
+    return step
