@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,45 @@ def test_copies_go_on_alone() -> None:
     for made in copies:
         for name in SIZES:
             np.testing.assert_array_equal(made.array(name), tables.array(name))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_goes_on_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
+    tables, _ = pair(optimizer, SIZES)
+    rng = np.random.default_rng(0)
+
+    def step(*all_tables: unhot.TableCollection) -> None:
+        ids = rng.integers(0, 5, (6, 3))
+        gradients = rng.normal(size=(6, 11))
+        for each in all_tables:
+            each.step(ids, gradients)
+
+    for _ in range(9):
+        step(tables)
+    np.savez(tmp_path / "tables.npz", **tables.state_dict())
+    other = unhot.TableCollection(SIZES, optimizer=type(tables.optimizer)(0.5), dtype="float64")  # type: ignore[misc]
+    with np.load(tmp_path / "tables.npz") as state:
+        other.load_state_dict(state)
+    assert (other.clock, other.optimizer) == (9, tables.optimizer)
+    for _ in range(9):
+        step(tables, other)
+    for name in SIZES:
+        np.testing.assert_array_equal(tables.array(name), other.array(name))
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    tables, _ = pair("adamw", SIZES)
+    state = tables.state_dict()
+    before = {name: tables.array(name) for name in SIZES}
+    changes: dict[str, Any] = {"item.weights": np.zeros((20, 4)), "item.slot.momentum": None, "rule": "SGD", "clock": -1}
+    for name, value in changes.items():
+        changed = {key: given for key, given in state.items() if key != name} | ({} if value is None else {name: value})
+        with pytest.raises(
+            ValueError, match=name if name in ("item.weights", "item.slot.momentum", "clock") else "trained with"
+        ):
+            tables.load_state_dict(changed)
+    for name, weights in before.items():
+        np.testing.assert_array_equal(tables.array(name), weights)
 
 
 BAD: dict[str, tuple[Callable[[unhot.TableCollection], Any], type[Exception], str]] = {

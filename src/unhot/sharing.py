@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from unhot.atomic import Lock
-from unhot.engine import Engine
+from unhot.clock import Hyper
+from unhot.engine import Batch, Engine
+from unhot.optimizers import Optimizer
 
 T = TypeVar("T")
 
@@ -36,6 +38,20 @@ class Shared:
                 if self._engine is engine and engine.version == version:
                     return found
         return self._lock.holding(lambda: read(self._engine))
+
+    def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
+        """A step of the engine, with the lock held."""
+        engine = self._engine
+
+        def begin() -> Hyper:
+            hyper = engine.begin_step(optimizer)
+            if self._engine is not engine:
+                raise RuntimeError(
+                    "a state was loaded by the table's own learning rate, which may read the table, but not change it."
+                )
+            return hyper
+
+        engine.step(batch, begin)
 
     def __copy__(self) -> Self:
         # Two tables that shared their rows would not share the clock and the lock.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays
-from unhot.engine import Engine, clock_of
+from unhot.engine import Engine, clock_of, numbered
 from unhot.optimizers import Optimizer
 from unhot.store import Store
 
@@ -20,10 +20,14 @@ Array = npt.NDArray[Any]
 FORMAT = 1
 
 
-def export_state(engine: Engine, optimizer: Optimizer | None) -> dict[str, Any]:
-    """The state of a settled table: copies of its arrays, its clock, the hyperparameters and the clock's numbers."""
-    store = engine.stores[0]
-    state: dict[str, Any] = {"format": FORMAT, "clock": engine.now, "weights": store.weights.copy()}
+def export_state(engine: Engine, optimizer: Optimizer | None, names: Sequence[str]) -> dict[str, Any]:
+    """The state of settled tables: copies of their arrays, the clock, the hyperparameters and the clock's numbers.
+
+    `names` are what the arrays of each table are called by, with a dot at the end; that of a table alone is empty.
+    """
+    state: dict[str, Any] = {"format": FORMAT, "clock": engine.now}
+    for name, store in zip(names, engine.stores, strict=True):
+        state[f"{name}weights"] = store.weights.copy()
     if optimizer is None or engine.clock is None:
         return state
     state["rule"] = type(optimizer).__name__
@@ -31,20 +35,27 @@ def export_state(engine: Engine, optimizer: Optimizer | None) -> dict[str, Any]:
         value = getattr(optimizer, field.name)
         if not callable(value):
             state[f"hyper.{field.name}"] = value
-    for name, slot in zip(engine.clock.slots, store.slots, strict=True):
-        state[f"slot.{name}"] = slot.copy()
+    for name, store in zip(names, engine.stores, strict=True):
+        for slot, array in zip(engine.clock.slots, store.slots, strict=True):
+            state[f"{name}slot.{slot}"] = array.copy()
     state.update({f"state.{name}": value for name, value in engine.clock.state().items()})
     return state
 
 
-def import_state(state: Mapping[str, Any], like: Store, optimizer: Optimizer | None) -> tuple[Engine, Optimizer | None]:
-    """The engine that `state` describes, and the optimizer with its hyperparameters, for a table with arrays such as `like`."""
+def import_state(
+    state: Mapping[str, Any], like: Mapping[str, Store], optimizer: Optimizer | None
+) -> tuple[Engine, Optimizer | None]:
+    """The engine that `state` describes, and the optimizer with its hyperparameters, for tables with arrays such as `like`.
+
+    These are by what the arrays of each table are called by; see `export_state`.
+    """
     if _whole(state, "format") != FORMAT:
         raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
-    weights = _array(state, "weights", like.weights.shape, like.weights.dtype)
+    dtype = next(iter(like.values())).weights.dtype
+    weights = {name: _array(state, f"{name}weights", store.weights.shape, dtype) for name, store in like.items()}
     now = _whole(state, "clock")
     if optimizer is None:
-        return Engine([Store(weights)], now=now), None
+        return Engine(numbered((array, ()) for array in weights.values()), now=now), None
     rule_name = str(_take(state, "rule"))
     if rule_name != type(optimizer).__name__:
         raise ValueError(f"the state was trained with {rule_name}, and the table has {type(optimizer).__name__}.")
@@ -53,16 +64,20 @@ def import_state(state: Mapping[str, Any], like: Store, optimizer: Optimizer | N
         if f"hyper.{field.name}" in state:
             setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
     optimizer.check()
-    held = {name.removeprefix("slot.") for name in state if name.startswith("slot.")}
-    snapshot, clock = clock_of(optimizer, like.weights.dtype, like.rows, held)
-    shapes = {name: (like.rows, clock.law.slot_width(name, like.dim)) for name in clock.slots}
-    slots = [_array(state, f"slot.{name}", shape, like.weights.dtype) for name, shape in shapes.items()]
-    if "largest_velocity" in clock.slots:
-        # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
-        _, velocity, largest = slots
-        np.maximum(largest, velocity * vars(optimizer)["beta_2"], out=largest)
+    slot = f"{next(iter(like))}slot."
+    held = {name.removeprefix(slot) for name in state if name.startswith(slot)}
+    snapshot, clock = clock_of(optimizer, dtype, sum(store.rows for store in like.values()), held)
+    states = []
+    for name, store in like.items():
+        shapes = {slot: (store.rows, clock.law.slot_width(slot, store.dim)) for slot in clock.slots}
+        slots = {slot: _array(state, f"{name}slot.{slot}", shape, dtype) for slot, shape in shapes.items()}
+        if "largest_velocity" in slots:
+            # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
+            largest = slots["largest_velocity"]
+            np.maximum(largest, slots["velocity"] * vars(optimizer)["beta_2"], out=largest)
+        states.append((weights[name], tuple(slots.values())))
     clock.load_state({name: _number(state, f"state.{name}") for name in clock.state()})
-    return Engine([Store(weights, tuple(slots))], snapshot, clock, now), optimizer
+    return Engine(numbered(states), snapshot, clock, now), optimizer
 
 
 def _take(state: Mapping[str, Any], name: str) -> Any:

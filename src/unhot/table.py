@@ -13,7 +13,6 @@ from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Call, Lock, together
 from unhot.bags import as_bags, as_sparse
-from unhot.clock import Hyper
 from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import with_gradients
@@ -301,20 +300,7 @@ class Table(Shared):
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
         given = [with_gradients(self, ids, grads)] if ids is not None and grads is not None else []
-        self._lock.holding(partial(self._step, optimizer, given))
-
-    def _step(self, optimizer: Optimizer, given: list[tuple[Array, Array]]) -> None:
-        engine = self._engine
-
-        def begin() -> Hyper:
-            hyper = engine.begin_step(optimizer)
-            if self._engine is not engine:
-                raise RuntimeError(
-                    "a state was loaded by the table's own learning rate, which may read the table, but not change it."
-                )
-            return hyper
-
-        engine.step(partial(self._batch, given), begin)
+        self._lock.holding(partial(self._make_step, optimizer, partial(self._batch, given)))
 
     def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
         """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
@@ -396,7 +382,7 @@ class Table(Shared):
     def _state_dict(self) -> dict[str, Any]:
         if self._pending:
             raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-        return self._engine.settled(lambda: export_state(self._engine, self.optimizer))
+        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.
@@ -418,7 +404,7 @@ class Table(Shared):
         self._lock.holding(partial(self._load_state, state))
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        engine, loaded = import_state(state, self._engine.stores[0], self.optimizer)
+        engine, loaded = import_state(state, {"": self._engine.stores[0]}, self.optimizer)
         calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine)]
         if self.optimizer is not None:
             calls.append(partial(vars(self.optimizer).update, vars(loaded)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, overload
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
-from unhot.atomic import Lock
+from unhot.atomic import Call, Lock, together
 from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine, clock_of
 from unhot.gradients import as_gradients, with_gradients
@@ -19,6 +20,7 @@ from unhot.ids import OutOfRange, as_ids, check_policy, in_range
 from unhot.kernels.structs import ANY, Segment
 from unhot.optimizers import Optimizer
 from unhot.sharing import Shared
+from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
 
@@ -239,7 +241,7 @@ class TableCollection(Shared):
         if by_name != isinstance(grads, Mapping):
             raise TypeError("`ids` and `grads` must both be arrays, or both be dicts of arrays by table.")
         batch = self._batch_by_name(ids, grads) if by_name else self._batch(ids, grads)
-        self._lock.holding(lambda: self._engine.step(lambda: batch, lambda: self._engine.begin_step(optimizer)))
+        self._lock.holding(partial(self._make_step, optimizer, lambda: batch))
 
     def _batch(self, ids: IdsLike, grads: RealsLike) -> Batch:
         flat, zero, count = self._matrix(ids)
@@ -291,6 +293,49 @@ class TableCollection(Shared):
         place = self._member(name).place
         copied: Array = self._lock.holding(lambda: self._engine.settled(lambda: self._engine.stores[place].weights.copy()))
         return copied
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
+
+        The arrays of a table are called by its name: "user.weights", "user.slot.momentum". Save the dict with
+        `numpy.savez(file, **tables.state_dict())`. It does not include a learning rate that is a callable.
+
+        Example:
+            >>> import unhot
+            >>> tables = unhot.TableCollection({"a": (5, 2), "b": (5, 2)}, optimizer=unhot.Adagrad(0.1))
+            >>> [name for name in tables.state_dict() if name.startswith("a.")]
+            ['a.weights', 'a.slot.sum']
+        """
+        return self._lock.holding(lambda: self._engine.settled(self._state_dict))
+
+    def _state_dict(self) -> dict[str, Any]:
+        return export_state(self._engine, self._optimizer, [f"{name}." for name in self._members])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned. Training resumes from there, bit for bit.
+
+        Args:
+            state: the state of tables of the same names, shapes, dtype and optimizer, also as read back by `numpy.load`. Its
+                hyperparameters become the optimizer's, except a learning rate that was a callable.
+
+        Raises: ValueError or TypeError for a state that does not fit. The tables are then unchanged.
+
+        Example:
+            >>> import unhot
+            >>> tables, others = (unhot.TableCollection({"a": (5, 2)}, optimizer=unhot.SGD(0.1)) for _ in range(2))
+            >>> others.load_state_dict(tables.state_dict())
+            >>> bool((others.array("a") == tables.array("a")).all())
+            True
+        """
+        self._lock.holding(partial(self._load_state, state))
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        like = {f"{name}.": store for name, store in zip(self._members, self._engine.stores, strict=True)}
+        engine, loaded = import_state(state, like, self._optimizer)
+        calls: list[Call] = [partial(setattr, self, "_engine", engine)]
+        if self._optimizer is not None:
+            calls.append(partial(vars(self._optimizer).update, vars(loaded)))
+        together(calls)
 
     def __len__(self) -> int:
         return len(self._members)
