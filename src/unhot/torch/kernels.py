@@ -31,9 +31,8 @@ class Namespace:
     @staticmethod
     def mean_square(g: Tensor) -> Tensor:
         """In float64 where the device has it, and in an order of torch's own: one by one, as the CPU's, would take long."""
-        norm = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=widest(g))  # without a table of squares
-        square: Tensor = norm * norm / max(g.size(1), 1)
-        return square.to(g.dtype)
+        norm: Tensor = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=widest(g))  # without a table of squares
+        return (norm * norm / max(g.size(1), 1)).to(g.dtype)
 
 
 def widest(tensor: Tensor) -> torch.dtype:
