@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from unhot.torch._private import is_transformed
 from unhot.torch.collection_lookup import Feature, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.lookup import without_padding
@@ -127,12 +128,18 @@ class _Collection(nn.Module):
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        if not hasattr(features, "keys"):
+            raise TypeError(
+                f"{type(self).__name__}: ids must be given in a dict, by feature. Received: {type(features).__name__}."
+            )
         missing = [name for name in self.features if name not in features]
         if missing or len(features) > len(self.features):
             unknown = [name for name in features if name not in self.features]
             raise KeyError(
                 f"{type(self).__name__}: ids must be given for each feature. Missing: {missing}; unknown: {unknown}."
             )
+        if torch.compiler.is_compiling() or is_transformed() or not all(map(only_looks_up, self.layers.values())):
+            return self._one_by_one(features)
         given = [self._feature(name, features[name]) for name in self.features]
         if self.output == "concatenated" and len({feature.shape for feature in given}) > 1:
             shapes = {feature.name: tuple(feature.shape) for feature in given}
@@ -148,13 +155,27 @@ class _Collection(nn.Module):
         return dict(zip(self.features, found, strict=True))
 
     def _one_by_one(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
-        """The same by PyTorch's own ways: where no optimizer of unhot's trains the tables, or something traces."""
+        """The same by calls of the layers: where no optimizer of unhot's trains them, something traces, or one does more."""
         found = {name: self._apart(name, features[name]) for name in self.features}
         return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
 
     def _apart(self, name: str, ids: Any) -> Tensor:
         """The vectors of one feature."""
         raise NotImplementedError
+
+
+def only_looks_up(layer: nn.Module) -> bool:
+    """Whether a call of the layer is the lookup alone: users may hook it, set its options, or put another in its place."""
+    if type(layer) not in (Embedding, EmbeddingBag):
+        return False
+    own = vars(layer)
+    hooks = (own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"], own["_backward_pre_hooks"])
+    if any(hooks) or own["max_norm"] is not None or own["scale_grad_by_freq"] or own["_given_sparse"] is not None:
+        return False
+    if isinstance(layer, EmbeddingBag):
+        return own["mode"] in ("sum", "mean") and not own["include_last_offset"]
+    more = (own["padding_idx"], own["_parameters"].get("bias"), own.get("activation"))  # a module is among the modules
+    return all(given is None for given in more) and not own["_modules"] and own["out_of_range"] == "raise"
 
 
 class EmbeddingCollection(_Collection):
@@ -273,7 +294,8 @@ class EmbeddingBagCollection(_Collection):
         flat = flat.reshape(-1)
         if layer.padding_idx is not None:
             flat, starts, _ = without_padding(flat, starts, None, layer.padding_idx)
-        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode)
+        given = ids if isinstance(ids, Tensor) else ids[0]
+        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode, given)
 
     def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None]:
         """Ids and offsets of a feature; padded ids have none."""
