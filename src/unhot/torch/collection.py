@@ -75,7 +75,7 @@ Tables = Sequence[Any] | Mapping[str, tuple[int, int]]
 """Configurations (TorchRec's have the same attributes), or (num_embeddings, embedding_dim) by name."""
 
 
-class _Collection(nn.Module):
+class Collection(nn.Module):
     """What both collections do."""
 
     config: ClassVar[type[EmbeddingConfig]]
@@ -105,6 +105,11 @@ class _Collection(nn.Module):
         for config in configs:
             if config.name in layers:
                 raise ValueError(f"{kind}: two tables have the name {config.name!r}. Give each its own.")
+            if not config.name or "." in config.name or hasattr(layers, config.name):
+                raise ValueError(
+                    f"{kind}: PyTorch's modules cannot have the name {config.name!r}. Give the table another, and"
+                    f" feature_names=[{config.name!r}]."
+                )
             layers[config.name] = self._layer(config, device, dtype)
             for feature in config.feature_names:
                 if feature in self.features:
@@ -178,7 +183,7 @@ def only_looks_up(layer: nn.Module) -> bool:
     return all(given is None for given in more) and not own["_modules"] and own["out_of_range"] == "raise"
 
 
-class EmbeddingCollection(_Collection):
+class EmbeddingCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, a vector for each id.
 
     The lookup of all features is one call, and so is the step of all tables: a step costs little more than that of one table
@@ -230,7 +235,7 @@ class EmbeddingCollection(_Collection):
         return found
 
 
-class EmbeddingBagCollection(_Collection):
+class EmbeddingBagCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, with several ids a sample, which are pooled.
 
     The lookup of all features is one call, and so is the step of all tables. The vectors are pooled where the rows are: neither
