@@ -310,6 +310,10 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "b", ["a"])]),
         ValueError, "the feature 'a' is that of 'a' and 'b'",
     ),
+    "a name that modules cannot have": (
+        lambda: unhot.torch.EmbeddingCollection({"type": (3, 2)}), ValueError, r"name 'type'.*feature_names=\['type'\]",
+    ),
+    "a name with a dot": (lambda: unhot.torch.EmbeddingCollection({"a.b": (3, 2)}), ValueError, "'a.b'"),
     "pooling": (
         lambda: unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", pooling="max")]), ValueError, "'max'",
     ),
@@ -341,7 +345,7 @@ def test_bad_input(name: str) -> None:
 def test_an_id_out_of_range_is_an_error_and_loses_nothing() -> None:
     layer = unhot.torch.EmbeddingCollection({"a": (3, 2), "b": (3, 2)})
     optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
-    with pytest.raises(IndexError, match="the ids of 'b': id 3 at position 0"):
+    with pytest.raises(IndexError, match="id 3 of 'b' at position 0"):
         layer({"a": torch.tensor([1]), "b": torch.tensor([3])})
     layer({"a": torch.tensor([1]), "b": torch.tensor([2])}).sum().backward()
     optimizer.step()
@@ -350,7 +354,7 @@ def test_an_id_out_of_range_is_an_error_and_loses_nothing() -> None:
 def test_the_position_of_an_id_is_that_among_the_given() -> None:
     layer = unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", padding_idx=0)])
     optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
-    with pytest.raises(IndexError, match=r"the ids of 'a': id -1 at position \(1, 2\)"):
+    with pytest.raises(IndexError, match=r"id -1 of 'a' at position \(1, 2\)"):
         layer({"a": torch.tensor([[1, 0, 0], [1, 0, -1]])})
     assert optimizer is not None
 

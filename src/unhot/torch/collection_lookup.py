@@ -144,11 +144,8 @@ class Looked:
 
 def refuse(feature: Feature, ids: Array) -> None:
     """Raise IndexError for ids of which one is out of range; if it can be told, its position is that among the ids as given."""
-    try:
-        for held in (ids if feature.given is None else feature.given.numpy(), ids):
-            in_range(held, feature.weight.size(0), "raise", "Use a larger table.")
-    except IndexError as error:
-        raise IndexError(f"the ids of {feature.name!r}: {error}") from None
+    for held in (ids if feature.given is None else feature.given.numpy(), ids):
+        in_range(held, feature.weight.size(0), "raise", "Use a larger table.", feature.name)
 
 
 class CollectionLookup(torch.autograd.Function):
