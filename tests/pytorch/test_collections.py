@@ -301,6 +301,7 @@ ONE = torch.tensor([1])
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no tables": (lambda: unhot.torch.EmbeddingCollection({}), ValueError, "at least one table"),
+    "a size": (lambda: unhot.torch.EmbeddingCollection({"a": 3}), TypeError, r"\(num_embeddings, embedding_dim\) by name"),  # type: ignore[dict-item]
     "an output": (lambda: unhot.torch.EmbeddingCollection({"a": (3, 2)}, output="list"), ValueError, "`output` must be"),
     "a name twice": (
         lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "a", ["b"])]),

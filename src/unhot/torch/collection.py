@@ -94,6 +94,10 @@ class Collection(nn.Module):
         kind = type(self).__name__
         if output not in ("concatenated", "dict"):
             raise ValueError(f"{kind}: `output` must be 'concatenated' or 'dict'. Received: {output!r}.")
+        if isinstance(tables, Mapping) and any(
+            not isinstance(size, (tuple, list)) or len(size) != 2 for size in tables.values()
+        ):
+            raise TypeError(f"{kind}: tables must be (num_embeddings, embedding_dim) by name. Received: {tables!r}.")
         configs = [self.config(*size, name) for name, size in tables.items()] if isinstance(tables, Mapping) else list(tables)
         if not configs:
             raise ValueError(f"{kind}: there must be at least one table.")
