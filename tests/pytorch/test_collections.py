@@ -360,6 +360,25 @@ def test_the_position_of_an_id_is_that_among_the_given() -> None:
     assert optimizer is not None
 
 
+@pytest.mark.parametrize("kind", [unhot.torch.EmbeddingCollection, unhot.torch.EmbeddingBagCollection])
+def test_another_default_device(kind: Any) -> None:
+    """Tables and ids lie where they were made, as with torch's own layers."""
+    layer = kind({"a": (5, 2), "b": (5, 2)}, output="dict")
+    optimizer = unhot.torch.AdamW(layer.parameters())
+    ids = torch.tensor([[1, 2], [3, 1]])
+    torch.set_default_device("meta")
+    try:
+        for _ in range(3):
+            optimizer.zero_grad()
+            found = layer({"a": ids, "b": ids})["a"]
+            found.sum().backward()
+            assert nn.utils.clip_grad_norm_(layer.parameters(), 0.1).is_cpu
+            optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    assert found.is_cpu
+
+
 class Doubled(nn.Module):
     """A parametrization."""
 

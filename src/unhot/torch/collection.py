@@ -292,7 +292,7 @@ class EmbeddingBagCollection(Collection):
         layer: Any = self.layers[self.features[name]]
         flat, offsets = self._parts(name, ids)
         if offsets is None:
-            starts = torch.arange(flat.size(0) + 1) * flat.size(1)
+            starts = torch.arange(flat.size(0) + 1, device=flat.device) * flat.size(1)
         else:
             starts = torch.cat([offsets.to(torch.int64), offsets.new_full((1,), len(flat), dtype=torch.int64)])
             if int(starts[0]) != 0 or bool((starts[1:] < starts[:-1]).any()):
