@@ -151,14 +151,24 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         np.testing.assert_array_equal(tables.array(name), weights)
 
 
+def test_a_state_of_more_tables_does_not_fit() -> None:
+    tables, _ = pair("adamw", SIZES)
+    fewer = unhot.TableCollection({"user": SIZES["user"]}, optimizer=unhot.AdamW(0.05), dtype="float64", init="zeros")
+    with pytest.raises(ValueError, match=r"other tables, too: \['item', 'word'\]"):
+        fewer.load_state_dict(tables.state_dict())
+    assert not fewer.array("user").any()
+
+
 BAD: dict[str, tuple[Callable[[unhot.TableCollection], Any], type[Exception], str]] = {
     "no sizes": (lambda _: unhot.TableCollection({}), TypeError, "at least one table"),
+    "one number": (lambda _: unhot.TableCollection({"a": 3}), TypeError, r"the size of 'a' must be \(rows, dim\)"),  # type: ignore[dict-item]
     "a size": (lambda _: unhot.TableCollection({"a": (0, 3)}), ValueError, "rows of 'a'"),
     "a matrix of another width": (lambda t: t.lookup([[1, 2]]), ValueError, r"\(n, 3\)"),
     "no matrix": (lambda t: t.lookup([1, 2, 3]), ValueError, "a column for each table"),
     "a name": (lambda t: t.lookup({"users": [1]}), KeyError, "no table 'users'. There are: 'user', 'item', 'word'"),
-    "an id": (lambda t: t.lookup([[1, 20, 3]]), IndexError, "20"),
-    "an id by name": (lambda t: t.lookup({"item": [20]}), IndexError, "20"),
+    "an id": (lambda t: t.lookup([[1, 20, 3]]), IndexError, "id 20 of 'item' at position 0"),
+    "an id by name": (lambda t: t.lookup({"item": [20]}), IndexError, "id 20 of 'item' at position 0"),
+    "an id of a step": (lambda t: t.step({"item": [20]}, {"item": [[1.0] * 3]}), IndexError, "id 20 of 'item' at position 0"),
     "one dict": (lambda t: t.step({"user": [1]}, [[1.0] * 4]), TypeError, "both be dicts"),
     "other names": (lambda t: t.step({"user": [1]}, {"item": [[1.0] * 3]}), ValueError, "the same tables"),
     "gradients": (lambda t: t.step([[1, 2, 3]], [[1.0] * 10]), ValueError, r"\(1, 11\)"),

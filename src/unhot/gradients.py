@@ -41,5 +41,5 @@ def with_gradients(table: Sized, ids: IdsLike, grads: RealsLike) -> tuple[Array,
     """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype."""
     array = as_ids(ids)
     gradients = as_gradients(grads, (*array.shape, table.dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, table.dim)
-    flat, zero = in_range(array, table.rows, table.out_of_range)
+    flat, zero = in_range(array, table.rows, table.out_of_range, whose=getattr(table, "name", ""))
     return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])

@@ -149,12 +149,12 @@ LARGER = "Use a larger table, or out_of_range='zero' or a row number."
 
 
 def in_range(
-    ids: npt.NDArray[Any], rows: int, policy: OutOfRange, remedy: str = LARGER
+    ids: npt.NDArray[Any], rows: int, policy: OutOfRange, remedy: str = LARGER, whose: str = ""
 ) -> tuple[Ids, npt.NDArray[np.bool_] | None]:
     """The ids as a flat int64 array within [0, rows), and a mask of those that were not, or None.
 
-    Under "raise" an id out of range is an IndexError, with that remedy; under a row number it becomes that row; under "zero"
-    it becomes 0 and is marked in the mask.
+    Under "raise" an id out of range is an IndexError, which names what the ids are those of, `whose`, if they have a name, and
+    ends with that remedy; under a row number it becomes that row; under "zero" it becomes 0 and is marked in the mask.
     """
     if ids.dtype == np.int64:  # of whose values whoever holds them may change some between this check and the kernels
         flat = wide = np.array(ids, np.int64, order="C").reshape(-1)
@@ -170,7 +170,7 @@ def in_range(
         return wide, None
     if policy == "raise":
         place = np.unravel_index(first, ids.shape) if ids.shape else ()
-        raise no_row(int(flat[first]), place, rows, remedy)
+        raise no_row(int(flat[first]), place, rows, remedy, whose=whose)
     bad = wide.view(np.uint64) >= rows  # as uint64 a negative id is larger than any row number
     wide = np.where(bad, policy if isinstance(policy, int) else 0, wide)
     return wide, bad if policy == "zero" else None
@@ -183,11 +183,14 @@ def widened(flat: npt.NDArray[Any]) -> Ids:
     return flat.view(np.int64) if flat.dtype == np.uint64 else flat.astype(np.int64, copy=False)
 
 
-def no_row(number: float, place: Iterable[Any], rows: int, remedy: str, why: str = "is out of range") -> IndexError:
+def no_row(
+    number: float, place: Iterable[Any], rows: int, remedy: str, why: str = "is out of range", whose: str = ""
+) -> IndexError:
     """The error for an id that is no row's number; `place` is where it stands among the ids."""
     where = tuple(int(i) for i in place)
+    which = f"id {number} of {whose!r}" if whose else f"id {number}"
     return IndexError(
-        f"id {number} at position {where[0] if len(where) == 1 else where} {why}: the table has rows 0 to {rows - 1}"
+        f"{which} at position {where[0] if len(where) == 1 else where} {why}: the table has rows 0 to {rows - 1}"
         + (" (negative ids are not counted from the end)." if number < 0 else ".")
         + (f" {remedy}" if remedy else "")
     )

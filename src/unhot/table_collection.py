@@ -28,12 +28,20 @@ Array = npt.NDArray[Any]
 class Member(NamedTuple):
     """One table of a collection, as what checks ids and gradients takes it."""
 
+    name: str
     place: int
     first: int
     rows: int
     dim: int
     dtype: np.dtype[Any]
     out_of_range: OutOfRange
+
+
+def as_shape(name: str, size: Any) -> tuple[int, int]:
+    """(rows, dim) of a table, or an error."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise TypeError(f"the size of {name!r} must be (rows, dim). Received: {size!r}.")
+    return as_size(f"rows of {name!r}", size[0]), as_size(f"dim of {name!r}", size[1])
 
 
 class TableCollection(Shared):
@@ -72,9 +80,7 @@ class TableCollection(Shared):
     ) -> None:
         if not isinstance(sizes, Mapping) or not sizes:
             raise TypeError(f"`sizes` must map names to (rows, dim), for at least one table. Received: {sizes!r}.")
-        shapes = {
-            name: (as_size(f"rows of {name!r}", rows), as_size(f"dim of {name!r}", dim)) for name, (rows, dim) in sizes.items()
-        }
+        shapes = {name: as_shape(name, size) for name, size in sizes.items()}
         kind = as_dtype(dtype)
         check_init(init)
         clock = None if optimizer is None else clock_of(as_optimizer(optimizer), kind, 0)[1]
@@ -83,7 +89,7 @@ class TableCollection(Shared):
         memory.require(needed, f"{len(shapes)} tables")
         firsts = accumulate((rows for rows, _ in shapes.values()), initial=0)
         self._members = {
-            name: Member(place, first, *shape, kind, check_policy(out_of_range, shape[0]))
+            name: Member(name, place, first, *shape, kind, check_policy(out_of_range, shape[0]))
             for place, ((name, shape), first) in enumerate(zip(shapes.items(), firsts, strict=False))
         }
         seeds = (None if seed is None else seed + place for place in range(len(shapes)))
@@ -169,7 +175,7 @@ class TableCollection(Shared):
         zero = None
         wide = array if array.dtype == np.int64 else None
         if wide is None or ((wide < 0) | (wide >= self._rows)).any():
-            columns = [in_range(array[:, m.place], m.rows, m.out_of_range) for m in self._members.values()]
+            columns = [in_range(array[:, m.place], m.rows, m.out_of_range, whose=m.name) for m in self._members.values()]
             wide = np.stack([flat for flat, _ in columns], axis=1)
             none = np.zeros(len(array), bool)
             if any(bad is not None for _, bad in columns):
@@ -199,7 +205,7 @@ class TableCollection(Shared):
         zeros: list[tuple[Array, Array]] = []
         for name, given in ids.items():
             member, array = self._member(name), as_ids(given)
-            flat, zero = in_range(array, member.rows, member.out_of_range)
+            flat, zero = in_range(array, member.rows, member.out_of_range, whose=name)
             found[name] = np.empty((*array.shape, member.dim), member.dtype)
             vectors = found[name].reshape(-1, member.dim)
             flats.append(flat + member.first)
@@ -330,6 +336,10 @@ class TableCollection(Shared):
         self._lock.holding(partial(self._load_state, state))
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
+        others = sorted(key.removesuffix(".weights") for key in state if key.endswith(".weights"))
+        others = [name for name in others if name not in self._members]
+        if others:
+            raise ValueError(f"the state has other tables, too: {others}. Those here are {list(self._members)}.")
         like = {f"{name}.": store for name, store in zip(self._members, self._engine.stores, strict=True)}
         engine, loaded = import_state(state, like, self._optimizer)
         calls: list[Call] = [partial(setattr, self, "_engine", engine)]

@@ -167,6 +167,23 @@ def test_a_state_is_resumed() -> None:
         adam.optimizer = unhot.LazyAdam(RATE)
 
 
+def test_what_sparse_adam_has_trained_is_trained_on() -> None:
+    """From its checkpoint, whose groups have no weight decay."""
+    torch.manual_seed(0)
+    layers: list[Any] = [torch.nn.Embedding(20, 4, sparse=True), unhot.torch.Embedding(20, 4)]
+    optimizers = torch.optim.SparseAdam(layers[0].parameters(), lr=RATE), unhot.torch.LazyAdam(layers[1].parameters())
+    for step in range(12):
+        for layer, optimizer in zip(layers[: 1 if step < 6 else 2], optimizers, strict=False):
+            optimizer.zero_grad()
+            layer(torch.tensor([step % 5, 3])).sin().sum().backward()
+            optimizer.step()
+        if step == 5:
+            layers[1].load_state_dict(layers[0].state_dict())
+            optimizers[1].load_state_dict(optimizers[0].state_dict())
+    torch.testing.assert_close(layers[1].weight.detach(), layers[0].weight.detach())
+    assert unhot.torch.report(layers[1], optimizers[1]).by_rows == ["weight"]
+
+
 def test_the_comparison_refuses_it() -> None:
     with pytest.raises(TypeError, match=r"no dense optimizer to compare LazyAdam with: it leaves rows without a gradient"):
         unhot.compare([1, 2, 3], optimizer=unhot.LazyAdam())

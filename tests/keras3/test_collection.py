@@ -82,6 +82,8 @@ def test_a_dict_of_vectors() -> None:
 
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: unhot.keras.EmbeddingCollection({}), ValueError, "at least one table"),
+    (lambda: unhot.keras.EmbeddingCollection({"a": 3}), TypeError, "must map names"),
+    (lambda: unhot.keras.EmbeddingCollection([("a", (3, 2))]), TypeError, "must map names"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES, {"a": "b"}), ValueError, "one of the tables"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES, output="list"), ValueError, "`output` must be"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES)({"user": np.array([1])}), KeyError, "the features"),

@@ -301,6 +301,7 @@ ONE = torch.tensor([1])
 
 BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "no tables": (lambda: unhot.torch.EmbeddingCollection({}), ValueError, "at least one table"),
+    "a size": (lambda: unhot.torch.EmbeddingCollection({"a": 3}), TypeError, r"\(num_embeddings, embedding_dim\) by name"),  # type: ignore[dict-item]
     "an output": (lambda: unhot.torch.EmbeddingCollection({"a": (3, 2)}, output="list"), ValueError, "`output` must be"),
     "a name twice": (
         lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "a", ["b"])]),
@@ -310,6 +311,10 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: unhot.torch.EmbeddingCollection([EmbeddingConfig(3, 2, "a"), EmbeddingConfig(3, 2, "b", ["a"])]),
         ValueError, "the feature 'a' is that of 'a' and 'b'",
     ),
+    "a name that modules cannot have": (
+        lambda: unhot.torch.EmbeddingCollection({"type": (3, 2)}), ValueError, r"name 'type'.*feature_names=\['type'\]",
+    ),
+    "a name with a dot": (lambda: unhot.torch.EmbeddingCollection({"a.b": (3, 2)}), ValueError, "'a.b'"),
     "pooling": (
         lambda: unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", pooling="max")]), ValueError, "'max'",
     ),
@@ -320,6 +325,7 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: unhot.torch.EmbeddingCollection({"a": (3, 2), "b": (3, 2)})({"a": ONE, "b": torch.tensor([1, 2])}),
         ValueError, "the same number of samples",
     ),
+    "no dict": (lambda: unhot.torch.EmbeddingCollection({"a": (3, 2)})(ONE), TypeError, "in a dict, by feature"),
     "ids of another kind": (
         lambda: unhot.torch.EmbeddingBagCollection({"a": (3, 2)})({"a": [1]}), TypeError, "flat ids with offsets",
     ),
@@ -340,10 +346,124 @@ def test_bad_input(name: str) -> None:
 def test_an_id_out_of_range_is_an_error_and_loses_nothing() -> None:
     layer = unhot.torch.EmbeddingCollection({"a": (3, 2), "b": (3, 2)})
     optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
-    with pytest.raises(IndexError, match="3"):
+    with pytest.raises(IndexError, match="id 3 of 'b' at position 0"):
         layer({"a": torch.tensor([1]), "b": torch.tensor([3])})
     layer({"a": torch.tensor([1]), "b": torch.tensor([2])}).sum().backward()
     optimizer.step()
+
+
+def test_the_position_of_an_id_is_that_among_the_given() -> None:
+    layer = unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", padding_idx=0)])
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(IndexError, match=r"id -1 of 'a' at position \(1, 2\)"):
+        layer({"a": torch.tensor([[1, 0, 0], [1, 0, -1]])})
+    assert optimizer is not None
+
+
+@pytest.mark.parametrize("kind", [unhot.torch.EmbeddingCollection, unhot.torch.EmbeddingBagCollection])
+def test_another_default_device(kind: Any) -> None:
+    """Tables and ids lie where they were made, as with torch's own layers."""
+    layer = kind({"a": (5, 2), "b": (5, 2)}, output="dict")
+    optimizer = unhot.torch.AdamW(layer.parameters())
+    ids = torch.tensor([[1, 2], [3, 1]])
+    torch.set_default_device("meta")
+    try:
+        for _ in range(3):
+            optimizer.zero_grad()
+            found = layer({"a": ids, "b": ids})["a"]
+            found.sum().backward()
+            assert nn.utils.clip_grad_norm_(layer.parameters(), 0.1).is_cpu
+            optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    assert found.is_cpu
+
+
+class Doubled(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+def another_layer(layers: Any, **options: Any) -> None:
+    layers["user"] = unhot.torch.Embedding(*SIZES["user"], **options)
+
+
+MORE: dict[str, Any] = {
+    "a hook": lambda layers: layers["user"].register_forward_hook(lambda _, given, found: found * 2),
+    "a hook before": lambda layers: layers["user"].register_forward_pre_hook(lambda _, given: (given[0] // 2, *given[1:])),
+    "a hook of gradients": lambda layers: layers["user"].register_full_backward_pre_hook(lambda _, given: (given[0] * 2,)),
+    "a norm": lambda layers: setattr(layers["user"], "max_norm", 0.1),
+    "a parametrization": lambda layers: nn.utils.parametrize.register_parametrization(layers["user"], "weight", Doubled()),
+    "padding": lambda layers: setattr(layers["user"], "padding_idx", 2),
+    "sparse": lambda layers: setattr(layers["user"], "sparse", True),
+    "frequencies": lambda layers: setattr(layers["user"], "scale_grad_by_freq", True),
+    "bias": lambda layers: another_layer(layers, bias=True),
+    "activation": lambda layers: another_layer(layers, activation=torch.sin),
+    "activation layer": lambda layers: another_layer(layers, activation=nn.Tanh()),
+    "out of range": lambda layers: another_layer(layers, out_of_range="zero"),
+    "largest": lambda layers: setattr(layers["user"], "mode", "max"),
+    "torch's": lambda layers: unhot.torch.convert(layers["user"], to="stock"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize(("what", "pooling"), product(MORE, ["", "mean"]))
+def test_layers_that_do_more_than_to_look_up(what: str, pooling: str) -> None:
+    """The tables are ordinary layers: what is done to one of them counts, as when it is called alone."""
+    if what in ("bias", "activation", "activation layer", "out of range") if pooling else what == "largest":
+        pytest.skip("not of such layers")
+    ours, _ = pair(pooling, "dict")
+    MORE[what](ours.layers)
+    twin = copy.deepcopy(ours)
+    optimizers = [unhot.torch.SGD(layer.parameters(), lr=0.1) for layer in (ours, twin)]
+    rng = np.random.default_rng(0)
+    for step in range(4):
+        given = batch(rng, pooling, 3 * step)
+        if what == "out of range":
+            given["user"][0] = 99
+        apart = {}
+        for name, table in FEATURES.items():
+            ids = given[name]
+            padded = ids.unsqueeze(1) if pooling and isinstance(ids, Tensor) and ids.dim() == 1 else ids
+            apart[name] = twin.layers[table](*padded) if isinstance(padded, tuple) else twin.layers[table](padded)
+        found = ours(given)
+        for name, vectors in apart.items():
+            close(found[name], vectors)
+        for vectors, optimizer in zip((found, apart), optimizers, strict=True):
+            optimizer.zero_grad()
+            loss(vectors).backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), twin.parameters(), strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("by", ["trace", "export"])
+@pytest.mark.parametrize("kind", ["", "padded", "padding", "flat"])
+def test_a_trained_collection_is_traced(by: str, kind: str) -> None:
+    """With other numbers of samples, too."""
+    ours, _ = pair("sum" if kind else "", "concatenated", 0 if kind == "padding" else None)
+    optimizer = unhot.torch.SGD(ours.parameters(), lr=0.1, momentum=0.9)
+
+    def given(samples: int) -> dict[str, Any]:
+        if kind == "flat":
+            return {name: (torch.arange(2 * samples) % 5, 2 * torch.arange(samples)) for name in FEATURES}
+        return {name: torch.arange(2 * samples).reshape(samples, 2) % 5 if kind else torch.arange(samples) for name in FEATURES}
+
+    for _ in range(3):
+        optimizer.zero_grad()
+        ours(given(4)).sum().backward()
+        optimizer.step()
+    traced: Any
+    if by == "trace":
+        traced = torch.jit.trace(ours, (given(4),), strict=False)  # type: ignore[no-untyped-call]
+    else:
+        auto = torch.export.Dim.AUTO
+        shapes = {name: ({0: auto}, {0: auto}) if kind == "flat" else {0: auto} for name in FEATURES}
+        traced = torch.export.export(ours.eval(), (given(4),), dynamic_shapes=(shapes,)).module()
+    for samples in (4, 7):
+        close(traced(given(samples)), ours(given(samples)))
 
 
 def test_torchrecs_configurations_work() -> None:

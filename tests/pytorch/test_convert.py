@@ -264,3 +264,12 @@ def test_bad_input() -> None:
         unhot.torch.convert([nn.Embedding(3, 2)])  # type: ignore[type-var]
     with pytest.raises(ValueError, match=r"`to` is 'unhot' or 'stock'\. Received: 'torch'"):
         unhot.torch.convert(nn.Embedding(3, 2), to="torch")  # type: ignore[arg-type]
+
+
+def test_collections_stay_with_torchs_layers_inside() -> None:
+    model = nn.ModuleDict({"tables": unhot.torch.EmbeddingCollection({"a": (ROWS, DIM)})})
+    conversion = unhot.torch.convert(model, to="stock")
+    assert list(conversion.replaced) == ["tables.embeddings.a"]
+    assert conversion.left == {"tables": "torch has no EmbeddingCollection. It calls the layers inside"}
+    assert model["tables"]({"a": torch.tensor([1, 2])}).shape == (2, DIM)
+    assert not unhot.torch.convert(model).left

@@ -127,6 +127,47 @@ def test_two_optimizers_in_two_threads() -> None:
     together(lambda: training(0), lambda: training(1))
 
 
+@pytest.mark.parametrize("kind", [unhot.torch.EmbeddingCollection, unhot.torch.EmbeddingBagCollection])
+def test_a_collection_is_read_while_tables_leave_and_come_back(kind: Any) -> None:
+    """Tables skip steps, and so leave the clock that they share; the state is read, and all begin anew."""
+    names = [f"table_{k}" for k in range(4)]
+    collection = kind({name: (ROWS + k, DIM) for k, name in enumerate(names)}, output="dict")
+    optimizer = unhot.torch.SGD(collection.parameters(), lr=1.0, momentum=0.9)
+    for parameter in collection.parameters():
+        nn.init.zeros_(parameter)
+    done = threading.Event()
+    failed: list[str] = []
+
+    def training() -> None:
+        try:
+            for step in range(300):
+                optimizer.zero_grad()
+                ids = torch.arange(ROWS + len(names) if step % 50 == 0 else 0)  # all rows of a table are always alike
+                total = torch.zeros(())
+                for k, name in enumerate(names):
+                    if step % 50 == 0 or step % len(names) != k:
+                        own = ids[: ROWS + k]
+                        total = (
+                            total
+                            + collection.layers[name](own if kind is unhot.torch.EmbeddingCollection else own[:, None]).sum()
+                        )
+                total.backward()
+                optimizer.step()
+                if step % 17 == 0:
+                    optimizer.state_dict()
+        finally:
+            done.set()
+
+    def reading() -> None:
+        while not done.is_set():
+            with torch.no_grad():
+                found = collection({name: torch.randint(ROWS, (100,)) for name in names})
+            failed.extend(name for name, vectors in found.items() if float(vectors.max() - vectors.min()) > 1e-3)
+
+    together(training, reading, reading)
+    assert not failed
+
+
 FORKED = """
 import os, signal, sys, threading, torch, warnings
 import unhot.torch

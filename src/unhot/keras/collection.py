@@ -57,6 +57,10 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self._convert_input_args = False  # `__call__` does that, as that of `Embedding`
+        if not isinstance(tables, Mapping) or not all(
+            isinstance(size, (tuple, list)) and len(size) == 2 for size in tables.values()
+        ):
+            raise TypeError(f"EmbeddingCollection: `tables` must map names to (input_dim, output_dim). Received: {tables!r}.")
         if not tables:
             raise ValueError("EmbeddingCollection: there must be at least one table.")
         if output not in ("concatenated", "dict"):

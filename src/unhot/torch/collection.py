@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from unhot.torch._private import is_transformed
 from unhot.torch.collection_lookup import Feature, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.lookup import without_padding
@@ -74,7 +75,7 @@ Tables = Sequence[Any] | Mapping[str, tuple[int, int]]
 """Configurations (TorchRec's have the same attributes), or (num_embeddings, embedding_dim) by name."""
 
 
-class _Collection(nn.Module):
+class Collection(nn.Module):
     """What both collections do."""
 
     config: ClassVar[type[EmbeddingConfig]]
@@ -93,6 +94,10 @@ class _Collection(nn.Module):
         kind = type(self).__name__
         if output not in ("concatenated", "dict"):
             raise ValueError(f"{kind}: `output` must be 'concatenated' or 'dict'. Received: {output!r}.")
+        if isinstance(tables, Mapping) and any(
+            not isinstance(size, (tuple, list)) or len(size) != 2 for size in tables.values()
+        ):
+            raise TypeError(f"{kind}: tables must be (num_embeddings, embedding_dim) by name. Received: {tables!r}.")
         configs = [self.config(*size, name) for name, size in tables.items()] if isinstance(tables, Mapping) else list(tables)
         if not configs:
             raise ValueError(f"{kind}: there must be at least one table.")
@@ -104,6 +109,11 @@ class _Collection(nn.Module):
         for config in configs:
             if config.name in layers:
                 raise ValueError(f"{kind}: two tables have the name {config.name!r}. Give each its own.")
+            if not config.name or "." in config.name or hasattr(layers, config.name):
+                raise ValueError(
+                    f"{kind}: PyTorch's modules cannot have the name {config.name!r}. Give the table another, and"
+                    f" feature_names=[{config.name!r}]."
+                )
             layers[config.name] = self._layer(config, device, dtype)
             for feature in config.feature_names:
                 if feature in self.features:
@@ -127,12 +137,18 @@ class _Collection(nn.Module):
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        if not hasattr(features, "keys"):
+            raise TypeError(
+                f"{type(self).__name__}: ids must be given in a dict, by feature. Received: {type(features).__name__}."
+            )
         missing = [name for name in self.features if name not in features]
         if missing or len(features) > len(self.features):
             unknown = [name for name in features if name not in self.features]
             raise KeyError(
                 f"{type(self).__name__}: ids must be given for each feature. Missing: {missing}; unknown: {unknown}."
             )
+        if torch.compiler.is_compiling() or is_transformed() or not all(map(only_looks_up, self.layers.values())):
+            return self._one_by_one(features)
         given = [self._feature(name, features[name]) for name in self.features]
         if self.output == "concatenated" and len({feature.shape for feature in given}) > 1:
             shapes = {feature.name: tuple(feature.shape) for feature in given}
@@ -148,7 +164,7 @@ class _Collection(nn.Module):
         return dict(zip(self.features, found, strict=True))
 
     def _one_by_one(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
-        """The same by PyTorch's own ways: where no optimizer of unhot's trains the tables, or something traces."""
+        """The same by calls of the layers: where no optimizer of unhot's trains them, something traces, or one does more."""
         found = {name: self._apart(name, features[name]) for name in self.features}
         return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
 
@@ -157,7 +173,21 @@ class _Collection(nn.Module):
         raise NotImplementedError
 
 
-class EmbeddingCollection(_Collection):
+def only_looks_up(layer: nn.Module) -> bool:
+    """Whether a call of the layer is the lookup alone: users may hook it, set its options, or put another in its place."""
+    if type(layer) not in (Embedding, EmbeddingBag):
+        return False
+    own = vars(layer)
+    hooks = (own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"], own["_backward_pre_hooks"])
+    if any(hooks) or own["max_norm"] is not None or own["scale_grad_by_freq"] or own["_given_sparse"] is not None:
+        return False
+    if isinstance(layer, EmbeddingBag):
+        return own["mode"] in ("sum", "mean") and not own["include_last_offset"]
+    more = (own["padding_idx"], own["_parameters"].get("bias"), own.get("activation"))  # a module is among the modules
+    return all(given is None for given in more) and not own["_modules"] and own["out_of_range"] == "raise"
+
+
+class EmbeddingCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, a vector for each id.
 
     The lookup of all features is one call, and so is the step of all tables: a step costs little more than that of one table
@@ -209,7 +239,7 @@ class EmbeddingCollection(_Collection):
         return found
 
 
-class EmbeddingBagCollection(_Collection):
+class EmbeddingBagCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, with several ids a sample, which are pooled.
 
     The lookup of all features is one call, and so is the step of all tables. The vectors are pooled where the rows are: neither
@@ -262,7 +292,7 @@ class EmbeddingBagCollection(_Collection):
         layer: Any = self.layers[self.features[name]]
         flat, offsets = self._parts(name, ids)
         if offsets is None:
-            starts = torch.arange(flat.size(0) + 1) * flat.size(1)
+            starts = torch.arange(flat.size(0) + 1, device=flat.device) * flat.size(1)
         else:
             starts = torch.cat([offsets.to(torch.int64), offsets.new_full((1,), len(flat), dtype=torch.int64)])
             if int(starts[0]) != 0 or bool((starts[1:] < starts[:-1]).any()):
@@ -273,7 +303,8 @@ class EmbeddingBagCollection(_Collection):
         flat = flat.reshape(-1)
         if layer.padding_idx is not None:
             flat, starts, _ = without_padding(flat, starts, None, layer.padding_idx)
-        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode)
+        given = ids if isinstance(ids, Tensor) else ids[0]
+        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode, given)
 
     def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None]:
         """Ids and offsets of a feature; padded ids have none."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from unhot.ids import in_range
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
-from unhot.torch._private import in_data_parallel, is_transformed, without_torch_functions
+from unhot.torch._private import in_data_parallel, without_torch_functions
 from unhot.torch.backend import TorchBackend, require_indices
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
@@ -37,31 +37,43 @@ class Feature(NamedTuple):
     starts: Tensor | None = None
     """Where each sample's ids begin, and their number at the end; None where they are not pooled."""
     mode: str = ""
+    given: Tensor | None = None
+    """The ids as they were given, where `ids` are others."""
 
 
 def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
-    """The vectors of the features; None if the tables are not all trained by rows here."""
-    if torch.compiler.is_compiling():
-        return None
+    """The vectors of the features; None if the tables are not all trained by rows here. Nothing traces or transforms it."""
     return without_torch_functions(_joint_lookup, features, concatenated)
 
 
 def _joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
-    if is_transformed() or in_data_parallel():
+    if in_data_parallel():
         return None
     dtype = features[0].weight.dtype
-    by_engine: dict[Any, list[tuple[int, TorchBackend]]] = {}
+    by_lock: dict[int, list[tuple[int, TorchBackend]]] = {}
     for k, feature in enumerate(features):
         tie = feature.weight.ownership if isinstance(feature.weight, TableParameter) else None
         if tie is None or tie.owner is None or feature.weight.dtype != dtype or not tie.backend.in_host_memory():
             return None
         require_indices(feature.ids)
-        engine = tie.backend.engine
-        by_engine.setdefault((None, id(feature.weight)) if engine is None else id(engine), []).append((k, tie.backend))
-    looked = [Looked(features, members) for members in by_engine.values()]
+        by_lock.setdefault(id(tie.backend.lock), []).append((k, tie.backend))
     tables = list({id(feature.weight): feature.weight for feature in features}.values())
-    found: Any = CollectionLookup.apply(features, looked, concatenated, *tables)  # type: ignore[no-untyped-call]
+    owners = list(by_lock.values())
+    found: Any = CollectionLookup.apply(features, owners, concatenated, *tables)  # type: ignore[no-untyped-call]
     return found[0] if concatenated else tuple(found)
+
+
+def read_features(
+    features: Sequence[Feature], members: Sequence[tuple[int, TorchBackend]], outs: Sequence[Array]
+) -> list[Looked]:
+    """Write the vectors of the features of one owner, whose lock is held: a step may give a table another engine."""
+    by_engine: dict[Any, list[tuple[int, TorchBackend]]] = {}
+    for k, backend in members:
+        by_engine.setdefault(id(features[k].weight) if backend.engine is None else backend.engine, []).append((k, backend))
+    looked = [Looked(features, sharing) for sharing in by_engine.values()]
+    for group in looked:
+        group.read(features, outs)
+    return looked
 
 
 class Looked:
@@ -86,8 +98,7 @@ class Looked:
         bad = kernels.number_rows(self.numbers, counts, [feature.weight.size(0) for feature in own], self.firsts)
         if bad >= 0:
             k = next(k for k, end in enumerate(self.begins[1:]) if bad < end)
-            ids = self.numbers[self.begins[k] : self.begins[k + 1]].reshape(own[k].ids.shape)
-            in_range(ids, own[k].weight.size(0), "raise")  # says which
+            refuse(own[k], self.numbers[self.begins[k] : self.begins[k + 1]].reshape(own[k].ids.shape))
 
     def read(self, features: Sequence[Feature], outs: Sequence[Array]) -> None:
         """Write the vectors of the features, or of their bags. `outs` are those of all features."""
@@ -131,12 +142,18 @@ class Looked:
         }
 
 
+def refuse(feature: Feature, ids: Array) -> None:
+    """Raise IndexError for ids of which one is out of range; if it can be told, its position is that among the ids as given."""
+    for held in (ids if feature.given is None else feature.given.numpy(), ids):
+        in_range(held, feature.weight.size(0), "raise", "Use a larger table.", feature.name)
+
+
 class CollectionLookup(torch.autograd.Function):
     """Forward: settled rows of all features, pooled or not.  Backward: the gradient of each table."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Sequence[Feature], looked: list[Looked], concatenated: bool, *tables: Any
+        ctx: Any, features: Sequence[Feature], owners: Sequence[Any], concatenated: bool, *tables: Any
     ) -> tuple[Tensor, ...]:
         dims = [feature.weight.size(1) for feature in features]
         like = tables[0]
@@ -145,8 +162,9 @@ class CollectionLookup(torch.autograd.Function):
             shapes = [(*features[0].shape, sum(dims))]
         outs = tuple(like.new_empty(shape) for shape in shapes)
         parts = by_feature(outs, dims, concatenated)
-        for group in looked:
-            group.backend.lock.holding(partial(group.read, features, parts))
+        looked: list[Looked] = []
+        for members in owners:
+            looked += members[0][1].lock.holding(partial(read_features, features, members, parts))
         ctx.features, ctx.looked, ctx.concatenated, ctx.dims = features, looked, concatenated, dims
         ctx.tables = [(id(table), table.shape, table.notes) for table in tables]
         ctx.set_materialize_grads(False)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from unhot.reports import Conversion
+from unhot.torch.collection import Collection
 from unhot.torch.gradient import RowGradient
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.parameter import TableParameter, become_table, made_plain
@@ -27,7 +28,7 @@ def convert(model: M, to: Literal["unhot", "stock"] = "unhot") -> Conversion[M]:
     With `to="stock"`, all deferred steps are applied, and no optimizer owns the tables any more. If no layer had to be left
     alone, nothing of unhot remains in the model: it is saved, loaded, exported, scripted and quantized as any model of torch,
     also where unhot is not installed. Layers that torch has no equal of stay as they are: those with a bias, an activation or
-    `out_of_range`, and what shares a weight with them.
+    `out_of_range`, what shares a weight with them, and collections, but not the layers in these.
 
     Args:
         model: any module. It may itself be an embedding layer.
@@ -100,6 +101,11 @@ def _to_stock(model: nn.Module, done: Conversion[Any]) -> None:
             continue
         done.replaced[name] = f"unhot.torch.{type(module).__name__}"
         _become_stock(module)
+    for name, collection in model.named_modules():
+        if isinstance(collection, Collection):
+            done.left[name or type(collection).__name__] = (
+                f"torch has no {type(collection).__name__}. It calls the layers inside"
+            )
     for parameter in model.parameters():  # also of layers that are none of ours, as a tied head
         if isinstance(parameter, TableParameter) and id(parameter) not in kept:
             _become_plain(parameter)

@@ -359,6 +359,12 @@ class LazyAdam(Described, torch.optim.Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, maximize=maximize)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As Adam's; also from `torch.optim.SparseAdam`, whose groups have no weight decay."""
+        for group in state["param_groups"]:
+            group.setdefault("weight_decay", 0.0)
+        super().__setstate__(state)
+
 
 class RowwiseAdagrad(Described, DenseRowwise):
     """Adagrad with one sum for each row of a table, as FBGEMM's EXACT_ROWWISE_ADAGRAD, and exact: rows at rest decay, too.
