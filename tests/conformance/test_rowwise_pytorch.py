@@ -15,7 +15,7 @@ from torch import nn
 
 import unhot
 import unhot.torch
-from unhot.torch.backend import StateError
+from unhot.torch.held_state import StateError
 from unhot.torch.placement import KERNELS
 
 from .dense import Array
