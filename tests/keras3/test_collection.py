@@ -80,6 +80,20 @@ def test_a_dict_of_vectors() -> None:
     assert float(keras.ops.max(again(batch(0, 3))["item"])) == 1.0
 
 
+def pair_of(user: list[Any], item: list[Any]) -> Any:
+    return unhot.keras.EmbeddingCollection(TABLES)({"user": np.array(user), "item": np.array(item)})
+
+
+def test_it_is_left_alone_where_layers_become_kerass() -> None:
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in TABLES}
+    layer = unhot.keras.EmbeddingCollection(TABLES, name="tables")
+    model = keras.Model(inputs, layer(inputs))
+    done = unhot.keras.convert(model, to="stock")
+    assert done.left == {"tables": "Keras has no such layer"}
+    ids = {"user": np.array([1, 2]), "item": np.array([3, 4])}
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(done.model(ids)), keras.ops.convert_to_numpy(model(ids)))
+
+
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: unhot.keras.EmbeddingCollection({}), ValueError, "at least one table"),
     (lambda: unhot.keras.EmbeddingCollection({"a": 3}), TypeError, "must map names"),
@@ -87,6 +101,11 @@ def test_a_dict_of_vectors() -> None:
     (lambda: unhot.keras.EmbeddingCollection(TABLES, {"a": "b"}), ValueError, "one of the tables"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES, output="list"), ValueError, "`output` must be"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES)({"user": np.array([1])}), KeyError, "the features"),
+    (lambda: unhot.keras.EmbeddingCollection(TABLES)([np.array([1])]), TypeError, "in a dict. Received: list"),
+    (lambda: unhot.keras.EmbeddingCollection({"a.b": (3, 2)}), ValueError, "no '.' or '/'"),
+    (lambda: pair_of([1], [ROWS + 100]), IndexError, "feature 'item': .*20100"),
+    (lambda: pair_of([1], [1.5]), IndexError, "feature 'item'"),
+    (lambda: pair_of([1], [1, 2]), ValueError, r"ids of the same shape.*'item': \(2,\)"),
 ])  # fmt: skip
 def test_bad_input(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

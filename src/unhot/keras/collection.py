@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import keras
@@ -31,8 +32,8 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
 
     Returns: (batch, sum of dims) in the order of the features, or a dict.
 
-    Raises: ValueError for arguments that do not go together; KeyError for ids that do not fit the features; what `Embedding`
-        raises.
+    Raises: ValueError for arguments that do not go together; TypeError or KeyError for ids that do not fit the features; what
+        `Embedding` raises, with the feature's name.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -65,6 +66,11 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
             raise ValueError("EmbeddingCollection: there must be at least one table.")
         if output not in ("concatenated", "dict"):
             raise ValueError(f"EmbeddingCollection: `output` must be 'concatenated' or 'dict'. Received: {output!r}.")
+        unusable = [table for table in tables if not table or "." in table or "/" in table]
+        if unusable:
+            raise ValueError(
+                f"EmbeddingCollection: a table's name must not be empty, and have no '.' or '/'. Received: {unusable}."
+            )
         self.tables = {table: (int(rows), int(dim)) for table, (rows, dim) in tables.items()}
         self.features = {table: table for table in tables} if features is None else dict(features)
         unknown = sorted(set(self.features.values()) - set(self.tables))
@@ -86,21 +92,33 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
 
     def __call__(self, inputs: Mapping[str, Tensor], *args: Option, **kwargs: Option) -> Tensor:
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
-        if not isinstance(inputs, Mapping) or inputs.keys() != self.features.keys():
-            received = list(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
-            raise KeyError(
-                f"EmbeddingCollection: ids must be given for the features {list(self.features)}. Received: {received}."
-            )
+        wanted = f"EmbeddingCollection: ids must be given for the features {list(self.features)}"
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"{wanted}, in a dict. Received: {type(inputs).__name__}.")
+        if inputs.keys() != self.features.keys():
+            raise KeyError(f"{wanted}. Received: {list(inputs)}.")
         ids = {}
         for name, table in self.features.items():
             layer = self.layers[table]
-            ids[name] = as_tensor(representable(inputs[name], layer.input_dim, layer.out_of_range))
+            with named(name):
+                ids[name] = as_tensor(representable(inputs[name], layer.input_dim, layer.out_of_range))
         return super().__call__(ids, *args, **kwargs)
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The vectors of all features. See the class."""
-        found = {name: self.layers[table](inputs[name]) for name, table in self.features.items()}
-        return found if self.output_kind == "dict" else ops.concatenate(list(found.values()), axis=-1)
+        found = {}
+        for name, table in self.features.items():
+            with named(name):
+                found[name] = self.layers[table](inputs[name])
+        if self.output_kind == "dict":
+            return found
+        shapes = {name: tuple(vectors.shape[:-1]) for name, vectors in found.items()}
+        if not all(alike(shape, next(iter(shapes.values()))) for shape in shapes.values()):
+            raise ValueError(
+                "EmbeddingCollection: vectors are concatenated sample by sample, so all features must have ids of the same"
+                f" shape. Received ids of shapes {shapes}. Use output='dict' otherwise, or a combiner."
+            )
+        return ops.concatenate(list(found.values()), axis=-1)
 
     def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> Shape:
         """The shape of the vectors: those of the ids, with the dims at the end."""
@@ -127,3 +145,19 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
         own = ("tables", "features", "combiner", "output", "name", "dtype", "trainable")
         options = {name: keras.saving.deserialize_keras_object(value) for name, value in config.items() if name not in own}
         return cls(**{name: value for name, value in config.items() if name in own}, **options)
+
+
+@contextmanager
+def named(feature: str) -> Iterator[None]:
+    """Errors about ids say of which feature."""
+    try:
+        yield
+    except (IndexError, TypeError, ValueError) as error:
+        if type(error) in (IndexError, TypeError, ValueError):  # which are made of their text
+            raise type(error)(f"feature {feature!r}: {error}") from error
+        raise
+
+
+def alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    """Whether the shapes may be the same: sizes that are not known yet fit all."""
+    return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in zip(shape, other, strict=True))

@@ -30,7 +30,7 @@ def convert(model: keras.Layer, to: Literal["unhot", "stock"] = "unhot") -> Conv
     With `to="stock"`, the layers of `unhot.keras` become Keras's own, with settled weights. If no layer had to be left alone,
     nothing of unhot remains in the copy: it is saved, loaded, exported and quantized as any model of Keras, also where unhot is
     not installed. Layers that Keras has no equal of stay as they are: those with a bias, an activation, a combiner or
-    `out_of_range`.
+    `out_of_range`, and collections.
 
     Layers that hold others, and subclassed models, are copied as their configurations say, as `keras.models.load_model` does.
     What cannot be copied in this way is left alone. So are subclasses of the layers to replace.

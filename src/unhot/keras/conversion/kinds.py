@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import keras
 
+from unhot.keras.collection import EmbeddingCollection
 from unhot.keras.distinct import DistinctIds
 from unhot.keras.embedding import Embedding
 from unhot.keras.reversible_embedding import ReversibleEmbedding
@@ -118,7 +119,7 @@ class ToStock(Kinds):
     encodes = False
 
     def verdict(self, layer: keras.Layer) -> type | str | None:
-        if isinstance(layer, DistinctIds):
+        if isinstance(layer, (DistinctIds, EmbeddingCollection)):
             return "Keras has no such layer"
         if not isinstance(layer, Embedding):
             return None
