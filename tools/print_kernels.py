@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any, TypeAlias
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "src"))
+os.environ["UNHOT_KERNELS"] = "numpy"  # the native ones may be of another text, or be about to be built
 
 from unhot.laws import LAWS, Law  # noqa: E402
 
