@@ -54,13 +54,13 @@ bool py_same(In<int64_t, 1> ids, In<int64_t, 1> others) {
     return ids.shape(0) == others.shape(0) && std::equal(ids.data(), ids.data() + ids.shape(0), others.data());
 }
 
-int64_t py_last_steps(In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> which) {
+int64_t py_last_steps(In<uint32_t, 1> last, In<int64_t, 1> rows, uint32_t now, Out<int64_t, 1> steps, Out<int32_t, 1> line) {
     const auto count = rows.shape(0);
-    check(steps.shape(0) >= count && which.shape(0) >= count && count < (1u << 30),
-          "last_steps: steps and which must hold one number for each row; at most 2**30 rows");
+    check(steps.shape(0) >= count && line.shape(0) >= count && count < (1u << 30),
+          "last_steps: steps and line must hold one number for each row; at most 2**30 rows");
     nb::gil_scoped_release release;
     check_rows(rows.data(), static_cast<int64_t>(count), static_cast<int64_t>(last.shape(0)));
-    return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), which.data());
+    return last_steps(last.data(), rows.data(), static_cast<int64_t>(count), now, steps.data(), line.data());
 }
 
 void py_matrix_extend(Out<double, 2> entries, In<double, 1> matrix, double average) {

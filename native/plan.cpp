@@ -97,13 +97,13 @@ int64_t group(const int64_t* ids, int64_t count, const uint32_t* last, int64_t* 
     return found;
 }
 
-int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which) {
+int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* line) {
     Places table(count);
     int32_t found = 0;
     for (int64_t k = 0; k < count; ++k) {
         if (k + kAhead < count) __builtin_prefetch(last + rows[k + kAhead]);
         const uint32_t step = last[rows[k]];
-        which[k] = step == now ? -1 : table.place(step, steps, found);
+        line[k] = step == now ? -1 : table.place(step, steps, found);
     }
     return found;
 }

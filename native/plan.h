@@ -19,6 +19,6 @@ int64_t group(const int64_t* ids, int64_t count, const uint32_t* last, int64_t* 
 
 // The distinct steps before `now` among last[rows[k]], and for each row the place of its own, or -1 for `now`.
 // `steps` holds `count` numbers.  Returns the number of distinct steps.
-int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* which);
+int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uint32_t now, int64_t* steps, int32_t* line);
 
 }  // namespace unhot

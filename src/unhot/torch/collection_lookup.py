@@ -17,7 +17,7 @@ from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.torch._private import in_data_parallel, without_torch_functions
 from unhot.torch.backend import TorchBackend, require_indices
 from unhot.torch.gradient import RowGradient
-from unhot.torch.gradient_content import Bagged
+from unhot.torch.gradient_content import Bagged, bags_of
 from unhot.torch.joint import Joint, JointPart
 from unhot.torch.parameter import TableParameter
 
@@ -128,7 +128,7 @@ class Looked:
         if len(given) < len(self.order):
             some = [numbers[self.begins[i] : self.begins[i + 1]] for i, _, _ in given]
             numbers = kernels.joined(some)
-        segments = [Segment(self.places[i], own, *bags_of(features[k])) for i, k, own in given]
+        segments = [Segment(self.places[i], own, *pooled(features[k])) for i, k, own in given]
         begins = [0, *accumulate(self.begins[i + 1] - self.begins[i] for i, _, _ in given)]
         spans: dict[int, tuple[int, int]] = {}
         for place, (_, k, _) in enumerate(given):
@@ -206,13 +206,9 @@ def by_feature(tensors: Sequence[Tensor | None], dims: Sequence[int], concatenat
     return [None if whole is None else whole[:, end - dim : end] for end, dim in zip(accumulate(dims), dims, strict=True)]
 
 
-def bags_of(feature: Feature) -> tuple[Any, Any]:
+def pooled(feature: Feature) -> tuple[Any, Any]:
     """The bag of each id, and what its gradient is multiplied by; None for both where features are not pooled."""
-    if feature.starts is None:
-        return None, None
-    counts = np.diff(feature.starts.numpy())
-    factors = 1.0 / np.repeat(counts, counts) if feature.mode == "mean" else None
-    return np.repeat(np.arange(len(counts)), counts), factors
+    return (None, None) if feature.starts is None else bags_of(feature.starts, feature.mode == "mean")
 
 
 def dense_gradients(
@@ -233,7 +229,7 @@ def dense_gradients(
                 continue
             values = grad.reshape(-1, grad.size(-1))
             values = values[:, ends[k] - dims[k] : ends[k]] if concatenated else values
-            bags, factors = bags_of(feature)
+            bags, factors = pooled(feature)
             if bags is not None:
                 by = None if factors is None else torch.from_numpy(factors)
                 values = Bagged(ids[k], values, torch.from_numpy(bags), by).expanded().values

@@ -12,6 +12,7 @@ from unhot.kernels import active as kernels
 from unhot.torch import _private
 from unhot.training import warn_once
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Number = float | int | bool
 
 
@@ -68,6 +69,12 @@ class Bagged(NamedTuple):
         if self.factors is not None:
             values = (values * self.factors.unsqueeze(1)).to(values.dtype)  # in float64, rounded once
         return Rows(self.ids, values)
+
+
+def bags_of(starts: Tensor, mean: bool) -> tuple[Array, Array | None]:
+    """The bag of each id, and what a mean multiplies its vector by; bag b holds the ids from starts[b] to starts[b + 1]."""
+    counts = np.diff(starts.numpy())  # torch's operations wake all of its threads, also for a few
+    return np.repeat(np.arange(len(counts)), counts), 1.0 / np.repeat(counts, counts) if mean else None
 
 
 class Content:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
 from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
-from unhot.torch.gradient_content import Bagged
+from unhot.torch.gradient_content import Bagged, bags_of
 from unhot.training import Ownership
 
 
@@ -263,9 +262,8 @@ class BagLookup(torch.autograd.Function):
     def _gradient(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient of the table: dense where it needs a graph."""
         ids, starts = ctx.saved_tensors
-        counts = np.diff(starts.numpy())
-        bags = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))  # torch's wakes all of its threads, also for a few
-        factors = torch.from_numpy(1.0 / np.repeat(counts, counts)) if ctx.mean else ctx.factors
+        own_bags, shares = bags_of(starts, ctx.mean)
+        bags, factors = torch.from_numpy(own_bags), ctx.factors if shares is None else torch.from_numpy(shares)
         if torch.is_grad_enabled():  # `create_graph=True`
             values = Bagged(ids, grad, bags, factors).expanded().values
             return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
