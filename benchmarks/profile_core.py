@@ -25,9 +25,9 @@ from workloads import Workload
 
 import unhot
 from unhot import _native
-from unhot.engine import clock_of
 from unhot.kernels import active
 from unhot.kernels.structs import Plan, Segment, StepNumbers
+from unhot.settling import clock_of
 
 STEPS = 600
 

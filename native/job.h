@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "generated/law_numbers.h"
+#include "plan.h"
 
 namespace unhot {
 

@@ -103,7 +103,7 @@ int64_t last_steps(const uint32_t* last, const int64_t* rows, int64_t count, uin
     for (int64_t k = 0; k < count; ++k) {
         if (k + kAhead < count) __builtin_prefetch(last + rows[k + kAhead]);
         const uint32_t step = last[rows[k]];
-        line[k] = step == now ? -1 : table.place(step, steps, found);
+        line[k] = step == now || step == kFrozen ? -1 : table.place(step, steps, found);
     }
     return found;
 }

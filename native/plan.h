@@ -5,6 +5,8 @@
 
 namespace unhot {
 
+constexpr uint32_t kFrozen = 0xFFFFFFFFu;  // the step of the last touch of rows that nothing changes
+
 // The position of the first id outside [0, rows), or -1.
 int64_t outside(const int64_t* ids, int64_t count, int64_t rows);
 

@@ -106,6 +106,7 @@ template <typename T>
 void settle(const Job<T>& job, int64_t begin, int64_t end) {
     with_law<T>(job.formula.law, [&]<typename Law>() {
         for_rows<false>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
+            if (job.last[job.rows[k]] == kFrozen) return;
             T* state[kMostArrays];
             row_state(job, store, row, state);
             if (job.line_of_row[k] >= 0)
@@ -148,6 +149,7 @@ void step(const Job<T>& job, int64_t begin, int64_t end) {
     with_law<T>(job.formula.law, [&]<typename Law>() {
         const typename Law::Update update(job.scalars, job.formula.parameters);
         for_rows<true>(job, kAllArrays, begin, end, [&](int64_t k, const Store<T>& store, int64_t row) {
+            if (job.last && job.last[job.rows[k]] == kFrozen) return;
             T* state[kMostArrays];
             row_state(job, store, row, state);
             const T* g = row_gradient(job, k, store.dim, sums, roundeds);

@@ -164,7 +164,9 @@ def test_many_stores_are_one_table(rule: str, kernels: Any) -> None:
     last = None if engine.last is None else engine.last.copy()
     many = Engine([Store(state[0], tuple(state[1:]), int(a), int(a)) for state, a in zip(states, firsts, strict=True)])
     many.kernels = kernels
-    many.__dict__.update(optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last)
+    many.__dict__.update(
+        optimizer=engine.optimizer, clock=copy.deepcopy(engine.clock), now=engine.now, last=last, defers=engine.defers
+    )
     many.__dict__.update(has_deferred_steps=engine.has_deferred_steps, _swept=engine._swept, _rows=many._made())
     for turn in range(30):  # with a sweep among them
         ids = [generator.integers(0, 9, 6) + firsts[s] + turn * 50 % (sizes[s] - 9) for s in features]

@@ -11,8 +11,10 @@ import pytest
 
 import unhot
 from unhot import atomic
-from unhot.engine import Batch, Engine, clock_of, numbered
+from unhot.engine import Batch, Engine
 from unhot.kernels.structs import Segment
+from unhot.settling import clock_of
+from unhot.store import numbered
 
 Array = np.ndarray
 
@@ -112,7 +114,7 @@ def test_a_store_that_left_is_not_kept_in_memory() -> None:
 
 def test_a_store_is_settled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its rows, those of the last piece too; no row of another store."""
-    monkeypatch.setattr("unhot.engine.SETTLE_CHUNK", 3)
+    monkeypatch.setattr("unhot.settling.SETTLE_CHUNK", 3)
     optimizer = OPTIMIZERS["AdamW"]()
     given = weights(3)
     engine = Engine.of([array.copy() for array in given], optimizer)

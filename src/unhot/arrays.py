@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import mmap
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,9 @@ PAGE = 4096
 LARGE = 1 << 22
 """Bytes from which NumPy asks for large pages."""
 
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+"""For memory that is not counted before it is used."""
+
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 """For the future, and (from Linux 6.1 on) at once."""
 
@@ -30,6 +34,17 @@ MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array of zeros, whose memory the system gives only once it is used."""
     return _within(np.zeros(_room(shape, dtype), np.uint8), shape, dtype)
+
+
+def reserved(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array of zeros that may be larger than the memory there is, of which only what is used must be there."""
+    try:
+        return zeros(shape, dtype)
+    except MemoryError:
+        if not sys.platform.startswith("linux"):
+            raise
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, _room(shape, dtype), flags=private), dtype, math.prod(shape)).reshape(shape)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

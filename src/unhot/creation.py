@@ -24,6 +24,14 @@ def as_size(name: str, value: Any) -> int:
     return int(value)
 
 
+def as_capacity(capacity: Any, rows: int) -> int:
+    """The number of rows to have room for: at least `rows`, which None stands for."""
+    size = rows if capacity is None else as_size("capacity", capacity)
+    if size < rows:
+        raise ValueError(f"`capacity` must be at least the number of rows, {rows}. Received: {capacity!r}.")
+    return size
+
+
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """float32 or float64 in the machine's byte order, else an error."""
     try:
@@ -51,32 +59,37 @@ def as_optimizer(optimizer: Any, instead: str = ", or None") -> Optimizer:
     return optimizer
 
 
-def check_init(init: Any) -> None:
-    """Raise an error if `init` is none of those that a table takes."""
+def check_init(init: Any, *others: str) -> None:
+    """Raise an error if `init` is none of those that a table takes; `others` are what else could have been given."""
     if not callable(init) and not (isinstance(init, str) and init in ("uniform", "normal", "zeros")):
-        raise ValueError(
-            f"`init` must be 'uniform', 'normal', 'zeros' or a callable; `from_array` takes an array. Received: {init!r}."
-        )
+        kinds = ", ".join(["'uniform'", "'normal'", "'zeros'", *others])
+        instead = "" if others else "; `from_array` takes an array"
+        raise ValueError(f"`init` must be {kinds} or a callable{instead}. Received: {init!r}.")
 
 
-def initial_weights(init: Init, shape: tuple[int, int], dtype: np.dtype[Any], seed: int | None) -> Array:
-    """The weights that `init` asks for; see `Table`."""
-    generator = np.random.default_rng(seed)
+def initial_weights(
+    init: Init, shape: tuple[int, int], dtype: np.dtype[Any], generator: np.random.Generator, spare: int = 0
+) -> Array:
+    """The weights that `init` asks for (see `Table`), and after them `spare` rows that nobody reads yet."""
+    rows, dim = shape
     if callable(init):
         given = np.asarray(init(shape))
         if given.shape != shape:
             raise ValueError(f"`init` must return an array of shape {shape}. Received: shape {given.shape}.")
         if given.dtype.kind not in "fiub":
             raise TypeError(f"`init` must return real numbers. Received: dtype {given.dtype}.")
-        return arrays.copied(given, dtype)
-    if init == "zeros":
-        return arrays.zeros(shape, dtype)
-    weights = arrays.empty(shape, dtype)
+        if not spare:
+            return arrays.copied(given, dtype)
+        room = arrays.reserved((rows + spare, dim), dtype)
+        np.copyto(room[:rows], given, casting="unsafe")
+        return room
+    room = arrays.reserved((rows + spare, dim), dtype) if spare or init == "zeros" else arrays.empty(shape, dtype)
+    weights = room[:rows]
     if init == "normal":
         generator.standard_normal(dtype=dtype.type, out=weights)
         weights *= 0.05
-    else:
+    elif init == "uniform":
         generator.random(dtype=dtype.type, out=weights)
         weights -= 0.5
         weights *= 0.1
-    return weights
+    return room

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import IdsLike, RealsLike
-from unhot.ids import OutOfRange, as_ids, as_plain, for_kernels, in_range
+from unhot.ids import OutOfRange, as_ids, as_plain, for_kernels, in_range, not_removed
 
 Array = npt.NDArray[Any]
 
@@ -37,9 +37,12 @@ def as_gradients(grads: RealsLike, wanted: tuple[int, ...], dtype: np.dtype[Any]
         return for_kernels(gradients, dtype)
 
 
-def with_gradients(table: Sized, ids: IdsLike, grads: RealsLike) -> tuple[Array, Array]:
-    """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype."""
+def with_gradients(
+    table: Sized, ids: IdsLike, grads: RealsLike, removed: npt.NDArray[np.bool_] | None = None
+) -> tuple[Array, Array]:
+    """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype; `removed` marks rows that it has not."""
     array = as_ids(ids)
     gradients = as_gradients(grads, (*array.shape, table.dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, table.dim)
     flat, zero = in_range(array, table.rows, table.out_of_range, whose=getattr(table, "name", ""))
+    flat, zero = not_removed(flat, zero, removed, array.shape, table.out_of_range)
     return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])

@@ -176,6 +176,29 @@ def in_range(
     return wide, bad if policy == "zero" else None
 
 
+def not_removed(
+    flat: Ids,
+    zero: npt.NDArray[np.bool_] | None,
+    removed: npt.NDArray[np.bool_] | None,
+    shape: tuple[int, ...],
+    policy: OutOfRange,
+) -> tuple[Ids, npt.NDArray[np.bool_] | None]:
+    """What `in_range` gave, with the ids of removed rows treated as those out of range are; `removed` marks the rows."""
+    if removed is None:
+        return flat, zero
+    bad = removed[flat] if zero is None else removed[flat] & ~zero
+    if not bad.any():
+        return flat, zero
+    if policy == "raise":
+        first = int(np.argmax(bad))
+        place = np.unravel_index(first, shape) if shape else ()
+        raise no_row(int(flat[first]), place, len(removed), "`grow` gives its number to a new row.", "is that of a removed row")
+    flat = np.where(bad, policy if isinstance(policy, int) else 0, flat)
+    if policy != "zero":
+        return flat, zero
+    return flat, bad if zero is None else bad | zero
+
+
 def widened(flat: npt.NDArray[Any]) -> Ids:
     """`flat` as int64; what that cannot hold becomes negative, and is as much out of range."""
     if flat.dtype == object:

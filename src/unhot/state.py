@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import arrays
-from unhot.engine import Engine, clock_of, numbered
+from unhot.engine import Engine
 from unhot.optimizers import Optimizer
-from unhot.store import Store
+from unhot.settling import clock_of
+from unhot.store import Store, numbered
 
 Array = npt.NDArray[Any]
 
@@ -76,7 +77,7 @@ def import_state(
             largest = slots["largest_velocity"]
             np.maximum(largest, slots["velocity"] * vars(optimizer)["beta_2"], out=largest)
         states.append((weights[name], tuple(slots.values())))
-    clock.load_state({name: _number(state, f"state.{name}") for name in clock.state()})
+    clock.load_state({name.removeprefix("state."): _number(state, name) for name in state if name.startswith("state.")})
     return Engine(numbered(states), snapshot, clock, now), optimizer
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 
@@ -18,6 +20,8 @@ class Store(NamedTuple):
     turn: int = 0
     """The number of the first row among those that are settled in turn. It stays as it is in an engine in which the store goes
     on: a row whose turn came later there might rest for longer than the history reaches."""
+    room: tuple[Any, ...] = ()
+    """Arrays that begin with weights and slots and have rows to spare, for more rows; nothing where there are none."""
 
     @property
     def rows(self) -> int:
@@ -38,3 +42,25 @@ class Store(NamedTuple):
     def stop(self) -> int:
         """The number after that of the last row."""
         return self.first + self.rows
+
+    def within(self, room: Sequence[Any], rows: int) -> Store:
+        """The store with the first `rows` rows of these arrays."""
+        weights, *slots = (array[:rows] for array in room)
+        return self._replace(weights=weights, slots=tuple(slots), room=tuple(room))
+
+    @property
+    def capacity(self) -> int:
+        """The number of rows that there is room for."""
+        return len(self.room[0]) if self.room else self.rows
+
+
+def numbered(states: Iterable[tuple[Any, Sequence[Any]]]) -> tuple[Store, ...]:
+    """Stores of these (weights, slots), whose rows are numbered one after the other."""
+    stores = renumbered([Store(weights, tuple(slots)) for weights, slots in states])
+    return tuple(store._replace(turn=store.first) for store in stores)
+
+
+def renumbered(stores: Sequence[Store]) -> tuple[Store, ...]:
+    """The stores with their rows numbered one after the other, and so those that there is room for."""
+    firsts = accumulate((store.capacity for store in stores), initial=0)
+    return tuple(store._replace(first=first) for store, first in zip(stores, firsts, strict=False))

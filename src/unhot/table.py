@@ -9,19 +9,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unhot import arrays, memory
+from unhot import memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Call, Lock, together
 from unhot.bags import as_bags, as_sparse
-from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
-from unhot.engine import Batch, Engine, clock_of
+from unhot.creation import Init, as_capacity, as_dtype, as_optimizer, as_size, check_init, initial_weights
+from unhot.engine import Batch, Engine
 from unhot.gradients import with_gradients
-from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range
+from unhot.growing import Growing
+from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range, not_removed
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
-from unhot.sharing import Shared
+from unhot.settling import clock_of
 from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
@@ -29,7 +30,7 @@ Array = npt.NDArray[Any]
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
-class Table(Shared):
+class Table(Growing):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
     Args:
@@ -42,6 +43,8 @@ class Table(Shared):
         seed: the seed of the random initial weights.
         out_of_range: what happens to an id outside [0, rows), including negative ids: "raise" (an IndexError), "zero" (a zero
             vector without a gradient), or the number of the row that stands for all unknown ids.
+        frozen: the rows that do not train: row numbers, or a boolean mask of shape (rows,); None for no rows.
+        capacity: the number of rows to have room for, if the table is going to `grow`. Only rows that are there take memory.
 
     Raises: TypeError or ValueError for unusable arguments; MemoryError if the table does not fit into memory.
 
@@ -66,20 +69,32 @@ class Table(Shared):
         dtype: npt.DTypeLike = "float32",
         seed: int | None = None,
         out_of_range: OutOfRange = "raise",
+        frozen: IdsLike | None = None,
+        capacity: int | None = None,
     ) -> None:
         shape = (as_size("rows", rows), as_size("dim", dim))
-        kind = as_dtype(dtype)
+        kind, spare = as_dtype(dtype), as_capacity(capacity, shape[0]) - shape[0]
         check_init(init)
         self._check(shape, kind, optimizer, out_of_range)
-        self._start(initial_weights(init, shape, kind, seed), optimizer, out_of_range)
+        self._init, self._generator = init, np.random.default_rng(seed)
+        weights = initial_weights(init, shape, kind, self._generator, spare)
+        self._start(weights, optimizer, out_of_range, frozen, spare)
 
     @classmethod
-    def from_array(cls, array: RealsLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise") -> Table:
+    def from_array(
+        cls,
+        array: RealsLike,
+        *,
+        optimizer: Optimizer | None = None,
+        out_of_range: OutOfRange = "raise",
+        frozen: IdsLike | None = None,
+        capacity: int | None = None,
+    ) -> Table:
         """A table whose weights are a copy of `array`.
 
         Args:
             array: an array of shape (rows, dim), float32 or float64.
-            optimizer, out_of_range: as for `Table`.
+            optimizer, out_of_range, frozen, capacity: as for `Table`.
 
         Raises: as for `Table`.
 
@@ -94,8 +109,11 @@ class Table(Shared):
         table = cls.__new__(cls)
         shape = (as_size("rows", given.shape[0]), as_size("dim", given.shape[1]))
         dtype = as_dtype(given.dtype)
+        spare = as_capacity(capacity, shape[0]) - shape[0]
         table._check(shape, dtype, optimizer, out_of_range)
-        table._start(arrays.copied(given, dtype), optimizer, out_of_range)
+        table._init, table._generator = "uniform", np.random.default_rng()
+        weights = initial_weights(lambda _: given, shape, dtype, table._generator, spare)
+        table._start(weights, optimizer, out_of_range, frozen, spare)
         return table
 
     def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
@@ -107,12 +125,16 @@ class Table(Shared):
         check_policy(out_of_range, rows)
         memory.require(rows * (numbers * dtype.itemsize + 4), f"a table of {rows:,} x {dim:,}")
 
-    def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
+    def _start(
+        self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange, frozen: IdsLike | None, spare: int
+    ) -> None:
         self._optimizer = optimizer
-        self._engine = Engine.of([weights], optimizer)
-        self._pending: list[tuple[Array, Array]] = []
+        self._engine = Engine.of([weights], optimizer, spare)
+        self._pending = []
+        self._removed = None
         self._lock = Lock()
         self.out_of_range = out_of_range
+        self.frozen = frozen
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -154,7 +176,15 @@ class Table(Shared):
 
     @out_of_range.setter
     def out_of_range(self, policy: OutOfRange) -> None:
-        self._out_of_range = check_policy(policy, self.rows)
+        policy = check_policy(policy, self.rows)
+        if isinstance(policy, int):
+            self._existing(np.array([policy]))
+        self._out_of_range = policy
+
+    def _in_table(self, ids: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+        """The ids as flat numbers of rows that are there, and a mask of those that have a zero vector, or None."""
+        flat, zero = in_range(ids, self.rows, self.out_of_range)
+        return not_removed(flat, zero, self._removed, ids.shape, self.out_of_range)
 
     # ------------------------------------------------------------------ lookups
 
@@ -177,7 +207,7 @@ class Table(Shared):
             (2, 1, 2)
         """
         array = as_ids(ids)
-        flat, zero = in_range(array, self.rows, self.out_of_range)
+        flat, zero = self._in_table(array)
         out = as_output(out, (*array.shape, self.dim), self.dtype)
         target = target_of(out, flat)
         self._read(lambda engine: engine.read(flat, [Segment(0, target.reshape(-1, self.dim))]))
@@ -218,7 +248,7 @@ class Table(Shared):
         """
         array = as_ids(ids)
         starts, factors = as_bags(array, offsets, weights, mode, self.dtype)
-        flat, zero = in_range(array, self.rows, self.out_of_range)
+        flat, zero = self._in_table(array)
         out = as_output(out, (len(starts) - 1, self.dim), self.dtype)
         target = target_of(out, flat, factors)
         if zero is None:
@@ -272,7 +302,7 @@ class Table(Shared):
                    [-5., -6.]], dtype=float32)
         """
         self._trained()
-        flat, gradients = with_gradients(self, ids, grads)
+        flat, gradients = with_gradients(self, ids, grads, self._removed)
         batch = (flat.copy(), gradients.copy())
         self._lock.holding(partial(self._pending.append, batch))
 
@@ -299,7 +329,7 @@ class Table(Shared):
         optimizer = self._trained()
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
-        given = [with_gradients(self, ids, grads)] if ids is not None and grads is not None else []
+        given = [with_gradients(self, ids, grads, self._removed)] if ids is not None and grads is not None else []
         self._lock.holding(partial(self._make_step, optimizer, partial(self._batch, given)))
 
     def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
@@ -337,7 +367,7 @@ class Table(Shared):
         if ids is None:
             self._lock.holding(lambda: self._engine.settle_all())
             return
-        flat, zero = in_range(as_ids(ids), self.rows, self.out_of_range)
+        flat, zero = self._in_table(as_ids(ids))
         named = kernels.group(flat if zero is None else flat[~zero]).rows
         self._lock.holding(lambda: self._engine.settle(named))
 
@@ -382,7 +412,7 @@ class Table(Shared):
     def _state_dict(self) -> dict[str, Any]:
         if self._pending:
             raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]))
+        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]) | self._growth_state())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.
@@ -405,7 +435,8 @@ class Table(Shared):
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         engine, loaded = import_state(state, {"": self._engine.stores[0]}, self.optimizer)
-        calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine)]
+        growth = self._load_growth(state, engine)
+        calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine), *growth]
         if self.optimizer is not None:
             calls.append(partial(vars(self.optimizer).update, vars(loaded)))
         together(calls)

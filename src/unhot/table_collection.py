@@ -14,11 +14,12 @@ from unhot import arrays, memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Call, Lock, together
 from unhot.creation import Init, as_dtype, as_optimizer, as_size, check_init, initial_weights
-from unhot.engine import Batch, Engine, clock_of
+from unhot.engine import Batch, Engine
 from unhot.gradients import as_gradients, with_gradients
 from unhot.ids import OutOfRange, as_ids, check_policy, in_range
 from unhot.kernels.structs import ANY, Segment
 from unhot.optimizers import Optimizer
+from unhot.settling import clock_of
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
 
@@ -95,7 +96,7 @@ class TableCollection(Shared):
         seeds = (None if seed is None else seed + place for place in range(len(shapes)))
         weights = arrays.side_by_side(list(shapes.values()), kind)
         for array, own in zip(weights, seeds, strict=True):
-            array[...] = initial_weights(init, array.shape, kind, own)
+            array[...] = initial_weights(init, array.shape, kind, np.random.default_rng(own))
         self._firsts = np.array([member.first for member in self._members.values()])
         self._rows = np.array([member.rows for member in self._members.values()])
         self._columns = [0, *accumulate(member.dim for member in self._members.values())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,8 @@ class Clock(ABC):
         self.law, self.dtype, self.now = law, dtype, 0
         self.slots = {name: (starts or {}).get(name, 0.0) for name in law.slots}
         """The slots' names, in the order of the row state, and what they start from."""
+        self.kept_of_weight = 1.0
+        """What the steps made so far leave of a weight of 1 that has had no gradient."""
 
     def numbers_per_row(self, dim: int) -> int:
         """How many numbers a table of this `dim` holds for each row, in weights and slots."""
@@ -103,16 +105,36 @@ class Clock(ABC):
         """The row states after a step with the gradients `g`; `scalars` holds the step's scalars."""
         return self.law.update(xp, rows, g, self.law.Scalars(*scalars), self.shared())
 
+    def decayed(self, hyper: Hyper) -> list[Call]:
+        """What records the decay of a step in `kept_of_weight`."""
+        factor = 1.0 - hyper.rate * hyper.decay
+        return [] if factor == 1.0 else [partial(setattr, self, "kept_of_weight", self.kept_of_weight * factor)]
+
+    def untouched(self, weights: Array) -> tuple[Array, ...]:
+        """The row state, in float64, of rows that began with these weights and have had no gradient in the steps made so far.
+
+        So far is since the clock was made, or since the state was saved that it has loaded.
+        """
+        return (weights * self.kept_of_weight, *self.new_slots(weights))
+
+    def new_slots(self, weights: Array) -> list[Array]:
+        """The slots of rows that begin with these weights."""
+        rows, dim = weights.shape
+        return [np.full((rows, self.law.slot_width(name, dim)), start) for name, start in self.slots.items()]
+
     def state(self) -> dict[str, float]:
         """Numbers beside the slots that training goes on from."""
-        return {}
+        return {"kept_of_weight": self.kept_of_weight}
 
-    def load_state(self, state: Mapping[str, float]) -> None:  # noqa: B027  (most clocks have none)
-        """Take over what `state` gave."""
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take over what `state` gave. It may lack the numbers that only rows that are added need."""
+        self.kept_of_weight = stored({"kept_of_weight": 1.0, **state}, "kept_of_weight", least=-math.inf)
 
 
 def stored(state: Mapping[str, float], name: str, least: float = 0.0, below: float = math.inf) -> float:
-    """The number `name` of a saved state, if it lies in [least, below)."""
+    """The number `name` of a saved state, if it is there and lies in [least, below)."""
+    if name not in state:
+        raise ValueError(f"the state has no 'state.{name}'; it was not made by this table's `state_dict`.")
     number = float(state[name])
     if not least <= number < below:
         raise ValueError(f"the state's 'state.{name}' must lie in [{least:g}, {below:g}). Received: {number!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from operator import setitem
 from typing import Any, Protocol
@@ -74,6 +75,10 @@ class ClosedFormClock(Clock):
         self.optimizer = optimizer
         self.history = ShrinkageHistory(rows if law.shrinks else 0)
         self.rate = 1.0
+        self.first_shrinkage: float | None = None
+        """2 s2 d of the first step; None before it."""
+        self.shrunk = np.zeros(TERMS)
+        """The coefficients of the logarithm, summed over the other steps made so far."""
 
     @property
     def period(self) -> int:
@@ -83,11 +88,24 @@ class ClosedFormClock(Clock):
         return self.history.restart(step) if self.law.shrinks else []
 
     def advance(self, step: int, hyper: Hyper) -> list[Call]:
-        rate: Call = partial(setattr, self, "rate", hyper.rate)
+        calls: list[Call] = [partial(setattr, self, "rate", hyper.rate)]
+        twice, series = 0.0, self.shrunk
         if self.law.shrinks:
             twice, shrunk = self.shrinkage(np, hyper, self.rate if step > 1 else hyper.rate, NODES)
-            return [*self.history.advance(twice, shrunk @ TO_CHEBYSHEV), rate]
-        return [rate]
+            series = shrunk @ TO_CHEBYSHEV
+            calls += self.history.advance(twice, series)
+        if self.first_shrinkage is None:
+            calls.append(partial(setattr, self, "first_shrinkage", twice))
+        elif self.law.shrinks:
+            calls.append(partial(setattr, self, "shrunk", self.shrunk + series))
+        return calls
+
+    def untouched(self, weights: Array) -> tuple[Array, ...]:
+        rows = (weights, *self.new_slots(weights))
+        if self.first_shrinkage is None:
+            return rows
+        line = np.array([[self.first_shrinkage, *self.shrunk]])
+        return self.law.settle(np, rows, self.law.columns(line), self.shared())
 
     def shrinkage(self, xp: Any, hyper: Hyper, before: Any, nodes: Any) -> tuple[Any, Any]:
         """2 s2 d of a step, and the logarithm of its factor, divided by the node, at each of the nodes.
@@ -123,7 +141,11 @@ class ClosedFormClock(Clock):
         return *weight, 1.0 / hyper.rate
 
     def state(self) -> dict[str, float]:
-        return {"rate": self.rate}
+        first = {} if self.first_shrinkage is None else {"first_shrinkage": self.first_shrinkage}
+        series = {f"shrunk_{k}": float(number) for k, number in enumerate(self.shrunk)} if self.law.shrinks else {}
+        return {"rate": self.rate, **first, **series}
 
-    def load_state(self, state: Any) -> None:
+    def load_state(self, state: Mapping[str, float]) -> None:
         self.rate = stored(state, "rate", least=np.nextafter(0.0, 1.0))
+        self.first_shrinkage = stored(state, "first_shrinkage", -np.inf) if "first_shrinkage" in state else None
+        self.shrunk = np.array([stored({f"shrunk_{k}": 0.0, **state}, f"shrunk_{k}", -np.inf) for k in range(TERMS)])

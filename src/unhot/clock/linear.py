@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -54,6 +55,8 @@ class LinearClock(Clock):
         super().__init__(law, dtype, starts)
         self.optimizer = optimizer
         self.history = MatrixHistory(rows)
+        self.momentum_of_weight = 0.0
+        """The momentum that the steps made so far give a weight of 1 that has had no gradient."""
         self._formula = super().formula()  # rows share nothing that changes
 
     def formula(self) -> Formula:
@@ -72,7 +75,24 @@ class LinearClock(Clock):
     def advance(self, step: int, hyper: Hyper) -> list[Call]:
         matrix, _ = self.optimizer.matrix(step, hyper, self.begun)
         begun: Call = partial(setattr, self, "begun", self.begun or hyper.momentum > 0)
-        return [*self.history.advance(matrix, self.optimizer.average_decay), begun]
+        return [*self.history.advance(matrix, self.optimizer.average_decay), begun, *self._moved(matrix)]
+
+    def _moved(self, matrix: Matrix) -> list[Call]:
+        """What records a step in `kept_of_weight` and `momentum_of_weight`."""
+        m00, m01, m10, m11 = matrix
+        weight, momentum = self.kept_of_weight, self.momentum_of_weight
+        if m00 == 1.0 and m10 == momentum == 0.0:
+            return []
+        return [
+            partial(setattr, self, "kept_of_weight", m00 * weight + m01 * momentum),
+            partial(setattr, self, "momentum_of_weight", m10 * weight + m11 * momentum),
+        ]
+
+    def untouched(self, weights: Array) -> tuple[Array, ...]:
+        weights_now, *slots = super().untouched(weights)
+        if self.law.momentum:
+            slots[0] = weights * self.momentum_of_weight
+        return (weights_now, *slots)
 
     def supports(self, hyper: Hyper) -> bool:
         if hyper.momentum and not self.law.momentum:
@@ -103,10 +123,14 @@ class LinearClock(Clock):
 
     def state(self) -> dict[str, float]:
         of_descent = self.law.momentum and self.law.divisor is Divisor.NONE  # others take each step's momentum alike
-        return {"momentum_begun": float(self.begun)} if of_descent else {}
+        begun = {"momentum_begun": float(self.begun)} if of_descent else {}
+        momentum = {"momentum_of_weight": self.momentum_of_weight} if self.law.momentum else {}
+        return {**super().state(), **momentum, **begun}
 
     def load_state(self, state: Mapping[str, float]) -> None:
+        super().load_state(state)
         self.begun = bool(stored({"momentum_begun": 0.0, **state}, "momentum_begun"))
+        self.momentum_of_weight = stored({"momentum_of_weight": 0.0, **state}, "momentum_of_weight", least=-math.inf)
 
 
 def momentum_asked(optimizer: Any, slots: Collection[str]) -> bool:

@@ -185,7 +185,7 @@ class MeasureClock(RootClock):
         calls = self.history.advance(1.0 - hyper.rate * hyper.decay, hyper.momentum, self.optimizer.beta_2, alpha)
         if self.law.nesterov:
             calls.append(partial(setattr, self, "product", self.product * self.optimizer.momentum_at(step, hyper)))
-        return calls
+        return [*calls, *self.decayed(hyper)]
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype)
@@ -204,9 +204,10 @@ class MeasureClock(RootClock):
 
     def state(self) -> dict[str, float]:
         product = {"momentum_product": self.product} if self.law.nesterov else {}
-        return {"largest_beta": self.history.shape.beta, **product}
+        return {**super().state(), "largest_beta": self.history.shape.beta, **product}
 
     def load_state(self, state: Mapping[str, float]) -> None:
+        super().load_state(state)
         largest = stored(state, "largest_beta", below=1.0)
         if self.law.nesterov:
             product = stored(state, "momentum_product", below=float(np.nextafter(1.0, 2.0)))

@@ -43,7 +43,8 @@ class SignClock(Clock):
         return self.history.restart(step)
 
     def advance(self, step: int, hyper: Hyper) -> list[Call]:
-        return self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
+        history = self.history.advance((1.0 - hyper.rate * hyper.decay, -hyper.rate, 0.0, 1.0), self.optimizer.beta_2)
+        return [*history, *self.decayed(hyper)]
 
     def coefficients(self, steps: Array) -> Array:
         return self.history.coefficients(steps, self.dtype).take(COLUMNS, axis=1)

@@ -86,7 +86,7 @@ def measure_agreement(
         >>> measure_agreement(np.arange(50) % 7, 7, 2, unhot.Adam(), batch=4, steps=20).holds
         True
     """
-    start = initial_weights("uniform", (rows, dim), np.dtype(np.float32), seed)
+    start = initial_weights("uniform", (rows, dim), np.dtype(np.float32), np.random.default_rng(seed))
     if table is None:
         table = Table.from_array(start, optimizer=optimizer)
     dense, exact = Dense(start.copy(), optimizer), Dense(start.astype(np.float64), optimizer)

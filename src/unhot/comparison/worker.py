@@ -79,7 +79,8 @@ def route(job: Job) -> tuple[Callable[[Array], Array], Callable[[Array, Array], 
     """Forward and training step of the job's route."""
     if job.route != "table":
         kind = Dense if job.route == "dense" else Gathered
-        dense = kind(initial_weights("uniform", (job.rows, job.dim), np.dtype(np.float32), job.seed), job.optimizer)
+        generator = np.random.default_rng(job.seed)
+        dense = kind(initial_weights("uniform", (job.rows, job.dim), np.dtype(np.float32), generator), job.optimizer)
         return dense.forward, dense.train
     table = Table(job.rows, job.dim, optimizer=job.optimizer, seed=job.seed)
     return table.lookup, table.step

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from unhot.atomic import Lock, together
 from unhot.clock import Clock, Hyper
-from unhot.engine import Engine, clock_of, numbered
+from unhot.engine import Engine
 from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
+from unhot.settling import clock_of
+from unhot.store import numbered
 from unhot.torch._private import is_fake, without_torch_functions
 from unhot.torch.backend import DTYPES, TorchBackend, dtype_of
 from unhot.torch.clocks import make_step

@@ -10,7 +10,7 @@ import numpy as np
 
 from unhot import _native
 from unhot.atomic import Call
-from unhot.kernels.reference import copied, joined, span, steps_of
+from unhot.kernels.reference import copied, frozen, joined, span, spread, steps_of
 from unhot.kernels.reference_history import BLOCK, HEAD
 from unhot.kernels.structs import MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
 from unhot.laws import LAWS, Law
@@ -18,8 +18,9 @@ from unhot.laws import LAWS, Law
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "copied", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
+    "copied", "frozen", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "spread", "steps_of", "stores",
+    "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"

@@ -19,11 +19,15 @@ from unhot.kernels.structs import ANY, MODES, Bags, Formula, PendingRows, Plan, 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
-    "copied", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "steps_of", "stores", "threads",
+    "copied", "frozen", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
+    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "spread", "steps_of", "stores",
+    "threads",
 ]  # fmt: skip
 
 name = "numpy"
+
+frozen = 0xFFFFFFFF
+"""The step of the last touch of frozen rows."""
 
 
 def threads() -> int:
@@ -50,6 +54,12 @@ def steps_of(rows: int, now: int) -> Array:
 def span(start: int, stop: int) -> Array:
     """The rows from `start` to `stop` (excluded)."""
     return np.arange(start, stop)
+
+
+def spread(start: int, stop: int, length: int, stride: int) -> Array:
+    """The rows in [0, stop) of which `length` follow each other from `start` on, and from each `stride` rows further on."""
+    rows = (np.arange(start, stop, stride)[:, None] + np.arange(length)).reshape(-1)
+    return rows[max(0, -start) : len(rows) - max(0, int(rows[-1]) + 1 - stop)]
 
 
 def copied(ids: Array) -> Array:
@@ -106,7 +116,7 @@ class NumpyStores:
     def last_steps(self, rows: Array, now: int) -> tuple[Array, Array]:
         assert self.last is not None
         steps, which = np.unique(self.last[rows], return_inverse=True)
-        current = steps == now
+        current = (steps == now) | (steps == frozen)
         number = np.cumsum(~current) - 1
         return np.where(current[which], -1, number[which]).astype(np.int32), steps[~current].astype(np.int64)
 
@@ -187,6 +197,9 @@ class NumpyStores:
 
     def _stored(self, store: int, rows: Array, new: Sequence[Array], now: int) -> list[Call]:
         """What writes the new state of the rows."""
+        if self.last is not None and (self.last[rows] == frozen).any():
+            moving = self.last[rows] != frozen
+            rows, new = rows[moving], [array[moving] for array in new]
         local, state = rows - self.firsts[store], self.states[store]
         calls: list[Call] = [partial(setitem, array, local, part) for array, part in zip(state, new, strict=True)]
         return calls if self.last is None else [*calls, partial(setitem, self.last, rows, now)]

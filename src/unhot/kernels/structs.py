@@ -123,6 +123,9 @@ class Kernels(Protocol):
 
     name: str
 
+    frozen: int
+    """The step of the last touch of rows that no step and no settling changes."""
+
     def stores(self, states: Sequence[Sequence[Vectors]], firsts: Sequence[int], last: Any) -> Stores: ...
 
     def steps_of(self, rows: int, now: int) -> Any:
@@ -130,6 +133,9 @@ class Kernels(Protocol):
 
     def span(self, start: int, stop: int) -> Ids:
         """The rows from `start` to `stop` (excluded)."""
+
+    def spread(self, start: int, stop: int, length: int, stride: int) -> Ids:
+        """The rows in [0, stop) of which `length` follow each other from `start` on, and from each `stride` rows further on."""
 
     def copied(self, ids: Ids) -> Ids:
         """Ids of one's own."""

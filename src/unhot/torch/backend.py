@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Clock
-from unhot.engine import Engine, clock_of
+from unhot.engine import Engine
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
+from unhot.settling import clock_of
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged

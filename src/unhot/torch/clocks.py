@@ -10,9 +10,11 @@ from torch import Tensor
 
 from unhot.atomic import Call, together
 from unhot.clock import Hyper
-from unhot.engine import Batch, Engine, clock_of, numbered
+from unhot.engine import Batch, Engine
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
+from unhot.settling import clock_of
+from unhot.store import numbered
 from unhot.torch.backend import TorchBackend, why_dense
 from unhot.torch.held_state import Owner, StateError
 from unhot.torch.joint import Joint, joint_of

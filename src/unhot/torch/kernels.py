@@ -44,6 +44,7 @@ class TorchKernels:
     """Kernels for the tables of one device."""
 
     name = "torch"
+    frozen = -1
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -57,6 +58,11 @@ class TorchKernels:
 
     def span(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.device)
+
+    def spread(self, start: int, stop: int, length: int, stride: int) -> Tensor:
+        first = torch.arange(start, stop, stride, device=self.device)
+        rows = (first[:, None] + torch.arange(length, device=self.device)).reshape(-1)
+        return rows[(rows >= 0) & (rows < stop)]
 
     def copied(self, ids: Tensor) -> Tensor:
         return ids.clone()
@@ -104,6 +110,8 @@ class TorchStores:
         steps, line = torch.unique(self.last[rows], return_inverse=True)
         if len(steps) and int(steps[-1]) == now:  # the largest there is
             steps, line = steps[:-1], torch.where(line == len(steps) - 1, -1, line)
+        if len(steps) and int(steps[0]) == TorchKernels.frozen:
+            steps, line = steps[1:], torch.where(line >= 0, line - 1, line)
         return line, steps.cpu().numpy().astype(np.int64)
 
     def gather(self, ids: Tensor, segments: Sequence[Segment]) -> None:
@@ -136,6 +144,9 @@ class TorchStores:
         return total.index_add_(0, plan.order, gradients.to(wide)).to(gradients.dtype)
 
     def _written(self, rows: Tensor, new: Sequence[Tensor], now: int) -> list[Call]:
+        if self.last is not None and bool((self.last[rows] == TorchKernels.frozen).any()):
+            moving = self.last[rows] != TorchKernels.frozen
+            rows, new = rows[moving], [array[moving] for array in new]
         calls: list[Call] = [partial(setitem, array, rows, part) for array, part in zip(self.state, new, strict=True)]
         return calls if self.last is None else [*calls, partial(setitem, self.last, rows, now)]
 

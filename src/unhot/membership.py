@@ -1,0 +1,212 @@
+"""Which stores an engine has, and which rows: stores that leave, rows that are added, begin anew, or are frozen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from operator import setitem
+from typing import Any, Self
+
+import numpy as np
+
+from unhot import arrays
+from unhot.atomic import Call, Version
+from unhot.optimizers import Optimizer
+from unhot.settling import Array, Settling, clock_of
+from unhot.store import Store, numbered, renumbered
+
+MOST_GROWTH = 4
+"""How many times the rows that a history was made for it is used for; each row more costs a sweep a little more."""
+
+
+class Membership(Settling):
+    """An engine's stores and rows, and what changes them other than steps."""
+
+    @classmethod
+    def of(cls, weights: Sequence[Array], optimizer: Optimizer | None, spare: int = 0) -> Self:
+        """The engine of new tables with these weights, and with slots of their own.
+
+        The weights of a table alone may have `spare` rows at the end, for rows to come.
+        """
+        if optimizer is None:
+            return cls(numbered([(array, ()) for array in weights])).shortened(spare)
+        snapshot, clock = clock_of(optimizer, weights[0].dtype, sum(map(len, weights)))
+        slots = []
+        for name, start in clock.slots.items():
+            shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights]
+            if spare:
+                slots.append([arrays.reserved(shapes[0], weights[0].dtype)])
+                slots[-1][0][: shapes[0][0] - spare] = start
+            else:
+                slots.append(arrays.side_by_side(shapes, weights[0].dtype, start))
+        states = ((array, tuple(slot[k] for slot in slots)) for k, array in enumerate(weights))
+        return cls(numbered(states), snapshot, clock).shortened(spare)
+
+    def shortened(self, spare: int) -> Self:
+        """This engine, new and with one store, after the last `spare` rows have become room."""
+        if spare:
+            (store,) = self.stores
+            self.stores = (store.within(store.state, store.rows - spare),)
+            self._rows = self._made()
+        return self
+
+    def leave(self, places: Collection[int]) -> list[Call]:
+        """What takes the stores at these places out. The others keep their places and numbers."""
+        left = [self._emptied(store) if place in places else store for place, store in enumerate(self.stores)]
+        return [partial(setattr, self, "stores", tuple(left)), partial(setattr, self, "_rows", self._made(left))]
+
+    def _emptied(self, store: Store) -> Store:
+        """What stands in the place of a store that has left: no rows, and no view that keeps those in memory."""
+        weights, *slots = (self.kernels.copied(array[:0]) for array in store.state)
+        return store._replace(weights=weights, slots=tuple(slots), room=())
+
+    def apart(self, places: Sequence[int]) -> Self:
+        """An engine for the stores at these places, with a copy of the clock: they go on from where they are on their own.
+
+        This engine is unchanged: make the calls of `leave` together with those that put the other in its place.
+        """
+        self._whole()
+        assert self.optimizer is not None
+        memo: dict[int, Any] = {}
+        optimizer, clock = copy.deepcopy((self.optimizer, self.clock), memo)
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.stores = renumbered([self.stores[place] for place in places])
+        made.numbers = made.stores[-1].first + made.stores[-1].capacity
+        made.optimizer, made.clock = optimizer, clock
+        made._version, made._known, made._begun, made._settled_at = Version(), None, None, {}
+        if self.last is not None:
+            # As long as the store's rows have numbers, with those that there is room for.
+            spans = [self.last[self.stores[place].first :][: self.stores[place].capacity] for place in places]
+            made.last = np.concatenate(spans)
+        if self.frozen is not None:
+            moved = [self.frozen_in(place) + store.first for place, store in zip(places, made.stores, strict=True)]
+            made.frozen = np.concatenate(moved)
+        made._rows = made._made()
+        return made
+
+    def frozen_in(self, place: int) -> Array:
+        """The frozen rows of the store at this place, as numbers of its own."""
+        store = self.stores[place]
+        frozen = self.kernels.span(0, 0) if self.frozen is None else self.frozen
+        return frozen[(frozen >= store.first) & (frozen < store.stop)] - store.first
+
+    # ------------------------------------------------------------------ rows that are added, begin anew, or are frozen
+
+    def change_rows(self, prepare: Callable[[], list[Call]]) -> None:
+        """Make the changes of rows that `prepare` gives, of the methods below. Nothing is changed if it raises an error."""
+        self._change(prepare)
+
+    def appending(self, place: int, rows: Sequence[Array]) -> list[Call]:
+        """What adds rows, whose weights and slots are given, to the store at this place, after those that it has."""
+        store = self.stores[place]
+        stop = store.rows + len(rows[0])
+        room = store.room if stop <= store.capacity else self._larger(store, stop)
+        for array, part in zip(room, rows, strict=True):
+            array[store.rows : stop] = part  # which nobody reads yet
+        stores = list(self.stores)
+        stores[place] = store.within(room, stop)
+        numbers = [*(other.first for other in stores[1:]), self.numbers][place] - store.first
+        if stop > numbers:
+            return self._renumbering(stores)
+        if self.last is not None:
+            self.last[store.first + store.rows : store.first + stop] = self.now
+        return self._having(stores)
+
+    @staticmethod
+    def _larger(store: Store, rows: int) -> list[Array]:
+        """The store's arrays with room for these rows, and for as many more that copying them costs little for each."""
+        capacity = max(rows, 2 * store.rows)
+        room = [arrays.reserved((capacity, *array.shape[1:]), array.dtype) for array in store.state]
+        for array, given in zip(room, store.state, strict=True):
+            array[: store.rows] = given
+        return room
+
+    def _renumbering(self, stores: Sequence[Store]) -> list[Call]:
+        """What gives the rows new numbers, where those of a store do not suffice."""
+        before, made = self.stores, renumbered(stores)
+        numbers = made[-1].first + made[-1].capacity
+        calls: list[Call] = [partial(setattr, self, "numbers", numbers)]
+        if self.frozen is not None:
+            frozen = [self.frozen_in(place) + store.first for place, store in enumerate(made)]
+            calls.append(partial(setattr, self, "frozen", self.kernels.joined(frozen)))
+        last = None
+        if self.last is not None:
+            last = self.kernels.steps_of(numbers, self.now)
+            for old, new in zip(before, made, strict=True):
+                last[new.first : new.first + old.rows] = self.last[old.first : old.stop]
+            calls.append(partial(setattr, self, "last", last))
+        return [*calls, *self._having(made, last)]
+
+    def _having(self, stores: Sequence[Store], last: Array | None = None) -> list[Call]:
+        """What puts these in the place of the stores."""
+        return [partial(setattr, self, "stores", tuple(stores)), partial(setattr, self, "_rows", self._made(stores, last))]
+
+    def renewing(self, rows: Array, states: Sequence[tuple[int, Sequence[Array]]]) -> list[Call]:
+        """What gives the distinct `rows` these weights and slots: those of each store in turn, with the store's place."""
+        calls: list[Call] = []
+        begin = 0
+        for place, state in states:
+            own = rows[begin : begin + len(state[0])] - self.stores[place].first
+            begin += len(own)
+            calls += [partial(setitem, array, own, part) for array, part in zip(self.stores[place].state, state, strict=True)]
+        return calls if self.last is None else [*calls, partial(setitem, self.last, rows, self.now)]
+
+    def untouched(self, weights: Array) -> list[Array]:
+        """Weights and slots of rows that began with these weights, and have had no gradient in the steps made so far."""
+        if self.clock is None:
+            return [weights]
+        wide = self.clock.untouched(weights.astype(np.float64))
+        return [array.astype(weights.dtype) for array in wide]
+
+    def new(self, weights: Array) -> list[Array]:
+        """These weights, and slots of rows that begin."""
+        if self.clock is None:
+            return [weights]
+        return [weights, *(array.astype(weights.dtype) for array in self.clock.new_slots(weights))]
+
+    def freezing(self, frozen: Array) -> list[Call]:
+        """What leaves the given rows as they are, whatever steps are made, and all others trained; their numbers rise."""
+        if self.frozen is None and not len(frozen):
+            return []
+        last = self.last
+        calls = self._settling(frozen)
+        if last is None:
+            last = self.kernels.steps_of(self.numbers, self.now)
+            calls += self._noting(last)
+        if self.frozen is not None:
+            calls.append(partial(setitem, last, self.frozen, self.now))
+        return [
+            *calls,
+            partial(setitem, last, frozen, self.kernels.frozen),
+            partial(setattr, self, "frozen", frozen if len(frozen) else None),
+        ]
+
+    def replan(self) -> None:
+        """Begin a history that is made for as many rows as there are by now, if they are many more."""
+        rows = sum(store.rows for store in self.stores)
+        if self.clock is None or self.optimizer is None or rows <= MOST_GROWTH * self.planned:
+            return
+        snapshot, clock = clock_of(self.optimizer, self.clock.dtype, 2 * rows, self.clock.slots)
+        clock.load_state(self.clock.state())
+        swap: list[Call] = [partial(setattr, self, "clock", clock), partial(setattr, self, "optimizer", snapshot)]
+        self._settle_and(lambda: [*clock.restart(self.now), *swap, partial(setattr, self, "planned", 2 * rows)])
+
+    # ------------------------------------------------------------------ copies
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": None, "_rows": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # What was unpickled may be read-only, and lies anywhere.
+        self.stores = tuple(_own(store) for store in self.stores)
+        self.last = None if self.last is None else self.last.copy()
+        self._rows = self._made()
+
+
+def _own(store: Store) -> Store:
+    """The store with its arrays copied, and without room for more rows."""
+    weights, *slots = (arrays.copied(array, array.dtype) for array in store.state)
+    return store._replace(weights=weights, slots=tuple(slots), room=())
