@@ -65,7 +65,8 @@ def held(table: unhot.Table) -> dict[str, Any]:
     store = engine.stores[0]
     arrays = {"weights": store.weights, **{f"slot {i}": slot for i, slot in enumerate(store.slots)}}
     if engine.last is not None and engine.has_deferred_steps:  # else they are all the present one
-        arrays["last"] = engine.last
+        arrays["last"] = engine.last[: store.rows]
+    arrays |= {"removed": table.removed, "frozen": table.frozen}
     for i, (ids, grads) in enumerate(table._pending):
         arrays |= {f"pending ids {i}": ids, f"pending gradients {i}": grads}
     return {"clock": table.clock, "optimizer": repr(table.optimizer), **{name: array.copy() for name, array in arrays.items()}}

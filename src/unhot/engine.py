@@ -158,7 +158,7 @@ class Engine(Membership):
     def _deferring(self, clock: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""
         return [
-            *self._noting(self.kernels.steps_of(self.numbers, self.now)),
+            *self._noting(),
             partial(setattr, self, "defers", True),
             partial(setattr, self, "_swept", self.now // SWEEP_EVERY),
             *clock.restart(self.now, hyper.momentum),

@@ -86,23 +86,18 @@ class Growing(Shared):
         (store,) = self._engine.stores
         numbers = sum(array.shape[1] for array in store.state)
         memory.require(count * (numbers * store.weights.itemsize + 4), f"{count:,} more rows of {store.dim}")
-        generator = copy.deepcopy(self._generator)
-        weights, from_the_start = self._new_rows(count, init, generator)
         found: list[npt.NDArray[np.int64]] = []
 
         def prepare() -> list[Call]:
-            engine = self._engine
+            engine, generator = self._engine, copy.deepcopy(self._generator)
             (store,) = engine.stores
+            weights, from_the_start = self._new_rows(count, init, generator)
             state = engine.untouched(weights) if from_the_start else engine.new(weights)
             again = self.removed[:count]
-            calls: list[Call] = [partial(setattr, self, "_generator", generator)]
-            if len(again):
-                calls += engine.renewing(again, [(0, [array[: len(again)] for array in state])])
-            if len(again) < count:
-                calls += engine.appending(0, [array[len(again) :] for array in state])
             added = np.arange(store.rows, store.rows + count - len(again))
             found[:] = [np.concatenate([again, added])]
-            return [*calls, self._marking(again, False, len(added))]
+            drawn = partial(setattr, self, "_generator", generator)
+            return [*engine.adding(0, again, state), drawn, self._marking(again, False, len(added))]
 
         self._engine.change_rows(prepare)
         self._engine.replan()
@@ -184,7 +179,7 @@ class Growing(Shared):
         engine = self._engine
         frozen = engine.frozen_in(0)
         thaw = engine.freezing(frozen[~np.isin(frozen, rows)])
-        return [*thaw, *engine.renewing(rows, [(0, engine.new(zeros))]), self._marking(rows, True)]
+        return [*thaw, *engine.adding(0, rows, engine.new(zeros)), self._marking(rows, True)]
 
     def _existing(self, ids: Array) -> npt.NDArray[np.int64]:
         """Flat numbers of rows that are there, else an IndexError."""
@@ -253,7 +248,7 @@ class Growing(Shared):
     def _freeze(self, rows: Callable[[], npt.NDArray[np.int64]]) -> None:
         def work() -> None:
             frozen = rows()
-            self._engine.change_rows(lambda: self._engine.freezing(frozen))
+            self._engine.freeze(frozen)
 
         self._lock.holding(work)
 
@@ -270,7 +265,7 @@ class Growing(Shared):
         """What takes over that of a state, with the engine that is made of the rest of it; it freezes that one's rows."""
         count = engine.stores[0].rows
         frozen, removed = (_row_numbers(state, name, count) for name in ("frozen", "removed"))
-        engine.change_rows(lambda: engine.freezing(frozen))
+        engine.freeze(frozen)
         marks = np.zeros(count, bool)
         marks[removed] = True
         if self._out_of_range in removed.tolist():

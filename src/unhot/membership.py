@@ -98,21 +98,26 @@ class Membership(Settling):
         """Make the changes of rows that `prepare` gives, of the methods below. Nothing is changed if it raises an error."""
         self._change(prepare)
 
-    def appending(self, place: int, rows: Sequence[Array]) -> list[Call]:
-        """What adds rows, whose weights and slots are given, to the store at this place, after those that it has."""
+    def adding(self, place: int, again: Array, rows: Sequence[Array]) -> list[Call]:
+        """What adds rows, whose weights and slots are given, to the store at this place.
+
+        The first of them take the places of its rows `again`, by numbers of its own; the others come after those that it has.
+        """
         store = self.stores[place]
-        stop = store.rows + len(rows[0])
+        stop = store.rows + len(rows[0]) - len(again)
         room = store.room if stop <= store.capacity else self._larger(store, stop)
-        for array, part in zip(room, rows, strict=True):
-            array[store.rows : stop] = part  # which nobody reads yet
         stores = list(self.stores)
-        stores[place] = store.within(room, stop)
+        stores[place] = store.within(room, stop) if room else store
         numbers = [*(other.first for other in stores[1:]), self.numbers][place] - store.first
-        if stop > numbers:
-            return self._renumbering(stores)
-        if self.last is not None:
-            self.last[store.first + store.rows : store.first + stop] = self.now
-        return self._having(stores)
+        made, last, calls = self._renumbering(stores) if stop > numbers else (stores, self.last, [])
+        # Not written here: a signal's handler may add rows of its own before the change is made.
+        span, first = slice(store.rows, stop), made[place].first
+        for array, part in zip(room or store.state, rows, strict=True):
+            calls += [partial(setitem, array, again, part[: len(again)]), partial(setitem, array, span, part[len(again) :])]
+        if last is not None:
+            touched = again + first, slice(first + store.rows, first + stop)
+            calls += [partial(setitem, last, part, self.now) for part in touched]
+        return [*calls, *self._having(made, last)]
 
     @staticmethod
     def _larger(store: Store, rows: int) -> list[Array]:
@@ -123,35 +128,24 @@ class Membership(Settling):
             array[: store.rows] = given
         return room
 
-    def _renumbering(self, stores: Sequence[Store]) -> list[Call]:
-        """What gives the rows new numbers, where those of a store do not suffice."""
-        before, made = self.stores, renumbered(stores)
+    def _renumbering(self, stores: Sequence[Store]) -> tuple[Sequence[Store], Array | None, list[Call]]:
+        """The stores with new numbers, where those of one do not suffice; the steps of last touches; what notes both."""
+        made = renumbered(stores)
         numbers = made[-1].first + made[-1].capacity
         calls: list[Call] = [partial(setattr, self, "numbers", numbers)]
         if self.frozen is not None:
             frozen = [self.frozen_in(place) + store.first for place, store in enumerate(made)]
             calls.append(partial(setattr, self, "frozen", self.kernels.joined(frozen)))
-        last = None
-        if self.last is not None:
-            last = self.kernels.steps_of(numbers, self.now)
-            for old, new in zip(before, made, strict=True):
-                last[new.first : new.first + old.rows] = self.last[old.first : old.stop]
-            calls.append(partial(setattr, self, "last", last))
-        return [*calls, *self._having(made, last)]
+        if self.last is None:
+            return made, None, calls
+        last = self.kernels.steps_of(numbers)
+        for old, new in zip(self.stores, made, strict=True):
+            last[new.first : new.first + old.rows] = self.last[old.first : old.stop]
+        return made, last, [*calls, partial(setattr, self, "last", last)]
 
-    def _having(self, stores: Sequence[Store], last: Array | None = None) -> list[Call]:
+    def _having(self, stores: Sequence[Store], last: Array | None) -> list[Call]:
         """What puts these in the place of the stores."""
         return [partial(setattr, self, "stores", tuple(stores)), partial(setattr, self, "_rows", self._made(stores, last))]
-
-    def renewing(self, rows: Array, states: Sequence[tuple[int, Sequence[Array]]]) -> list[Call]:
-        """What gives the distinct `rows` these weights and slots: those of each store in turn, with the store's place."""
-        calls: list[Call] = []
-        begin = 0
-        for place, state in states:
-            own = rows[begin : begin + len(state[0])] - self.stores[place].first
-            begin += len(own)
-            calls += [partial(setitem, array, own, part) for array, part in zip(self.stores[place].state, state, strict=True)]
-        return calls if self.last is None else [*calls, partial(setitem, self.last, rows, self.now)]
 
     def untouched(self, weights: Array) -> list[Array]:
         """Weights and slots of rows that began with these weights, and have had no gradient in the steps made so far."""
@@ -167,21 +161,23 @@ class Membership(Settling):
         return [weights, *(array.astype(weights.dtype) for array in self.clock.new_slots(weights))]
 
     def freezing(self, frozen: Array) -> list[Call]:
-        """What leaves the given rows as they are, whatever steps are made, and all others trained; their numbers rise."""
+        """What does as `freeze`, of rows among which some are frozen already."""
         if self.frozen is None and not len(frozen):
             return []
-        last = self.last
         calls = self._settling(frozen)
-        if last is None:
-            last = self.kernels.steps_of(self.numbers, self.now)
-            calls += self._noting(last)
         if self.frozen is not None:
-            calls.append(partial(setitem, last, self.frozen, self.now))
+            calls.append(partial(setitem, self.last, self.frozen, self.now))
         return [
             *calls,
-            partial(setitem, last, frozen, self.kernels.frozen),
+            partial(setitem, self.last, frozen, self.kernels.frozen),
             partial(setattr, self, "frozen", frozen if len(frozen) else None),
         ]
+
+    def freeze(self, frozen: Array) -> None:
+        """Leave the given rows as they are from now on, and train all others; their numbers rise."""
+        if self.last is None and len(frozen):
+            self._change(self._noting)
+        self._change(lambda: self.freezing(frozen))
 
     def replan(self) -> None:
         """Begin a history that is made for as many rows as there are by now, if they are many more."""

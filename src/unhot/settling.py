@@ -91,8 +91,14 @@ class Settling:
         swept = partial(setattr, self, "_swept", self.now // SWEEP_EVERY)
         calls: list[Call] = [partial(setattr, self, "has_deferred_steps", False), swept]
         if self.last is not None:
-            calls += [partial(setitem, self.last, slice(None), self.now), *self._marked(self.last)]
+            calls += [*self._touched(self.last), *self._marked(self.last)]
         return calls + ([] if self.clock is None else self.clock.restart(self.now))
+
+    def _touched(self, last: Array) -> list[Call]:
+        """What notes in `last` that all rows stand at this step."""
+        if sum(store.rows for store in self.stores) == self.numbers:
+            return [partial(setitem, last, slice(None), self.now)]
+        return [partial(setitem, last, slice(store.first, store.stop), self.now) for store in self.stores]
 
     def _marked(self, last: Array) -> list[Call]:
         """What marks the frozen rows in `last`."""
@@ -124,10 +130,11 @@ class Settling:
             if not calls or self._version.change(version, calls):
                 return
 
-    def _noting(self, last: Array) -> list[Call]:
-        """What puts these steps of last touches in place."""
-        made = self._made(last=last)
-        return [*self._marked(last), partial(setattr, self, "last", last), partial(setattr, self, "_rows", made)]
+    def _noting(self) -> list[Call]:
+        """What begins to note the steps of last touches, of rows that are all settled."""
+        last = self.kernels.steps_of(self.numbers)
+        calls = [*self._touched(last), *self._marked(last)]
+        return [*calls, partial(setattr, self, "last", last), partial(setattr, self, "_rows", self._made(last=last))]
 
     # ------------------------------------------------------------------ settling
 

@@ -43,7 +43,7 @@ class CrossingHistory(WindowedHistory):
                 " such bound."
             )
         super().__init__(rows, 5, base, largest, 1.0 / fall, momentum_fall=-log(beta) if beta else np.inf)
-        self.scale = np.ones((self.capacity, 2))
+        self.scale = np.zeros((self.capacity, 2))
         self.suffix = np.ones((self.blocks, 2))
         self.sums = np.zeros((self.capacity, 3))
         self._log_beta = 0.0

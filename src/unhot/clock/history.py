@@ -39,7 +39,10 @@ class History:
     """
 
     def __init__(self, rows: int, numbers: int, least: int = 0) -> None:
-        """For a table of so many rows, with so many `numbers` in an entry and at least `least` entries."""
+        """For a table of so many rows, with so many `numbers` in an entry and at least `least` entries.
+
+        The ring begins with zeros, which take no memory before they are written, and nobody reads.
+        """
         self.capacity = ring_capacity(rows * BYTES_PER_ROW // (8 * numbers), least + 4 * BLOCK)
         self.mask = self.capacity - 1
         self.blocks = self.capacity // BLOCK
@@ -108,7 +111,7 @@ class MatrixHistory(History):
 
     def __init__(self, rows: int) -> None:
         super().__init__(rows, self.WIDTH)
-        self.entry = np.ones((self.capacity, self.WIDTH))
+        self.entry = np.zeros((self.capacity, self.WIDTH))
         self.suffix = np.ones((self.blocks, self.WIDTH))
         together(self.restart(0))
 

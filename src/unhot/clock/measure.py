@@ -46,7 +46,7 @@ class MeasureHistory(WindowedHistory):
             raise too_wide(shape, f"a history of {size / 2**30:.1f} GiB, where {MOST_BYTES / 2**30:.0f} GiB is the most")
         super().__init__(rows, numbers, panels.window, panels.largest, panels.slope)
         self.terms = panels.terms
-        self.scale = np.ones((self.capacity, 3))
+        self.scale = np.zeros((self.capacity, 3))
         self.suffix = np.ones((self.blocks, 3))
         self.polynomial = np.zeros((self.capacity, count, 1 + panels.terms))
         self._lowest = [panels.floor] * bool(undivided)
@@ -54,7 +54,7 @@ class MeasureHistory(WindowedHistory):
         self._epsilon = float(np.dtype(dtype).type(epsilon))
         self._settled = shape.settled
         self._terms_from: dict[int, int] = {}
-        self.used = np.ones(self.capacity, dtype=np.int64)
+        self.used = np.zeros(self.capacity, dtype=np.int64)
         together(self.restart(0))
 
     def _begin(self, step: int, *, new_block: bool) -> list[Call]:

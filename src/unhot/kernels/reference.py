@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unhot import arrays
 from unhot.atomic import Call
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
 from unhot.kernels.structs import ANY, MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
@@ -46,9 +47,9 @@ def join_openmp(region: int) -> None:
     """
 
 
-def steps_of(rows: int, now: int) -> Array:
-    """For each row the step of its last touch, which is `now` for all of them."""
-    return np.full(rows, now, np.uint32)
+def steps_of(rows: int) -> Array:
+    """For each row the step of its last touch, 0; only those that are written take memory."""
+    return arrays.reserved((rows,), np.dtype(np.uint32))
 
 
 def span(start: int, stop: int) -> Array:

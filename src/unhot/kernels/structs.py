@@ -128,8 +128,8 @@ class Kernels(Protocol):
 
     def stores(self, states: Sequence[Sequence[Vectors]], firsts: Sequence[int], last: Any) -> Stores: ...
 
-    def steps_of(self, rows: int, now: int) -> Any:
-        """For each row the step of its last touch, which is `now` for all of them."""
+    def steps_of(self, rows: int) -> Any:
+        """For each row the step of its last touch, 0; only those that are written take memory."""
 
     def span(self, start: int, stop: int) -> Ids:
         """The rows from `start` to `stop` (excluded)."""

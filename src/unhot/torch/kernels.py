@@ -53,8 +53,8 @@ class TorchKernels:
         (state,) = states
         return TorchStores(state, last, self.device)
 
-    def steps_of(self, rows: int, now: int) -> Tensor:
-        return torch.full((rows,), now, dtype=torch.int32, device=self.device)
+    def steps_of(self, rows: int) -> Tensor:
+        return torch.zeros(rows, dtype=torch.int32, device=self.device)
 
     def span(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.device)
