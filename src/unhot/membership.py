@@ -98,14 +98,21 @@ class Membership(Settling):
         """Make the changes of rows that `prepare` gives, of the methods below. Nothing is changed if it raises an error."""
         self._change(prepare)
 
-    def adding(self, place: int, again: Array, rows: Sequence[Array]) -> list[Call]:
+    def adding(
+        self,
+        place: int,
+        again: Array,
+        rows: Sequence[Array],
+        larger: Callable[[Store, int], Sequence[Array]] | None = None,
+    ) -> list[Call]:
         """What adds rows, whose weights and slots are given, to the store at this place.
 
         The first of them take the places of its rows `again`, by numbers of its own; the others come after those that it has.
+        Where there is no room for so many, `larger` gives arrays with room that hold the store's rows.
         """
         store = self.stores[place]
         stop = store.rows + len(rows[0]) - len(again)
-        room = store.room if stop <= store.capacity else self._larger(store, stop)
+        room = store.room if stop <= store.capacity else tuple((larger or with_room)(store, stop))
         stores = list(self.stores)
         stores[place] = store.within(room, stop) if room else store
         numbers = [*(other.first for other in stores[1:]), self.numbers][place] - store.first
@@ -118,15 +125,6 @@ class Membership(Settling):
             touched = again + first, slice(first + store.rows, first + stop)
             calls += [partial(setitem, last, part, self.now) for part in touched]
         return [*calls, *self._having(made, last)]
-
-    @staticmethod
-    def _larger(store: Store, rows: int) -> list[Array]:
-        """The store's arrays with room for these rows, and for as many more that copying them costs little for each."""
-        capacity = max(rows, 2 * store.rows)
-        room = [arrays.reserved((capacity, *array.shape[1:]), array.dtype) for array in store.state]
-        for array, given in zip(room, store.state, strict=True):
-            array[: store.rows] = given
-        return room
 
     def _renumbering(self, stores: Sequence[Store]) -> tuple[Sequence[Store], Array | None, list[Call]]:
         """The stores with new numbers, where those of one do not suffice; the steps of last touches; what notes both."""
@@ -206,3 +204,12 @@ def _own(store: Store) -> Store:
     """The store with its arrays copied, and without room for more rows."""
     weights, *slots = (arrays.copied(array, array.dtype) for array in store.state)
     return store._replace(weights=weights, slots=tuple(slots), room=())
+
+
+def with_room(store: Store, rows: int) -> list[Array]:
+    """The store's arrays with room for these rows, and for as many more that copying them costs little for each."""
+    capacity = max(rows, 2 * store.rows)
+    room = [arrays.reserved((capacity, *array.shape[1:]), array.dtype) for array in store.state]
+    for array, given in zip(room, store.state, strict=True):
+        array[: store.rows] = given
+    return room

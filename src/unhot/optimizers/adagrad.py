@@ -52,7 +52,11 @@ class Adagrad(Optimizer):
     }
     TORCH = Names(
         stock="Adagrad",
-        hyperparameters={"learning_rate": "lr", "epsilon": "eps", **same("lr_decay", "weight_decay")},
+        hyperparameters={
+            "learning_rate": "lr",
+            "epsilon": "eps",
+            **same("lr_decay", "initial_accumulator_value", "weight_decay"),
+        },
         slots={"sum": "sum"},
         numbers={"step": "step"},
         implied={"convention": "torch"},

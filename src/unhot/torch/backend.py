@@ -31,6 +31,9 @@ DTYPES = (torch.float32, torch.float64)
 STRUCTURE = ("momentum", "amsgrad", "centered")
 """Hyperparameters by which an optimizer has one slot more."""
 
+OF_NEW_ROWS = ("kept_of_weight", "momentum_of_weight")
+"""What a clock knows of rows that had no gradient yet, for rows that are added."""
+
 SHARED = (
     "it lies in memory that other processes share, which would read rows with deferred steps. Share a copy of the model, and"
     " copy the weights into it from time to time"
@@ -65,6 +68,8 @@ class TorchBackend(Backend):
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
         """How many of the last steps in a row were dense."""
+        self.kept: dict[str, float] = {}
+        """Numbers of the clock of the last engine that torch's state has no place for, if rows were trained by it alone."""
 
     @property
     def owner(self) -> StateHolder | None:
@@ -221,6 +226,8 @@ class TorchBackend(Backend):
                     calls.append(partial(state[name].data.fill_, number))  # `data`, whose versions are its own
             if numbers.get("momentum_begun") == 0.0:  # a step was refused: torch takes a buffer for one that has begun
                 calls.append(partial(state.pop, "momentum_buffer", None))
+            kept = {name: number for name, number in numbers.items() if name in OF_NEW_ROWS}
+            calls.append(partial(setattr, self, "kept", kept))
             with unseen():
                 self.memory.alone(partial(together, [*calls, *self._leaving(engine)]))
         self.engine = None
@@ -239,6 +246,7 @@ class TorchBackend(Backend):
         if engine is not None and (self._written() or engine.version < 0):
             together(self._leaving(engine))
         self._hand_over()
+        self.kept = {}
 
     def resume(self) -> None:
         """Go on from what torch holds now, which may be other memory."""
@@ -311,7 +319,7 @@ class TorchBackend(Backend):
         now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
         held = frozenset(name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor))
         begun, product = float("momentum" in held), float(state.get("mu_product", 1.0))
-        return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels)
+        return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels, tuple(self.kept.items()))
 
     def slots_for(
         self, clock: Clock, owner: Owner, group: Mapping[str, Any], state: Mapping[str, Any], held: frozenset[str]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from unhot.atomic import Call, together
@@ -146,11 +147,15 @@ def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequen
     weights = [table.backend.weights_array() for table in tables]
     snapshot, clock = clock_of(core, start.dtype, sum(map(len, weights)), start.held)
     numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
-    clock.load_state(numbers)
+    clock.load_state({**numbers, **dict(start.kept)})
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
     engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels)
     calls: list[Call] = []
     for place, (table, (tensors, _)) in enumerate(zip(tables, slots, strict=True)):
         calls += table.backend.bound(engine, place, table.state, tensors)
+    if any(len(table.parameter.frozen_rows) for table in tables):
+        firsts = [store.first for store in engine.stores]
+        rows = [table.parameter.frozen_rows + first for table, first in zip(tables, firsts, strict=True)]
+        engine.freeze(tables[0].backend.memory.of_host(np.concatenate(rows)))
     together(calls)

@@ -46,6 +46,8 @@ class Start(NamedTuple):
     momentum_product: float
     dtype: np.dtype[Any]
     kernels: Any
+    kept: tuple[tuple[str, float], ...] = ()
+    """What the clock knew of rows that had no gradient yet."""
 
 
 class StateError(ValueError):

@@ -13,16 +13,35 @@ from unhot.ids import OutOfRange, check_policy
 from unhot.optimizers.base import flag
 from unhot.torch._private import without_torch_functions
 from unhot.torch.backend import DTYPES
+from unhot.torch.growing import Growing
 from unhot.torch.lookup import lookup
 from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
 Activation = Callable[[Tensor], Tensor]
 
 
-class _OnTable:
+class _OnTable(Growing):
     """A layer whose weight is a table. Where its `sparse` was not given, the weight's owner decides how that is trained."""
 
     _given_sparse: bool | None = None
+
+    @property
+    def num_embeddings(self) -> int:
+        """The number of rows of the weight, also after another layer that shares it has grown."""
+        weight = self._parameters.get("weight")
+        found: int = self.__dict__["num_embeddings"] if weight is None else len(weight)
+        return found
+
+    @num_embeddings.setter
+    def num_embeddings(self, given: int) -> None:
+        self.__dict__["num_embeddings"] = given
+
+    def extra_repr(self) -> str:
+        """As torch's, which looks for the number of rows among the layer's attributes."""
+        self.__dict__["num_embeddings"] = self.num_embeddings
+        module: Any = super()
+        text: str = module.extra_repr()
+        return text
 
     @property
     def sparse(self) -> bool:

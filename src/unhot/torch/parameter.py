@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -58,6 +60,14 @@ class Notes:
     warned_of_dense_training = False
     """Whether the user was warned of it."""
 
+    def __init__(self) -> None:
+        self.rooms: dict[str, torch.Tensor] = {}
+        """Tensors that begin with the weights ("") and the slots, by their names, and have rows to spare."""
+
+
+ROW_NUMBERS = ("_frozen_rows", "_removed_rows")
+"""Attributes that every copy of a table has, too."""
+
 
 class TableParameter(nn.Parameter):
     """An `nn.Parameter` whose rows an unhot optimizer may leave behind; until one owns it, it is as any other."""
@@ -67,6 +77,16 @@ class TableParameter(nn.Parameter):
 
     uncopied: ClassVar[frozenset[str]] = frozenset({"ownership", "_notes", "_is_param"})
     """Attributes that no copy takes along."""
+
+    @property
+    def frozen_rows(self) -> npt.NDArray[np.int64]:
+        """The numbers of the rows that do not train, in rising order; copies of the table have the same."""
+        return np.asarray(self.__dict__.get("_frozen_rows", ()), np.int64)
+
+    @property
+    def removed_rows(self) -> npt.NDArray[np.int64]:
+        """The numbers of rows that have been given back, in rising order; copies of the table have the same."""
+        return np.asarray(self.__dict__.get("_removed_rows", ()), np.int64)
 
     @property
     def notes(self) -> Notes:
@@ -106,6 +126,11 @@ class TableParameter(nn.Parameter):
     def __repr__(self) -> str:  # type: ignore[override]
         shown = self.detach().requires_grad_(self.requires_grad)
         return f"Parameter containing:\n{shown!r}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made: Any = super().__deepcopy__(memo)  # type: ignore[no-untyped-call]
+        made.__dict__.update({name: self.__dict__[name] for name in ROW_NUMBERS if name in self.__dict__})
+        return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         own = {name: value for name, value in self.__dict__.items() if name not in self.uncopied}

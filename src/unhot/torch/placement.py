@@ -28,6 +28,9 @@ class Placement(Protocol):
     def view(self, tensor: Tensor) -> Any:
         """The memory of a contiguous tensor, as the kernels take it."""
 
+    def of_host(self, array: Any) -> Any:
+        """An array of the host, as the kernels take it."""
+
     def full(self, shape: tuple[int, ...], like: Tensor, value: float) -> Tensor:
         """A new tensor of that shape, of the dtype and on the device of `like`."""
 
@@ -54,6 +57,9 @@ class Host:
 
     def view(self, tensor: Tensor) -> Any:
         return tensor.numpy()
+
+    def of_host(self, array: Any) -> Any:
+        return array
 
     def full(self, shape: tuple[int, ...], like: Tensor, value: float) -> Tensor:
         return torch.from_numpy(arrays.full(shape, like.numpy().dtype, value))
@@ -83,6 +89,9 @@ class Device:
 
     def __init__(self, device: torch.device) -> None:
         self.kernels = TorchKernels(device)
+
+    def of_host(self, array: Any) -> Any:
+        return torch.from_numpy(array).to(self.kernels.device)
 
     def view(self, tensor: Tensor) -> Any:
         return tensor.data  # whose versions are its own: what the kernels write is no write of the user's

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,7 +199,10 @@ class RowOptimizer(Base):  # type: ignore[misc]
                     if step.reason:
                         dense.append(self._densely(table.backend, table.parameter, step.reason))
         if dense:
+            frozen = [(held, rows, held.detach()[rows]) for held in dense if len(rows := frozen_rows(held))]
             _torch_step(self._partner(dense) if self.lock is not None else self)
+            for held, rows, kept in frozen:
+                held.detach()[rows] = kept
         for maximize, step in steps:
             step.make(maximize)
 
@@ -232,6 +236,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
             table.grad = as_dense(gradient)
         backend.hand_over()  # an error would leave everything as it was
+        backend.kept = {}
         self._tell(table, backend, reason, gradient)
         return table
 
@@ -333,6 +338,12 @@ class RowOptimizer(Base):  # type: ignore[misc]
 def tables_of(group: Mapping[str, Any]) -> list[TableParameter]:
     """The table parameters of a group."""
     return [parameter for parameter in group["params"] if isinstance(parameter, TableParameter)]
+
+
+def frozen_rows(parameter: Tensor) -> Tensor:
+    """The numbers of the frozen rows of a table; none of any other parameter."""
+    rows = parameter.frozen_rows if isinstance(parameter, TableParameter) else np.empty(0, np.int64)
+    return torch.from_numpy(rows).to(parameter.device)
 
 
 def as_dense(gradient: Tensor) -> Tensor:

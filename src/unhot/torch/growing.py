@@ -1,0 +1,168 @@
+"""Rows that arrive and go, and rows that do not train: what layers on a table offer for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from unhot.creation import as_size
+from unhot.ids import as_ids, as_plain, in_range, not_removed
+from unhot.torch.growth import add_rows, freeze
+from unhot.torch.parameter import TableParameter
+
+Rows = npt.NDArray[np.int64]
+NewRows = Literal["mean"] | Tensor | Callable[[Tensor], object]
+"""What new rows hold."""
+
+
+class Growing(nn.Module):
+    """A layer whose rows arrive and go between steps. Its weight stays the parameter that others hold."""
+
+    weight: Tensor
+
+    def grow(self, rows: int, init: NewRows | None = None) -> Tensor:
+        """Add rows, and return their numbers: those of removed rows first, then those after the last row.
+
+        The weight stays the same parameter, in all layers that share it. The optimizer of `unhot.torch` that owns it has its
+        state enlarged. Training goes on as if the new rows had been there from the start without a gradient; weight decay has
+        acted on them since the optimizer was made or its state was loaded. Rows that are given as a tensor hold what is given.
+
+        It costs the new rows, if there is room for them. If not, all rows are copied into memory of twice the size.
+
+        Args:
+            rows: how many.
+            init: what the new rows hold: None for numbers from a standard normal distribution, as the layer begins with; a
+                function that fills a tensor in place, such as `torch.nn.init.zeros_`; "mean" for the mean of all rows; or a
+                tensor of shape (rows, embedding_dim).
+
+        Raises: TypeError or ValueError for unusable arguments, or for a weight that is no table (a parametrization).
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> layer = unhot.torch.Embedding(1000, 4)
+            >>> optimizer = unhot.torch.Adam(layer.parameters())
+            >>> layer.grow(2, torch.nn.init.zeros_)
+            tensor([1000, 1001])
+            >>> layer(torch.tensor([1001]))
+            tensor([[0., 0., 0., 0.]], grad_fn=<RowLookupBackward>)
+        """
+        table, count = self._table(), as_size("rows", rows)
+        again = table.removed_rows[:count]
+        with torch.no_grad():
+            given = self._new_rows(table, count, init)
+        add_rows(table, again, given, from_the_start=not (isinstance(init, (str, Tensor))))
+        table.__dict__["_removed_rows"] = table.removed_rows[len(again) :]
+        added = np.arange(len(table) - count + len(again), len(table))
+        return torch.from_numpy(np.concatenate([again, added]))
+
+    def _new_rows(self, table: TableParameter, count: int, init: NewRows | None) -> Tensor:
+        shape = (count, table.size(1))
+        if isinstance(init, Tensor):
+            if init.shape != shape or init.is_complex():
+                raise ValueError(f"`init` must have shape (rows, dim) = {shape}. Received: {tuple(init.shape)}, {init.dtype}.")
+            return init.to(table)
+        if isinstance(init, str) and init == "mean":
+            there = np.setdiff1d(np.arange(len(table)), table.removed_rows)
+            return table.detach()[torch.from_numpy(there)].double().mean(0).to(table).expand(shape)
+        made = table.new_empty(shape)
+        if init is None:
+            return nn.init.normal_(made)
+        if not callable(init):
+            raise TypeError(f"`init` must be 'mean', a tensor, or a function that fills one. Received: {init!r}.")
+        init(made)
+        return made
+
+    def remove(self, rows: Any) -> None:
+        """Give rows back. They hold zeros until `grow` uses their numbers again; all other ids stay valid.
+
+        The optimizer's state of the rows begins anew, too. Do not look removed rows up: they would train again.
+
+        Args:
+            rows: integers of any shape, each of them once or several times.
+
+        Raises: IndexError for an id that is out of range or removed already; TypeError for ids that are not integers.
+
+        Example:
+            >>> import unhot.torch
+            >>> layer = unhot.torch.Embedding(4, 2)
+            >>> layer.remove([1])
+            >>> layer.grow(2)
+            tensor([1, 4])
+        """
+        table = self._table()
+        given = np.unique(_existing(table, rows))
+        freeze(table, np.setdiff1d(table.frozen_rows, given))
+        add_rows(table, given, torch.zeros(len(given), table.size(1)), from_the_start=False)
+        table.__dict__["_removed_rows"] = np.union1d(table.removed_rows, given)
+
+    @property
+    def frozen(self) -> Tensor:
+        """The numbers of the rows that do not train, in rising order.
+
+        No step of an optimizer of `unhot.torch` changes a bit of them, nor does weight decay. Between steps, you may assign row
+        numbers, a boolean mask of shape (num_embeddings,), or None for no rows.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> layer = unhot.torch.Embedding(4, 2)
+            >>> layer.frozen = torch.tensor([True, False, False, True])
+            >>> layer.frozen
+            tensor([0, 3])
+        """
+        return torch.from_numpy(self._table().frozen_rows.copy())
+
+    @frozen.setter
+    def frozen(self, rows: Any) -> None:
+        table = self._table()
+        freeze(table, np.empty(0, np.int64) if rows is None else _named(table, rows))
+
+    def only_train(self, rows: Any) -> None:
+        """Freeze all rows but these, such as newly added ones.
+
+        Args:
+            rows: row numbers, or a boolean mask of shape (num_embeddings,).
+
+        Raises: IndexError for an id that is out of range or removed, ValueError for a mask of another shape, TypeError for
+            anything else.
+
+        Example:
+            >>> import unhot.torch
+            >>> layer = unhot.torch.Embedding(4, 2)
+            >>> layer.only_train(layer.grow(2))
+            >>> layer.frozen
+            tensor([0, 1, 2, 3])
+        """
+        table = self._table()
+        freeze(table, np.setdiff1d(np.arange(len(table)), _named(table, rows)))
+
+    def _table(self) -> TableParameter:
+        weight = self.weight
+        if not isinstance(weight, TableParameter):
+            raise TypeError(
+                "only a table that is the layer's own parameter has rows that come, go or freeze. Received: a weight of type"
+                f" {type(weight).__name__}."
+            )
+        return weight
+
+
+def _existing(table: TableParameter, rows: Any) -> Rows:
+    """Flat numbers of rows that are there, else an IndexError."""
+    ids = as_ids(rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows, "rows")
+    removed = np.zeros(len(table), bool)
+    removed[table.removed_rows] = True
+    return not_removed(in_range(ids, len(table), "raise")[0], None, removed, ids.shape, "raise")[0]
+
+
+def _named(table: TableParameter, rows: Any) -> Rows:
+    """The row numbers that are given as such or by a mask, in rising order."""
+    given = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else as_plain(rows, "rows")
+    if given.dtype != np.bool_:
+        return np.unique(_existing(table, given))
+    if given.shape != (len(table),):
+        raise ValueError(f"a mask of rows must have shape ({len(table)},). Received: shape {given.shape}.")
+    return np.flatnonzero(given)

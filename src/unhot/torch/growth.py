@@ -1,0 +1,185 @@
+"""Rows that are added to a table parameter, given back or frozen, with what the optimizer that owns it keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import setitem
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unhot import arrays
+from unhot.atomic import Call, together
+from unhot.engine import Engine
+from unhot.settling import clock_of
+from unhot.store import Store
+from unhot.torch._private import unseen, version_of, without_torch_functions
+from unhot.torch.backend import TorchBackend, dtype_of
+from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Content
+from unhot.torch.parameter import TableParameter
+from unhot.torch.placement import Host
+from unhot.training import ownership_of
+
+Rows = npt.NDArray[np.int64]
+
+
+def add_rows(table: TableParameter, again: Rows, weights: Tensor, *, from_the_start: bool) -> None:
+    """Give a table rows with these weights: the first of them take the places of the rows `again`, the others come at the end.
+
+    Rows that are there from the start of training have had no gradient in the steps made so far; others begin now.
+    """
+    without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start))
+
+
+def freeze(table: TableParameter, rows: Rows) -> None:
+    """Leave these rows of a table as they are from now on, and train all others; the numbers rise."""
+    without_torch_functions(_of_owner, table, partial(_freeze, table, rows))
+
+
+def _of_owner(table: TableParameter, work: Callable[[TorchBackend | None], None]) -> None:
+    """`work` with what trains the table, if something does, whose lock is held."""
+    tie = ownership_of(table)
+    if tie is None:
+        work(None)
+    else:
+        tie.backend.lock.holding(partial(work, tie.backend))
+
+
+def _freeze(table: TableParameter, rows: Rows, backend: TorchBackend | None) -> None:
+    engine = None if backend is None else backend.engine
+    if engine is not None:
+        assert backend is not None
+        frozen = [engine.frozen_in(place) + store.first for place, store in enumerate(engine.stores)]
+        frozen[backend.place] = backend.memory.of_host(rows + engine.stores[backend.place].first)
+        backend.memory.alone(partial(engine.freeze, engine.kernels.joined(frozen)))
+    table.__dict__["_frozen_rows"] = rows
+
+
+def _add(table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, backend: TorchBackend | None) -> None:
+    engine = None if backend is None else backend._current()
+    if backend is not None and engine is not None and isinstance(backend.memory, Host):
+        engine.change_rows(lambda: _added_to_engine(table, backend, engine, again, weights, from_the_start))
+        return
+    if backend is not None:
+        backend.hand_over()
+        backend._pointer = -1
+    slots = {} if backend is None else slots_of(table, backend)
+    state = _state_of(table, backend, slots, weights, from_the_start)
+    stop = len(table) + len(weights) - len(again)
+    calls: list[Call] = []
+    grown: dict[str, Tensor] = {}
+    for (name, tensor), part in zip({"": table.detach(), **slots}.items(), state, strict=True):
+        grown[name] = with_room(table, name, tensor, stop)[:stop] if stop > len(tensor) else tensor
+        places = torch.from_numpy(again).to(tensor.device)
+        calls += [
+            partial(setitem, grown[name].data, places, part[: len(again)].to(tensor)),
+            partial(setitem, grown[name].data, slice(len(tensor), stop), part[len(again) :].to(tensor)),
+        ]
+    with unseen():
+        together([*calls, *_in_place(table, backend, grown)])
+
+
+def _added_to_engine(
+    table: TableParameter, backend: TorchBackend, engine: Engine, again: Rows, weights: Tensor, from_the_start: bool
+) -> list[Call]:
+    """What adds rows to the store of an engine, and to the parameter and the optimizer's state, whose memory that is."""
+    assert engine.clock is not None
+    given = weights.to(table.dtype).cpu().contiguous().numpy()
+    state = engine.untouched(given) if from_the_start else engine.new(given)
+    owner: Any = backend.owner
+    held = owner.held_state[table]
+    tensors = {"": table.detach(), **{owner.slots[name]: held[owner.slots[name]] for name in engine.clock.slots}}
+    rooms: dict[str, Tensor] = {}
+
+    def larger(_: Store, rows: int) -> list[Any]:
+        rooms.update({name: with_room(table, name, tensor, rows) for name, tensor in tensors.items()})
+        return [room.numpy() for room in rooms.values()]
+
+    calls = engine.adding(backend.place, again, state, larger)
+    stop = len(table) + len(given) - len(again)
+    if stop == len(table):
+        return calls
+    grown = {name: (rooms or table.notes.rooms)[name][:stop] for name in tensors}
+    return [*calls, *_in_place(table, backend, grown)]
+
+
+def slots_of(table: TableParameter, backend: TorchBackend) -> dict[str, Tensor]:
+    """What the optimizer keeps of each row of the table, by torch's names."""
+    owner: Any = backend.owner
+    state = owner.held_state.get(table, {})
+    named = {name: state[name] for name in owner.slots.values() if isinstance(state.get(name), Tensor)}
+    return {name: slot for name, slot in named.items() if slot.dim() == 2 and len(slot) == len(table)}
+
+
+def with_room(table: TableParameter, name: str, tensor: Tensor, rows: int) -> Tensor:
+    """A tensor of which the first rows are those of `tensor`, with room for so many."""
+    room = table.notes.rooms.get(name)
+    fits = room is not None and room.shape[1:] == tensor.shape[1:] and room.dtype == tensor.dtype and len(room) >= rows
+    if room is not None and fits and room.data_ptr() == tensor.data_ptr():
+        return room
+    shape = (max(rows, 2 * len(tensor)), *tensor.shape[1:])
+    made = torch.from_numpy(arrays.reserved(shape, dtype_of(tensor))) if _in_host_memory(tensor) else tensor.new_empty(shape)
+    made[: len(tensor)] = tensor
+    table.notes.rooms[name] = made
+    return made
+
+
+def _in_host_memory(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype in (torch.float32, torch.float64)
+
+
+def _state_of(
+    table: TableParameter, backend: TorchBackend | None, slots: dict[str, Tensor], weights: Tensor, from_the_start: bool
+) -> Sequence[Tensor]:
+    """Weights and slots of new rows, where there is no engine."""
+    owner: Any = None if backend is None else backend.owner
+    if backend is None or not slots:
+        kept = backend.kept.get("kept_of_weight", 1.0) if backend is not None and from_the_start else 1.0
+        return [weights * kept]
+    group = next(group for group in owner.param_groups if any(table is given for given in group["params"]))
+    try:
+        _, clock = clock_of(owner.core(**owner.hyperparameters(group)), dtype_of(table), len(table), ())
+    except (TypeError, ValueError):  # trained densely, since the core has no such optimizer
+        start = float(group.get("initial_accumulator_value", 0.0))
+        return [weights, *(slot.new_full((len(weights), slot.size(1)), start) for slot in slots.values())]
+    clock.load_state({"largest_beta": 0.0, "momentum_product": 1.0, **backend.kept})
+    given = weights.double().cpu().numpy()
+    state = clock.untouched(given) if from_the_start else (given, *clock.new_slots(given))
+    by_name = dict(zip((owner.slots[name] for name in clock.slots), state[1:], strict=True))
+    zeros = [np.zeros((len(weights), slot.size(1))) for slot in slots.values()]
+    return [torch.from_numpy(state[0]), *(torch.from_numpy(by_name.get(n, z)) for n, z in zip(slots, zeros, strict=True))]
+
+
+def _in_place(table: TableParameter, backend: TorchBackend | None, grown: dict[str, Tensor]) -> list[Call]:
+    """What puts larger tensors in the place of the parameter's memory and of the optimizer's state."""
+    weights = grown.pop("")
+    # The node of autograd that collects the gradient goes on wanting the old shape, unless the dtype changes.
+    other = torch.empty(0, dtype=torch.float64 if weights.dtype != torch.float64 else torch.float32, device=weights.device)
+    calls: list[Call] = [partial(setattr, table, "data", other), partial(setattr, table, "data", weights)]
+    if table.grad is not None:
+        calls.append(partial(setattr, table, "grad", larger_gradient(table.grad, weights.shape)))
+    if backend is None:
+        return calls
+    owner: Any = backend.owner
+    if grown:
+        calls.append(partial(owner.held_state[table].update, grown))
+    if backend.engine is not None:
+        kept = backend._kept | {name: (tensor, version_of(tensor)) for name, tensor in grown.items()}
+        calls.append(partial(backend.__dict__.update, _pointer=weights.data_ptr(), _weights=weights, _kept=kept))
+    return calls
+
+
+def larger_gradient(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """The gradient of a table that has had rows added, whose gradient is 0."""
+    if isinstance(gradient, RowGradient) and gradient.content.rows is not None:
+        return RowGradient(Content(shape, gradient.content.rows, None, gradient.content.notes))
+    if gradient.is_sparse:
+        return torch.sparse_coo_tensor(gradient._indices(), gradient._values(), shape)
+    dense = gradient.content.dense if isinstance(gradient, RowGradient) else gradient
+    assert dense is not None
+    return torch.cat([dense, dense.new_zeros(shape[0] - len(dense), *shape[1:])])

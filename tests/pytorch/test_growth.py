@@ -1,0 +1,267 @@
+"""Rows that are added to layers in training, given back and frozen, against torch's layer with all rows from the start."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from selection import product
+from torch import Tensor, nn
+
+import unhot.torch
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "Adam": {"lr": 0.01},
+    "AdamW": {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True},
+    "NAdam": {"lr": 0.01},
+    "RAdam": {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    "Adamax": {"lr": 0.01},
+    "SGD": {"lr": 0.1},
+    "SGD momentum": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+    "Adagrad": {"lr": 0.1, "initial_accumulator_value": 0.1},
+    "RMSprop": {"lr": 0.01, "momentum": 0.5, "centered": True},
+    "Adadelta": {"lr": 1.0},
+}
+ROWS, DIM, FIRST = 14, 3, 6
+
+
+def optimizer_of(name: str, module: Any, layer: nn.Module) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = getattr(module, name.split()[0])(layer.parameters(), **OPTIMIZERS[name])
+    return made
+
+
+def step(layer: nn.Module, optimizer: torch.optim.Optimizer, ids: list[int], factor: float = 1.0) -> None:
+    optimizer.zero_grad()
+    (factor * layer(torch.tensor(ids)).square().sum() + layer(torch.tensor(ids[:1])).sum()).backward()
+    optimizer.step()
+
+
+def start() -> Tensor:
+    return torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def of(weights: Tensor) -> Callable[[Tensor], object]:
+    """An initializer that fills new rows with these."""
+    return lambda rows: rows.copy_(weights)
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_as_if_all_rows_had_been_there(name: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and state of every optimizer, which then goes on in torch's own; the parameter stays the object that it is."""
+    monkeypatch.setenv("UNHOT_TORCH_KERNELS", kernels)
+    weights = start()
+    stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
+    layer = unhot.torch.Embedding(FIRST, DIM, _weight=weights[:FIRST].clone())
+    theirs, ours = optimizer_of(name, torch.optim, stock), optimizer_of(name, unhot.torch, layer)
+    parameter = layer.weight
+    for number in range(90):
+        if number in (0, 1, 30, 60):
+            rows = len(layer.weight)
+            assert layer.grow(2, of(weights[rows : rows + 2])).tolist() == [rows, rows + 1]
+        if number == 45 and kernels == "native":
+            ours.state_dict()  # which settles all rows and lets go of the history
+        ids = [number * 5 % len(layer.weight), 3, number % 3]
+        step(layer, ours, ids)
+        step(stock, theirs, ids)
+    assert layer.weight is parameter
+    assert layer.num_embeddings == ROWS
+    torch.testing.assert_close(layer.weight.detach(), stock.weight.detach(), rtol=1e-8, atol=1e-10)
+    plain = nn.Embedding(ROWS, DIM, _weight=layer.weight.detach().clone())
+    resumed = optimizer_of(name, torch.optim, plain)
+    resumed.load_state_dict(ours.state_dict())
+    for number in range(20):
+        step(plain, resumed, [number % ROWS, 1])
+        step(stock, theirs, [number % ROWS, 1])
+    torch.testing.assert_close(plain.weight.detach(), stock.weight.detach(), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD momentum"])
+def test_removed_rows_begin_anew(name: str) -> None:
+    """Their numbers are used again, with a new state; others train as before."""
+    weights = start()
+    stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
+    layer = unhot.torch.Embedding(ROWS, DIM, _weight=weights.clone())
+    theirs, ours = optimizer_of(name, torch.optim, stock), optimizer_of(name, unhot.torch, layer)
+    for number in range(20):
+        step(stock, theirs, [number % 4])
+        step(layer, ours, [number % 4, 7, 9][: 1 + 2 * (number < 10)])
+        if number == 10:
+            layer.remove([[9], [7]])
+            assert not layer.weight[[7, 9]].any()
+            assert copy.deepcopy(layer).grow(1).tolist() == [7]
+            assert layer.grow(2, of(weights[[7, 9]])).tolist() == [7, 9]
+    torch.testing.assert_close(layer.weight.detach(), stock.weight.detach(), rtol=1e-8, atol=1e-10)
+
+
+def test_rows_that_are_given_and_the_mean() -> None:
+    """They hold what is given, whatever decay has done to the others."""
+    layer = unhot.torch.Embedding(4, DIM)
+    optimizer = optimizer_of("AdamW", unhot.torch, layer)
+    step(layer, optimizer, [1, 2])
+    given = torch.arange(6.0).reshape(2, 3)
+    rows = layer.grow(2, given)
+    assert torch.equal(layer(rows), given)
+    mean = layer.weight.detach().double().mean(0).float()
+    assert torch.equal(layer(layer.grow(1, "mean"))[0], mean)
+    torch.manual_seed(3)
+    drawn = layer(layer.grow(2))
+    torch.manual_seed(3)
+    factor = 1 - 0.01 * 0.1
+    torch.testing.assert_close(drawn.detach(), torch.randn(2, DIM) * factor)
+
+
+def test_layers_that_share_a_weight_and_gradients_that_wait() -> None:
+    """The rows come to both layers; a gradient that is there gets zeros for them, and a graph from before can go backward."""
+    layer = unhot.torch.Embedding(4, DIM)
+    bag = unhot.torch.EmbeddingBag(4, DIM, mode="sum", _weight=layer.weight.detach())
+    bag.weight = layer.weight
+    optimizer = unhot.torch.SGD([layer.weight], lr=1.0)
+    step(layer, optimizer, [0])
+    before = layer.weight.detach().clone()
+    optimizer.zero_grad()
+    layer(torch.tensor([1])).sum().backward()
+    waiting = layer(torch.tensor([2])).sum()
+    new = bag.grow(2, nn.init.zeros_)
+    assert layer.num_embeddings == bag.num_embeddings == 6
+    assert layer.weight.grad.shape == (6, DIM)
+    assert "6, 3" in repr(layer)
+    bag(new[None]).sum().backward()
+    optimizer.step()
+    expected = torch.cat([before, torch.zeros(2, DIM)])
+    expected[[1, 4, 5]] -= 1
+    assert torch.equal(layer.weight.detach(), expected)
+    optimizer.zero_grad()
+    waiting.backward()
+    optimizer.step()
+    expected[2] -= 1
+    assert torch.equal(layer.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("sparse", [None, False, True])
+def test_before_and_without_an_optimizer(sparse: bool | None) -> None:
+    """A layer that nobody trains, and one that torch's own optimizer trains afterwards."""
+    layer = unhot.torch.Embedding(4, DIM, padding_idx=0, sparse=sparse)
+    layer(torch.tensor([1])).sum().backward()
+    layer.grow(3)
+    assert layer.weight.grad.shape == (7, DIM)
+    layer.zero_grad()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    layer(torch.tensor([6, 0])).sum().backward()
+    optimizer.step()
+    assert (layer.weight != before).any(1).tolist() == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize(("name", "way"), product(OPTIMIZERS, ["rows", "dense", "both"]))
+def test_frozen_rows(name: str, way: str) -> None:
+    """No step changes a bit of them, by rows or densely; all others train as in torch's own layer."""
+    weights = start()
+    stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
+    layer = unhot.torch.Embedding(ROWS, DIM, _weight=weights.clone(), sparse=False if way == "dense" else None)
+    theirs, ours = optimizer_of(name, torch.optim, stock), optimizer_of(name, unhot.torch, layer)
+    frozen, others = [1, 4], [row for row in range(ROWS) if row not in (1, 4)]
+    for number in range(40):
+        ids = [number % ROWS, 4, 3]
+        if number == 10:
+            layer.frozen = frozen
+            kept = layer.weight.detach()[frozen].clone()
+        if way == "both" and number == 20:
+            ours.zero_grad()
+            ours.state_dict()
+        step(layer, ours, ids)
+        step(stock, theirs, ids)
+        if number >= 10:
+            assert torch.equal(layer.weight.detach()[frozen], kept)
+    torch.testing.assert_close(layer.weight.detach()[others], stock.weight.detach()[others], rtol=1e-8, atol=1e-10)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other.frozen.tolist() == frozen
+    layer.only_train(layer.grow(2))
+    assert layer.frozen.tolist() == list(range(ROWS))
+    layer.frozen = None
+    assert layer.frozen.tolist() == []
+
+
+def test_a_collection_grows_table_by_table() -> None:
+    """Its tables share a clock, and their rows are numbered anew where those of one do not suffice."""
+    sizes = {"user": (5, DIM), "item": (4, DIM)}
+    large, small = (unhot.torch.EmbeddingCollection(given) for given in (dict.fromkeys(sizes, (12, DIM)), sizes))
+    first = {name: large.embeddings[name].weight.detach().clone() for name in sizes}
+    with torch.no_grad():
+        for name, (rows, _) in sizes.items():
+            small.embeddings[name].weight.copy_(first[name][:rows])
+    optimizers = [unhot.torch.AdamW(layer.parameters(), lr=0.01, weight_decay=0.1) for layer in (large, small)]
+    for number in range(60):
+        if number in (10, 30, 40):
+            for name in sizes:
+                rows = len(small.embeddings[name].weight)
+                small.embeddings[name].grow(2, of(first[name][rows : rows + 2]))
+        ids = {name: torch.tensor([number % len(small.embeddings[name].weight), 2]) for name in sizes}
+        for layer, optimizer in zip((large, small), optimizers, strict=True):
+            optimizer.zero_grad()
+            layer(ids).square().sum().backward()
+            optimizer.step()
+    for name in sizes:
+        grown = small.embeddings[name].weight.detach()
+        torch.testing.assert_close(grown, large.embeddings[name].weight.detach()[: len(grown)], rtol=1e-5, atol=1e-6)
+
+
+def test_checkpoints_of_a_grown_layer() -> None:
+    """A layer of the new size takes weights and optimizer's state, and goes on as the grown one."""
+    layer = unhot.torch.Embedding(4, DIM)
+    optimizer = optimizer_of("AdamW", unhot.torch, layer)
+    step(layer, optimizer, [1])
+    layer.grow(3)
+    step(layer, optimizer, [6])
+    file = io.BytesIO()
+    torch.save({"model": layer.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file)
+    other = unhot.torch.Embedding(7, DIM)
+    resumed = optimizer_of("AdamW", unhot.torch, other)
+    other.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    for pair in ((layer, optimizer), (other, resumed)):
+        step(*pair, [5, 6])
+    assert torch.equal(layer.weight.detach(), other.weight.detach())
+
+
+def test_memory_is_copied_seldom() -> None:
+    """A row at a time, the weights move to new memory as often as their number doubles."""
+    layer = unhot.torch.Embedding(1, DIM)
+    optimizer = optimizer_of("Adam", unhot.torch, layer)
+    places = set()
+    for number in range(100):
+        step(layer, optimizer, [number])
+        layer.grow(1)
+        places.add(layer.weight.data_ptr())
+    assert len(places) <= 9
+    assert len(layer.weight) == 101
+
+
+def test_errors() -> None:
+    """They name what is wrong, and the layer stays as it was."""
+    layer = unhot.torch.Embedding(4, DIM)
+    layer.remove(2)
+    before = layer.weight.detach().clone()
+    for call, kind, message in (
+        (lambda: layer.grow(0), ValueError, "`rows` must be a positive integer. Received: 0."),
+        (lambda: layer.grow(2, torch.ones(1, 3)), ValueError, "`init` must have shape (rows, dim) = (2, 3). Received: (1, 3)"),
+        (lambda: layer.grow(2, "ones"), TypeError, "`init` must be 'mean', a tensor, or a function"),
+        (lambda: layer.remove(4), IndexError, "id 4 at position () is out of range"),
+        (lambda: layer.remove([1, 2]), IndexError, "id 2 at position 1 is that of a removed row"),
+        (lambda: layer.remove(torch.tensor([0.5])), TypeError, "`rows` must be integers"),
+        (lambda: setattr(layer, "frozen", [True]), ValueError, "a mask of rows must have shape (4,). Received: shape (1,)."),
+    ):  # fmt: skip
+        with pytest.raises(kind, match=re.escape(message)):
+            call()
+        assert torch.equal(layer.weight.detach(), before)
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    with pytest.raises(TypeError, match="only a table that is the layer's own parameter has rows that come, go or freeze"):
+        layer.grow(1)
