@@ -1,0 +1,5 @@
+"""The native map from keys to rows."""
+
+from unhot.keys.reference import KeyMap, pack
+
+__all__ = ["KeyMap", "pack"]
