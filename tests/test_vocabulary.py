@@ -25,8 +25,7 @@ MAPS = [reference] if keys.active is reference else [native, reference]
 @pytest.fixture(params=MAPS, ids=lambda module: module.__name__.rpartition(".")[2])
 def maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Vocabularies on each of the maps that there are."""
-    monkeypatch.setattr(keys, "active", request.param)
-    for module in ("vocabulary", "keys.state", "keys.counting", "keys.reading"):
+    for module in ("vocabulary", "keys.state", "keys.counting"):
         monkeypatch.setattr(f"unhot.{module}.active", request.param)
     module: ModuleType = request.param
     return module

@@ -13,9 +13,10 @@ from unhot.arraylike import IdsLike
 from unhot.atomic import Lock
 from unhot.ids import as_ids, widened
 from unhot.keys import active, errors, state
-from unhot.keys.column import Column, Ids, Key, Kind, as_column, decoded, position
+from unhot.keys.column import Column, as_column, decoded, position
 from unhot.keys.counting import frequent
 from unhot.keys.maps import AS_KEY, KeyMap, RefusedError, Rows
+from unhot.keys.packing import Ids, Key, Kind
 from unhot.keys.policies import Missing, Policies, Unknown, as_count
 from unhot.keys.reading import KeysLike, read
 

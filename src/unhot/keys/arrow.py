@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot import extras
-from unhot.keys.column import FLOATS, KINDS, Column, Keys, Mask, Packed, marked, of_integers
+from unhot.keys.column import FLOATS, Column, Keys
+from unhot.keys.packing import KINDS, Mask, Packed, marked, of_integers, typed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +119,7 @@ def _values_of(array: pa.DictionaryArray) -> pa.Array:
 
 def _with_missing(packed: Packed) -> Packed:
     """The entries of a dictionary, and after them a missing one."""
-    count = len(packed.data) if packed.offsets is None else len(packed.offsets) - 1
+    count = packed.length
     large = None if packed.large is None else np.append(packed.large, False)
     missing = np.append(np.zeros(count, np.bool_) if packed.missing is None else packed.missing, True)
     if packed.offsets is None:
@@ -152,7 +153,7 @@ def _packed(array: pa.Array, name: str) -> Packed:
     starts = (
         np.zeros(1, width) if offsets is None else np.frombuffer(offsets, width)[array.offset : array.offset + len(array) + 1]
     )
-    return Packed(number, np.frombuffer(data or b"", np.uint8), starts, None, missing)
+    return typed(Packed(number, np.frombuffer(data or b"", np.uint8), starts, None, missing))
 
 
 def of_fixed(array: pa.Array) -> npt.NDArray[Any]:

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
-Key: TypeAlias = int | str | bytes
-Kind: TypeAlias = Literal["int", "str", "bytes"]
-
-KINDS: tuple[Kind | None, ...] = (None, "int", "str", "bytes")
-"""By their numbers in the native map. None is that of keys all of which are missing."""
-
-LARGE = 1 << 63
-"""Integers from here on lie outside of int64."""
+from unhot.keys.packing import KINDS, Array, Ids, Key, Kind, Mask, Packed, marked, pack, unpack
 
 FLOATS = "If each of them is a whole number, write np.asarray(keys).astype(np.int64), or .astype('Int64') in pandas."
 """What to do about floats."""
-
-
-class Packed(NamedTuple):
-    """Keys as arrays.
-
-    `data` holds integers as int64, those of 2**63 and more less 2**64 and marked in `large`; or the bytes of all texts one
-    after the other, UTF-8 for str, as uint8. Then `offsets`, int32 or int64, says where each begins, and where the last ends.
-    Masks are None where nothing is marked.
-    """
-
-    kind: int
-    data: Array
-    offsets: Array | None = None
-    large: Mask | None = None
-    missing: Mask | None = None
 
 
 class Keys:
@@ -53,13 +26,13 @@ class Keys:
     def __len__(self) -> int:
         if self._packed is None:
             return len(self._objects or ())
-        return len(self._packed.data) if self._packed.offsets is None else len(self._packed.offsets) - 1
+        return self._packed.length
 
     @property
     def packed(self) -> Packed:
         """Them as arrays."""
         if self._packed is None:
-            self._packed = _pack(self.objects, self.kind)
+            self._packed = pack(self.objects, self.kind)
         return self._packed
 
     @property
@@ -67,7 +40,7 @@ class Keys:
         """Them as Python's int, str or bytes, and None for a missing one."""
         if self._objects is None:
             assert self._packed is not None
-            self._objects = unpacked(self._packed)
+            self._objects = unpack(self._packed)
         return self._objects
 
     @property
@@ -123,63 +96,6 @@ def position(place: int, shape: tuple[int, ...]) -> str:
         return ""
     where = tuple(int(i) for i in np.unravel_index(place, shape))
     return f" at position {where[0] if len(where) == 1 else where}"
-
-
-def marked(mask: Sequence[bool] | Mask) -> Mask | None:
-    """The mask, or None if it marks nothing."""
-    array = np.asarray(mask, np.bool_)
-    return array if array.any() else None
-
-
-def of_integers(flat: npt.NDArray[Any], missing: Mask | None = None) -> Packed:
-    """A flat array of integers of any integer dtype, packed."""
-    if flat.dtype.kind == "u" and flat.dtype.itemsize == 8:
-        data = np.ascontiguousarray(flat, np.uint64)
-        return Packed(1, data.view(np.int64), None, marked(data >= LARGE), missing)
-    return Packed(1, np.ascontiguousarray(flat, np.int64), None, None, missing)
-
-
-def is_text(key: str) -> bool:
-    """Whether UTF-8 can hold it: not with a surrogate, half of a character."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _pack(objects: Sequence[Key | None], kind: Kind | None) -> Packed:
-    missing = marked([key is None for key in objects])
-    number = KINDS.index(kind)
-    if kind == "int":
-        integers = [key if isinstance(key, int) else 0 for key in objects]
-        large = marked([key >= LARGE for key in integers])
-        data = np.array([key - 2 * LARGE if key >= LARGE else key for key in integers], np.int64)
-        return Packed(number, data, None, large, missing)
-    texts = [key.encode() if isinstance(key, str) else key if isinstance(key, bytes) else b"" for key in objects]
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
-    return Packed(number, np.frombuffer(b"".join(texts), np.uint8), offsets, None, missing)
-
-
-def unpacked(packed: Packed) -> list[Key | None]:
-    """The keys of the arrays, as Python's objects."""
-    objects: list[Key | None]
-    if packed.offsets is None:
-        integers = packed.data.tolist()
-        if packed.large is not None:
-            for place in np.flatnonzero(packed.large).tolist():
-                integers[place] += 2 * LARGE
-        objects = integers
-    else:
-        whole, offsets = packed.data.tobytes(), packed.offsets.tolist()
-        texts = [whole[start:end] for start, end in pairwise(offsets)]
-        # Bytes that are no UTF-8 become surrogates, which no key has.
-        objects = [text.decode(errors="surrogateescape") for text in texts] if KINDS[packed.kind] == "str" else list(texts)
-    if packed.missing is not None:
-        for place in np.flatnonzero(packed.missing).tolist():
-            objects[place] = None
-    return objects
 
 
 def as_column(keys: Keys) -> Column:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from unhot.keys.column import Ids, Packed
+from unhot.keys.packing import Ids, Packed
 
 BASIS, PRIME = 0xCBF29CE484222325, 0x100000001B3
 FIRST, SECOND = 0x9E3779B97F4A7C15, 0x6A09E667F3BCC909
@@ -22,7 +22,7 @@ Hashes = npt.NDArray[np.uint64]
 
 def fnv1a(packed: Packed) -> Hashes:
     """FNV-1a of each key's bytes, all keys at once, byte by byte."""
-    count = len(packed.data) if packed.offsets is None else len(packed.offsets) - 1
+    count = packed.length
     hashes = np.full(count, BASIS, np.uint64)
     prime = np.uint64(PRIME)
     if packed.offsets is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from unhot.keys.column import Ids, Keys, Kind, Mask, Packed
+from unhot.keys.column import Keys
+from unhot.keys.packing import Ids, Kind, Mask, Packed
 
 AS_KEY = -2
 """Given as the row of missing values: they are a key like others."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -10,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import SupportsArray
-from unhot.keys import active, arrow
-from unhot.keys.column import FLOATS, LARGE, Column, Key, Keys, Kind, Packed, is_text, marked, of_integers, position
+from unhot.keys import arrow
+from unhot.keys.column import FLOATS, Column, Keys, position
+from unhot.keys.packing import LARGE, Key, Kind, is_text, marked, missing_values, of_integers, pack_quickly
 
 KeysLike: TypeAlias = Key | SupportsArray | Iterable[object] | None
 """Keys: one of them, an array, a list, also of lists, or a column of pandas, Polars or Arrow."""
@@ -77,6 +77,10 @@ def _of_array(array: npt.NDArray[Any], name: str) -> Column:
         raise TypeError(
             f"`{name}` must be str, bytes or integers. Received: dtype {plain.dtype}, shape {plain.shape}. {remedy}"
         )
+    if kind == "O" and mask is None:
+        packed = pack_quickly(np.ascontiguousarray(flat))
+        if packed is not None:
+            return Column(Keys(packed), plain.shape)
     values = flat.tolist()
     if mask is not None:
         for place in np.flatnonzero(mask).tolist():
@@ -85,7 +89,7 @@ def _of_array(array: npt.NDArray[Any], name: str) -> Column:
 
 
 def _of_list(values: list[Any], shape: tuple[int, ...], name: str) -> Column:
-    packed: Packed | None = active.pack(values)
+    packed = pack_quickly(values)
     return Column(of_objects(values, shape, name) if packed is None else Keys(packed), shape)
 
 
@@ -93,7 +97,7 @@ def of_objects(values: Sequence[Any], shape: tuple[int, ...], name: str) -> Keys
     """Python's objects as keys; an error names the first that is none, or of another kind than the first key."""
     kind: Kind | None = None
     first, made = 0, list[Key | None]()
-    missing = _missing_values()
+    missing = missing_values()
     for place, value in enumerate(values):
         if value is None or any(value is one for one in missing) or _is_nan(value):
             made.append(None)
@@ -123,12 +127,6 @@ def of_objects(values: Sequence[Any], shape: tuple[int, ...], name: str) -> Keys
             )
         made.append(key)
     return Keys(objects=made, kind=kind)
-
-
-def _missing_values() -> list[object]:
-    """pandas' own missing values, if it is loaded: nobody can have one otherwise."""
-    pandas = sys.modules.get("pandas")
-    return [value for value in (getattr(pandas, "NA", None), getattr(pandas, "NaT", None)) if value is not None]
 
 
 def _is_nan(value: object) -> bool:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from unhot.atomic import Call, Lock, Version
-from unhot.keys.column import LARGE, Ids, Key, Keys, Kind, Mask, Packed, is_text, marked
+from unhot.keys.column import Keys
 from unhot.keys.hashing import buckets_of
 from unhot.keys.maps import AS_KEY, LONGEST, MOST_ROWS, Export, RefusedError, Rows
+from unhot.keys.packing import LARGE, Ids, Key, Kind, Mask, is_text, marked
 
-__all__ = ["KeyMap", "pack"]
+__all__ = ["KeyMap"]
 
 T = TypeVar("T")
-
-
-def pack(values: Sequence[object]) -> Packed | None:
-    """The native map packs the objects of a list without Python; here, this is left to Python."""
-    return None
 
 
 class _Free:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.keys import active
-from unhot.keys.column import KINDS, Keys, Packed, marked
+from unhot.keys.column import Keys
 from unhot.keys.maps import MOST_ROWS, Export, KeyMap, RefusedError
+from unhot.keys.packing import KINDS, Packed, marked
 from unhot.keys.policies import Policies
 
 FORMAT = 1
@@ -37,7 +38,7 @@ def import_state(state: Mapping[str, Any]) -> tuple[KeyMap, Policies]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"the state has policies that are none: {error}") from error
     packed = _keys(state)
-    count = len(Keys(packed))
+    count = packed.length
     place = _plain(state, "missing_key")
     if not isinstance(place, int) or not -1 <= place < count:
         raise ValueError(f"the state's 'missing_key' must be the place of a key in [0, {count}), or -1. Received: {place!r}.")
