@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_keys.h"
 #include "checks.h"
 #include "coefficients.h"
 #include "instructions.h"
@@ -176,6 +177,7 @@ NB_MODULE(_native, module) {
                nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
     define<float>(module, "StoresFloat32");
     define<double>(module, "StoresFloat64");
+    define_keys(module);
     module.def("isa", [] { return std::string(name_of(chosen)); });
     module.def("isas", [] {
         nb::list list;

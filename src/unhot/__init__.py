@@ -10,13 +10,14 @@ from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
 from unhot.version import __version__ as __version__
+from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads",
-    "zero_based",
+    "DenseFallbackWarning", "Table", "TableCollection", "Vocabulary", "compare", "get_num_threads", "kernels",
+    "set_num_threads", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__
 

@@ -1,0 +1,529 @@
+#include "keys.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "key_hash.h"
+#include "threads.h"
+
+namespace unhot {
+
+namespace {
+
+std::atomic<uint32_t> forks{0};
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); });
+
+constexpr uint64_t kReaders = (uint64_t{1} << 30) - 1, kWaiting = uint64_t{1} << 30, kWriter = uint64_t{1} << 31;
+
+uint64_t generation() { return static_cast<uint64_t>(forks.load(std::memory_order_relaxed)) << 32; }
+
+// Whether the bytes are UTF-8 as Unicode defines it: nothing overlong, no surrogates, nothing past the last character.
+bool is_utf8(const uint8_t* at, uint64_t length) {
+    const uint8_t* end = at + length;
+    while (at < end) {
+        if (end - at >= 8 && !(eight_bytes(at) & 0x8080808080808080)) {
+            at += 8;
+            continue;
+        }
+        const uint8_t lead = *at++;
+        if (lead < 0x80) continue;
+        const int more = lead >= 0xC2 && lead < 0xE0 ? 1 : (lead & 0xF0) == 0xE0 ? 2 : lead >= 0xF0 && lead < 0xF5 ? 3 : 0;
+        if (!more || end - at < more) return false;
+        for (int k = 0; k < more; ++k)
+            if ((at[k] & 0xC0) != 0x80) return false;
+        if ((lead == 0xE0 && at[0] < 0xA0) || (lead == 0xED && at[0] >= 0xA0) || (lead == 0xF0 && at[0] < 0x90) ||
+            (lead == 0xF4 && at[0] >= 0x90))
+            return false;
+        at += more;
+    }
+    return true;
+}
+
+int64_t bucket_of(const KeyColumn& column, int64_t k, int64_t buckets) {
+    BucketHash hash;
+    if (!column.is_missing(k)) {
+        if (column.kind == Kind::integer) {
+            for (int shift = 0; shift < 64; shift += 8) hash.add(static_cast<uint8_t>(column.integers[k] >> shift));
+        } else {
+            const uint8_t* bytes = column.bytes + column.start(k);
+            for (uint64_t b = 0; b < column.length(k); ++b) hash.add(bytes[b]);
+        }
+    }
+    return hash.bucket(buckets);
+}
+
+constexpr uint32_t kLargeRow = uint32_t{1} << 31;
+
+constexpr uint32_t kElsewhere = kNoRow - 1;  // a text that may lie in another line: no row has this number
+
+constexpr int64_t kBlock = 32;  // keys whose memory is fetched at a time
+
+}  // namespace
+
+// ------------------------------------------------------------------ threads
+
+void Gate::enter_to_read() {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    for (;;) {
+        state = wait_for_turn(state, 0);
+        if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) return;
+    }
+}
+
+void Gate::leave_reading() noexcept {
+    const uint64_t state = state_.fetch_sub(1, std::memory_order_release) - 1;
+    if ((state & kWaiting) && !(state & kReaders)) state_.notify_all();
+}
+
+void Gate::enter_to_write() {
+    uint64_t state = state_.load(std::memory_order_acquire);
+    for (;;) {
+        state = wait_for_turn(state, kWaiting);
+        if (state_.compare_exchange_weak(state, generation() | kWriter, std::memory_order_acquire)) return;
+    }
+}
+
+void Gate::leave_writing() noexcept {
+    state_.store(generation(), std::memory_order_release);
+    state_.notify_all();
+}
+
+// The state, once one may enter: a reader while nobody writes or waits to, a writer while nobody is there.
+uint64_t Gate::wait_for_turn(uint64_t state, uint64_t mark) {
+    for (;;) {
+        if ((state & ~uint64_t{0xFFFFFFFF}) != generation()) {
+            if (state & kWriter)
+                throw std::runtime_error(
+                    "another thread was changing the vocabulary when this process was forked: load or make it again.");
+            // What the readers of the other process have left here.
+            if (!state_.compare_exchange_weak(state, generation(), std::memory_order_acquire)) continue;
+            return generation();
+        }
+        const uint64_t busy = state & (kWriter | (mark ? kReaders : kWaiting));
+        if (!busy) return state;
+        if (mark && !(state & mark)) {
+            if (!state_.compare_exchange_weak(state, state | mark, std::memory_order_acquire)) continue;
+            state |= mark;
+        }
+        state_.wait(state, std::memory_order_acquire);
+        state = state_.load(std::memory_order_acquire);
+    }
+}
+
+// ------------------------------------------------------------------ lookups
+
+KeyCounts KeyMap::counts() const {
+    const Reading reading(gate_);
+    const uint64_t held = held_.size() * (sizeof(uint64_t) + 1) + bytes_.bytes();
+    return {kind_,
+            static_cast<int64_t>(keys_),
+            static_cast<int64_t>(held_.size()),
+            negative_,
+            any_large_,
+            integers_.bytes() + texts_.bytes() + held};
+}
+
+bool KeyMap::is_text(uint32_t row, const uint8_t* bytes, uint64_t length) const {
+    const uint64_t span = held_[row];
+    return Texts::length(span) == length && (length == 0 || std::memcmp(bytes_.address(span), bytes, length) == 0);
+}
+
+uint32_t KeyMap::row_of_integer(uint64_t key, bool large) const {
+    for (auto at = integers_.place(hash_of(key));; at.next()) {
+        const IntegerLine& line = *at;
+        for (int k = 0; k < IntegerLine::kPlaces; ++k)
+            if (line.keys[k] == key && line.rows[k] != kNoRow && (line.rows[k] >= kLargeRow) == large)
+                return line.rows[k] & ~kLargeRow;
+        if (!line.passed) return kNoRow;
+    }
+}
+
+uint32_t KeyMap::row_of_text(const uint8_t* bytes, uint64_t length, uint32_t hash) const {
+    for (auto at = texts_.place(hash);; at.next()) {
+        const TextLine& line = *at;
+        for (int k = 0; k < TextLine::kPlaces; ++k)
+            if (line.keys[k] == hash && line.rows[k] != kNoRow && is_text(line.rows[k], bytes, length)) return line.rows[k];
+        if (!line.passed) return kNoRow;
+    }
+}
+
+uint32_t KeyMap::row_of(const KeyColumn& column, int64_t k) const {
+    if (column.is_missing(k)) return missing_ < 0 ? kNoRow : static_cast<uint32_t>(missing_);
+    if (column.kind == Kind::integer) return row_of_integer(column.integers[k], column.is_large(k));
+    const uint8_t* bytes = column.bytes + column.start(k);
+    return row_of_text(bytes, column.length(k), hash_of(bytes, column.length(k)));
+}
+
+// Calls use(k, row) for each key, in order, those of a block after all of its rows are found. The memory that a block needs is
+// fetched while the blocks before are worked on.
+template <typename Use>
+void KeyMap::look_up(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
+    if (column.kind != kind_ || kind_ == Kind::none) {
+        for (int64_t k = begin; k < end; ++k) use(k, column.is_missing(k) ? row_of(column, k) : kNoRow);
+    } else if (kind_ == Kind::integer) {
+        look_up_integers(column, begin, end, use);
+    } else {
+        look_up_texts(column, begin, end, use);
+    }
+}
+
+template <typename Use>
+void KeyMap::look_up_integers(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
+    const IntegerLine* lines[2][kBlock];
+    uint32_t found[kBlock];
+    const auto fetch = [&](int64_t from, const IntegerLine** to) {
+        for (int64_t i = 0; i < std::min<int64_t>(kBlock, end - from); ++i) {
+            to[i] = &*integers_.place(hash_of(column.integers[from + i]));
+            __builtin_prefetch(to[i]);
+        }
+    };
+    fetch(begin, lines[0]);
+    int turn = 0;
+    for (int64_t first = begin; first < end; first += kBlock, turn ^= 1) {
+        fetch(first + kBlock, lines[turn ^ 1]);
+        const int64_t count = std::min<int64_t>(kBlock, end - first);
+        for (int64_t i = 0; i < count; ++i) {
+            const IntegerLine& line = *lines[turn][i];
+            const uint64_t key = column.integers[first + i];
+            // Which place holds the key cannot be foretold, so that no branch depends on it.
+            uint32_t row = kNoRow;
+            for (int k = 0; k < IntegerLine::kPlaces; ++k) row = line.keys[k] == key ? line.rows[k] : row;
+            // An empty place holds 0; the same bits may be those of a key of 2^63 or more.
+            const bool sure = row == kNoRow ? !line.passed && key : (row >= kLargeRow) == column.is_large(first + i);
+            found[i] = row == kNoRow ? kNoRow : row & ~kLargeRow;
+            if (!sure || column.missing) found[i] = row_of(column, first + i);
+        }
+        for (int64_t i = 0; i < count; ++i) use(first + i, found[i]);
+    }
+}
+
+// First the lines of the table are fetched; then the spans of the texts that the lines name, then the bytes.
+template <typename Use>
+void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
+    constexpr int kStages = 4;
+    uint32_t hashes[kStages][kBlock], found[kStages][kBlock];
+    const auto fetch_lines = [&](int64_t from, int64_t count, uint32_t* to) {
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t k = from + i;
+            to[i] = column.is_missing(k) ? 0 : hash_of(column.bytes + column.start(k), column.length(k));
+            __builtin_prefetch(&*texts_.place(to[i]));
+        }
+    };
+    const auto fetch_spans = [&](int64_t count, const uint32_t* hash, uint32_t* rows) {
+        for (int64_t i = 0; i < count; ++i) {
+            const TextLine& line = *texts_.place(hash[i]);
+            uint32_t row = kNoRow;
+            for (int k = 0; k < TextLine::kPlaces; ++k) row = line.keys[k] == hash[i] ? std::min(row, line.rows[k]) : row;
+            rows[i] = row != kNoRow || !line.passed ? row : kElsewhere;
+            if (row != kNoRow) __builtin_prefetch(held_.address(row));
+        }
+    };
+    const auto fetch_bytes = [&](int64_t count, const uint32_t* rows) {
+        for (int64_t i = 0; i < count; ++i)
+            if (rows[i] < kElsewhere) __builtin_prefetch(bytes_.address(held_[rows[i]]));
+    };
+    const auto compare = [&](int64_t from, int64_t count, const uint32_t* hash, uint32_t* rows) {
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t k = from + i;
+            if (column.is_missing(k)) {
+                rows[i] = row_of(column, k);
+            } else if (rows[i] != kNoRow) {
+                const uint8_t* bytes = column.bytes + column.start(k);
+                const uint64_t length = column.length(k);
+                if (rows[i] == kElsewhere || !is_text(rows[i], bytes, length)) rows[i] = row_of_text(bytes, length, hash[i]);
+            }
+        }
+    };
+    const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+    for (int64_t block = 0; block < blocks + kStages - 1; ++block) {
+        for (int stage = 0; stage < kStages; ++stage) {
+            const int64_t own = block - stage, first = begin + own * kBlock;
+            if (own < 0 || own >= blocks) continue;
+            const int64_t count = std::min<int64_t>(kBlock, end - first);
+            uint32_t *hash = hashes[own % kStages], *rows = found[own % kStages];
+            switch (stage) {
+                case 0: fetch_lines(first, count, hash); break;
+                case 1: fetch_spans(count, hash, rows); break;
+                case 2: fetch_bytes(count, rows); break;
+                default: compare(first, count, hash, rows);
+            }
+            if (stage < kStages - 1) continue;
+            for (int64_t i = 0; i < count; ++i) use(first + i, rows[i]);
+        }
+    }
+}
+
+// Fetches what `look_up` of these keys will read first.
+void KeyMap::fetch(const KeyColumn& column, int64_t begin, int64_t end) const {
+    for (int64_t k = begin; k < end; ++k) {
+        if (column.is_missing(k)) continue;
+        if (kind_ == Kind::integer)
+            __builtin_prefetch(&*integers_.place(hash_of(column.integers[k])));
+        else
+            __builtin_prefetch(&*texts_.place(hash_of(column.bytes + column.start(k), column.length(k))));
+    }
+}
+
+int64_t KeyMap::find(const KeyColumn& column, const RowNumbers& rows, int64_t* out) const {
+    const Reading reading(gate_);
+    std::atomic<int64_t> first{column.count};
+    parallel(column.count, column.count * static_cast<int64_t>(kLineBytes), [&](int64_t begin, int64_t end) {
+        const int64_t found = find_range(column, rows, out, begin, end);
+        int64_t least = first.load();
+        while (found >= 0 && found < least && !first.compare_exchange_weak(least, found)) {
+        }
+    });
+    return first == column.count ? -1 : first.load();
+}
+
+int64_t KeyMap::find_range(const KeyColumn& column, const RowNumbers& rows, int64_t* out, int64_t begin, int64_t end) const {
+    int64_t first = -1;
+    look_up(column, begin, end, [&](int64_t k, uint32_t row) {
+        if (rows.missing != kAsKey && column.is_missing(k)) {
+            out[k] = rows.missing;
+        } else if (row != kNoRow) {
+            out[k] = rows.first + row;
+        } else {
+            if (first < 0) first = k;
+            out[k] = rows.unknown + (rows.buckets ? bucket_of(column, k, rows.buckets) : 0);
+        }
+    });
+    return first;
+}
+
+// ------------------------------------------------------------------ changes
+
+Outcome KeyMap::add(const KeyColumn& column, const RowNumbers& rows, int64_t* out, bool unique, bool empty) {
+    const Writing writing(gate_);
+    if (empty && keys_) return {Refusal::filled, 0};
+    if (column.kind != Kind::none && kind_ != Kind::none && column.kind != kind_) return {Refusal::kind, 0};
+    const Kind kind = kind_;
+    const uint64_t size = held_.size();
+    if (column.kind != Kind::none) kind_ = column.kind;
+    Numbers added;
+    Outcome outcome{Refusal::none, -1};
+    bool negative = negative_, large = any_large_;
+    try {
+        for (int64_t first = 0; first < column.count && outcome.place < 0; first += kBlock) {
+            fetch(column, std::min(first + kBlock, column.count), std::min(first + 2 * kBlock, column.count));
+            look_up(column, first, std::min(first + kBlock, column.count), [&](int64_t k, uint32_t row) {
+                if (outcome.place >= 0 || out[k] >= 0 || (rows.missing != kAsKey && column.is_missing(k))) return;
+                if (row == kNoRow && !added.empty()) row = row_of(column, k);  // which this block may have added
+                if (row == kNoRow) {
+                    if (added.size() == added.capacity()) added.reserve(2 * added.size() + kBlock);
+                    const Refusal refusal = add_one(column, k, row);
+                    if (refusal != Refusal::none) {
+                        outcome = {refusal, k};
+                        return;
+                    }
+                    added.push_back(row);
+                    const bool integer = kind_ == Kind::integer && !column.is_missing(k);
+                    large |= integer && column.is_large(k);
+                    negative |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
+                } else if (unique) {
+                    outcome = {Refusal::known, k};
+                    return;
+                }
+                out[k] = rows.first + row;
+            });
+        }
+    } catch (...) {
+        undo(added, size);
+        kind_ = kind;
+        throw;
+    }
+    if (outcome.place >= 0) undo(added, size);
+    if (outcome.place >= 0 || added.empty()) {
+        kind_ = kind;
+    } else {
+        negative_ = negative;
+        any_large_ = large;
+    }
+    return outcome;
+}
+
+// Adds a key that is not there; `row` is its row, unless it is refused. Nothing has changed if it throws.
+Refusal KeyMap::add_one(const KeyColumn& column, int64_t k, uint32_t& row) {
+    const bool again = !free_.empty();
+    if (!again && held_.size() >= static_cast<uint64_t>(kMostRows)) return Refusal::rows;
+    const uint32_t number = again ? free_.front() : static_cast<uint32_t>(held_.size());
+    if (!again) held_.make_room();
+    live_.make_room(number);
+    large_.make_room(number);
+    uint64_t value = 0;
+    bool large = false;
+    if (column.is_missing(k)) {
+        missing_ = number;
+    } else if (kind_ == Kind::integer) {
+        value = column.integers[k];
+        large = column.is_large(k);
+        const uint32_t hash = hash_of(value);
+        integers_.make_room(hash);
+        integers_.add(hash, value, large ? number | kLargeRow : number);
+    } else {
+        const uint8_t* bytes = column.bytes + column.start(k);
+        const uint64_t length = column.length(k);
+        if (length > Texts::kLongest) return Refusal::length;
+        if (kind_ == Kind::text && !is_utf8(bytes, length)) return Refusal::utf8;
+        const uint32_t hash = hash_of(bytes, length);
+        texts_.make_room(hash);
+        value = bytes_.add(bytes, length);
+        texts_.add(hash, hash, number);
+    }
+    if (again) {
+        std::pop_heap(free_.begin(), free_.end(), std::greater<>());
+        free_.pop_back();
+        held_[number] = value;
+    } else {
+        held_.add(value);
+    }
+    live_.set(number, true);
+    large_.set(number, large);
+    ++keys_;
+    row = number;
+    return Refusal::none;
+}
+
+// Takes the key of a row out of the tables.
+void KeyMap::forget(uint32_t row) noexcept {
+    const uint64_t value = held_[row];
+    if (static_cast<int64_t>(row) == missing_) {
+        missing_ = -1;
+    } else if (kind_ == Kind::integer) {
+        integers_.remove(hash_of(value), large_[row] ? row | kLargeRow : row);
+    } else {
+        texts_.remove(hash_of(bytes_.address(value), Texts::length(value)), row);
+        bytes_.remove(value);
+    }
+    live_.set(row, false);
+    --keys_;
+}
+
+// Takes keys back that were added last; until then there were so many rows. Those that were free before have left room.
+void KeyMap::undo(const Numbers& added, uint64_t rows) noexcept {
+    for (auto row = added.rbegin(); row != added.rend(); ++row) {
+        forget(*row);
+        if (*row >= rows) {
+            held_.remove_last();
+        } else {
+            free_.push_back(*row);
+            std::push_heap(free_.begin(), free_.end(), std::greater<>());
+        }
+    }
+}
+
+int64_t KeyMap::remove(const KeyColumn& column, const RowNumbers& rows, int64_t* out) {
+    const Writing writing(gate_);
+    Numbers removed;
+    removed.reserve(static_cast<size_t>(column.count));
+    int64_t first = -1;
+    look_up(column, 0, column.count, [&](int64_t k, uint32_t row) {
+        if (row == kNoRow) {
+            if (first < 0) first = k;
+            return;
+        }
+        removed.push_back(row);
+        out[k] = rows.first + row;
+    });
+    if (first >= 0) return first;
+    std::sort(removed.begin(), removed.end());
+    removed.erase(std::unique(removed.begin(), removed.end()), removed.end());
+    free_.reserve(free_.size() + removed.size());
+    for (const uint32_t row : removed) {
+        forget(row);
+        free_.push_back(row);
+        std::push_heap(free_.begin(), free_.end(), std::greater<>());
+    }
+    return -1;
+}
+
+Outcome KeyMap::load(const KeyColumn& column, const int64_t* free, int64_t count) {
+    const Writing writing(gate_);
+    kind_ = column.kind;
+    int64_t next = 0;
+    Numbers later;  // a row that is free already would be given to the next key
+    const auto skip = [&] {
+        for (; next < count && free[next] == static_cast<int64_t>(held_.size()); ++next) {
+            later.push_back(static_cast<uint32_t>(held_.size()));
+            live_.make_room(held_.size());
+            large_.make_room(held_.size());
+            held_.make_room();
+            held_.add(0);
+        }
+    };
+    for (int64_t k = 0; k < column.count; ++k) {
+        skip();
+        if (row_of(column, k) != kNoRow) return {Refusal::known, k};
+        uint32_t row;
+        const Refusal refusal = add_one(column, k, row);
+        if (refusal != Refusal::none) return {refusal, k};
+        const bool integer = kind_ == Kind::integer && !column.is_missing(k);
+        any_large_ |= integer && column.is_large(k);
+        negative_ |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
+    }
+    skip();
+    free_.swap(later);  // which rises, and is a heap so
+    return {Refusal::none, -1};
+}
+
+// ------------------------------------------------------------------ keys by their rows
+
+TakenKeys KeyMap::take(const int64_t* rows, int64_t count) const {
+    const Reading reading(gate_);
+    TakenKeys taken;
+    take_rows(rows, count, taken);
+    return taken;
+}
+
+TakenKeys KeyMap::take_all(std::vector<int64_t>& free) const {
+    const Reading reading(gate_);
+    std::vector<int64_t> rows;
+    rows.reserve(keys_);
+    for (uint64_t row = 0; row < held_.size(); ++row) (live_[row] ? rows : free).push_back(static_cast<int64_t>(row));
+    TakenKeys taken;
+    take_rows(rows.data(), static_cast<int64_t>(rows.size()), taken);
+    return taken;
+}
+
+void KeyMap::take_rows(const int64_t* rows, int64_t count, TakenKeys& taken) const {
+    const auto size = static_cast<size_t>(count);
+    taken.kind = kind_;
+    const auto mark = [&](std::vector<uint8_t>& mask, size_t k) {
+        if (mask.empty()) mask.resize(size);
+        mask[k] = 1;
+    };
+    const auto there = [&](size_t k) {
+        const int64_t row = rows[k];
+        return row >= 0 && row < static_cast<int64_t>(held_.size()) && live_[static_cast<uint64_t>(row)];
+    };
+    for (size_t k = 0; k < size; ++k) {
+        if (!there(k))
+            mark(taken.absent, k);
+        else if (rows[k] == missing_)
+            mark(taken.missing, k);
+        else if (large_[static_cast<uint64_t>(rows[k])])
+            mark(taken.large, k);
+    }
+    if (kind_ == Kind::integer) {
+        taken.integers.resize(size);
+        for (size_t k = 0; k < size; ++k) taken.integers[k] = there(k) ? held_[static_cast<uint64_t>(rows[k])] : 0;
+        return;
+    }
+    taken.offsets.resize(size + 1);
+    for (size_t k = 0; k < size; ++k) {
+        const uint64_t length = there(k) ? Texts::length(held_[static_cast<uint64_t>(rows[k])]) : 0;
+        taken.offsets[k + 1] = taken.offsets[k] + static_cast<int64_t>(length);
+    }
+    taken.bytes.resize(static_cast<size_t>(taken.offsets[size]));
+    for (size_t k = 0; k < size; ++k) {
+        if (taken.offsets[k] == taken.offsets[k + 1]) continue;
+        const uint64_t span = held_[static_cast<uint64_t>(rows[k])];
+        std::memcpy(taken.bytes.data() + taken.offsets[k], bytes_.address(span), Texts::length(span));
+    }
+}
+
+}  // namespace unhot
