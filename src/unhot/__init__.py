@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
+from unhot.embedding import Embedding
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Table", "TableCollection", "Vocabulary", "compare", "get_num_threads", "kernels",
+    "DenseFallbackWarning", "Embedding", "Table", "TableCollection", "Vocabulary", "compare", "get_num_threads", "kernels",
     "set_num_threads", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__

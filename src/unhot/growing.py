@@ -181,6 +181,41 @@ class Growing(Shared):
         thaw = engine.freezing(frozen[~np.isin(frozen, rows)])
         return [*thaw, *engine.adding(0, rows, engine.new(zeros)), self._marking(rows, True)]
 
+    def assign(self, ids: IdsLike, vectors: RealsLike) -> None:
+        """Let rows hold these vectors, as an assignment to a dense parameter does: the optimizer's state stays.
+
+        Args:
+            ids: integers of any shape, each of them once.
+            vectors: real numbers of shape ids.shape + (dim,).
+
+        Raises: IndexError for an id out of range; TypeError or ValueError for unusable arguments. The table is then unchanged.
+
+        Example:
+            >>> import unhot
+            >>> table = unhot.Table(3, 2, init="zeros")
+            >>> table.assign([2, 0], [[1.0, 2.0], [3.0, 4.0]])
+            >>> table.array.tolist()
+            [[3.0, 4.0], [0.0, 0.0], [1.0, 2.0]]
+        """
+        array, given = as_ids(ids), as_plain(vectors, "vectors")
+        (store,) = self._engine.stores
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
+        if given.shape != (*array.shape, store.dim):
+            raise ValueError(
+                f"`vectors` must have shape ids.shape + (dim,) = {(*array.shape, store.dim)}. Received: {given.shape}."
+            )
+        with np.errstate(over="ignore"):
+            rows = given.reshape(-1, store.dim).astype(store.weights.dtype)
+
+        def work() -> None:
+            flat = self._existing(array)
+            if len(np.unique(flat)) < len(flat):
+                raise ValueError("`ids` must name each row once.")
+            self._engine.change_rows(lambda: self._engine.assigning(flat, rows))
+
+        self._lock.holding(work)
+
     def _existing(self, ids: Array) -> npt.NDArray[np.int64]:
         """Flat numbers of rows that are there, else an IndexError."""
         count = self._engine.stores[0].rows

@@ -145,6 +145,11 @@ class Membership(Settling):
         """What puts these in the place of the stores."""
         return [partial(setattr, self, "stores", tuple(stores)), partial(setattr, self, "_rows", self._made(stores, last))]
 
+    def assigning(self, rows: Array, weights: Array) -> list[Call]:
+        """What lets the distinct `rows` of a store alone have these weights; their slots stay, settled."""
+        (store,) = self.stores
+        return [*self._settling(rows), partial(setitem, store.weights, rows, weights)]
+
     def untouched(self, weights: Array) -> list[Array]:
         """Weights and slots of rows that began with these weights, and have had no gradient in the steps made so far."""
         if self.clock is None:

@@ -104,6 +104,20 @@ class Vocabulary:
         return held.policies.first + held.keys.rows
 
     @property
+    def free(self) -> Ids:
+        """The rows of removed keys that no new key has, in rising order.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Vocabulary(["the", "cat"], reserved=1)
+            >>> rows = words.remove(["the"])
+            >>> words.free
+            array([1])
+        """
+        held = self._held
+        return held.policies.first + held.keys.export().free
+
+    @property
     def kind(self) -> Kind | None:
         """What the keys are: "int", "str" or "bytes". None before there is one."""
         return self._held.keys.kind

@@ -1,0 +1,365 @@
+"""Vectors of keys: a vocabulary and a table with a row for each key."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.arraylike import IdsLike, RealsLike
+from unhot.atomic import Lock
+from unhot.creation import Init
+from unhot.ids import as_plain
+from unhot.keyed_rows import Ids, KeyedRows
+from unhot.keys.reading import KeysLike
+from unhot.optimizers import Optimizer
+from unhot.table import Table
+from unhot.vocabulary import Vocabulary
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+VOCABULARY = "vocabulary."
+"""What the vocabulary's part of a state begins with."""
+
+
+class Embedding:
+    """Vectors of keys such as strings or 64-bit integers: a `Vocabulary` and a `Table` with a row for each key.
+
+    With a vocabulary that grows (unknown="grow"), a key that is looked up for the first time gets a row, and the table grows
+    with it. It then trains as if it had had the row from the start: see `Table.grow`. With any other vocabulary, a lookup
+    changes nothing.
+
+    Args:
+        vocabulary: an `unhot.Vocabulary`. Its keys come and go by the methods of the embedding, or by its own; but remove keys
+            only by the embedding's.
+        dim: the length of a vector.
+        optimizer, init, dtype, seed, capacity: as for `Table`.
+        min_count: how often a key must have been looked up to get a row. Until then it has the first reserved row of the
+            vocabulary, or a zero vector without a gradient if there is none.
+        max_rows: the number of keys beyond which those are forgotten that were looked up least often, of equally frequent ones
+            the one that was so longest ago. Then one in 32 is forgotten at once.
+        max_idle: the number of steps after which a key is forgotten that has not been looked up; it may last an eighth longer.
+
+    Raises: TypeError or ValueError for unusable arguments; MemoryError if the table does not fit into memory.
+
+    Example:
+        >>> import numpy as np, unhot
+        >>> users = unhot.Embedding(unhot.Vocabulary(unknown="grow"), 4, optimizer=unhot.SGD(1.0), init="zeros")
+        >>> users.lookup(["ann", "bob", "ann"]).shape
+        (3, 4)
+        >>> users.step(["ann", "bob", "ann"], np.ones((3, 4)))
+        >>> users["ann"]
+        array([-2., -2., -2., -2.], dtype=float32)
+        >>> list(users.vocabulary)
+        ['ann', 'bob']
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        dim: int,
+        *,
+        optimizer: Optimizer | None = None,
+        init: Init = "uniform",
+        dtype: npt.DTypeLike = "float32",
+        seed: int | None = None,
+        capacity: int | None = None,
+        min_count: int = 1,
+        max_rows: int | None = None,
+        max_idle: int | None = None,
+    ) -> None:
+        keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
+        rows = vocabulary.rows
+        table = Table(
+            max(rows, 1), dim, optimizer=optimizer, init=init, dtype=dtype, seed=seed, out_of_range="zero",
+            capacity=None if capacity is None else max(capacity, rows, 1),
+        )  # fmt: skip
+        self._start(keyed, table)
+
+    def _start(self, keyed: KeyedRows, table: Table) -> None:
+        self._keyed, self._table, self._lock = keyed, table, Lock()
+        if not keyed.vocabulary.rows:  # a table has a row at least; the first key gets it
+            table.remove([0])
+
+    @classmethod
+    def from_vectors(
+        cls,
+        keys: KeysLike,
+        vectors: RealsLike,
+        vocabulary: Vocabulary | None = None,
+        *,
+        optimizer: Optimizer | None = None,
+        init: Init = "uniform",
+        seed: int | None = None,
+        **options: Any,
+    ) -> Self:
+        """An embedding that starts from the given vectors of keys, such as pretrained ones.
+
+        Args:
+            keys: the keys of the vectors, each once.
+            vectors: an array of shape (keys, dim), float32 or float64.
+            vocabulary: the keys that get rows; those without a vector are initialized by `init`, and vectors of other keys are
+                left out. None for a vocabulary of all keys.
+            optimizer, init, seed, options: as for `Embedding`.
+
+        Raises: as for `Embedding`; ValueError for shapes that do not fit.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Vocabulary(["cat", "owl"])
+            >>> embedding = unhot.Embedding.from_vectors(["cat", "dog"], [[1.0, 2.0], [3.0, 4.0]], words)
+            >>> embedding["cat"]
+            array([1., 2.])
+        """
+        given = as_plain(vectors, "vectors")
+        if given.ndim != 2:
+            raise ValueError(f"`vectors` must have two dimensions, (keys, dim). Received: shape {given.shape}.")
+        if vocabulary is None:
+            vocabulary = Vocabulary(keys)
+        numbers = np.asarray(vocabulary.encode(keys, unknown=-1)).reshape(-1)
+        if len(numbers) != len(given):
+            raise ValueError(f"`keys` and `vectors` must be as many. Received: {len(numbers)} keys, {len(given)} vectors.")
+        made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=given.dtype, seed=seed, **options)
+        known = numbers >= 0
+        made._table.assign(numbers[known], given[known])
+        return made
+
+    # ------------------------------------------------------------------ what it holds
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary."""
+        return self._keyed.vocabulary
+
+    @property
+    def table(self) -> Table:
+        """The table. `table.frozen` and `table.only_train` take the rows that `encode` gives."""
+        self._follow()
+        return self._table
+
+    @property
+    def dim(self) -> int:
+        """The length of a vector."""
+        return self._table.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the vectors."""
+        return self._table.dtype
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer; see `Table.optimizer`."""
+        return self._table.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._table.optimizer = optimizer
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.vocabulary
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.vocabulary!r}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
+
+    # ------------------------------------------------------------------ lookups and steps
+
+    def encode(self, keys: KeysLike) -> Ids:
+        """The rows of keys, int64 of the shape of the keys; -1 for a key without a row. No key is admitted.
+
+        Raises: as `Vocabulary.encode`.
+
+        Example:
+            >>> import unhot
+            >>> unhot.Embedding(unhot.Vocabulary(["cat", "owl"]), 2).encode(["owl"])
+            array([1])
+        """
+        return self._keyed.known(keys)
+
+    def _follow(self) -> None:
+        self._lock.holding(partial(self._keyed.follow, self._table))
+
+    def _in_use(self, keys: KeysLike) -> Ids:
+        """The rows of keys that are looked up."""
+        if self.vocabulary.unknown != "grow":
+            ids = self._keyed.known(keys)
+            if self.vocabulary.rows > self._table.rows:
+                self._follow()
+            return ids
+        return self._lock.holding(partial(self._keyed.admitted, keys, self._table))
+
+    def lookup(self, keys: KeysLike, out: Array | None = None) -> Array:
+        """The vectors of `keys`: shape keys.shape + (dim,).
+
+        Args:
+            keys: a key, or an array, a list, a column of pandas, Polars or Arrow; see `Vocabulary.encode`.
+            out: as for `Table.lookup`.
+
+        Raises: as `Vocabulary.encode` and `Table.lookup`.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding(unhot.Vocabulary(["cat", "owl"]), 2, init="zeros")
+            >>> words.lookup([["owl"], ["cat"]]).shape
+            (2, 1, 2)
+        """
+        return self._table.lookup(self._in_use(keys), out)
+
+    __getitem__ = lookup
+
+    def bag(
+        self,
+        keys: KeysLike,
+        offsets: IdsLike | None = None,
+        weights: RealsLike | None = None,
+        mode: Literal["sum", "mean", "max"] = "sum",
+        out: Array | None = None,
+    ) -> Array:
+        """The pooled vectors of bags of keys: shape (bags, dim).
+
+        Args:
+            keys: an array of shape (bags, length), or a flat one with `offsets`.
+            offsets, weights, mode, out: as for `Table.bag`.
+
+        Raises: as `Vocabulary.encode` and `Table.bag`.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding.from_vectors(["cat", "owl"], [[1.0, 2.0], [3.0, 4.0]])
+            >>> words.bag(["cat", "owl", "owl"], offsets=[0, 1])
+            array([[1., 2.],
+                   [6., 8.]])
+        """
+        return self._table.bag(self._in_use(keys), offsets, weights, mode, out)
+
+    def accumulate(self, keys: KeysLike, grads: RealsLike) -> None:
+        """Add gradients to those of the next `step`; see `Table.accumulate`.
+
+        Args: as for `step`.
+
+        Raises: as for `step`.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding(unhot.Vocabulary(["cat"]), 2, optimizer=unhot.SGD(1.0), init="zeros")
+            >>> words.accumulate(["cat"], [[1.0, 2.0]])
+            >>> words.step(["cat"], [[1.0, 2.0]])
+            >>> words["cat"]
+            array([-2., -4.], dtype=float32)
+        """
+        self._table.accumulate(self._trained(keys), grads)
+
+    def step(self, keys: KeysLike | None = None, grads: RealsLike | None = None) -> None:
+        """Make one optimizer step with the gradients of `keys`; all other rows move as in dense training.
+
+        Args:
+            keys: keys of any shape. The gradients of a repeated key are summed; those of a key without a row are left out.
+            grads: floats of shape keys.shape + (dim,).
+
+        Raises: as `Vocabulary.encode` and `Table.step`.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding(unhot.Vocabulary(["cat"]), 2, optimizer=unhot.SGD(0.5), init="zeros")
+            >>> words.step(["cat", "cat"], [[1.0, 0.0], [1.0, 2.0]])
+            >>> words["cat"]
+            array([-1., -1.], dtype=float32)
+        """
+        self._table.step(None if keys is None else self._trained(keys), grads)
+        self._lock.holding(partial(self._keyed.stepped, self._table))
+
+    def _trained(self, keys: KeysLike) -> Ids:
+        """The rows of keys that have gradients: they have been looked up, and are admitted if not."""
+        ids = self._keyed.known(keys)
+        new = self.vocabulary.unknown == "grow" and self._keyed.min_count == 1 and (ids == self._keyed.fallback).any()
+        return self._in_use(keys) if new else ids
+
+    def remove(self, keys: KeysLike) -> None:
+        """Forget keys. Their rows are free, and given to new keys.
+
+        Raises: KeyError for the first unknown key; no key is removed then.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding(unhot.Vocabulary(["cat", "owl"]), 2)
+            >>> words.remove(["cat"])
+            >>> "cat" in words
+            False
+        """
+        self._lock.holding(partial(self._keyed.remove, keys, self._table))
+
+    # ------------------------------------------------------------------ states and copies
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, as a flat dict of arrays, numbers and strings: the table's state and the vocabulary's.
+
+        Keys that have not been seen `min_count` times yet, and how often rows were used, are not part of it.
+
+        Raises: as `Table.state_dict`.
+
+        Example:
+            >>> import unhot
+            >>> "vocabulary.keys" in unhot.Embedding(unhot.Vocabulary(["cat"]), 2).state_dict()
+            True
+        """
+
+        def state() -> dict[str, Any]:
+            self._keyed.follow(self._table)
+            words = {f"{VOCABULARY}{name}": value for name, value in self.vocabulary.state_dict().items()}
+            return self._table.state_dict() | words
+
+        return self._lock.holding(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned, into an embedding of the same dim, dtype and optimizer, with any vocabulary.
+
+        Raises: ValueError or TypeError for a state that does not fit. The embedding is then unchanged.
+
+        Example:
+            >>> import unhot
+            >>> words = unhot.Embedding(unhot.Vocabulary(["cat", "owl"]), 2)
+            >>> other = unhot.Embedding(unhot.Vocabulary(unknown="grow"), 2)
+            >>> other.load_state_dict(words.state_dict())
+            >>> bool((other["owl"] == words["owl"]).all())
+            True
+        """
+        words = {name.removeprefix(VOCABULARY): state[name] for name in state if name.startswith(VOCABULARY)}
+        vocabulary = Vocabulary()
+        vocabulary.load_state_dict(words)
+        rows = max(vocabulary.rows, 1)
+        table = Table(rows, self.dim, optimizer=self.optimizer, init="zeros", dtype=self.dtype, out_of_range="zero")
+        table.load_state_dict({name: state[name] for name in state if not name.startswith(VOCABULARY)})
+
+        def load() -> None:
+            keyed = self._keyed
+            self.vocabulary.load_state_dict(words)
+            made = KeyedRows(self.vocabulary)
+            made.min_count, made.max_rows, made.max_idle = keyed.min_count, keyed.max_rows, keyed.max_idle
+            self._keyed, self._table = made, table
+
+        self._lock.holding(load)
+
+    def __getstate__(self) -> tuple[KeyedRows, Table]:
+        return self._lock.holding(lambda: copy.deepcopy((self._keyed, self._table)))
+
+    def __setstate__(self, state: tuple[KeyedRows, Table]) -> None:
+        self._keyed, self._table = state
+        self._lock = Lock()
+
+    def __copy__(self) -> Self:
+        # Two embeddings that shared their rows would not share the lock.
+        made = object.__new__(type(self))
+        made.__setstate__(self.__getstate__())
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = self.__copy__()
+        return made

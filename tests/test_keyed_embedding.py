@@ -1,0 +1,245 @@
+"""Vectors of keys: `Embedding`. Which keys have rows, and that the rows of those that live are exact."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance.dense import RULES as DENSE
+from interrupts import everywhere
+
+import unhot
+
+DIM = 3
+
+
+def grows(**options: Any) -> unhot.Embedding:
+    vocabulary = unhot.Vocabulary(unknown="grow", reserved=options.pop("reserved", None))
+    return unhot.Embedding(vocabulary, DIM, **{"seed": 0, **options})
+
+
+def batches(count: int, keys: int = 12, seed: int = 0) -> list[tuple[list[str], np.ndarray]]:
+    """Keys that come one after the other, and gradients."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        names = [f"key {k}" for k in np.minimum(rng.integers(0, 2 + number, 4), keys - 1)]
+        found.append((names, rng.normal(size=(4, DIM))))
+    return found
+
+
+class Dense:
+    """Dense float64 training with a row for each key from the start."""
+
+    def __init__(self, weights: np.ndarray, rule: tuple[str, str], **hyper: Any) -> None:
+        self.dense = DENSE[rule](weights, **hyper)
+
+    def step(self, rows: list[int], gradients: np.ndarray) -> None:
+        whole = np.zeros(self.dense.w.shape)
+        np.add.at(whole, rows, gradients)
+        self.dense.step(whole)
+
+
+@pytest.mark.parametrize("reserved", [0, 2])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_keys_that_arrive_are_exact(reserved: int, decay: float) -> None:
+    """Each new key trains as if its row had been there from the start, in the order of their first lookups."""
+    embedding = grows(optimizer=unhot.Adam(0.01, weight_decay=decay), dtype="float64", reserved=reserved)
+    start = unhot.Table(30, DIM, dtype="float64", seed=0).array
+    if not reserved:  # the row that an empty table begins with is drawn before the first key's
+        start = start[1:]
+    dense = Dense(start.copy(), ("Adam", "keras"), learning_rate=0.01, weight_decay=decay)
+    order: list[str] = []
+    for keys, gradients in batches(60):
+        order += [key for key in dict.fromkeys(keys) if key not in order]
+        rows = [reserved + order.index(key) for key in keys]
+        np.testing.assert_allclose(embedding.lookup(keys), dense.dense.w[rows], rtol=1e-9, atol=1e-12)
+        embedding.step(keys, gradients)
+        dense.step(rows, gradients)
+    assert list(embedding.vocabulary) == order
+    assert embedding.encode(order).tolist() == list(range(reserved, reserved + len(order)))
+    np.testing.assert_allclose(embedding[order], dense.dense.w[reserved:][: len(order)], rtol=1e-9, atol=1e-12)
+
+
+def test_a_fixed_vocabulary() -> None:
+    """A lookup changes nothing; unknown keys go by the vocabulary's policy."""
+    words = unhot.Vocabulary(["cat", "owl"], unknown=0, missing=-1)
+    embedding = unhot.Embedding(words, DIM, optimizer=unhot.SGD(1.0), init="zeros")
+    embedding.step(["dog", None, "owl"], np.ones((3, DIM)))
+    assert embedding.lookup(["cat", "owl", "dog", None])[:, 0].tolist() == [0.0, -1.0, -1.0, 0.0]
+    assert "dog" not in embedding
+    assert len(embedding) == 2
+    assert embedding.table.rows == 3
+    words.unknown = "raise"
+    with pytest.raises(KeyError, match="dog"):
+        embedding["dog"]
+    words.extend(["dog"])
+    assert embedding["dog"].tolist() == [0.0] * DIM
+    assert embedding.table.rows == 4
+
+
+@pytest.mark.parametrize("keys", [[5, 2**63, 5], np.array([[5, 7], [7, 9]]), [b"a", b"b"], "a key"])
+def test_kinds_and_shapes_of_keys(keys: Any) -> None:
+    """Vectors have the shape of the keys; bags are pooled."""
+    embedding = grows(optimizer=unhot.SGD(1.0), init="zeros")
+    shape = np.shape(keys)
+    assert embedding[keys].shape == (*shape, DIM)
+    embedding.accumulate(keys, np.ones((*shape, DIM)))
+    embedding.step(keys, np.ones((*shape, DIM)))
+    assert (embedding[keys] <= -2).all()
+    if len(shape) == 2:
+        np.testing.assert_array_equal(embedding.bag(keys, mode="mean"), embedding[keys].mean(axis=1))
+
+
+def test_keys_are_admitted_once_they_are_frequent() -> None:
+    """Before, they have the first reserved row, whose gradients are theirs, or none; the counts are exact."""
+    embedding = grows(optimizer=unhot.SGD(1.0), init="zeros", min_count=3, reserved=1)
+    seen: Counter[str] = Counter()
+    for keys, gradients in batches(40):
+        before = {key for key in seen if seen[key] >= 3}
+        seen.update(keys)
+        embedding.lookup(keys)
+        assert set(embedding.vocabulary) == {key for key in seen if seen[key] >= 3}
+        assert before <= set(embedding.vocabulary)
+        embedding.step(keys, gradients)
+    without = grows(optimizer=unhot.SGD(1.0), init="zeros", min_count=2)
+    without.lookup(["a", None] if False else ["a", "b"])
+    without.step(["a", "b"], np.ones((2, DIM)))
+    assert without.table.rows == 1
+    assert not without["c"].any()
+    without.lookup(["a"])
+    assert list(without.vocabulary) == ["a"]
+    assert not without["a"].any()
+
+
+def test_keys_that_are_not_used_are_forgotten() -> None:
+    """After `max_idle` steps, and at most an eighth more; their rows go to new keys, and others are exact."""
+    idle, order = 16, []
+    embedding = grows(optimizer=unhot.SGD(1.0), init="zeros", max_idle=idle)
+    last: dict[str, int] = {}
+    expected: dict[str, np.ndarray] = {}
+    for number in range(200):
+        keys = ["always", f"key {number // 3}"]
+        for key in keys:
+            if key not in embedding:
+                expected[key] = np.zeros(DIM, np.float32)
+        embedding.lookup(keys)
+        embedding.step(keys, np.ones((2, DIM)))
+        for key in keys:
+            last[key] = number
+            expected[key] -= 1
+        for key in list(embedding.vocabulary):
+            assert last[key] > number - idle - idle // 8 - 2
+            assert embedding.table[embedding.encode(key)].tolist() == expected[key].tolist()
+        for key, step in last.items():
+            assert key in embedding or step <= number - idle
+        order.append(embedding.table.rows)
+    assert order[-1] == order[100] < 12
+
+
+def test_the_least_used_keys_make_room() -> None:
+    """There are at most `max_rows`, the keys of the present batch among them."""
+    embedding = grows(optimizer=unhot.Adam(0.1), max_rows=64)
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        embedding.lookup(["a", "b", "c"])
+        keys = [f"key {k}" for k in rng.integers(0, 10 * (1 + number), 5)]
+        vectors = embedding.lookup(keys)
+        assert len(embedding) <= 64
+        assert vectors.any(axis=1).all()
+        embedding.step(keys, np.ones((5, DIM)))
+    assert {"a", "b", "c"} <= set(embedding.vocabulary)
+    assert embedding.table.rows < 64 + 16
+
+
+def test_keys_that_are_removed() -> None:
+    """By the embedding, or by the vocabulary itself."""
+    embedding = grows(optimizer=unhot.Adam(0.1))
+    keys = ["a", "b", "c", "d"]
+    embedding.step(keys, np.ones((4, DIM)))
+    before = embedding[keys]
+    embedding.remove(["b"])
+    assert embedding.table.removed.tolist() == [1]
+    with pytest.raises(KeyError, match="b"):
+        embedding.remove(["a", "b"])
+    embedding.vocabulary.remove(["d"])
+    assert embedding.table.removed.tolist() == [1, 3]
+    np.testing.assert_array_equal(embedding[["a", "c"]], before[[0, 2]])
+    assert embedding.lookup(["e", "f", "g"]).shape == (3, DIM)
+    assert embedding.encode(["e", "f", "g"]).tolist() == [1, 3, 4]
+    assert not embedding.table.removed.size
+
+
+def test_vectors_that_are_given() -> None:
+    """Aligned by key, in any order; the rest is initialized, and the reserved rows are nobody's."""
+    vectors = np.arange(9.0).reshape(3, DIM)
+    words = unhot.Vocabulary(["dog", "owl", "cat"], unknown=0)
+    embedding = unhot.Embedding.from_vectors(["cat", "elk", "dog"], vectors, words, init="zeros")
+    assert embedding[["dog", "cat", "owl"]].tolist() == [vectors[2].tolist(), vectors[0].tolist(), [0.0] * DIM]
+    assert unhot.Embedding.from_vectors([3, 1], vectors[:2].astype("float32"))[1].tolist() == vectors[1].tolist()
+    for keys, given, message in (
+        (["a"], vectors, "`keys` and `vectors` must be as many. Received: 1 keys, 3 vectors."),
+        (["a"], vectors[0], "`vectors` must have two dimensions, (keys, dim). Received: shape (3,)."),
+        (["a", "a", "b"], vectors, "a"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            unhot.Embedding.from_vectors(keys, given)
+
+
+@pytest.mark.parametrize("options", [{}, {"reserved": 2}, {"min_count": 2, "max_rows": 40, "max_idle": 20}])
+def test_copies_and_states(options: dict[str, Any]) -> None:
+    """A copy, a pickled embedding and a loaded state go on bit for bit."""
+    embedding = grows(optimizer=unhot.AdamW(0.1), **options)
+    for keys, gradients in batches(30):
+        embedding.lookup(keys)
+        embedding.step(keys, gradients)
+    embedding.remove(["key 1"])
+    loaded = grows(optimizer=unhot.AdamW(0.1), **options)
+    loaded.load_state_dict(embedding.state_dict())
+    copies = [copy.deepcopy(embedding), pickle.loads(pickle.dumps(embedding)), loaded]
+    for keys, gradients in batches(15, seed=1):
+        known = [key in embedding for key in keys]
+        for each in (embedding, *copies):
+            if options.get("min_count") != 2 or all(known):  # how often keys were seen is not in a state
+                each.lookup(keys)
+                each.step(keys, gradients)
+    for each in copies:
+        assert list(each.vocabulary) == list(embedding.vocabulary)
+        keys = list(embedding.vocabulary)
+        assert each.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: unhot.Embedding(["a"], 2), TypeError, "`vocabulary` must be an unhot.Vocabulary. Received: ['a']."),  # type: ignore[arg-type]
+        (lambda: unhot.Embedding(unhot.Vocabulary(), 2, min_count=2), ValueError, "Make the vocabulary with unknown='grow'."),
+        (lambda: grows(max_rows=0), ValueError, "`max_rows` must be a positive integer. Received: 0."),
+        (lambda: grows(max_idle=1.5), TypeError, "`max_idle` must be a positive integer."),
+        (lambda: grows(dim=2), TypeError, "dim"),
+        (lambda: grows().step(["a"], np.ones((1, DIM))), RuntimeError, "this table has no optimizer"),
+        (lambda: grows(optimizer=unhot.SGD(1.0)).step(["a"], np.ones((2, DIM))), ValueError, "`grads` must have shape"),
+    ],
+)
+def test_errors(call: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call()
+
+
+def test_interrupted_growth() -> None:
+    """An exception at any bytecode of a lookup of new keys: the next lookup finds vocabulary and table together."""
+    start = grows(optimizer=unhot.Adam(0.1), capacity=50)
+    start.step(["a", "b", "c"], np.ones((3, DIM)))
+    start.remove(["b"])
+    expected = copy.deepcopy(start)
+    expected.lookup(["x", "y"])
+    keys = ["a", "c", "x", "y"]
+    for embedding in everywhere(lambda: copy.deepcopy(start), lambda subject: subject.lookup(["x", "y"]), stride=7):
+        embedding.lookup(["x", "y"])
+        assert embedding.lookup(keys).tobytes() == expected.lookup(keys).tobytes()
+        embedding.step(keys, np.ones((4, DIM)))
