@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from unhot.atomic import Lock
 from unhot.creation import as_size
 from unhot.keys.reading import KeysLike
 from unhot.vocabulary import Vocabulary
@@ -90,6 +91,14 @@ class KeyedRows:
         self._candidates, self._counts = Vocabulary(unknown="grow", missing=-1), np.zeros(0, np.int64)
         """Keys that have not been seen often enough, and how often they have been."""
         self._usage = None if max_rows is None and max_idle is None else Usage()
+        self.lock = Lock()
+        """Held by whoever changes the vocabulary and the table together."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=Lock())
 
     @property
     def first(self) -> int:
@@ -113,6 +122,7 @@ class KeyedRows:
         ids = self._with_frequent(keys) if self.min_count > 1 else np.asarray(self.vocabulary.encode(keys))
         self.follow(table)
         if self._usage is not None:
+            self._usage.reach(table.rows)
             self._usage.note(ids[ids >= 0])
             self._keep_within(table, ids)
         return ids

@@ -20,6 +20,7 @@ from unhot.torch.collection import EmbeddingBagCollection, EmbeddingBagConfig, E
 from unhot.torch.conversion import convert
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient import rebuilt as rebuilt_gradient
+from unhot.torch.keyed import KeyedEmbedding
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.optim import *  # noqa: F403  (every optimizer)
 from unhot.torch.owners import release, report
@@ -27,7 +28,7 @@ from unhot.torch.parameter import TableParameter, rebuilt
 
 __all__ = [
     "Conversion", "Embedding", "EmbeddingBag", "EmbeddingBagCollection", "EmbeddingBagConfig", "EmbeddingCollection",
-    "EmbeddingConfig", "RowGradient", "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
+    "EmbeddingConfig", "KeyedEmbedding", "RowGradient", "TableReport", "TrainingReport", "clip_grad_norm_", "convert",
     "release", "report",
 ]  # fmt: skip
 __all__ += optim.__all__

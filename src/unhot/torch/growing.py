@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unhot.creation import as_size
 from unhot.ids import as_ids, as_plain, in_range, not_removed
-from unhot.torch.growth import add_rows, freeze
+from unhot.torch.growth import add_rows, freeze, resize
 from unhot.torch.parameter import TableParameter
 
 Rows = npt.NDArray[np.int64]
@@ -139,6 +139,12 @@ class Growing(nn.Module):
         """
         table = self._table()
         freeze(table, np.setdiff1d(np.arange(len(table)), _named(table, rows)))
+
+    def _resize(self, rows: int) -> None:
+        """Have so many rows, whatever they hold, for a state that is going to be loaded."""
+        table = self._table()
+        resize(table, rows)
+        table.__dict__["_removed_rows"] = np.empty(0, np.int64)
 
     def _table(self) -> TableParameter:
         weight = self.weight

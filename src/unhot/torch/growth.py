@@ -41,6 +41,20 @@ def freeze(table: TableParameter, rows: Rows) -> None:
     without_torch_functions(_of_owner, table, partial(_freeze, table, rows))
 
 
+def resize(table: TableParameter, rows: int) -> None:
+    """Let a table have so many rows of zeros. Its optimizer keeps a state of the old size, until another is loaded."""
+    without_torch_functions(_of_owner, table, partial(_resize, table, rows))
+
+
+def _resize(table: TableParameter, rows: int, backend: TorchBackend | None) -> None:
+    if backend is not None:
+        backend.hand_over()
+        backend._pointer = -1
+    table.grad = None
+    table.notes.rooms.clear()
+    together(_in_place(table, None, {"": table.detach().new_zeros((rows, table.size(1)))}))
+
+
 def _of_owner(table: TableParameter, work: Callable[[TorchBackend | None], None]) -> None:
     """`work` with what trains the table, if something does, whose lock is held."""
     tie = ownership_of(table)

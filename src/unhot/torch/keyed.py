@@ -1,0 +1,191 @@
+"""`KeyedEmbedding`: an embedding of keys such as strings or 64-bit integers, which come and go while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unhot.keyed_rows import KeyedRows
+from unhot.keys.reading import KeysLike
+from unhot.optimizers.base import flag
+from unhot.torch.backend import hide_from_compiler
+from unhot.torch.growing import Growing, NewRows
+from unhot.torch.layer import Activation, Embedding
+from unhot.torch.parameter import TableParameter
+from unhot.vocabulary import Vocabulary
+
+Ids = npt.NDArray[np.int64]
+
+
+class _Rows:
+    """The layer's rows, as `KeyedRows` asks for them."""
+
+    def __init__(self, layer: KeyedEmbedding) -> None:
+        self.layer = layer
+
+    @property
+    def rows(self) -> int:
+        return self.layer.num_embeddings
+
+    @property
+    def removed(self) -> Ids:
+        table: TableParameter = self.layer._table()
+        return table.removed_rows
+
+    def grow(self, rows: int) -> object:
+        return Growing.grow(self.layer, rows, self.layer.initializer)
+
+    def remove(self, rows: Ids) -> None:
+        Growing.remove(self.layer, rows)
+
+
+class KeyedEmbedding(Embedding):
+    """An `Embedding` of keys: int64 tensors, or lists and arrays of strings, which an `unhot.Vocabulary` maps to rows.
+
+    With a vocabulary that grows (unknown="grow"), a new key gets a row in the first lookup in training (`layer.train()`), and
+    the layer grows with it; the weight stays the same parameter. In evaluation, an unknown key has the vocabulary's first
+    reserved row, or a zero vector if there is none. The layer's state holds the vocabulary, too.
+
+    Args:
+        vocabulary: an `unhot.Vocabulary`. Remove keys only by the layer's `remove`.
+        embedding_dim: the length of a vector.
+        max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype, bias, activation: as for `Embedding`.
+        initializer: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
+            place, such as `torch.nn.init.zeros_`.
+        min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`; a step is a lookup in training. No key is
+            forgotten while the weight has a gradient.
+
+    Raises: TypeError or ValueError for unusable arguments.
+
+    Example:
+        >>> import torch, unhot, unhot.torch
+        >>> layer = unhot.torch.KeyedEmbedding(unhot.Vocabulary(unknown="grow"), 4)
+        >>> optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+        >>> layer(torch.tensor([9_000_000_000, -3, -3])).sum().backward()
+        >>> optimizer.step()
+        >>> list(layer.vocabulary)
+        [9000000000, -3]
+
+    References: torch/nn/modules/sparse.py.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        embedding_dim: int,
+        *,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        bias: bool = False,
+        activation: Activation | None = None,
+        initializer: NewRows | None = None,
+        min_count: int = 1,
+        max_rows: int | None = None,
+        max_idle: int | None = None,
+    ) -> None:
+        hide_from_compiler(KeyedEmbedding, "_rows_of")
+        keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
+        flag("KeyedEmbedding", "bias", bias)
+        super().__init__(
+            max(vocabulary.rows, 1), embedding_dim, None, max_norm, norm_type, scale_grad_by_freq, sparse, device=device,
+            dtype=dtype, bias=bias, activation=activation, out_of_range="zero",
+        )  # fmt: skip
+        self.keyed, self.initializer = keyed, initializer
+        if callable(initializer):
+            with torch.no_grad():
+                initializer(self.weight.detach())
+        if not vocabulary.rows:  # a table has a row at least; the first key gets it
+            Growing.remove(self, [0])
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary."""
+        return self.keyed.vocabulary
+
+    def encode(self, keys: KeysLike | Tensor) -> Tensor:
+        """The rows of keys, int64 of the shape of the keys; -1 for a key without a row. No key is admitted.
+
+        Raises: as `unhot.Vocabulary.encode`.
+
+        Example:
+            >>> import unhot, unhot.torch
+            >>> unhot.torch.KeyedEmbedding(unhot.Vocabulary(["cat", "owl"]), 2).encode(["owl"])
+            tensor([1])
+        """
+        return torch.from_numpy(np.asarray(self.keyed.known(_host(keys))))
+
+    def forward(self, input: KeysLike | Tensor) -> Tensor:
+        """The vectors of keys: shape keys.shape + (embedding_dim,)."""
+        return super().forward(self._rows_of(input))
+
+    def _rows_of(self, keys: KeysLike | Tensor) -> Tensor:
+        """The rows of keys, on the weight's device; those of new ones, too, in training."""
+        admit = self._admitted if self.training else self.keyed.known
+        return torch.from_numpy(np.asarray(admit(_host(keys)))).to(self.weight.device)
+
+    def _admitted(self, keys: KeysLike) -> Ids:
+        def admitted() -> Ids:
+            rows = _Rows(self)
+            if self.weight.grad is None:
+                self.keyed.stepped(rows)
+            return self.keyed.admitted(keys, rows)
+
+        return self.keyed.lock.holding(admitted)
+
+    def remove(self, keys: KeysLike | Tensor) -> None:
+        """Forget keys. Their rows are free, and given to new keys.
+
+        Raises: KeyError for the first unknown key; no key is removed then.
+
+        Example:
+            >>> import unhot, unhot.torch
+            >>> layer = unhot.torch.KeyedEmbedding(unhot.Vocabulary(["cat", "owl"]), 2)
+            >>> layer.remove(["cat"])
+            >>> list(layer.vocabulary)
+            ['owl']
+        """
+        self.keyed.lock.holding(partial(self.keyed.remove, _host(keys), _Rows(self)))
+
+    # ------------------------------------------------------------------ states
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The vocabulary, for the layer's `state_dict`."""
+        return {name: _saved(value) for name, value in self.vocabulary.state_dict().items()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take the vocabulary of a loaded state."""
+        self.vocabulary.load_state_dict({name: _read_back(value) for name, value in state.items()})
+        free = self.vocabulary.free
+        first = np.arange(0 if self.vocabulary.rows else 1)
+        self._table().__dict__["_removed_rows"] = np.union1d(free, first)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """As torch's, with a weight of any number of rows, whose optimizer's state is to be loaded, too."""
+        given = state_dict.get(f"{prefix}weight")
+        if isinstance(given, Tensor) and given.dim() == 2 and len(given) != self.num_embeddings:
+            self._resize(len(given))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _host(keys: KeysLike | Tensor) -> Any:
+    """Keys as a vocabulary reads them."""
+    return keys.detach().cpu().numpy() if isinstance(keys, Tensor) else keys
+
+
+def _saved(value: Any) -> Any:
+    """An array of a state as a tensor, which PyTorch loads without pickle."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _read_back(value: Any) -> Any:
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
