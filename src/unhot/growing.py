@@ -136,6 +136,8 @@ class Growing(Shared):
 
     def _marking(self, rows: npt.NDArray[np.int64], removed: bool, more: int = 0) -> Call:
         """What notes that these rows are removed, or no longer so, and that there are `more` rows at the end."""
+        if self._removed is None and not removed:
+            return partial(setattr, self, "_removed", None)
         count = self._engine.stores[0].rows
         marks = np.zeros(count + more, bool)
         marks[:count] = False if self._removed is None else self._removed

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
+import unhot.torch
+
 from .twins import assert_same, prepared, trained_twice
 
 TOKENS, LENGTH, TEXTS = 60, 6, 32
@@ -158,3 +160,17 @@ def test_optimizer_made_by_the_trainer(tmp_path: Path) -> None:
         return model
 
     assert_same(train)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_only_new_tokens_train(tied: bool, tmp_path: Path) -> None:
+    """After a resize, the rows of the old tokens stay as they are to the last bit, with weight decay and with a tied head."""
+    model = gpt2(unhot.torch, tied)
+    model.resize_token_embeddings(TOKENS + 5)
+    layer = model.get_input_embeddings()
+    layer.only_train(range(TOKENS, TOKENS + 5))
+    before = layer.weight.detach().clone()
+    trainer(model, unhot.torch, tmp_path, tokens=TOKENS + 5, weight_decay=0.1).train()
+    after = model.get_input_embeddings().weight.detach()
+    assert torch.equal(after[:TOKENS], before[:TOKENS])
+    assert (after[TOKENS:] != before[TOKENS:]).any(1).all()
