@@ -20,6 +20,8 @@ import numpy.typing as npt
 import unhot
 
 KNOWN, DIM, BATCH = 100_000, 32, 4096
+WARM = 10
+"""Steps that are left out at the start."""
 
 Keys = npt.NDArray[np.int64]
 Step = Callable[[Keys], None]
@@ -90,7 +92,7 @@ def main() -> int:
             for seed in range(arguments.rounds):
                 gc.collect()
                 capacity = KNOWN + (arguments.steps + 1) * arguments.new if room else None
-                found = sorted(times(FRONT_ENDS[name](capacity), arguments.steps, arguments.new, seed)[10:])
+                found = sorted(times(FRONT_ENDS[name](capacity), arguments.steps, arguments.new, seed)[WARM:])
                 middle = median(found)
                 ratios.append(found[-1] / middle)
                 line = f"{middle:6.2f} {found[int(0.99 * len(found))]:6.2f} {found[-1]:6.2f} {ratios[-1]:6.1f}"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unhot import arrays
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Clock
 from unhot.engine import Engine
@@ -331,7 +332,7 @@ class TorchBackend(Backend):
         for name, start in clock.slots.items():
             theirs, shape = owner.slots[name], (len(weights), clock.law.slot_width(name, weights.size(1)))
             if name not in held:
-                bound[theirs] = self.memory.full(shape, weights, start)
+                bound[theirs] = self._new_slot(theirs, shape, start)
                 slots.append(self.memory.view(bound[theirs]))
             else:
                 require_shape(theirs, state[theirs], shape)
@@ -344,6 +345,15 @@ class TorchBackend(Backend):
         for name in owner.counters:
             bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
         return bound, slots
+
+    def _new_slot(self, name: str, shape: tuple[int, int], start: float) -> Tensor:
+        """A slot that begins with this number, in memory with room for the rows that the table has room for."""
+        notes: Any = getattr(self.parameter, "notes", None)
+        if notes is None or notes.capacity <= shape[0] or not isinstance(self.memory, Host):
+            return self.memory.full(shape, self._weights, start)
+        notes.rooms[name] = room = torch.from_numpy(arrays.reserved((notes.capacity, shape[1]), dtype_of(self._weights)))
+        slot = room[: shape[0]]
+        return slot.fill_(start) if start else slot
 
     def weights_array(self) -> Any:
         """The weights, to be read and written row by row from now on."""

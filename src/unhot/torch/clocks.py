@@ -145,12 +145,14 @@ def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequen
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]
-    snapshot, clock = clock_of(core, start.dtype, sum(map(len, weights)), start.held)
+    planned = sum(max(len(array), table.parameter.notes.capacity) for array, table in zip(weights, tables, strict=True))
+    snapshot, clock = clock_of(core, start.dtype, planned, start.held)
     numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
     clock.load_state({**numbers, **dict(start.kept)})
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
     engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels)
+    engine.planned = planned
     calls: list[Call] = []
     for place, (table, (tensors, _)) in enumerate(zip(tables, slots, strict=True)):
         calls += table.backend.bound(engine, place, table.state, tensors)

@@ -41,6 +41,14 @@ def freeze(table: TableParameter, rows: Rows) -> None:
     without_torch_functions(_of_owner, table, partial(_freeze, table, rows))
 
 
+def reserve(table: TableParameter, capacity: int) -> None:
+    """Have room for so many rows, which take memory once they are there."""
+    table.notes.capacity = capacity
+    if capacity > len(table):
+        weights = table.detach()
+        without_torch_functions(setattr, table, "data", with_room(table, "", weights, capacity)[: len(weights)])
+
+
 def resize(table: TableParameter, rows: int) -> None:
     """Let a table have so many rows of zeros. Its optimizer keeps a state of the old size, until another is loaded."""
     without_torch_functions(_of_owner, table, partial(_resize, table, rows))
@@ -78,6 +86,7 @@ def _add(table: TableParameter, again: Rows, weights: Tensor, from_the_start: bo
     engine = None if backend is None else backend._current()
     if backend is not None and engine is not None and isinstance(backend.memory, Host):
         engine.change_rows(lambda: _added_to_engine(table, backend, engine, again, weights, from_the_start))
+        engine.replan()
         return
     if backend is not None:
         backend.hand_over()
@@ -136,7 +145,7 @@ def with_room(table: TableParameter, name: str, tensor: Tensor, rows: int) -> Te
     fits = room is not None and room.shape[1:] == tensor.shape[1:] and room.dtype == tensor.dtype and len(room) >= rows
     if room is not None and fits and room.data_ptr() == tensor.data_ptr():
         return room
-    shape = (max(rows, 2 * len(tensor)), *tensor.shape[1:])
+    shape = (max(rows, 2 * len(tensor), table.notes.capacity), *tensor.shape[1:])
     made = torch.from_numpy(arrays.reserved(shape, dtype_of(tensor))) if _in_host_memory(tensor) else tensor.new_empty(shape)
     made[: len(tensor)] = tensor
     table.notes.rooms[name] = made

@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unhot.creation import as_size
 from unhot.keyed_rows import KeyedRows
 from unhot.keys.reading import KeysLike
 from unhot.optimizers.base import flag
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.growing import Growing, NewRows
+from unhot.torch.growth import reserve
 from unhot.torch.layer import Activation, Embedding
 from unhot.torch.parameter import TableParameter
 from unhot.vocabulary import Vocabulary
@@ -58,6 +60,7 @@ class KeyedEmbedding(Embedding):
         max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype, bias, activation: as for `Embedding`.
         initializer: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
             place, such as `torch.nn.init.zeros_`.
+        capacity: the number of rows to have room for. Only rows that are there take memory.
         min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`; a step is a lookup in training. No key is
             forgotten while the weight has a gradient.
 
@@ -89,6 +92,7 @@ class KeyedEmbedding(Embedding):
         bias: bool = False,
         activation: Activation | None = None,
         initializer: NewRows | None = None,
+        capacity: int | None = None,
         min_count: int = 1,
         max_rows: int | None = None,
         max_idle: int | None = None,
@@ -104,6 +108,8 @@ class KeyedEmbedding(Embedding):
         if callable(initializer):
             with torch.no_grad():
                 initializer(self.weight.detach())
+        if capacity is not None:
+            reserve(self._table(), as_size("capacity", capacity))
         if not vocabulary.rows:  # a table has a row at least; the first key gets it
             Growing.remove(self, [0])
 

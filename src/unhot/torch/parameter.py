@@ -63,6 +63,8 @@ class Notes:
     def __init__(self) -> None:
         self.rooms: dict[str, torch.Tensor] = {}
         """Tensors that begin with the weights ("") and the slots, by their names, and have rows to spare."""
+        self.capacity = 0
+        """The number of rows to have room for."""
 
 
 ROW_NUMBERS = ("_frozen_rows", "_removed_rows")
