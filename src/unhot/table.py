@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
+from unhot.storage import files
+from unhot.storage.tables import Stateful, write_table
+from unhot.store import Store
 
 Array = npt.NDArray[Any]
 
@@ -71,7 +74,7 @@ class Table(Shared):
         kind = as_dtype(dtype)
         check_init(init)
         self._check(shape, kind, optimizer, out_of_range)
-        self._start(initial_weights(init, shape, kind, seed), optimizer, out_of_range)
+        self._start(Engine.of([initial_weights(init, shape, kind, seed)], optimizer), optimizer, out_of_range)
 
     @classmethod
     def from_array(cls, array: RealsLike, *, optimizer: Optimizer | None = None, out_of_range: OutOfRange = "raise") -> Table:
@@ -95,7 +98,18 @@ class Table(Shared):
         shape = (as_size("rows", given.shape[0]), as_size("dim", given.shape[1]))
         dtype = as_dtype(given.dtype)
         table._check(shape, dtype, optimizer, out_of_range)
-        table._start(arrays.copied(given, dtype), optimizer, out_of_range)
+        table._start(Engine.of([arrays.copied(given, dtype)], optimizer), optimizer, out_of_range)
+        return table
+
+    @classmethod
+    def _of_state(cls, state: Mapping[str, Any], like: Store, optimizer: Optimizer | None, out_of_range: OutOfRange) -> Self:
+        """The table of a state with arrays such as `like`, which become its own; `optimizer` takes on the hyperparameters."""
+        check_policy(out_of_range, like.rows)
+        engine, loaded = import_state(state, {"": like}, optimizer, copies=False)
+        table = cls.__new__(cls)
+        table._start(engine, optimizer, out_of_range)
+        if optimizer is not None:
+            vars(optimizer).update(vars(loaded))
         return table
 
     def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
@@ -107,9 +121,9 @@ class Table(Shared):
         check_policy(out_of_range, rows)
         memory.require(rows * (numbers * dtype.itemsize + 4), f"a table of {rows:,} x {dim:,}")
 
-    def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
+    def _start(self, engine: Engine, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
         self._optimizer = optimizer
-        self._engine = Engine.of([weights], optimizer)
+        self._engine = engine
         self._pending: list[tuple[Array, Array]] = []
         self._lock = Lock()
         self.out_of_range = out_of_range
@@ -365,10 +379,11 @@ class Table(Shared):
         """The number of steps made so far."""
         return self._engine.now
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
+    def state_dict(self) -> dict[str, Array]:
+        """Everything needed to resume training, as a flat dict of NumPy arrays. Settles all rows.
 
-        Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning rate that is a callable.
+        Numbers are arrays without dimensions, and strings are uint8 arrays of UTF-8, so `safetensors.numpy.save_file` and
+        `numpy.savez` take it as it is; `save` needs no copy. It does not include a learning rate that is a callable.
 
         Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
 
@@ -379,10 +394,44 @@ class Table(Shared):
         """
         return self._lock.holding(self._state_dict)
 
-    def _state_dict(self) -> dict[str, Any]:
-        if self._pending:
-            raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
+    def _state_dict(self) -> dict[str, Array]:
+        self._require_nothing_waits("state_dict")
         return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]))
+
+    def _require_nothing_waits(self, before: str) -> None:
+        if self._pending:
+            raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
+
+    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+        """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
+
+        The file holds the settled state of one moment between two steps. It is written beside `path`, brought to the disk
+        (fsync) and then renamed, so that a crash, a power cut or a full disk leaves the old file or the new one whole. The
+        arrays are not copied. Other threads may look up meanwhile; their steps wait.
+
+        Args:
+            path: the file, mostly with the ending ".safetensors". A file that is there is replaced.
+            vocabulary: what is to be saved with the table, by names that begin with "vocabulary.": a flat dict of arrays, or
+                something whose `state_dict` gives one.
+
+        Raises: OSError if the file cannot be written; ValueError if there is something at `path` that is no file; RuntimeError
+            as for `state_dict`.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+            >>> unhot.Table(1000, 4, optimizer=unhot.Adam(0.1)).save(path)
+            >>> unhot.load(path).shape
+            (1000, 4)
+        """
+        files.replace(path, lambda file: self._lock.holding(partial(self._write, file, vocabulary)))
+
+    def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Array] | None) -> None:
+        self._require_nothing_waits("save")
+        engine, parts = self._engine, {"vocabulary": vocabulary}
+        engine.settled(
+            lambda: write_table(file, export_state(engine, self.optimizer, [""], copies=False), parts, self.out_of_range)
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.

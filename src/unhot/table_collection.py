@@ -300,11 +300,11 @@ class TableCollection(Shared):
         copied: Array = self._lock.holding(lambda: self._engine.settled(lambda: self._engine.stores[place].weights.copy()))
         return copied
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
+    def state_dict(self) -> dict[str, Array]:
+        """Everything needed to resume training, as a flat dict of NumPy arrays. Settles all rows.
 
-        The arrays of a table are called by its name: "user.weights", "user.slot.momentum". Save the dict with
-        `numpy.savez(file, **tables.state_dict())`. It does not include a learning rate that is a callable.
+        The arrays of a table are called by its name: "user.weights", "user.slot.momentum". `safetensors.numpy.save_file` and
+        `numpy.savez` take the dict as it is. It does not include a learning rate that is a callable.
 
         Example:
             >>> import unhot
@@ -314,7 +314,7 @@ class TableCollection(Shared):
         """
         return self._lock.holding(lambda: self._engine.settled(self._state_dict))
 
-    def _state_dict(self) -> dict[str, Any]:
+    def _state_dict(self) -> dict[str, Array]:
         return export_state(self._engine, self._optimizer, [f"{name}." for name in self._members])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

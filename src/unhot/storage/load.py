@@ -1,0 +1,49 @@
+"""`unhot.load`: a table from its file."""
+
+from __future__ import annotations
+
+import os
+
+from unhot.optimizers import Optimizer
+from unhot.storage.files import Path
+from unhot.storage.safetensors import Arrays, read_header
+from unhot.storage.tables import errors_name, like, names_of, optimizer_of, policy_of, require_memory, weights_entry
+from unhot.table import Table
+
+
+def load(path: Path, *, optimizer: Optimizer | None = None) -> Table:
+    """The table that `Table.save` wrote. Training goes on from there, bit for bit.
+
+    Args:
+        path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
+        optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
+            hyperparameters become the file's.
+
+    Returns: a table with the file's weights, slots, clock and hyperparameters. Every array is read into memory once.
+
+    Raises: ValueError if the file is truncated or damaged, or does not hold one table: what it claims is checked against its
+        size before memory is asked for; OSError if it cannot be read; MemoryError if the table does not fit into memory.
+
+    Example:
+        >>> import os, tempfile, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+        >>> table = unhot.Table(1000, 4, optimizer=unhot.Adam(0.1), seed=0)
+        >>> table.step([3], [[1.0, 2.0, 3.0, 4.0]])
+        >>> table.save(path)
+        >>> again = unhot.load(path)
+        >>> again
+        Table(1000, 4, optimizer=Adam(learning_rate=0.1, weight_decay=0.0, beta_1=0.9, beta_2=0.999, epsilon=1e-07, \
+convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32')
+        >>> bool((again.array == table.array).all())
+        True
+    """
+    with open(path, "rb") as file, errors_name(path):
+        header = read_header(file, os.fstat(file.fileno()).st_size)
+        names = names_of(header)
+        if names is not None:
+            raise ValueError(f"the file holds a collection of tables, {names}: read it with unhot.TableCollection.load(path).")
+        store = like(weights_entry(header))
+        state = Arrays(file, header)
+        trained = optimizer_of(state, optimizer)
+        require_memory([store], trained)
+        return Table._of_state(state, store, trained, policy_of(header))
