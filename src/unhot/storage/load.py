@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
-from unhot.storage.safetensors import Arrays, read_header
-from unhot.storage.tables import errors_name, like, names_of, optimizer_of, policy_of, require_memory, weights_entry
+from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory
 from unhot.table import Table
 
 
@@ -37,13 +34,11 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         >>> bool((again.array == table.array).all())
         True
     """
-    with open(path, "rb") as file, errors_name(path):
-        header = read_header(file, os.fstat(file.fileno()).st_size)
+    with opened(path) as (state, header):
         names = names_of(header)
         if names is not None:
             raise ValueError(f"the file holds a collection of tables, {names}: read it with unhot.TableCollection.load(path).")
-        store = like(weights_entry(header))
-        state = Arrays(file, header)
+        like = like_of(header)
         trained = optimizer_of(state, optimizer)
-        require_memory([store], trained)
-        return Table._of_state(state, store, trained, policy_of(header))
+        require_memory([like], trained)
+        return Table._of_state(state, like, trained, policy_of(header))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
@@ -18,7 +19,7 @@ from unhot.optimizers import OPTIMIZERS, Optimizer
 from unhot.state import decoded
 from unhot.storage import safetensors
 from unhot.storage.files import Path
-from unhot.storage.safetensors import Arrays, Entry, Header, dtype_of
+from unhot.storage.safetensors import Arrays, Header, dtype_of, read_header
 from unhot.store import Store
 
 Array = npt.NDArray[Any]
@@ -72,12 +73,17 @@ def part(state: Mapping[str, Array], name: str) -> dict[str, Array]:
 
 
 @contextmanager
-def errors_name(path: Path) -> Iterator[None]:
-    """Let errors about what a file holds begin with its path; all are ValueErrors, since it is the file that is at fault."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error
+def opened(path: Path) -> Iterator[tuple[Arrays, Header]]:
+    """The arrays of a file and its header.
+
+    Errors about what it holds begin with its path. All are ValueErrors, since it is the file that is at fault.
+    """
+    with open(path, "rb") as file:
+        try:
+            header = read_header(file, os.fstat(file.fileno()).st_size)
+            yield Arrays(file, header), header
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{os.fspath(path)!r}: {error}") from error
 
 
 def policy_of(header: Header) -> OutOfRange:
@@ -105,8 +111,11 @@ def names_of(header: Header) -> list[str] | None:
     return names
 
 
-def weights_entry(header: Header, name: str = "weights") -> Entry:
-    """The entry of a table's weights, checked: floats of two dimensions, neither of them 0."""
+def like_of(header: Header, name: str = "weights") -> Store:
+    """A store like the table's with these weights, which takes no memory.
+
+    Raises: ValueError if they are not floats of two dimensions, neither of them 0.
+    """
     if name not in header.entries:
         what = "" if name == "weights" else f" of the table {name.removesuffix('.weights')!r}"
         raise ValueError(f"there are no weights{what} in the file. It holds: {_few(header.entries)}.")
@@ -115,7 +124,8 @@ def weights_entry(header: Header, name: str = "weights") -> Entry:
         raise ValueError(
             f"{name!r} must have shape (rows, dim) and dtype F32 or F64. Received: shape {entry.shape}, dtype {entry.dtype}."
         )
-    return entry
+    dtype = np.dtype(np.float32 if entry.dtype == "F32" else np.float64)
+    return Store(np.broadcast_to(dtype.type(0), entry.shape))
 
 
 def _few(names: Mapping[str, Any]) -> str:
@@ -149,12 +159,6 @@ def optimizer_of(state: Arrays, given: Optimizer | None) -> Optimizer | None:
         )
     hyper: dict[str, Any] = {field.name: decoded(state, f"hyper.{field.name}") for field in dataclasses.fields(kind)}
     return kind(**hyper)
-
-
-def like(entry: Entry) -> Store:
-    """A store with weights of the shape and dtype that a file has, which take no memory."""
-    dtype = np.dtype(np.float32 if entry.dtype == "F32" else np.float64)
-    return Store(np.broadcast_to(dtype.type(0), entry.shape))
 
 
 def require_memory(stores: Sequence[Store], optimizer: Optimizer | None) -> None:
