@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,9 @@ def test_gradients_that_wait(path: Path) -> None:
 def test_states_of_format_1(path: Path) -> None:
     """As they were saved by numpy.savez: numbers and strings that are Python's."""
     table = trained("nadam")
-    old = {name: value if value.ndim and value.dtype != np.uint8 else value for name, value in table.state_dict().items()}
-    old = {name: value.tobytes().decode() if value.dtype == np.uint8 else value for name, value in old.items()}
-    old = {name: value.item() if isinstance(value, np.ndarray) and not value.ndim else value for name, value in old.items()}
+    old: dict[str, Any] = {}
+    for name, value in table.state_dict().items():
+        old[name] = value.tobytes().decode() if value.dtype == np.uint8 else value if value.ndim else value.item()
     old["format"] = 1
     assert old["rule"] == "NAdam"
     assert type(old["hyper.beta_1"]) is float
@@ -404,9 +405,8 @@ def test_a_handler_that_trains_the_table(path: Path) -> None:
     """A signal's handler steps the table while it is being written: the file holds the table before or after, not a mixture."""
     for number in range(0, 4000, 97):
         table = unhot.Table(30, 2, optimizer=unhot.SGD(1.0), init="zeros")
-        if not before_bytecode(
-            lambda: table.save(path), number, lambda: table.step(np.arange(30), -np.ones((30, 2), np.float32))
-        ):
+        step = partial(table.step, np.arange(30), -np.ones((30, 2), np.float32))
+        if not before_bytecode(partial(table.save, path), number, step):
             assert number > 500
             break
         saved = unhot.load(path)
