@@ -7,6 +7,7 @@ from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
 from unhot.storage.load import load
+from unhot.storage.mapped import MappedTable
 from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "load", "set_num_threads",
-    "zero_based",
+    "DenseFallbackWarning", "MappedTable", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "load",
+    "set_num_threads", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__
 

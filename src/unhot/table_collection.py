@@ -22,7 +22,7 @@ from unhot.optimizers import Optimizer
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
 from unhot.storage import files
-from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory, write_table
+from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory, require_whole, write_table
 
 Array = npt.NDArray[Any]
 
@@ -370,6 +370,7 @@ class TableCollection(Shared):
             names = names_of(header)
             if names is None:
                 raise ValueError("the file does not say that it holds a collection. Read one table with unhot.load(path).")
+            require_whole(header)
             like = {f"{name}.": like_of(header, f"{name}.weights") for name in names}
             trained, policy = optimizer_of(state, optimizer), policy_of(header)
             require_memory(list(like.values()), trained)

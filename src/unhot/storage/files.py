@@ -88,12 +88,15 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def locked(descriptor: int) -> bool:
-    """Take the file for this process, until it is closed; whether no other has it. Systems without such locks say so, too."""
+def locked(descriptor: int, *, shared: bool = False) -> bool:
+    """Take the file, until it is closed, for this process or to be `shared`; whether no other has it.
+
+    Systems and file systems without such locks say that none has.
+    """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system that has none

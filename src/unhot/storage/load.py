@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal, overload
+
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
-from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory
+from unhot.storage.mapped import MappedTable
+from unhot.storage.tables import Mode, like_of, one_table, opened, optimizer_of, policy_of, require_memory
 from unhot.table import Table
 
 
-def load(path: Path, *, optimizer: Optimizer | None = None) -> Table:
+@overload
+def load(path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None) -> Table: ...
+@overload
+def load(path: Path, *, mmap: Literal[True], mode: Mode = "r", optimizer: Optimizer | None = None) -> MappedTable: ...
+def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None) -> Table:
     """The table that `Table.save` wrote. Training goes on from there, bit for bit.
 
     Args:
         path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
+        mmap: leave the arrays in the file, and map it into memory: it opens in milliseconds, whatever its size.
+        mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`.
         optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
             hyperparameters become the file's.
 
-    Returns: a table with the file's weights, slots, clock and hyperparameters. Every array is read into memory once.
+    Returns: a table with the file's weights, slots, clock and hyperparameters; with mmap, a `MappedTable`.
 
     Raises: ValueError if the file is truncated or damaged, or does not hold one table: what it claims is checked against its
         size before memory is asked for; OSError if it cannot be read; MemoryError if the table does not fit into memory.
@@ -34,10 +43,12 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         >>> bool((again.array == table.array).all())
         True
     """
+    if mmap:
+        return MappedTable(path, mode, optimizer)
+    if mode != "r":
+        raise ValueError(f"`mode` is for mmap=True; a table in memory can always be trained. Received: mode={mode!r}.")
     with opened(path) as (state, header):
-        names = names_of(header)
-        if names is not None:
-            raise ValueError(f"the file holds a collection of tables, {names}: read it with unhot.TableCollection.load(path).")
+        one_table(header)
         like = like_of(header)
         trained = optimizer_of(state, optimizer)
         require_memory([like], trained)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,22 @@ from unhot.ids import OutOfRange
 from unhot.optimizers import OPTIMIZERS, Optimizer
 from unhot.state import decoded
 from unhot.storage import safetensors
-from unhot.storage.files import Path
+from unhot.storage.files import Path, locked
 from unhot.storage.safetensors import Arrays, Header, dtype_of, read_header
 from unhot.store import Store
 
 Array = npt.NDArray[Any]
+Mode = Literal["r", "r+"]
+"""To read a table, or also to train it in its file."""
 
 KIND = "unhot.kind"
 """The metadata's key for what the file holds: "table" or "tables"."""
 
 POLICY = "unhot.out_of_range"
+MARK = "unhot.whole"
+"""Whether rows, clock and hyperparameters belong together. They do not while a table is trained in its file."""
+
+WHOLE, NOT_WHOLE = b"yes", b"no "
 NAMES = "unhot.tables"
 
 
@@ -53,7 +59,7 @@ def write_table(
         if given is not None:
             named = given if isinstance(given, Mapping) else given.state_dict()
             found |= {f"{part}.{name}": np.asarray(array) for name, array in named.items()}
-    metadata = {KIND: "table" if names is None else "tables", POLICY: str(policy)}
+    metadata = {MARK: WHOLE.decode(), KIND: "table" if names is None else "tables", POLICY: str(policy)}
     if names is not None:
         metadata[NAMES] = json.dumps(list(names))
     file.seek(0)
@@ -74,16 +80,27 @@ def part(state: Mapping[str, Array], name: str) -> dict[str, Array]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Arrays, Header]]:
-    """The arrays of a file and its header.
+    """The arrays of a file and its header, with errors as of `errors_name`; a BlockingIOError while it is trained in."""
+    with open(path, "rb") as file, errors_name(path):
+        lock(file.fileno(), path, "r")
+        header = read_header(file, os.fstat(file.fileno()).st_size)
+        yield Arrays(file, header), header
 
-    Errors about what it holds begin with its path. All are ValueErrors, since it is the file that is at fault.
-    """
-    with open(path, "rb") as file:
-        try:
-            header = read_header(file, os.fstat(file.fileno()).st_size)
-            yield Arrays(file, header), header
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{os.fspath(path)!r}: {error}") from error
+
+def lock(descriptor: int, path: Path, mode: Mode) -> None:
+    """Take the lock of a table's file for reading, which others may do as well, or to train in it; else a BlockingIOError."""
+    if not locked(descriptor, shared=mode == "r"):
+        others = "trained" if mode == "r" else "read or trained"
+        raise BlockingIOError(f"{os.fspath(path)!r}: this table is {others} by another process, or opened in this one already.")
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Let errors about what a file holds begin with its path; all are ValueErrors, since it is the file that is at fault."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{os.fspath(path)!r}: {error}") from error
 
 
 def policy_of(header: Header) -> OutOfRange:
@@ -111,6 +128,23 @@ def names_of(header: Header) -> list[str] | None:
     return names
 
 
+def one_table(header: Header) -> None:
+    """Raise ValueError unless the file holds one table, and whole."""
+    names = names_of(header)
+    if names is not None:
+        raise ValueError(f"the file holds a collection of tables, {names}: read it with unhot.TableCollection.load(path).")
+    require_whole(header)
+
+
+def require_whole(header: Header) -> None:
+    """Raise ValueError if what trained the table in its file has not finished."""
+    if header.metadata.get(MARK, WHOLE.decode()) != WHOLE.decode():
+        raise ValueError(
+            "the table was trained in this file (mode 'r+'), and the process ended before `flush()` or `close()`. Its rows and"
+            " its clock do not belong together. Take a copy that was saved before."
+        )
+
+
 def like_of(header: Header, name: str = "weights") -> Store:
     """A store like the table's with these weights, which takes no memory.
 
@@ -133,7 +167,7 @@ def _few(names: Mapping[str, Any]) -> str:
     return ", ".join(shown + ["..."] * (len(names) > 8)) or "nothing"
 
 
-def optimizer_of(state: Arrays, given: Optimizer | None) -> Optimizer | None:
+def optimizer_of(state: Mapping[str, Array], given: Optimizer | None) -> Optimizer | None:
     """The optimizer that the table is trained by: as the file says, or the one that was given; None if it has none.
 
     Raises: ValueError if none was given and the learning rate is not in the file, or if the file names an optimizer or
