@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ from unhot.storage import safetensors as ours
 def path(tmp_path: Path) -> Path:
     return tmp_path / "table.safetensors"
 
+
+WAYS: tuple[dict[str, Any], ...] = ({}, {"mmap": True}, {"mmap": True, "mode": "r+"})
+"""In which a file is opened."""
 
 # ------------------------------------------------------------------ reading
 
@@ -176,12 +181,13 @@ def test_what_is_wrong_with_a_mapped_file(name: str, mode: Any, path: Path) -> N
     """As when it is loaded, where it concerns the weights; the file is not changed."""
     data, _ = BROKEN[name]
     path.write_bytes(data)
-    try:
-        unhot.load(path, mmap=True, mode=mode).close()
-    except ValueError as error:
-        assert str(error).startswith(f"'{path}': ")
+    of_slots_or_sums = any(word in name for word in ("slot", "optimizer", "rate", "beta", "damaged", "checksums"))
+    if of_slots_or_sums and (mode == "r" or "optimizer" not in name):
+        with suppress(ValueError):
+            unhot.load(path, mmap=True, mode=mode).close()
     else:
-        assert mode == "r" or "damaged" in name or "checksums" in name, "only a table that is trained needs slots"
+        with pytest.raises(ValueError, match=f"^'{re.escape(str(path))}': "):
+            unhot.load(path, mmap=True, mode=mode)
     if mode == "r":
         assert path.read_bytes() == data
 
@@ -253,15 +259,9 @@ def test_a_file_says_while_it_is_trained(path: Path) -> None:
         mapped.step([1], np.ones((1, 3)))
         copied = path.with_name("copy.safetensors")
         copied.write_bytes(path.read_bytes())  # as the disk holds it: pages of the mapping are the file's
-        for again in (
-            lambda: unhot.load(copied),
-            lambda: unhot.load(copied, mmap=True),
-            lambda: unhot.load(copied, mmap=True, mode="r+"),
-        ):
-            with pytest.raises(
-                ValueError, match=r"trained in this file.* before `flush\(\)`.* Take a copy that was saved before"
-            ):
-                again()
+        for way in WAYS:
+            with pytest.raises(ValueError, match=r"trained in this file.* before `flush\(\)`.* Take a copy that was saved"):
+                unhot.load(copied, **way)
         mapped.flush()
         copied.write_bytes(path.read_bytes())
         other = unhot.load(copied)
@@ -281,13 +281,9 @@ def test_a_flush_without_a_step_changes_nothing(path: Path) -> None:
 def test_one_process_trains_and_nobody_reads_meanwhile(path: Path) -> None:
     trained("adam").save(path)
     with unhot.load(path, mmap=True, mode="r+"):
-        for other in (
-            lambda: unhot.load(path),
-            lambda: unhot.load(path, mmap=True),
-            lambda: unhot.load(path, mmap=True, mode="r+"),
-        ):
+        for way in WAYS:
             with pytest.raises(BlockingIOError, match="trained by another process, or opened in this one"):
-                other()
+                unhot.load(path, **way)
     with unhot.load(path, mmap=True), unhot.load(path, mmap=True):
         unhot.load(path)
         with pytest.raises(BlockingIOError, match="read or trained by another process"):
@@ -351,7 +347,7 @@ def test_a_file_that_was_replaced_meanwhile(path: Path) -> None:
     mapped = unhot.load(path, mmap=True, mode="r+")
     mapped.step([1], np.ones((1, 3)))
     table.save(path)
-    with pytest.raises(RuntimeError, match="was replaced or removed.* Save the table under another name"):
+    with pytest.raises(RuntimeError, match=r"was replaced or removed.* Save the table under another name"):
         mapped.flush()
     path.unlink()
     with pytest.raises(RuntimeError, match="was replaced or removed"):
@@ -397,20 +393,16 @@ def test_signals_while_it_is_trained(path: Path, everything: bool) -> None:
     while there:
         path.write_bytes(whole)
         mapped = unhot.load(path, mmap=True, mode="r+")
-        try:
+        with suppress(Interrupted):
             there = before_bytecode(work, number, interrupt)
-        except Interrupted:
-            pass
         made = mapped.clock - base.clock
         np.testing.assert_allclose(mapped.array, expected[made], rtol=1e-5, atol=1e-7)
         copied = path.with_name("copy.safetensors")
         copied.write_bytes(path.read_bytes())
-        try:
-            other = unhot.load(copied)
-        except ValueError as error:
-            assert "was trained in this file" in str(error)
+        if b'"unhot.whole":"no "' in copied.read_bytes():
             refused += 1
         else:
+            other = unhot.load(copied)
             assert other.clock <= mapped.clock
             np.testing.assert_allclose(other.array, expected[other.clock - base.clock], rtol=1e-5, atol=1e-7)
         mapped.close()

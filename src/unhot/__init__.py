@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
+from unhot.formats.vectors import Vectors, read_vectors, write_vectors
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "MappedTable", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "load",
-    "set_num_threads", "zero_based",
+    "DenseFallbackWarning", "MappedTable", "Table", "TableCollection", "Vectors", "compare", "get_num_threads", "kernels",
+    "load", "read_vectors", "set_num_threads", "write_vectors", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__
 

@@ -75,7 +75,7 @@ def write(file: BinaryIO, contents: Mapping[str, Array], metadata: Mapping[str, 
     memory that begins at a cache line.
     """
     placed = {name: _plain(contents[name]) for name in _order(contents)}
-    file.write(_header(placed, {**metadata, CHECKSUMS: "0" * (8 * len(placed))}))
+    file.write(header_of(placed, {**metadata, CHECKSUMS: "0" * (8 * len(placed))}))
     sums = ""
     for array in placed.values():
         checksum = 0
@@ -84,7 +84,7 @@ def write(file: BinaryIO, contents: Mapping[str, Array], metadata: Mapping[str, 
             checksum = zlib.crc32(piece, checksum)
         sums += f"{checksum:08x}"
     file.seek(0)
-    file.write(_header(placed, {**metadata, CHECKSUMS: sums}))
+    file.write(header_of(placed, {**metadata, CHECKSUMS: sums}))
     file.seek(0, 2)
 
 
@@ -107,14 +107,21 @@ def _pieces(array: Array) -> Iterator[memoryview]:
         yield flat[start : start + PIECE].data
 
 
-def _header(placed: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """The header, as long as it takes for the arrays to begin at a cache line."""
+def header_of(placed: Mapping[str, Array], metadata: Mapping[str, str], least: int = 0) -> bytes:
+    """The header of arrays in the order in which they lie, as long as it takes for them to begin at a cache line.
+
+    Args:
+        placed: the arrays, of which only shapes and dtypes matter.
+        metadata: names and strings.
+        least: the bytes that the header takes at least.
+    """
     described: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, array in placed.items():
         offsets = [start, start := start + array.nbytes]
         described[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": offsets}
     text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(least - 8)
     text += b" " * (-(len(text) + 8) % LINE)
     return len(text).to_bytes(8, "little") + text
 
