@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import tempfile
@@ -107,7 +108,7 @@ def _exactly(file: Stream, size: int) -> bytearray:
 @contextmanager
 def read_npz(path: Path, options: Options) -> Iterator[Source]:
     """Arrays named "keys" (texts or integers) and "vectors" or "weights"; without keys, they are the rows' numbers."""
-    with zipfile.ZipFile(path) as archive:
+    with _errors_of_archives(), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         wanted = next((name for name in ("vectors", "weights") if name in names), None)
         if wanted is None:
@@ -122,6 +123,19 @@ def read_npz(path: Path, options: Options) -> Iterator[Source]:
                 raise ValueError(f"there are {len(keys):,} keys and {rows:,} vectors.")
             head = Head(rows, dim, np.dtype(np.float64 if dtype.itemsize == 8 else np.float32), kind_of(keys))
             yield Source(head, _pieces(member, head, dtype, keys))
+
+
+@contextmanager
+def _errors_of_archives() -> Iterator[None]:
+    """What `zipfile` raises for an archive that is damaged, as ValueErrors."""
+    try:
+        yield
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, KeyError, EOFError, struct.error, zlib.error) as error:
+        raise ValueError(f"the archive is damaged, or packed in a way that is not read: {error}.") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning of the file
+            raise
+        raise ValueError("the archive is damaged: it names a place outside of the file.") from error
 
 
 def _npz_keys(member: Stream) -> Keys:

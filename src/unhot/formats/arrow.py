@@ -111,6 +111,7 @@ def _source(pa: Any, batches: Iterator[Any], columns: tuple[str, str], rows: int
 
 def _converted(pa: Any, batch: Any, columns: tuple[str, str], row: int, dim: int | None = None) -> tuple[Keys, Array]:
     """Keys and vectors of a batch whose first row has this number."""
+    batch.validate(full=True)  # or places that a damaged file names would be read wherever they are
     keys, lists = batch.column(columns[0]), batch.column(columns[1])
     for column, name in zip((keys, lists), columns, strict=True):
         if column.null_count:

@@ -6,7 +6,6 @@ import gzip
 import os
 import shutil
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -81,7 +80,7 @@ def opened(path: Path, format_: str | None, options: Options) -> Iterator[Source
         name = format_of(path, format_, reading=True)
         with FORMATS[name].read(path, options) as source:
             yield source
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile) as error:
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         shown = os.fspath(path)
         raise ValueError(str(error) if str(error).startswith(repr(shown)) else f"{shown!r}: {error}") from error
 

@@ -19,6 +19,9 @@ from unhot.storage.files import Path
 
 BLOCK = 1 << 22
 LONGEST_LINE = 1 << 26
+NUMBERS = 1 << 14
+"""That are written at a time."""
+
 SPACE, TAB = 0x20, 0x09
 
 NO_KEY = re.compile(r"[ \t\n\v\f\r]")
@@ -206,10 +209,11 @@ def _write_lines(file: BinaryIO, chunks: Iterable[Chunk], format_: str) -> int:
     return rows
 
 
-def _shortest(chunk: Chunk) -> list[list[bytes]]:
-    """The numbers in as few digits as say which they are."""
-    found: list[list[bytes]] = chunk.vectors.astype("S32").tolist()
-    return found
+def _shortest(chunk: Chunk) -> Iterator[list[bytes]]:
+    """The numbers of each row, in as few digits as say which they are; a few rows at a time, since texts take much memory."""
+    step = max(1, NUMBERS // chunk.vectors.shape[1])
+    for start in range(0, len(chunk.vectors), step):
+        yield from chunk.vectors[start : start + step].astype("S32").tolist()
 
 
 # ------------------------------------------------------------------ GloVe
@@ -240,8 +244,10 @@ def write_glove(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
 def labels_path(path: Path) -> str:
     """Where the labels of a file of vectors are: "vectors.tsv" has its in "metadata.tsv", "x.tsv" in "x_metadata.tsv"."""
     folder, name = os.path.split(os.fspath(path))
-    stem = re.sub(r"(vectors|tensors?)(?=\.tsv$)", "metadata", name)
-    return os.path.join(folder, stem if stem != name else name.removesuffix(".tsv") + "_metadata.tsv")
+    packed = ".gz" if name.endswith(".gz") else ""
+    stem = name.removesuffix(packed).removesuffix(".tsv")
+    labels = re.sub(r"(vectors|tensors?)$", "metadata", stem)
+    return os.path.join(folder, (labels if labels != stem else f"{stem}_metadata") + ".tsv" + packed)
 
 
 @contextmanager
