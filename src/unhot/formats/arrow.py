@@ -23,7 +23,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise missing("Parquet and Arrow", "tables", error) from error
+        raise missing("a file of Parquet or Arrow", "tables", error) from error
     return pyarrow
 
 
@@ -146,7 +146,7 @@ def write_parquet(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
     # Numbers of vectors hardly repeat: a dictionary of them would only cost time.
     with pa.parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
         for batch in _batches(pa, schema, head, chunks):
-            writer.write_batch(batch)
+            writer.write_table(pa.Table.from_batches([batch]))  # a group of its own: `write_batch` gathers them in memory
 
 
 def write_arrow(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
