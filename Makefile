@@ -98,7 +98,7 @@ test-numpy: $(VENV)/tests .venv-numpy/installed
 # Other libraries that train embeddings, in their own environment.
 THIRD_PARTY := .venv-third-party/bin/python -m pytest -q -n 2 --dist worksteal --durations 5
 test-third-party: .venv-third-party/installed
-	$(THIRD_PARTY) tests/third_party/pytorch
+	$(THIRD_PARTY) tests/third_party/pytorch tests/third_party/files
 	for backend in torch jax tensorflow; do \
 	    KERAS_BACKEND=$$backend $(THIRD_PARTY) tests/third_party/keras3 || exit 1; \
 	done
@@ -124,7 +124,8 @@ test-sanitize: $(VENV)/tests
 	$(BIN)/cmake --install build/sanitize --prefix $(SANITIZED)
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
-	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py
+	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py \
+	        tests/test_parse_lines.py
 
 # The front ends with the oldest and with the newest supported frameworks, each in an environment of its own. Older releases of
 # PyTorch come with CUDA's libraries, which take 7 GB.

@@ -19,6 +19,7 @@
 #include "job.h"
 #include "plan.h"
 #include "stores.h"
+#include "text.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -159,6 +160,23 @@ void define(nb::module_& module, const char* name) {
         .def("step", &Stores<T>::step, nb::arg(), same, same, same, none, none, nb::arg(), same, nb::arg());
 }
 
+template <typename T>
+nb::tuple py_parse_lines(In<uint8_t, 1> text, int separator, bool keyless, bool spaced, Out<T, 2> numbers, Out<int64_t, 2> keys,
+                         Out<int64_t, 2> odd) {
+    const auto rows = static_cast<int64_t>(numbers.shape(0)), dim = static_cast<int64_t>(numbers.shape(1));
+    check(dim > 0 && static_cast<int64_t>(keys.shape(0)) == rows && keys.shape(1) == 2 && odd.shape(1) == 4 &&
+              static_cast<int64_t>(odd.shape(0)) >= dim && separator > 0 && separator < 128,
+          "parse_lines: two places for each row's key, four for each odd number, of which a line's must fit");
+    const ParsedLines<T> out{numbers.data(), rows, keys.data(), odd.data(), static_cast<int64_t>(odd.shape(0))};
+    Progress done;
+    {
+        nb::gil_scoped_release release;
+        done = parse_lines<T>(reinterpret_cast<const char*>(text.data()), static_cast<int64_t>(text.shape(0)), dim,
+                              static_cast<char>(separator), keyless, spaced, out);
+    }
+    return nb::make_tuple(done.rows, done.consumed, done.odd, done.ragged);
+}
+
 }  // namespace
 }  // namespace unhot
 
@@ -177,6 +195,8 @@ NB_MODULE(_native, module) {
                nb::arg(), same, same, nb::arg(), same, nb::arg(), nb::arg(), nb::arg());
     define<float>(module, "StoresFloat32");
     define<double>(module, "StoresFloat64");
+    module.def("parse_lines", &py_parse_lines<float>, same, nb::arg(), nb::arg(), nb::arg(), same, same, same);
+    module.def("parse_lines", &py_parse_lines<double>, same, nb::arg(), nb::arg(), nb::arg(), same, same, same);
     define_keys(module);
     module.def("isa", [] { return std::string(name_of(chosen)); });
     module.def("isas", [] {

@@ -241,7 +241,7 @@ def test_settle_some_rows(rule: str, dtype: str) -> None:
     before, shown = held(table), table.lookup(ALL)
     table.settle(np.array([[3, 8], [3, 0]], np.uint16))
     after = held(table)
-    for name in before.keys() - {"clock", "optimizer"}:
+    for name in before.keys() - {"clock", "optimizer", "rows"}:
         assert_bits(after[name][[1, 2, 4, 5, 6, 7]], before[name][[1, 2, 4, 5, 6, 7]])
     assert_bits(after["weights"][[3, 8, 0]], shown[[3, 8, 0]])
     if "last" in after:

@@ -4,9 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
 from unhot.embedding import Embedding
+from unhot.formats.vectors import Vectors, read_vectors, write_vectors
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
+from unhot.storage.load import load
+from unhot.storage.mapped import MappedTable
 from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Embedding", "Table", "TableCollection", "Vocabulary", "compare", "get_num_threads", "kernels",
-    "set_num_threads", "zero_based",
+    "DenseFallbackWarning", "Embedding", "MappedTable", "Table", "TableCollection", "Vectors", "Vocabulary", "compare",
+    "get_num_threads", "kernels", "load", "read_vectors", "set_num_threads", "write_vectors", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__
 

@@ -55,6 +55,16 @@ def measure_coefficients(
     out: NDArray[_Float],
     /,
 ) -> None: ...
+def parse_lines(
+    text: NDArray[np.uint8],
+    separator: int,
+    keyless: bool,
+    spaced: bool,
+    numbers: NDArray[_Float],
+    keys: _Ids,
+    odd: _Ids,
+    /,
+) -> tuple[int, int, int, bool]: ...
 def pool(
     values: NDArray[_Float],
     ids: _Ids,

@@ -18,6 +18,7 @@ from unhot.engine import Engine
 from unhot.ids import OutOfRange, as_ids, as_plain, in_range, not_removed
 from unhot.kernels.structs import Segment
 from unhot.sharing import Shared
+from unhot.state import decoded, encoded
 
 Array = npt.NDArray[Any]
 NewRows = Init | Literal["mean"] | RealsLike
@@ -80,6 +81,7 @@ class Growing(Shared):
             array([0.1, 0.2, 0.3], dtype=float32)
         """
         count = as_size("rows", rows)
+        self._require_own_rows()
         return self._lock.holding(partial(self._grow, count, self._init if init is None else init))
 
     def _grow(self, count: int, init: NewRows) -> npt.NDArray[np.int64]:
@@ -164,6 +166,7 @@ class Growing(Shared):
             array([1, 3, 4])
         """
         array = as_ids(rows, "rows")
+        self._require_own_rows()
 
         def work() -> None:
             given = np.unique(self._existing(array))
@@ -200,6 +203,7 @@ class Growing(Shared):
             [[3.0, 4.0], [0.0, 0.0], [1.0, 2.0]]
         """
         array, given = as_ids(ids), as_plain(vectors, "vectors")
+        self._require_own_rows()
         (store,) = self._engine.stores
         if given.dtype.kind not in "fiu":
             raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
@@ -217,6 +221,9 @@ class Growing(Shared):
             self._engine.change_rows(lambda: self._engine.assigning(flat, rows))
 
         self._lock.holding(work)
+
+    def _require_own_rows(self) -> None:
+        """Raise RuntimeError if the rows are not the table's to add, remove, assign or freeze."""
 
     def _existing(self, ids: Array) -> npt.NDArray[np.int64]:
         """Flat numbers of rows that are there, else an IndexError."""
@@ -283,6 +290,8 @@ class Growing(Shared):
         return np.flatnonzero(given)
 
     def _freeze(self, rows: Callable[[], npt.NDArray[np.int64]]) -> None:
+        self._require_own_rows()
+
         def work() -> None:
             frozen = rows()
             self._engine.freeze(frozen)
@@ -291,11 +300,11 @@ class Growing(Shared):
 
     # ------------------------------------------------------------------ states
 
-    def _growth_state(self) -> dict[str, Any]:
+    def _growth_state(self) -> dict[str, Array]:
         """What of a state goes beyond arrays and clock: which rows are removed or frozen, and what new ones begin with."""
-        state: dict[str, Any] = {"generator": generator_state(self._generator)}
+        state: dict[str, Array] = {"generator": generator_state(self._generator)}
         if isinstance(self._init, str):
-            state["init"] = self._init
+            state["init"] = encoded(self._init)
         return state | {name: rows for name in ("frozen", "removed") if len(rows := getattr(self, name))}
 
     def _load_growth(self, state: Mapping[str, Any], engine: Engine) -> list[Call]:
@@ -310,7 +319,7 @@ class Growing(Shared):
         calls: list[Call] = [partial(setattr, self, "_removed", marks if len(removed) else None)]
         if "generator" in state:
             calls.append(partial(setattr, self, "_generator", loaded_generator(state["generator"])))
-        init = str(state.get("init", ""))
+        init = str(decoded(state, "init")) if "init" in state else ""
         return [*calls, partial(setattr, self, "_init", init)] if init in ("uniform", "normal", "zeros") else calls
 
 

@@ -58,7 +58,7 @@ class Shared:
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = memo[id(self)] = object.__new__(type(self))
+        made = memo[id(self)] = object.__new__(self._copy_class())
 
         def copied(_: Engine) -> tuple[dict[str, Any], dict[int, Any]]:
             copies = dict(memo)  # of its own, for what was copied in the midst of a change is to be forgotten
@@ -68,6 +68,10 @@ class Shared:
         memo.update(copies)
         made.__setstate__(state)
         return made
+
+    def _copy_class(self) -> type[Self]:
+        """The class of a copy."""
+        return type(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return self._read(lambda _: copy.deepcopy(self._held(), {id(self): self}))  # which a learning rate may hold

@@ -1,4 +1,8 @@
-"""A table's state as a flat dict, as `state_dict` gives it, and back."""
+"""A table's state as a flat dict of NumPy arrays, as `state_dict` gives it, and back.
+
+Numbers are arrays without dimensions, and strings are arrays of their UTF-8 bytes, so that formats which hold arrays alone take
+a state as it is.
+"""
 
 from __future__ import annotations
 
@@ -18,52 +22,95 @@ from unhot.store import Store, numbered
 
 Array = npt.NDArray[Any]
 
-FORMAT = 1
+FORMAT = 2
+"""Of format 1, whose numbers and strings were Python's, states are read as well."""
+
+CHUNK = 1 << 14
+"""Rows that are looked at together."""
 
 
-def export_state(engine: Engine, optimizer: Optimizer | None, names: Sequence[str]) -> dict[str, Any]:
+def export_state(engine: Engine, optimizer: Optimizer | None, names: Sequence[str], *, copies: bool = True) -> dict[str, Array]:
     """The state of settled tables: copies of their arrays, the clock, the hyperparameters and the clock's numbers.
 
-    `names` are what the arrays of each table are called by, with a dot at the end; that of a table alone is empty.
+    `names` are what the arrays of each table are called by, with a dot at the end; that of a table alone is empty. Without
+    `copies`, weights and slots are the tables' own arrays.
     """
-    state: dict[str, Any] = {"format": FORMAT, "clock": engine.now}
+    state: dict[str, Array] = {"format": encoded(FORMAT), "clock": encoded(engine.now)}
     for name, store in zip(names, engine.stores, strict=True):
-        state[f"{name}weights"] = store.weights.copy()
+        state[f"{name}weights"] = store.weights.copy() if copies else store.weights
     if optimizer is None or engine.clock is None:
         return state
-    state["rule"] = type(optimizer).__name__
+    state["rule"] = encoded(type(optimizer).__name__)
     for field in dataclasses.fields(optimizer):
         value = getattr(optimizer, field.name)
         if not callable(value):
-            state[f"hyper.{field.name}"] = value
+            state[f"hyper.{field.name}"] = encoded(value if isinstance(value, (bool, np.bool_, str)) else float(value or 0.0))
     for name, store in zip(names, engine.stores, strict=True):
         for slot, array in zip(engine.clock.slots, store.slots, strict=True):
-            state[f"{name}slot.{slot}"] = array.copy()
-    state.update({f"state.{name}": value for name, value in engine.clock.state().items()})
+            state[f"{name}slot.{slot}"] = array.copy() if copies else array
+    state.update({f"state.{name}": encoded(float(value)) for name, value in engine.clock.state().items()})
     return state
 
 
+def encoded(value: bool | np.bool_ | float | str) -> Array:
+    """The array that stands for a number or a string in a state: float64, int64 or bool, or uint8 of UTF-8.
+
+    Example:
+        >>> from unhot.state import encoded
+        >>> encoded("Adam")
+        array([ 65, 100,  97, 109], dtype=uint8)
+    """
+    return np.frombuffer(bytearray(value.encode()), np.uint8) if isinstance(value, str) else np.array(value)
+
+
+def decoded(state: Mapping[str, Any], name: str) -> Any:
+    """The Python number, boolean or string `name` of a state, whichever way it is held.
+
+    Raises: ValueError if there is none, or if it is neither.
+
+    Example:
+        >>> from unhot.state import decoded, encoded
+        >>> decoded({"rule": encoded("Adam")}, "rule")
+        'Adam'
+    """
+    value = _take(state, name)
+    if not isinstance(value, (np.ndarray, np.generic)):
+        return value
+    if value.ndim == 0:
+        return value.item()
+    if value.ndim == 1 and value.dtype == np.uint8:
+        try:
+            return value.tobytes().decode()
+        except UnicodeDecodeError:
+            pass
+    raise ValueError(
+        f"the state's {name!r} must be a number, or a string as uint8 of UTF-8. Received: shape {value.shape}, dtype"
+        f" {value.dtype}."
+    )
+
+
 def import_state(
-    state: Mapping[str, Any], like: Mapping[str, Store], optimizer: Optimizer | None
+    state: Mapping[str, Any], like: Mapping[str, Store], optimizer: Optimizer | None, *, copies: bool = True
 ) -> tuple[Engine, Optimizer | None]:
     """The engine that `state` describes, and the optimizer with its hyperparameters, for tables with arrays such as `like`.
 
-    These are by what the arrays of each table are called by; see `export_state`.
+    These are by what the arrays of each table are called by; see `export_state`. Without `copies`, weights and slots are the
+    arrays of the state.
     """
-    if _whole(state, "format") != FORMAT:
-        raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads format {FORMAT}.")
+    if not 1 <= _whole(state, "format") <= FORMAT:
+        raise ValueError(f"the state has format {_take(state, 'format')}; this version of unhot reads formats 1 to {FORMAT}.")
     dtype = next(iter(like.values())).weights.dtype
-    weights = {name: _array(state, f"{name}weights", store.weights.shape, dtype) for name, store in like.items()}
+    weights = {name: _array(state, f"{name}weights", store.weights.shape, dtype, copies) for name, store in like.items()}
     now = _whole(state, "clock")
     if optimizer is None:
         return Engine(numbered((array, ()) for array in weights.values()), now=now), None
-    rule_name = str(_take(state, "rule"))
+    rule_name = str(decoded(state, "rule"))
     if rule_name != type(optimizer).__name__:
         raise ValueError(f"the state was trained with {rule_name}, and the table has {type(optimizer).__name__}.")
     optimizer = copy.copy(optimizer)
     for field in dataclasses.fields(optimizer):
         if f"hyper.{field.name}" in state:
-            setattr(optimizer, field.name, _plain(state[f"hyper.{field.name}"]))
+            setattr(optimizer, field.name, decoded(state, f"hyper.{field.name}"))
     optimizer.check()
     slot = f"{next(iter(like))}slot."
     held = {name.removeprefix(slot) for name in state if name.startswith(slot)}
@@ -71,11 +118,9 @@ def import_state(
     states = []
     for name, store in like.items():
         shapes = {slot: (store.rows, clock.law.slot_width(slot, store.dim)) for slot in clock.slots}
-        slots = {slot: _array(state, f"{name}slot.{slot}", shape, dtype) for slot, shape in shapes.items()}
+        slots = {slot: _array(state, f"{name}slot.{slot}", shape, dtype, copies) for slot, shape in shapes.items()}
         if "largest_velocity" in slots:
-            # A state from elsewhere may hold a maximum below the second moment; this is what the next step would make of it.
-            largest = slots["largest_velocity"]
-            np.maximum(largest, slots["velocity"] * vars(optimizer)["beta_2"], out=largest)
+            _raise_to(slots["largest_velocity"], slots["velocity"], vars(optimizer)["beta_2"])
         states.append((weights[name], tuple(slots.values())))
     clock.load_state({name.removeprefix("state."): _number(state, name) for name in state if name.startswith("state.")})
     return Engine(numbered(states), snapshot, clock, now), optimizer
@@ -108,17 +153,24 @@ def whole(number: float, what: str) -> int:
     return int(number)
 
 
-def _array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A copy of the array `name` of a state, which is to have this shape and dtype."""
+def _array(state: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: np.dtype[Any], copies: bool) -> Array:
+    """The array `name` of a state, or a copy, which is to have this shape and dtype."""
     array = np.asarray(_take(state, name))
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(
             f"the state's {name!r} must have shape {shape} and dtype {dtype}. Received: shape {array.shape}, dtype"
             f" {array.dtype}."
         )
-    return arrays.copied(array, dtype)
+    return arrays.copied(array, dtype) if copies else array
 
 
-def _plain(value: Any) -> Any:
-    """A Python number, boolean or string, also from the 0-d array that `numpy.load` gives."""
-    return value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+def _raise_to(largest: Array, velocity: Array, beta: float) -> None:
+    """Make of the maxima what the next step would: a state from elsewhere may hold ones below the second moment.
+
+    Only what has to change is written, since the arrays may lie in a file.
+    """
+    for start in range(0, len(largest), CHUNK):
+        part = slice(start, start + CHUNK)
+        least = velocity[part] * beta
+        if not (largest[part] >= least).all():
+            np.maximum(largest[part], least, out=largest[part])

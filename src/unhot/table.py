@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -11,26 +11,24 @@ import numpy.typing as npt
 
 from unhot import memory
 from unhot.arraylike import IdsLike, RealsLike
-from unhot.atomic import Call, Lock, together
 from unhot.bags import as_bags, as_sparse
 from unhot.creation import Init, as_capacity, as_dtype, as_optimizer, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine
 from unhot.gradients import with_gradients
-from unhot.growing import Growing
 from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range, not_removed
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
 from unhot.settling import clock_of
-from unhot.state import export_state, import_state
+from unhot.table_state import TableState
 
 Array = npt.NDArray[Any]
 
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
-class Table(Growing):
+class Table(TableState):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
     Args:
@@ -78,7 +76,8 @@ class Table(Growing):
         self._check(shape, kind, optimizer, out_of_range)
         self._init, self._generator = init, np.random.default_rng(seed)
         weights = initial_weights(init, shape, kind, self._generator, spare)
-        self._start(weights, optimizer, out_of_range, frozen, spare)
+        self._start(Engine.of([weights], optimizer, spare), optimizer, out_of_range)
+        self.frozen = frozen
 
     @classmethod
     def from_array(
@@ -113,7 +112,8 @@ class Table(Growing):
         table._check(shape, dtype, optimizer, out_of_range)
         table._init, table._generator = "uniform", np.random.default_rng()
         weights = initial_weights(lambda _: given, shape, dtype, table._generator, spare)
-        table._start(weights, optimizer, out_of_range, frozen, spare)
+        table._start(Engine.of([weights], optimizer, spare), optimizer, out_of_range)
+        table.frozen = frozen
         return table
 
     def _check(self, shape: tuple[int, int], dtype: np.dtype[Any], optimizer: Any, out_of_range: Any) -> None:
@@ -124,17 +124,6 @@ class Table(Growing):
             numbers = clock_of(as_optimizer(optimizer), dtype, 0)[1].numbers_per_row(dim)
         check_policy(out_of_range, rows)
         memory.require(rows * (numbers * dtype.itemsize + 4), f"a table of {rows:,} x {dim:,}")
-
-    def _start(
-        self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange, frozen: IdsLike | None, spare: int
-    ) -> None:
-        self._optimizer = optimizer
-        self._engine = Engine.of([weights], optimizer, spare)
-        self._pending = []
-        self._removed = None
-        self._lock = Lock()
-        self.out_of_range = out_of_range
-        self.frozen = frozen
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -394,52 +383,6 @@ class Table(Growing):
     def clock(self) -> int:
         """The number of steps made so far."""
         return self._engine.now
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
-
-        Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning rate that is a callable.
-
-        Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
-
-        Example:
-            >>> import unhot
-            >>> sorted(unhot.Table(2, 3, optimizer=unhot.SGD(0.1)).state_dict())[:3]
-            ['clock', 'format', 'hyper.convention']
-        """
-        return self._lock.holding(self._state_dict)
-
-    def _state_dict(self) -> dict[str, Any]:
-        if self._pending:
-            raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]) | self._growth_state())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned. Training resumes from there, bit for bit.
-
-        Args:
-            state: the state of a table of the same shape, dtype and optimizer, also as read back by `numpy.load`. Its
-                hyperparameters become the optimizer's, except a learning rate that was a callable.
-
-        Raises: ValueError or TypeError for a state that does not fit. The table is then unchanged.
-
-        Example:
-            >>> import unhot
-            >>> table = unhot.Table(2, 3, optimizer=unhot.SGD(0.1))
-            >>> other = unhot.Table(2, 3, optimizer=unhot.SGD(0.1))
-            >>> other.load_state_dict(table.state_dict())
-            >>> bool((other.array == table.array).all())
-            True
-        """
-        self._lock.holding(partial(self._load_state, state))
-
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        engine, loaded = import_state(state, {"": self._engine.stores[0]}, self.optimizer)
-        growth = self._load_growth(state, engine)
-        calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine), *growth]
-        if self.optimizer is not None:
-            calls.append(partial(vars(self.optimizer).update, vars(loaded)))
-        together(calls)
 
     def __len__(self) -> int:
         return self.rows

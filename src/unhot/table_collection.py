@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
+from unhot.storage import files
+from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory, require_whole, write_table
 
 Array = npt.NDArray[Any]
 
@@ -88,21 +90,27 @@ class TableCollection(Shared):
         numbers = (dim if clock is None else clock.numbers_per_row(dim) for _, dim in shapes.values())
         needed = sum(rows * (count * kind.itemsize + 4) for (rows, _), count in zip(shapes.values(), numbers, strict=True))
         memory.require(needed, f"{len(shapes)} tables")
-        firsts = accumulate((rows for rows, _ in shapes.values()), initial=0)
-        self._members = {
-            name: Member(name, place, first, *shape, kind, check_policy(out_of_range, shape[0]))
-            for place, ((name, shape), first) in enumerate(zip(shapes.items(), firsts, strict=False))
-        }
         seeds = (None if seed is None else seed + place for place in range(len(shapes)))
         weights = arrays.side_by_side(list(shapes.values()), kind)
         for array, own in zip(weights, seeds, strict=True):
             array[...] = initial_weights(init, array.shape, kind, np.random.default_rng(own))
+        self._start(shapes, Engine.of(weights, optimizer), optimizer, out_of_range)
+
+    def _start(
+        self, shapes: Mapping[str, tuple[int, int]], engine: Engine, optimizer: Optimizer | None, out_of_range: OutOfRange
+    ) -> None:
+        firsts = accumulate((rows for rows, _ in shapes.values()), initial=0)
+        dtype = engine.stores[0].weights.dtype
+        self._members = {
+            name: Member(name, place, first, *shape, dtype, check_policy(out_of_range, shape[0]))
+            for place, ((name, shape), first) in enumerate(zip(shapes.items(), firsts, strict=False))
+        }
         self._firsts = np.array([member.first for member in self._members.values()])
         self._rows = np.array([member.rows for member in self._members.values()])
         self._columns = [0, *accumulate(member.dim for member in self._members.values())]
         self._alike = len({member.dim for member in self._members.values()}) == 1
         self._optimizer = optimizer
-        self._engine = Engine.of(weights, optimizer)
+        self._engine = engine
         self._lock = Lock()
 
     @property
@@ -301,11 +309,11 @@ class TableCollection(Shared):
         copied: Array = self._lock.holding(lambda: self._engine.settled(lambda: self._engine.stores[place].weights.copy()))
         return copied
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
+    def state_dict(self) -> dict[str, Array]:
+        """Everything needed to resume training, as a flat dict of NumPy arrays. Settles all rows.
 
-        The arrays of a table are called by its name: "user.weights", "user.slot.momentum". Save the dict with
-        `numpy.savez(file, **tables.state_dict())`. It does not include a learning rate that is a callable.
+        The arrays of a table are called by its name: "user.weights", "user.slot.momentum". `safetensors.numpy.save_file` and
+        `numpy.savez` take the dict as it is. It does not include a learning rate that is a callable.
 
         Example:
             >>> import unhot
@@ -315,8 +323,65 @@ class TableCollection(Shared):
         """
         return self._lock.holding(lambda: self._engine.settled(self._state_dict))
 
-    def _state_dict(self) -> dict[str, Any]:
+    def _state_dict(self) -> dict[str, Array]:
         return export_state(self._engine, self._optimizer, [f"{name}." for name in self._members])
+
+    def save(self, path: files.Path) -> None:
+        """Write all tables into one safetensors file, which `TableCollection.load` reads; see `Table.save`.
+
+        Args:
+            path: the file. One that is there is replaced.
+
+        Raises: as for `Table.save`.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "tables.safetensors")
+            >>> unhot.TableCollection({"a": (5, 2), "b": (5, 3)}, optimizer=unhot.SGD(0.1)).save(path)
+            >>> unhot.TableCollection.load(path).shapes
+            {'a': (5, 2), 'b': (5, 3)}
+        """
+        files.replace(path, lambda file: self._lock.holding(partial(self._write, file)))
+
+    def _write(self, file: BinaryIO) -> None:
+        engine, names, policy = self._engine, list(self._members), next(iter(self._members.values())).out_of_range
+        prefixes = [f"{name}." for name in names]
+        engine.settled(
+            lambda: write_table(file, export_state(engine, self._optimizer, prefixes, copies=False), {}, policy, names)
+        )
+
+    @classmethod
+    def load(cls, path: files.Path, *, optimizer: Optimizer | None = None) -> Self:
+        """The tables that `save` wrote. Training goes on from there, bit for bit.
+
+        Args:
+            path: the file.
+            optimizer: as for `unhot.load`: only if the learning rate was a callable.
+
+        Raises: as for `unhot.load`.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "tables.safetensors")
+            >>> unhot.TableCollection({"a": (5, 2)}, optimizer=unhot.SGD(0.1), seed=0).save(path)
+            >>> tables = unhot.TableCollection.load(path)
+            >>> tables.step({"a": [1]}, {"a": [[1.0, 2.0]]})
+        """
+        with opened(path) as (state, header):
+            names = names_of(header)
+            if names is None:
+                raise ValueError("the file does not say that it holds a collection. Read one table with unhot.load(path).")
+            require_whole(header)
+            like = {f"{name}.": like_of(header, f"{name}.weights") for name in names}
+            trained, policy = optimizer_of(state, optimizer), policy_of(header)
+            require_memory(list(like.values()), trained)
+            engine, loaded = import_state(state, like, trained, copies=False)
+            shapes = {name: store.weights.shape for name, store in zip(names, like.values(), strict=True)}
+            tables = cls.__new__(cls)
+            tables._start(shapes, engine, trained, policy)
+            if trained is not None:
+                vars(trained).update(vars(loaded))
+            return tables
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.

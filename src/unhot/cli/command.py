@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from unhot.cli.report import console, show, show_machine
+from unhot.cli.report import show, show_machine
+from unhot.cli.screen import console
 from unhot.comparison import Comparison, compare
 from unhot.comparison.machine import this_machine
 from unhot.comparison.run import VOCABULARIES

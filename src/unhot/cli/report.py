@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -14,14 +11,6 @@ from rich.text import Text
 from unhot.comparison import Agreement, Comparison, Costs, Example, Settings
 from unhot.comparison.machine import Machine
 from unhot.comparison.results import BUSY, in_bytes, in_seconds, three_digits
-
-PIPED_WIDTH = 100
-
-
-def console() -> Console:
-    """Standard output; of a fixed width and without colours if it is not a terminal."""
-    fixed = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, width=PIPED_WIDTH if fixed else None)
 
 
 def show_machine(out: Console, machine: Machine) -> None:

@@ -141,11 +141,12 @@ class ClosedFormClock(Clock):
         return *weight, 1.0 / hyper.rate
 
     def state(self) -> dict[str, float]:
-        first = {} if self.first_shrinkage is None else {"first_shrinkage": self.first_shrinkage}
+        begun = {"begun": float(self.first_shrinkage is not None), "first_shrinkage": self.first_shrinkage or 0.0}
         series = {f"shrunk_{k}": float(number) for k, number in enumerate(self.shrunk)} if self.law.shrinks else {}
-        return {"rate": self.rate, **first, **series}
+        return {"rate": self.rate, **begun, **series}
 
     def load_state(self, state: Mapping[str, float]) -> None:
         self.rate = stored(state, "rate", least=np.nextafter(0.0, 1.0))
-        self.first_shrinkage = stored(state, "first_shrinkage", -np.inf) if "first_shrinkage" in state else None
+        begun = stored({"begun": 0.0, **state}, "begun")
+        self.first_shrinkage = stored({"first_shrinkage": 0.0, **state}, "first_shrinkage", -np.inf) if begun else None
         self.shrunk = np.array([stored({f"shrunk_{k}": 0.0, **state}, f"shrunk_{k}", -np.inf) for k in range(TERMS)])

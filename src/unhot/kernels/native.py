@@ -19,8 +19,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
     "copied", "frozen", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "spread", "steps_of", "stores",
-    "threads",
+    "measure_extend", "name", "number_rows", "outside", "parse_lines", "pool", "same", "set_threads", "span", "spread",
+    "steps_of", "stores", "threads",
 ]  # fmt: skip
 
 name = f"native ({_native.isa()})"
@@ -29,6 +29,7 @@ NUMBERS = {law: number for number, law in enumerate(law for kind in LAWS for law
 threads, set_threads, join_openmp = _native.threads, _native.set_threads, _native.join_openmp
 
 number_rows, outside, same = _native.number_rows, _native.outside, _native.same
+parse_lines = _native.parse_lines
 
 
 def group(ids: Array) -> Plan:

@@ -15,14 +15,15 @@ import numpy as np
 from unhot import arrays
 from unhot.atomic import Call
 from unhot.kernels.reference_history import matrix_coefficients, matrix_extend, measure_coefficients, measure_extend
+from unhot.kernels.reference_text import parse_lines
 from unhot.kernels.structs import ANY, MODES, Bags, Formula, PendingRows, Plan, Segment, StepNumbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 __all__ = [
     "copied", "frozen", "group", "join_openmp", "joined", "matrix_coefficients", "matrix_extend", "measure_coefficients",
-    "measure_extend", "name", "number_rows", "outside", "pool", "same", "set_threads", "span", "spread", "steps_of", "stores",
-    "threads",
+    "measure_extend", "name", "number_rows", "outside", "parse_lines", "pool", "same", "set_threads", "span", "spread",
+    "steps_of", "stores", "threads",
 ]  # fmt: skip
 
 name = "numpy"

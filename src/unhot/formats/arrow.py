@@ -1,0 +1,176 @@
+"""Parquet and Arrow files (Feather, too): a column of keys, and one of lists that hold the vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from unhot.extras import missing
+from unhot.formats.base import Array, Chunk, Head, Keys, Options, Source, encoded, rows_in_chunk
+from unhot.storage.files import Path
+
+KEYS, VECTORS = "key", "vector"
+"""The columns' names where they are written here. Where they are read, any names will do."""
+
+
+def pyarrow() -> Any:
+    """The package, which has no types; or an error that says how to get it."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise missing("a file of Parquet or Arrow", "tables", error) from error
+    return pyarrow
+
+
+@contextmanager
+def read_parquet(path: Path, options: Options) -> Iterator[Source]:
+    pa = pyarrow()
+    with _errors(pa), pa.parquet.ParquetFile(os.fspath(path)) as file:
+        columns = _columns(pa, file.schema_arrow)
+        total = max(1, file.metadata.num_rows)
+        yield _source(pa, file.iter_batches(batch_size=4096, columns=list(columns)), columns, file.metadata.num_rows, total)
+
+
+@contextmanager
+def read_arrow(path: Path, options: Options) -> Iterator[Source]:
+    pa = pyarrow()
+    with _errors(pa), pa.memory_map(os.fspath(path)) as mapped:
+        file = pa.ipc.open_file(mapped)
+        columns = _columns(pa, file.schema)
+        batches = (file.get_batch(number).select(list(columns)) for number in range(file.num_record_batches))
+        rows = sum(file.get_batch(number).num_rows for number in range(file.num_record_batches))
+        yield _source(pa, batches, columns, rows, max(1, rows))
+
+
+@contextmanager
+def _errors(pa: Any) -> Iterator[None]:
+    """Errors of the package about what a file holds, as ValueErrors; those of a full disk or a lack of memory stay."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:  # a ValueError already
+        raise ValueError(f"the file is damaged, or of another format: {str(error)[:300]}") from error
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, pa.ArrowSerializationError) as error:
+        raise ValueError(f"the file cannot be read: {str(error)[:300]}") from error
+    except OSError as error:
+        if error.errno is None:
+            raise ValueError(f"the file is damaged, or of another format: {str(error)[:300]}") from error
+        raise
+
+
+def _columns(pa: Any, schema: Any) -> tuple[str, str]:
+    """The names of the columns of keys and of vectors."""
+    types = pa.types
+
+    def is_key(kind: Any) -> bool:
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
+
+    def is_vector(kind: Any) -> bool:
+        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+        return bool(lists and types.is_floating(kind.value_type))
+
+    found = []
+    for what, wanted, fits in (("keys", KEYS, is_key), ("vectors", VECTORS, is_vector)):
+        names = [one.name for one in schema if fits(one.type)]
+        if wanted in names:
+            names = [wanted]
+        if len(names) != 1 or schema.names.count(names[0]) != 1:
+            columns = ", ".join(f"{one.name}: {one.type}" for one in list(schema)[:8])
+            raise ValueError(
+                f"there must be one column of {what}, or one that is called {wanted!r}: keys are texts or integers, and vectors"
+                f" are lists of floats. Received: {columns or 'no columns'}."
+            )
+        found.append(names[0])
+    return found[0], found[1]
+
+
+def _source(pa: Any, batches: Iterator[Any], columns: tuple[str, str], rows: int, total: int) -> Source:
+    """The source of these batches; the first says what the vectors are."""
+    first = next((batch for batch in batches if batch.num_rows), None)
+    if first is None:
+        raise ValueError("the file has no rows.")
+    keys, vectors = _converted(pa, first, columns, 0)
+    head = Head(rows, vectors.shape[1], vectors.dtype, "text" if isinstance(keys, list) else "numbers")
+
+    def chunks() -> Iterator[Chunk]:
+        done = len(keys)
+        yield Chunk(keys, vectors, done / total)
+        for batch in batches:
+            more, others = _converted(pa, batch, columns, done, head.dim)
+            done += len(more)
+            yield Chunk(more, others.astype(head.dtype, copy=False), done / total)
+
+    return Source(head, chunks())
+
+
+def _converted(pa: Any, batch: Any, columns: tuple[str, str], row: int, dim: int | None = None) -> tuple[Keys, Array]:
+    """Keys and vectors of a batch whose first row has this number."""
+    batch.validate(full=True)  # or places that a damaged file names would be read wherever they are
+    keys, lists = batch.column(columns[0]), batch.column(columns[1])
+    for column, name in zip((keys, lists), columns, strict=True):
+        if column.null_count:
+            where = row + column.is_null().to_pylist().index(True)
+            raise ValueError(f"row {where} has no {name!r}. Every row must have a key and a vector.")
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
+    values = lists.flatten()
+    if values.null_count:
+        raise ValueError(f"a vector among the rows from {row} on has a missing number.")
+    if dim is None:
+        dim = len(values) // max(1, len(lists)) if pa.types.is_fixed_size_list(lists.type) else len(lists[0])
+    if not pa.types.is_fixed_size_list(lists.type):
+        lengths = np.diff(lists.offsets.to_numpy())
+        if (lengths != dim).any():
+            where = int((lengths != dim).argmax())
+            raise ValueError(f"row {row + where} has {lengths[where]} numbers, and the rows before {dim}.")
+    if not dim or len(values) != dim * len(lists):
+        raise ValueError(f"vectors must have at least one number, and all as many. Received: {len(values)} in {len(lists)}.")
+    array = values.to_numpy(zero_copy_only=False)
+    wide = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+    vectors = array.astype(wide, copy=False).reshape(len(lists), dim)
+    if pa.types.is_integer(keys.type):
+        return keys.cast(pa.int64()).to_numpy(zero_copy_only=False), vectors
+    texts: list[str] = keys.to_pylist()
+    return texts, vectors
+
+
+def write_parquet(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
+    pa = pyarrow()
+    schema = _schema(pa, head)
+    # Numbers of vectors hardly repeat: a dictionary of them would only cost time.
+    with pa.parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
+        for batch in _batches(pa, schema, head, chunks):
+            writer.write_table(pa.Table.from_batches([batch]))  # a group of its own: `write_batch` gathers them in memory
+
+
+def write_arrow(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
+    pa = pyarrow()
+    schema = _schema(pa, head)
+    with pa.ipc.new_file(file, schema) as writer:
+        for batch in _batches(pa, schema, head, chunks):
+            writer.write_batch(batch)
+
+
+def _schema(pa: Any, head: Head) -> Any:
+    keys = pa.string() if head.kind == "text" else pa.int64()
+    numbers = pa.float64() if head.dtype == np.float64 else pa.float32()
+    return pa.schema([pa.field(KEYS, keys, nullable=False), pa.field(VECTORS, pa.list_(numbers, head.dim), nullable=False)])
+
+
+def _batches(pa: Any, schema: Any, head: Head, chunks: Iterable[Chunk]) -> Iterator[Any]:
+    row, step = 0, rows_in_chunk(head)
+    for chunk in chunks:
+        if isinstance(chunk.keys, list):
+            encoded(chunk.keys, row, "parquet")
+        for start in range(0, len(chunk.keys), step):
+            keys, vectors = chunk.keys[start : start + step], chunk.vectors[start : start + step]
+            flat = pa.array(np.ascontiguousarray(vectors, head.dtype).reshape(-1))
+            lists = pa.FixedSizeListArray.from_arrays(flat, head.dim)
+            yield pa.record_batch([pa.array(keys, schema.field(0).type), lists.cast(schema.field(1).type)], schema=schema)
+        row += len(chunk.keys)

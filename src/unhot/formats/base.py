@@ -1,0 +1,153 @@
+"""What every format reads and writes: chunks of keys with their vectors, and what is known of them before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BufferedIOBase
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Numbers = npt.NDArray[np.int64]
+Keys = list[str] | Numbers
+"""Texts, or int64 numbers."""
+
+Errors = Literal["strict", "replace", "ignore"]
+Duplicates = Literal["raise", "first", "keep"]
+
+CHUNK_BYTES = 1 << 22
+"""About what a chunk's vectors take."""
+
+ANY_KEY = "'parquet', 'arrow' or 'safetensors'"
+"""The formats that hold any key."""
+
+Stream = BufferedIOBase | IO[bytes]
+"""What is read from: a file, one that is being unpacked, or a member of an archive."""
+
+Kind = Literal["text", "numbers"]
+
+
+class Head(NamedTuple):
+    """What is known of vectors before they are read."""
+
+    rows: int | None
+    """None if only reading all of them can tell."""
+
+    dim: int
+    dtype: np.dtype[Any]
+    """float32 or float64."""
+
+    kind: Kind
+    """Of the keys."""
+
+
+class Chunk(NamedTuple):
+    """Some keys with their vectors."""
+
+    keys: Keys
+    vectors: Array
+    """(keys, dim)."""
+
+    read: float
+    """The part of the file that has been read so far, from 0 to 1."""
+
+
+class Source(NamedTuple):
+    """Vectors that are being read."""
+
+    head: Head
+    chunks: Iterator[Chunk]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a file is read.
+
+    Args:
+        errors: what happens to keys that are not UTF-8: "strict" (an error), "replace" or "ignore", as in `bytes.decode`.
+        dim: the length of a vector, where a file of text does not say and its first key contains spaces.
+        dtype: what the numbers of a text become.
+    """
+
+    errors: Errors = "strict"
+    dim: int | None = None
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+
+
+class Writer(Protocol):
+    """What writes vectors to a file that can be sought in, from its beginning."""
+
+    def __call__(self, file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None: ...
+
+
+def kind_of(keys: Keys | None) -> Kind:
+    """Whether keys are texts; those of rows that have none are numbers."""
+    return "text" if isinstance(keys, list) else "numbers"
+
+
+def rows_in_chunk(head: Head) -> int:
+    """How many rows a chunk has where the format leaves it open."""
+    return max(1, CHUNK_BYTES // (head.dim * head.dtype.itemsize))
+
+
+def texts(keys: Keys) -> list[str]:
+    """The keys as formats of text hold them: numbers in decimal digits."""
+    return keys if isinstance(keys, list) else list(map(str, keys.tolist()))
+
+
+def numbers_from(start: int, count: int) -> Numbers:
+    """The keys of rows that have none: their numbers."""
+    return np.arange(start, start + count, dtype=np.int64)
+
+
+def encoded(keys: Sequence[str], first: int, format_: str, forbidden: re.Pattern[str] | None = None) -> list[bytes]:
+    """The keys in UTF-8, the first of them that of row `first`.
+
+    Raises: ValueError for one that the format cannot hold: with a character that is `forbidden`, an empty one if there are
+        such, or one that is no Unicode text.
+    """
+    for row, key in enumerate(keys, start=first):
+        if forbidden is not None and (not key or forbidden.search(key)):
+            problem = "is empty" if not key else "contains a space, or what ends a line"
+            raise ValueError(
+                f"the key {key!r} of row {row} {problem}, and would not survive in the format {format_!r}. Use {ANY_KEY}, which"
+                " hold any key."
+            )
+    try:
+        return [key.encode() for key in keys]
+    except UnicodeEncodeError:
+        row = next(row for row, key in enumerate(keys) if any("\ud800" <= letter <= "\udfff" for letter in key))
+        raise ValueError(f"the key {keys[row]!r} of row {first + row} is no Unicode text, and cannot be written.") from None
+
+
+def distinct(chunks: Iterable[Chunk], duplicates: Duplicates) -> Iterator[Chunk]:
+    """The chunks without, or with an error for, keys that have been there before; all keys are kept in memory meanwhile."""
+    if duplicates == "keep":
+        yield from chunks
+        return
+    seen: set[Any] = set()
+    row = 0
+    for chunk in chunks:
+        keys = chunk.keys if isinstance(chunk.keys, list) else chunk.keys.tolist()
+        before = len(seen)
+        if len(seen.union(keys)) == before + len(keys):  # mostly so, and without a loop in Python
+            seen.update(keys)
+            yield chunk
+        else:
+            kept = []
+            for place, key in enumerate(keys):
+                if key not in seen:
+                    seen.add(key)
+                    kept.append(place)
+                elif duplicates == "raise":
+                    raise ValueError(
+                        f"the key {key!r} occurs again, in row {row + place}. Pass duplicates='first' to leave out later"
+                        " vectors of the same key, or 'keep' to have all."
+                    )
+            some = [chunk.keys[place] for place in kept] if isinstance(chunk.keys, list) else chunk.keys[kept]
+            yield Chunk(some, chunk.vectors[kept], chunk.read)
+        row += len(keys)

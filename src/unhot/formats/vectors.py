@@ -1,0 +1,235 @@
+"""`unhot.read_vectors` and `unhot.write_vectors`, and what turns a file of one format into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.arraylike import RealsLike
+from unhot.creation import as_dtype
+from unhot.formats import registry
+from unhot.formats.base import (
+    Array,
+    Chunk,
+    Duplicates,
+    Errors,
+    Head,
+    Keys,
+    Numbers,
+    Options,
+    distinct,
+    rows_in_chunk,
+)
+from unhot.ids import as_plain
+from unhot.storage.files import Path
+
+
+class Vectors(NamedTuple):
+    """Keys and their vectors.
+
+    Args:
+        keys: a list of texts, or an int64 array.
+        vectors: (rows, dim), float32 or float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from unhot.formats.vectors import Vectors
+        >>> Vectors(["a", "b"], np.zeros((2, 3), np.float32)).vectors.shape
+        (2, 3)
+    """
+
+    keys: list[str] | Numbers
+    vectors: Array
+
+
+def _options(errors: Any, duplicates: Any, dim: Any, dtype: npt.DTypeLike) -> Options:
+    """The options, checked."""
+    for name, value, all_ in (
+        ("errors", errors, ("strict", "replace", "ignore")),
+        ("duplicates", duplicates, ("raise", "first", "keep")),
+    ):
+        if value not in all_:
+            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, all_))}. Received: {value!r}.")
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
+        raise ValueError(f"`dim` must be a positive integer or None. Received: {dim!r}.")
+    return Options(errors, None if dim is None else int(dim), as_dtype(dtype))
+
+
+def read_vectors(
+    path: Path,
+    format: str | None = None,
+    *,
+    errors: Errors = "strict",
+    duplicates: Duplicates = "raise",
+    dim: int | None = None,
+    dtype: npt.DTypeLike = "float32",
+) -> Vectors:
+    """Keys and vectors from a file of word2vec, GloVe, fastText, NumPy, Parquet, Arrow, TensorBoard's projector or a table.
+
+    Args:
+        path: the file. Files of text and of word2vec may be compressed with gzip, with the ending ".gz".
+        format: "word2vec" (text), "word2vec-binary", "glove", "fasttext" (.vec), "npy" (vectors alone), "npz" ("keys" and
+            "vectors"), "parquet", "arrow" (Feather, too), "projector" (vectors.tsv with metadata.tsv beside it) or
+            "safetensors" (a table's). None goes by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet,
+            .arrow or .feather, .tsv, .safetensors. A .txt is word2vec's if its first line is two integers, else GloVe's.
+        errors: what happens to a key that is not UTF-8: "strict" (an error), "replace" or "ignore".
+        duplicates: what happens to a key that has been there before: "raise" (an error), "first" (later ones are left out, as
+            gensim does) or "keep".
+        dim: the length of a vector, for GloVe's format if the first key contains spaces. In that format, keys may contain
+            spaces (". . ." does in GloVe's own files): the vector is the last `dim` fields of a line.
+        dtype: what the numbers of a text become, "float32" or "float64". Other formats say it themselves.
+
+    Returns: keys (a list of texts, or int64 numbers, which are the rows' if the file has no keys), and vectors of shape
+        (rows, dim).
+
+    Raises: ValueError if the file is truncated, damaged or of another format, with the number of the line or row; OSError if it
+        cannot be read; ModuleNotFoundError if Parquet or Arrow needs pyarrow.
+
+    Example:
+        >>> import os, tempfile, numpy as np, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.vec")
+        >>> unhot.write_vectors(path, ["king", "queen"], np.array([[0.5, 1.0], [0.25, -1.0]], np.float32))
+        >>> keys, vectors = unhot.read_vectors(path)
+        >>> keys, vectors.tolist()
+        (['king', 'queen'], [[0.5, 1.0], [0.25, -1.0]])
+        >>> table = unhot.Table.from_array(vectors, optimizer=unhot.Adam())
+    """
+    options = _options(errors, duplicates, dim, dtype)
+    with registry.opened(path, format, options) as (head, chunks):
+        return _collected(head, distinct(chunks, duplicates))
+
+
+def _collected(head: Head, chunks: Iterable[Chunk]) -> Vectors:
+    """All in one. Memory is taken for what has been read, and not for what the file claims."""
+    texts: list[str] = []
+    numbers = [np.empty(0, np.int64)]
+    vectors, rows = np.empty((0, head.dim), head.dtype), 0
+    for chunk in chunks:
+        stop = rows + len(chunk.keys)
+        if stop > len(vectors):
+            guess = int(1.02 * stop / max(chunk.read, 1e-3)) + 64
+            room = max(stop, guess if head.rows is None else min(guess, head.rows))
+            vectors.resize((room, head.dim), refcheck=False)  # no view of it is left
+        vectors[rows:stop] = chunk.vectors
+        if isinstance(chunk.keys, list):
+            texts += chunk.keys
+        else:
+            numbers.append(chunk.keys)
+        rows = stop
+    vectors.resize((rows, head.dim), refcheck=False)
+    return Vectors(texts if head.kind == "text" else np.concatenate(numbers), vectors)
+
+
+def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: RealsLike, format: str | None = None) -> None:
+    """Write keys and vectors into a file of any format that `read_vectors` reads.
+
+    The file is there as a whole once all is written, and not before, as with `Table.save`. Numbers in text have as many digits
+    as it takes to read the same back.
+
+    Args:
+        path: the file. With the ending ".gz", text and word2vec's binary format are compressed.
+        keys: texts, or integers, one for each row, all different. Formats of text hold integers as their digits.
+        vectors: floats of shape (rows, dim).
+        format: as for `read_vectors`. None goes by the name's ending, and a .txt is GloVe's.
+
+    Raises: ValueError for keys that the format cannot hold, such as one with a space in a file of text, which names the key and
+        the formats to use instead; for keys that are not distinct, and shapes that do not fit. TypeError for keys or vectors of
+        another type; OSError if the file cannot be written. A file that is there stays as it is after an error.
+
+    Example:
+        >>> import os, tempfile, numpy as np, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.npz")
+        >>> unhot.write_vectors(path, ["New York", "Rome"], np.eye(2))
+        >>> unhot.read_vectors(path).keys
+        ['New York', 'Rome']
+    """
+    array = as_plain(vectors, "vectors")
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise TypeError(f"`vectors` must be floats. Received: dtype {array.dtype}.")
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"`vectors` must be of shape (rows, dim), neither of them 0. Received: shape {array.shape}.")
+    array = array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32, copy=False)
+    named = as_keys(keys)
+    if len(named) != len(array):
+        raise ValueError(f"there must be a key for each vector. Received: {len(named)} keys and {len(array)} vectors.")
+    head = Head(len(array), array.shape[1], array.dtype, "text" if isinstance(named, list) else "numbers")
+    step = rows_in_chunk(head)
+    parts = (Chunk(named[at : at + step], array[at : at + step], 0.0) for at in range(0, len(array), step))
+    registry.write(path, format, head, distinct(parts, "raise"))
+
+
+def as_keys(keys: Any) -> Keys:
+    """Keys as a list of texts or an int64 array; an error for anything else.
+
+    Example:
+        >>> from unhot.formats.vectors import as_keys
+        >>> as_keys([3, 7])
+        array([3, 7])
+    """
+    if isinstance(keys, np.ndarray):
+        if keys.dtype.kind in "iu" and keys.ndim == 1:
+            if keys.dtype == np.uint64 and keys.size and keys.max() >= 1 << 63:
+                raise ValueError(f"integers as keys must be below 2**63. Received: {keys.max()}.")
+            return keys.astype(np.int64, copy=False)
+        keys = keys.tolist() if keys.ndim == 1 else None
+    if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)):
+        if all(type(key) is str or isinstance(key, str) for key in keys):
+            return [str(key) for key in keys]
+        if all(isinstance(key, (int, np.integer)) and not isinstance(key, bool) for key in keys):
+            try:
+                return np.array(keys, np.int64)
+            except OverflowError:
+                raise ValueError("integers as keys must lie in [-2**63, 2**63).") from None
+    raise TypeError("`keys` must be texts or integers, one for each row, in a list or an array of one dimension.")
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    source_format: str | None = None,
+    target_format: str | None = None,
+    errors: Errors = "strict",
+    duplicates: Duplicates = "raise",
+    dim: int | None = None,
+    dtype: npt.DTypeLike = "float32",
+    progress: Callable[[float, int], object] = lambda part, rows: None,
+) -> int:
+    """Turn a file of one format into one of another, piece by piece: the vectors are never in memory all at once.
+
+    Args:
+        source, source_format, errors, duplicates, dim, dtype: as for `read_vectors`. To find duplicates, all keys are kept.
+        target, target_format: as for `write_vectors`.
+        progress: called after each piece, with the part of the source that has been read, and the rows written.
+
+    Returns: the number of rows.
+
+    Raises: as for `read_vectors` and `write_vectors`.
+
+    Example:
+        >>> import os, tempfile, numpy as np, unhot
+        >>> from unhot.formats.vectors import convert
+        >>> folder = tempfile.mkdtemp()
+        >>> words = os.path.join(folder, "words.vec")
+        >>> unhot.write_vectors(words, ["king", "queen"], np.eye(2))
+        >>> convert(words, os.path.join(folder, "words.safetensors"))
+        2
+        >>> unhot.load(os.path.join(folder, "words.safetensors")).shape
+        (2, 2)
+    """
+    options = _options(errors, duplicates, dim, dtype)
+    rows = 0
+
+    def told(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        nonlocal rows
+        for chunk in chunks:
+            yield chunk
+            rows += len(chunk.keys)
+            progress(chunk.read, rows)
+
+    with registry.opened(source, source_format, options) as (head, chunks):
+        registry.write(target, target_format, head, told(distinct(chunks, duplicates)))
+    return rows

@@ -1,0 +1,109 @@
+"""What is in a file of a table or of vectors, without reading more of it than it takes to say so."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import NamedTuple
+
+from unhot.formats.base import Options
+from unhot.formats.registry import format_of
+from unhot.formats.registry import opened as opened_vectors
+from unhot.optimizers import OPTIMIZERS
+from unhot.state import decoded
+from unhot.storage.files import Path
+from unhot.storage.safetensors import CHECKSUMS, Arrays, Header
+from unhot.storage.tables import MARK, NOT_WHOLE, names_of, opened, policy_of
+
+
+class ArrayFacts(NamedTuple):
+    """An array of a file: its name, dtype, shape, and bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+class Described(NamedTuple):
+    """What is in a file: facts by name, and the arrays of a safetensors file."""
+
+    facts: dict[str, str]
+    arrays: list[ArrayFacts]
+
+
+def describe(path: Path, format_: str | None = None, dim: int | None = None) -> Described:
+    """What is in a file.
+
+    Args:
+        path, format_, dim: as for `unhot.read_vectors`.
+
+    Raises: as for `unhot.read_vectors`, as far as the file is read.
+
+    Example:
+        >>> import os, tempfile, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+        >>> unhot.Table(1000, 4, optimizer=unhot.SGD(0.1)).save(path)
+        >>> describe(path).facts["optimizer"]
+        "SGD(learning_rate=0.1, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0, convention='keras')"
+    """
+    name = format_of(path, format_, reading=True)
+    facts = {"format": name, "bytes": f"{os.stat(path).st_size:,}"}
+    if name == "safetensors":
+        with opened(path) as (state, header):
+            arrays = [
+                ArrayFacts(named, entry.dtype, entry.shape, entry.stop - entry.start) for named, entry in header.entries.items()
+            ]
+            return Described(facts | _table(state, header), arrays)
+    with opened_vectors(path, format_, Options(dim=dim)) as (head, _):
+        facts |= {
+            "rows": "as many as lines" if head.rows is None else f"{head.rows:,}",
+            "dim": f"{head.dim:,}",
+            "dtype": "as asked for, by default float32" if _of_text(name) else head.dtype.name,
+            "keys": {"text": "texts", "numbers": "integers"}[head.kind],
+        }
+    return Described(facts, [])
+
+
+def _of_text(name: str) -> bool:
+    return name in ("word2vec", "glove", "fasttext", "projector")
+
+
+def _table(state: Arrays, header: Header) -> dict[str, str]:
+    """What a table's file says of it."""
+    names = names_of(header)
+    facts = {}
+    if names is not None:
+        facts["tables"] = ", ".join(f"{name} {_shape(header, f'{name}.weights')}" for name in names)
+    elif "weights" in header.entries:
+        facts["table"] = _shape(header, "weights")
+    if "rule" in state:
+        facts["optimizer"] = _optimizer(state)
+    if "clock" in state:
+        facts["steps"] = f"{decoded(state, 'clock'):,}"
+    facts["ids out of range"] = str(policy_of(header))
+    sums = header.metadata.get(CHECKSUMS, "").strip("-")
+    facts["checksums"] = "of every array" if sums else "none"
+    if header.metadata.get(MARK) == NOT_WHOLE.decode():
+        facts["whole"] = "no: the table was trained in this file, and the process ended before flush() or close()"
+    return facts
+
+
+def _shape(header: Header, name: str) -> str:
+    if name not in header.entries:
+        return "(without weights)"
+    entry = header.entries[name]
+    rows_of = " x ".join(f"{size:,}" for size in entry.shape)
+    return f"{rows_of}, {entry.dtype}" if math.prod(entry.shape) else f"{rows_of} (empty)"
+
+
+def _optimizer(state: Arrays) -> str:
+    """The optimizer with its hyperparameters, as its repr shows it."""
+    rule = str(decoded(state, "rule"))
+    kind = OPTIMIZERS.get(rule.lower())
+    fields = [] if kind is None else [field.name for field in dataclasses.fields(kind)]
+    named = [f"{name}={decoded(state, f'hyper.{name}')!r}" for name in fields if f"hyper.{name}" in state]
+    if "hyper.learning_rate" not in state:
+        named.insert(0, "learning_rate=<a callable>")
+    return f"{rule}({', '.join(named)})"

@@ -1,0 +1,55 @@
+"""`unhot.load`: a table from its file."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+from unhot.optimizers import Optimizer
+from unhot.storage.files import Path
+from unhot.storage.mapped import MappedTable
+from unhot.storage.tables import Mode, like_of, one_table, opened, optimizer_of, policy_of, require_memory
+from unhot.table import Table
+
+
+@overload
+def load(path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None) -> Table: ...
+@overload
+def load(path: Path, *, mmap: Literal[True], mode: Mode = "r", optimizer: Optimizer | None = None) -> MappedTable: ...
+def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None) -> Table:
+    """The table that `Table.save` wrote. Training goes on from there, bit for bit.
+
+    Args:
+        path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
+        mmap: leave the arrays in the file, and map it into memory: it opens in milliseconds, whatever its size.
+        mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`.
+        optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
+            hyperparameters become the file's.
+
+    Returns: a table with the file's weights, slots, clock and hyperparameters; with mmap, a `MappedTable`.
+
+    Raises: ValueError if the file is truncated or damaged, or does not hold one table: what it claims is checked against its
+        size before memory is asked for; OSError if it cannot be read; MemoryError if the table does not fit into memory.
+
+    Example:
+        >>> import os, tempfile, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+        >>> table = unhot.Table(1000, 4, optimizer=unhot.Adam(0.1), seed=0)
+        >>> table.step([3], [[1.0, 2.0, 3.0, 4.0]])
+        >>> table.save(path)
+        >>> again = unhot.load(path)
+        >>> again
+        Table(1000, 4, optimizer=Adam(learning_rate=0.1, weight_decay=0.0, beta_1=0.9, beta_2=0.999, epsilon=1e-07, \
+convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32')
+        >>> bool((again.array == table.array).all())
+        True
+    """
+    if mmap:
+        return MappedTable(path, mode, optimizer)
+    if mode != "r":
+        raise ValueError(f"`mode` is for mmap=True; a table in memory can always be trained. Received: mode={mode!r}.")
+    with opened(path) as (state, header):
+        one_table(header)
+        like = like_of(header)
+        trained = optimizer_of(state, optimizer)
+        require_memory([like], trained)
+        return Table._of_state(state, like, trained, policy_of(header))

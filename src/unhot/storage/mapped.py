@@ -1,0 +1,306 @@
+"""Tables whose weights, and slots, stay in their file: mapped into memory, for reading or to be trained in place."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping
+from io import BufferedIOBase
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.engine import Batch
+from unhot.optimizers import Optimizer
+from unhot.state import export_state
+from unhot.storage import files
+from unhot.storage.safetensors import CHECKSUMS, Header, dtype_of, read_header
+from unhot.storage.tables import (
+    NOT_WHOLE,
+    WHOLE,
+    Mode,
+    Stateful,
+    errors_name,
+    like_of,
+    lock,
+    one_table,
+    optimizer_of,
+    policy_of,
+)
+from unhot.table import Table
+
+Array = npt.NDArray[Any]
+
+
+class Views(Mapping[str, Array]):
+    """The arrays of a file as views of it, mapped into memory.
+
+    Args:
+        file: the file; it may be closed afterwards.
+        header: its header, which has been checked against the file's size.
+        mode: "r" to read. All processes share the pages, and the file cannot be changed through the views. "r+" to write, too.
+    """
+
+    def __init__(self, file: BufferedIOBase, header: Header, mode: Mode) -> None:
+        self.header = header
+        self.memory = _mapped(file, mode)
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self.header.entries[name]
+        dtype = dtype_of(name, entry)
+        if not dtype.isnative:
+            raise ValueError("files are mapped on little-endian machines only: read it with unhot.load(path).")
+        count = (entry.stop - entry.start) // dtype.itemsize
+        view: Array = np.frombuffer(self.memory, dtype, count, entry.start).reshape(entry.shape)
+        if not view.flags.aligned:  # a file that another package wrote
+            raise ValueError(f"the array {name!r} is not aligned: read the file with unhot.load(path), and save it once.")
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.entries)
+
+    def __len__(self) -> int:
+        return len(self.header.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.header.entries
+
+
+def _mapped(file: BufferedIOBase, mode: Mode) -> mmap.mmap:
+    if mode == "r+":
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_WRITE)
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    # The kernels take arrays that could be written, and never write these. Without MAP_NORESERVE, Linux would count the whole
+    # file as memory that may be asked for, and refuse what is larger than the machine's.
+    flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", NORESERVE if os.uname().sysname == "Linux" else 0)
+    return mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+NORESERVE = 0x4000
+"""MAP_NORESERVE on x86 and ARM; Python names it from 3.13 on."""
+
+
+class MappedTable(Table):
+    """A table in a file that is mapped into memory: `unhot.load(path, mmap=True)` opens it in milliseconds, whatever its size.
+
+    With mode "r" it is for reading: lookups, bags and products read the file's pages, which all processes share. It has no
+    optimizer, and a step is an error. With mode "r+" it is also trained in the file: steps write weights and slots into the
+    file's pages, with the same bits as in memory. No other process can open the file meanwhile.
+
+    **What a crash can lose.** `flush`, and `close` or the end of a `with` block, bring all to the disk. The first step after it
+    marks the file as unfinished. If the process or the machine ends before the next `flush`, the file stays marked, and `load`
+    refuses it: rows and clock do not belong together, and cannot be brought back. So keep a copy, or `save` the table under
+    another name from time to time. A file that is read without an error is whole.
+
+    Copies and pickles of the table are tables in memory. Do not shorten the file while it is mapped: the system ends a process
+    that reads what is no longer there.
+
+    Args:
+        path: a file that `Table.save` wrote.
+        mode: "r" or "r+".
+        optimizer: as for `unhot.load`; with mode "r+" only.
+
+    Raises: as for `unhot.load`; BlockingIOError if the file is open for training elsewhere, or with "r+" if it is open at all.
+
+    Example:
+        >>> import os, tempfile, unhot
+        >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+        >>> unhot.Table(1000, 4, optimizer=unhot.SGD(1.0), init="zeros").save(path)
+        >>> with unhot.load(path, mmap=True, mode="r+") as table:
+        ...     table.step([3], [[1.0, 2.0, 3.0, 4.0]])
+        >>> unhot.load(path, mmap=True).lookup(3)
+        array([-1., -2., -3., -4.], dtype=float32)
+    """
+
+    _file: BufferedIOBase | None
+    _views: Views | None
+
+    def __init__(self, path: files.Path, mode: Mode = "r", optimizer: Optimizer | None = None) -> None:
+        if mode not in ("r", "r+"):
+            raise ValueError(f"`mode` must be 'r' or 'r+'. Received: {mode!r}.")
+        if mode == "r" and optimizer is not None:
+            raise ValueError("a table that is mapped for reading has no optimizer: leave it out, or use mode='r+'.")
+        file = open(path, "rb") if mode == "r" else open(path, "r+b")  # noqa: SIM115  (it stays open)
+        try:
+            self._open(file, path, mode, optimizer)
+        except BaseException:
+            file.close()
+            raise
+
+    def _open(self, file: BufferedIOBase, path: files.Path, mode: Mode, optimizer: Optimizer | None) -> None:
+        lock(file.fileno(), path, mode)
+        with errors_name(path):
+            header = read_header(file, os.fstat(file.fileno()).st_size)
+            one_table(header)
+            views = Views(file, header, mode)
+            self._marks = (0, 0, 0) if mode == "r" else _marks(views)
+            trained = None if mode == "r" else optimizer_of(views, optimizer)
+            made = Table._of_state(views, like_of(header), trained, policy_of(header))
+        self.__dict__.update(made.__dict__)
+        self._file, self._views = file, views
+        self.path, self.mode, self._process = os.path.realpath(path), mode, os.getpid()
+
+    # ------------------------------------------------------------------ training
+
+    def _trained(self) -> Optimizer:
+        if self.mode == "r":
+            raise RuntimeError(
+                "this table is mapped for reading. To train it, load it into memory with unhot.load(path), or train it in its"
+                " file with unhot.load(path, mmap=True, mode='r+')."
+            )
+        return super()._trained()
+
+    def _require_own_rows(self) -> None:
+        raise RuntimeError(
+            "the rows of a table that is mapped from a file are those of the file. To add, remove, assign or freeze some, load"
+            " the table into memory with unhot.load(path)."
+        )
+
+    def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("a table is trained in its file only by the process that opened it, not by a forked one.")
+        self._mark(NOT_WHOLE)
+        super()._make_step(optimizer, batch)
+
+    def _mark(self, mark: bytes) -> None:
+        """Write into the file whether it is whole, and bring that to the disk."""
+        assert self._views is not None
+        memory, (place, sums, sums_end) = self._views.memory, self._marks
+        if memory[place : place + len(mark)] != mark:
+            memory[sums:sums_end] = b"-" * (sums_end - sums)
+            memory[place : place + len(mark)] = mark
+            memory.flush(0, max(place + len(mark), sums_end))
+
+    def flush(self) -> None:
+        """Apply all deferred steps, and bring weights, slots, clock and hyperparameters to the disk: the file is whole.
+
+        Raises: RuntimeError if gradients given to `accumulate` are waiting for a step, if the table is mapped for reading, or
+            if the file was replaced by another; ValueError if the file has no room for the optimizer's hyperparameters.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+            >>> unhot.Table(1000, 4, optimizer=unhot.SGD(1.0)).save(path)
+            >>> table = unhot.load(path, mmap=True, mode="r+")
+            >>> table.step([3], [[1.0, 2.0, 3.0, 4.0]])
+            >>> table.flush()
+            >>> table.close()
+        """
+        self._trained()
+        self._lock.holding(self._flush)
+
+    def _flush(self) -> None:
+        self._require_nothing_waits("flush")
+        assert self._file is not None
+        try:
+            same = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise RuntimeError(
+                f"{self.path!r} was replaced or removed, and what is trained here is no longer there. Save the table under"
+                " another name."
+            )
+        self._engine.settled(self._write_numbers)
+
+    def _write_numbers(self) -> None:
+        """Write clock and hyperparameters beside the rows, which are settled, and mark the file as whole.
+
+        A signal's handler that makes a step meanwhile marks it as unfinished again, and this is done once more.
+        """
+        assert self._views is not None
+        state = export_state(self._engine, self._optimizer, [""], copies=False)
+        numbers = {name: array for name, array in state.items() if name in self._views or name != "hyper.learning_rate"}
+        for name, array in numbers.items():
+            entry = self._views.header.entries.get(name)
+            if entry is None or entry.shape != array.shape or dtype_of(name, entry) != array.dtype:
+                raise ValueError(
+                    f"the file has no room for {name!r} of {self._optimizer!r}. Save the table under another name."
+                )
+        if "hyper.learning_rate" in self._views and "hyper.learning_rate" not in numbers:
+            raise ValueError("the learning rate is a callable, which the file cannot hold. Assign a number before `flush()`.")
+        for name, array in numbers.items():
+            view = self._views[name]
+            if not np.may_share_memory(view, array) and view.tobytes() != array.tobytes():
+                self._mark(NOT_WHOLE)
+                view[...] = array
+        self._views.memory.flush()
+        self._mark(WHOLE)
+
+    def _load_state(self, state: Mapping[str, Any]) -> NoReturn:
+        raise RuntimeError("a state is not loaded into a file that is mapped: make a table of it in memory, and save that.")
+
+    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+        """As `Table.save`, to another file. Of a table mapped for reading, the weights and the clock are saved."""
+        if os.path.realpath(path) == self.path:
+            raise ValueError("this is the file that is mapped. `flush()` brings what was trained in it to the disk.")
+        super().save(path, vocabulary=vocabulary)
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """`flush`, if the table is trained in its file, and give the file back. Every later use is an error.
+
+        Raises: as for `flush`; the table then stays open.
+        """
+        if self._file is None:
+            return
+        if self.mode == "r+":
+            self.flush()
+        self._lock.holding(self._close)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self.__dict__.update(_engine=_Closed(self.path), _views=None)
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ copies, which are in memory
+
+    def _copy_class(self) -> type[Any]:
+        return Table
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _blank, (), self.__getstate__()
+
+    def _held(self) -> dict[str, Any]:
+        own = ("_file", "_views", "_marks", "path", "mode", "_process")
+        return {name: value for name, value in super()._held().items() if name not in own}
+
+
+def _blank() -> Table:
+    """What a pickle begins with."""
+    return Table.__new__(Table)
+
+
+class _Closed:
+    """What stands in the place of a closed table's engine."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ValueError(f"the table was closed. Open it again with unhot.load({self._path!r}, mmap=True).")
+
+
+def _marks(views: Views) -> tuple[int, int, int]:
+    """Where the mark stands, and where the checksums begin and end, which are no longer true once rows are written.
+
+    Raises: ValueError if there are none: the file was not written by `Table.save`.
+    """
+    text = views.memory[: views.header.stop]
+    place = text.find(b'"unhot.whole":"')
+    sums = text.find(b'"' + CHECKSUMS.encode() + b'":"')
+    if place < 0 or sums < 0:
+        raise ValueError("only files that `Table.save` wrote can be trained in place: load this one and save it first.")
+    place, sums = text.index(b'":"', place) + 3, text.index(b'":"', sums) + 3
+    return place, sums, text.index(b'"', sums)

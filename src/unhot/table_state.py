@@ -1,0 +1,133 @@
+"""What a table's state is, and how it is saved: `Table` without lookups and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unhot.atomic import Call, Lock, together
+from unhot.engine import Engine
+from unhot.growing import Growing
+from unhot.ids import OutOfRange, check_policy
+from unhot.optimizers import Optimizer
+from unhot.state import export_state, import_state
+from unhot.storage import files
+from unhot.storage.tables import Stateful, write_table
+from unhot.store import Store
+
+Array = npt.NDArray[Any]
+
+
+class TableState(Growing):
+    """A table's engine and options, as a state holds them."""
+
+    _optimizer: Optimizer | None
+    out_of_range: Any  # a property of the table
+
+    def _start(self, engine: Engine, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
+        self._optimizer = optimizer
+        self._engine = engine
+        self._pending = []
+        self._removed = None
+        self._lock = Lock()
+        self.out_of_range = out_of_range
+
+    @classmethod
+    def _of_state(cls, state: Mapping[str, Any], like: Store, optimizer: Optimizer | None, out_of_range: OutOfRange) -> Self:
+        """The table of a state with arrays such as `like`, which become its own; `optimizer` takes on the hyperparameters."""
+        check_policy(out_of_range, like.rows)
+        engine, loaded = import_state(state, {"": like}, optimizer, copies=False)
+        table = cls.__new__(cls)
+        table._init, table._generator = "uniform", np.random.default_rng()
+        table._start(engine, optimizer, out_of_range)
+        together(table._load_growth(state, engine))
+        if optimizer is not None:
+            vars(optimizer).update(vars(loaded))
+        return table
+
+    def state_dict(self) -> dict[str, Array]:
+        """Everything needed to resume training, as a flat dict of NumPy arrays. Settles all rows.
+
+        Numbers are arrays without dimensions, and strings are uint8 arrays of UTF-8, so `safetensors.numpy.save_file` and
+        `numpy.savez` take it as it is; `save` needs no copy. It does not include a learning rate that is a callable.
+
+        Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
+
+        Example:
+            >>> import unhot
+            >>> sorted(unhot.Table(2, 3, optimizer=unhot.SGD(0.1)).state_dict())[:3]
+            ['clock', 'format', 'hyper.convention']
+        """
+        return self._lock.holding(self._state_dict)
+
+    def _state_dict(self) -> dict[str, Array]:
+        self._require_nothing_waits("state_dict")
+        return self._engine.settled(self._export)
+
+    def _export(self, copies: bool = True) -> dict[str, Array]:
+        """The state of the settled table."""
+        return export_state(self._engine, self._optimizer, [""], copies=copies) | self._growth_state()
+
+    def _require_nothing_waits(self, before: str) -> None:
+        if self._pending:
+            raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
+
+    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+        """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
+
+        The file holds the settled state of one moment between two steps. It is written beside `path`, brought to the disk
+        (fsync) and then renamed, so that a crash, a power cut or a full disk leaves the old file or the new one whole. The
+        arrays are not copied. Other threads may look up meanwhile; their steps wait.
+
+        Args:
+            path: the file, mostly with the ending ".safetensors". A file that is there is replaced.
+            vocabulary: what is to be saved with the table, by names that begin with "vocabulary.": a flat dict of arrays, or
+                something whose `state_dict` gives one.
+
+        Raises: OSError if the file cannot be written; ValueError if there is something at `path` that is no file; RuntimeError
+            as for `state_dict`.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+            >>> unhot.Table(1000, 4, optimizer=unhot.Adam(0.1)).save(path)
+            >>> unhot.load(path).shape
+            (1000, 4)
+        """
+        files.replace(path, lambda file: self._lock.holding(partial(self._write, file, vocabulary)))
+
+    def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Array] | None) -> None:
+        self._require_nothing_waits("save")
+        parts = {"vocabulary": vocabulary}
+        self._engine.settled(lambda: write_table(file, self._export(copies=False), parts, self.out_of_range))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned. Training resumes from there, bit for bit.
+
+        Args:
+            state: the state of a table of the same shape, dtype and optimizer, also as read back by `numpy.load`. Its
+                hyperparameters become the optimizer's, except a learning rate that was a callable.
+
+        Raises: ValueError or TypeError for a state that does not fit. The table is then unchanged.
+
+        Example:
+            >>> import unhot
+            >>> table = unhot.Table(2, 3, optimizer=unhot.SGD(0.1))
+            >>> other = unhot.Table(2, 3, optimizer=unhot.SGD(0.1))
+            >>> other.load_state_dict(table.state_dict())
+            >>> bool((other.array == table.array).all())
+            True
+        """
+        self._lock.holding(partial(self._load_state, state))
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        engine, loaded = import_state(state, {"": self._engine.stores[0]}, self._optimizer)
+        growth = self._load_growth(state, engine)
+        calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine), *growth]
+        if self._optimizer is not None:
+            calls.append(partial(vars(self._optimizer).update, vars(loaded)))
+        together(calls)

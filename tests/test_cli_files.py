@@ -1,0 +1,125 @@
+"""`unhot info` and `unhot convert`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from snapshots import assert_bits, trained
+from test_formats import ENDINGS, PLAIN, vectors
+from typer.testing import CliRunner, Result
+
+import unhot
+from unhot.cli.files import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
+
+
+def facts(text: str) -> dict[str, str]:
+    """The lines of facts."""
+    return {
+        name: fact
+        for line in text.splitlines()
+        if (found := re.fullmatch(r"(\S.*?)  +(\S.*)", line))
+        for name, fact in [found.groups()]
+    }
+
+
+def test_info_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    table = trained("adam", steps=12)
+    table.out_of_range = 3
+    table.save(path, vocabulary={"keys": np.arange(9)})
+    done = run("info", path)
+    assert done.exit_code == 0, done.output
+    found = facts(done.stdout)
+    assert found["table"] == "9 x 3, F32"
+    assert found["optimizer"] == repr(table.optimizer)
+    assert (found["steps"], found["ids out of range"], found["checksums"]) == ("12", "3", "of every array")
+    assert re.search(r"slot\.momentum +F32 +9 x 3 +108", done.stdout)
+    assert re.search(r"vocabulary\.keys +I64 +9 +72", done.stdout)
+    with unhot.load(path, mmap=True, mode="r+") as mapped:
+        mapped.step([1], np.ones((1, 3)))
+        path.with_name("y.safetensors").write_bytes(path.read_bytes())
+    done = run("info", path.with_name("y.safetensors"))
+    assert "whole             no: the table was trained in this file" in done.stdout
+    assert facts(done.stdout)["checksums"] == "none"
+
+
+def test_info_of_a_collection_and_of_a_callable_rate(tmp_path: Path) -> None:
+    unhot.TableCollection({"a": (5, 2), "b": (4, 3)}, optimizer=unhot.SGD(lambda step: 0.1)).save(tmp_path / "x.safetensors")
+    found = facts(run("info", tmp_path / "x.safetensors").stdout)
+    assert found["tables"] == "a 5 x 2, F32, b 4 x 3, F32"
+    assert found["optimizer"].startswith("SGD(learning_rate=<a callable>, ")
+
+
+@pytest.mark.parametrize("format_", [name for name in ENDINGS if name != "safetensors"])
+def test_info_of_vectors(format_: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{ENDINGS[format_]}"
+    unhot.write_vectors(path, PLAIN, vectors(len(PLAIN), 5))
+    found = facts(run("info", path).stdout)
+    assert found["format"] == format_
+    assert found["dim"] == "5"
+    assert found["rows"] == ("as many as lines" if format_ in ("glove", "projector") else str(len(PLAIN)))
+    assert found["keys"] == "texts"
+    assert found["bytes"] == f"{path.stat().st_size:,}"
+
+
+def test_convert(tmp_path: Path) -> None:
+    source, target = tmp_path / "x.txt", tmp_path / "y.data"
+    source.write_text("".join(f"key{i % 3} {i} 1\n" for i in range(5)))
+    done = run("convert", source, target, "--to", "parquet")
+    assert done.exit_code == 2
+    assert "the key 'key0' occurs again, in row 3" in done.stderr
+    assert not target.exists()
+    done = run("convert", source, target, "--to", "parquet", "--duplicates", "first", "--dtype", "float64")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"3 rows: {target}\n"
+    found = unhot.read_vectors(target, "parquet")
+    assert found.keys == ["key0", "key1", "key2"]
+    assert_bits(found.vectors, np.array([[0, 1], [1, 1], [2, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "none.vec"), "No such file"),
+        (("info", "bad.safetensors"), "is announced"),
+        (("convert", "none.vec", "x.npz"), "No such file"),
+        (("convert", "bad.safetensors", "x.npz"), "is announced"),
+        (("convert", "good.vec", "x.xyz"), "does not say its format"),
+        (("convert", "good.vec", "x.npz", "--errors", "maybe"), "`errors` must be one of 'strict'"),
+        (("convert", "good.vec", "x.npz", "--duplicates", "maybe"), "`duplicates` must be one of 'raise'"),
+        (("convert", "good.vec", "none/x.npz"), "No such file"),
+    ],
+)
+def test_errors_are_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.safetensors").write_bytes(b"x" * 100)
+    Path("good.vec").write_text("1 1\nkey 1\n")
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """As it is called; without its packages it names the extra."""
+    source = tmp_path / "x.vec"
+    source.write_text("1 1\nkey 1\n")
+    command = [sys.executable, "-m", "unhot", "convert", str(source), str(tmp_path / "y.npz")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
+    help_ = subprocess.run([sys.executable, "-m", "unhot", "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(name in help_ for name in ("compare", "info", "convert"))
+    code = "import sys; sys.modules['typer'] = None; sys.argv = ['unhot', 'info', 'x']; from unhot.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert '`unhot info` needs typer, which is not installed: pip install "unhot[cli]"' in done.stderr

@@ -1,0 +1,475 @@
+"""Tables that stay in their files: reading without copies, training in place, and what a crash can lose."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interrupts import Interrupted, before_bytecode
+from selection import slow
+from snapshots import DTYPES, RULES, assert_bits, assert_held, held, stream, train, trained
+from test_storage_hostile import ADAM, BROKEN, bytes_changed, headers
+
+import unhot
+from unhot.storage import files
+from unhot.storage import safetensors as ours
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "table.safetensors"
+
+
+WAYS: tuple[dict[str, Any], ...] = ({}, {"mmap": True}, {"mmap": True, "mode": "r+"})
+"""In which a file is opened."""
+
+# ------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [1, 3, 16])
+def test_lookups_are_those_of_the_table(dim: int, dtype: str, path: Path) -> None:
+    table = trained("adam", dim=dim, dtype=dtype)
+    table.out_of_range = "zero"
+    table.save(path)
+    mapped = unhot.load(path, mmap=True)
+    ids = np.array([[3, 1], [8, 99]])
+    assert (mapped.shape, mapped.dtype, mapped.clock, mapped.optimizer) == (table.shape, table.dtype, table.clock, None)
+    assert_bits(mapped.lookup(ids), table.lookup(ids))
+    assert_bits(mapped.bag(ids, mode="mean"), table.bag(ids, mode="mean"))
+    assert_bits(mapped.bag(ids, mode="max"), table.bag(ids, mode="max"))
+    x = np.random.default_rng(0).normal(size=(4, 9))
+    assert_bits(mapped.matmul(x), table.matmul(x))
+    assert_bits(mapped.array, table.array)
+    mapped.settle()
+
+
+def test_weights_are_the_files_and_stay_as_they_are(path: Path) -> None:
+    """No copy: the arrays lie in the mapping. Whatever happens to them in memory does not reach the file."""
+    trained("adam").save(path)
+    before = path.read_bytes()
+    mapped = unhot.load(path, mmap=True)
+    weights = mapped._engine.stores[0].weights
+    base: Any = weights
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert memoryview(base).obj is mapped._views.memory  # type: ignore[union-attr]
+    assert weights.ctypes.data % 4 == 0
+    weights[...] = 7  # as no code does
+    del mapped, weights, base
+    assert path.read_bytes() == before
+
+
+def test_a_step_says_what_to_do(path: Path) -> None:
+    table = trained("adam")
+    table.save(path)
+    mapped = unhot.load(path, mmap=True)
+    for train_it in (lambda: mapped.step([1], np.ones((1, 3))), lambda: mapped.accumulate([1], np.ones((1, 3)))):
+        with pytest.raises(RuntimeError, match=r"mapped for reading.* unhot\.load\(path\).* mode='r\+'"):
+            train_it()
+    with pytest.raises(RuntimeError, match="mapped for reading"):
+        mapped.flush()
+    with pytest.raises(RuntimeError, match="a state is not loaded into a file"):
+        mapped.load_state_dict(table.state_dict())
+    assert_bits(mapped.array, table.array)
+
+
+def test_copies_are_in_memory(path: Path) -> None:
+    table = trained("sgd momentum")
+    table.save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    train(mapped, 5, seed=1)
+    train(table, 5, seed=1)
+    before = held(mapped)
+    for other in (copy.deepcopy(mapped), copy.copy(mapped), pickle.loads(pickle.dumps(mapped))):
+        assert type(other) is unhot.Table
+        assert_held(other, before)
+        train(other, 5, seed=2)
+        assert_held(mapped, before)
+    mapped.close()
+
+
+def test_saving_what_is_mapped(path: Path) -> None:
+    """To another file; over itself, a table mapped for reading would lose its slots."""
+    trained("adam").save(path)
+    mapped = unhot.load(path, mmap=True)
+    with pytest.raises(ValueError, match="this is the file that is mapped"):
+        mapped.save(path)
+    other = path.with_name("other.safetensors")
+    mapped.save(other)
+    assert_bits(unhot.load(other).array, mapped.array)
+
+
+def test_a_closed_table(path: Path) -> None:
+    trained("adam").save(path)
+    with unhot.load(path, mmap=True) as mapped:
+        mapped.lookup([1])
+    mapped.close()
+    with pytest.raises(ValueError, match=r"the table was closed\. Open it again with unhot\.load\('.*', mmap=True\)"):
+        mapped.lookup([1])
+
+
+def test_a_replaced_file(path: Path) -> None:
+    """Whoever reads the old file goes on reading it."""
+    table = trained("adam")
+    table.save(path)
+    mapped = unhot.load(path, mmap=True)
+    trained("adam", seed=5).save(path)
+    assert_bits(mapped.array, table.array)
+    assert_bits(unhot.load(path, mmap=True).array, trained("adam", seed=5).array)
+
+
+def test_files_of_the_package(path: Path) -> None:
+    """Mapped for reading if the arrays are aligned; never trained in place, since they have no mark."""
+    table = trained("adam")
+    safetensors.numpy.save_file(table.state_dict(), path)
+    assert_bits(unhot.load(path, mmap=True).array, table.array)
+    with pytest.raises(ValueError, match=r"only files that `Table\.save` wrote can be trained in place"):
+        unhot.load(path, mmap=True, mode="r+")
+    data = path.read_bytes()
+    stop = 8 + int.from_bytes(data[:8], "little")
+    path.write_bytes((stop - 7).to_bytes(8, "little") + data[8:stop] + b" " + data[stop:])
+    with pytest.raises(ValueError, match=r"'format' is not aligned: read the file with unhot\.load"):
+        unhot.load(path, mmap=True)
+    assert_bits(unhot.load(path).array, table.array)
+
+
+def test_a_huge_file_opens_at_once(path: Path) -> None:
+    """Ten gigabytes, of which the system holds none: opened in milliseconds, without memory."""
+    rows, dim = 40_000_000, 64
+    header = (
+        b'{"__metadata__":{"unhot.whole":"yes","unhot.crc32":""},"weights":{"dtype":"F32","shape":[%d,%d],"data_offsets":[0,%d]},'
+        b'"format":{"dtype":"I64","shape":[],"data_offsets":[%d,%d]},"clock":{"dtype":"I64","shape":[],"data_offsets":[%d,%d]}}'
+    )
+    size = rows * dim * 4
+    text = header % (rows, dim, size, size, size + 8, size + 8, size + 16)
+    text += b" " * (-(len(text) + 8) % 64)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size + 16)
+        file.seek(-16, 2)
+        file.write((2).to_bytes(8, "little") + bytes(8))
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        mapped = unhot.load(path, mmap=True)
+        times.append(time.perf_counter() - began)
+        assert mapped.lookup([0, rows - 1]).tolist() == np.zeros((2, dim)).tolist()
+        mapped.close()
+    assert min(times) < 0.02
+
+
+# ------------------------------------------------------------------ hostile files
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_mapped_file(name: str, mode: Any, path: Path) -> None:
+    """As when it is loaded, where it concerns the weights; the file is not changed."""
+    data, _ = BROKEN[name]
+    path.write_bytes(data)
+    of_slots_or_sums = any(word in name for word in ("slot", "optimizer", "rate", "beta", "damaged", "checksums"))
+    if of_slots_or_sums and (mode == "r" or "optimizer" not in name):
+        with suppress(ValueError):
+            unhot.load(path, mmap=True, mode=mode).close()
+    else:
+        with pytest.raises(ValueError, match=f"^'{re.escape(str(path))}': "):
+            unhot.load(path, mmap=True, mode=mode)
+    if mode == "r":
+        assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("kind", [headers, bytes_changed], ids=lambda kind: kind.__name__)
+def test_fuzzed(kind: Any, path: Path, everything: bool) -> None:
+    """A mapped table looks up, or the file is refused."""
+
+    @settings(max_examples=2000 if everything else 60)
+    @given(kind(), st.sampled_from(["r", "r+"]))
+    def check(data: bytes, mode: Any) -> None:
+        path.write_bytes(data)
+        try:
+            mapped = unhot.load(path, mmap=True, mode=mode)
+        except ValueError:
+            return
+        mapped.lookup(np.arange(mapped.rows))
+        mapped.close()
+
+    check()
+
+
+# ------------------------------------------------------------------ training in place
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", RULES)
+def test_training_in_place_is_training(rule: str, dtype: str, path: Path) -> None:
+    """The same bits as in memory, with flushes between, and after opening it again."""
+    table = trained(rule, dtype=dtype, steps=30)
+    table.save(path)
+    for seed in (1, 2):
+        with unhot.load(path, mmap=True, mode="r+") as mapped:
+            assert_held(mapped, held(table))
+            for t in (mapped, table):
+                train(t, 20, seed)
+            mapped.flush()
+            table.settle()
+            for t in (mapped, table):
+                t.optimizer.learning_rate = 0.02 * seed
+                train(t, 10, seed + 10)
+        table.settle()
+        other = unhot.load(path)
+        assert other.optimizer == table.optimizer
+        assert_held(other, held(table))
+
+
+def test_settled_arrays_go_straight_into_the_file(path: Path) -> None:
+    """Neither weights nor slots are copied when a file is opened for training."""
+    trained("adamw amsgrad").save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    views = mapped._views
+    assert views is not None
+    store = mapped._engine.stores[0]
+    names = ["weights", *(f"slot.{name}" for name in mapped._engine.clock.slots)]  # type: ignore[union-attr]
+    for name, array in zip(names, store.state, strict=True):
+        assert np.shares_memory(array, views[name])
+    mapped.close()
+
+
+def test_a_file_says_while_it_is_trained(path: Path) -> None:
+    """From the first step until `flush`, the file is refused; before and after it is whole."""
+    table = trained("adam")
+    table.save(path)
+    whole = path.read_bytes()
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    assert path.read_bytes() == whole
+    for _ in range(2):
+        mapped.step([1], np.ones((1, 3)))
+        copied = path.with_name("copy.safetensors")
+        copied.write_bytes(path.read_bytes())  # as the disk holds it: pages of the mapping are the file's
+        for way in WAYS:
+            with pytest.raises(ValueError, match=r"trained in this file.* before `flush\(\)`.* Take a copy that was saved"):
+                unhot.load(copied, **way)
+        mapped.flush()
+        copied.write_bytes(path.read_bytes())
+        other = unhot.load(copied)
+        assert_held(other, held(mapped))
+    mapped.close()
+
+
+def test_a_flush_without_a_step_changes_nothing(path: Path) -> None:
+    table = trained("adam")
+    table.save(path)
+    whole = path.read_bytes()
+    with unhot.load(path, mmap=True, mode="r+") as mapped:
+        mapped.flush()
+    assert path.read_bytes() == whole
+
+
+def test_one_process_trains_and_nobody_reads_meanwhile(path: Path) -> None:
+    trained("adam").save(path)
+    with unhot.load(path, mmap=True, mode="r+"):
+        for way in WAYS:
+            with pytest.raises(BlockingIOError, match="trained by another process, or opened in this one"):
+                unhot.load(path, **way)
+    with unhot.load(path, mmap=True), unhot.load(path, mmap=True):
+        unhot.load(path)
+        with pytest.raises(BlockingIOError, match="read or trained by another process"):
+            unhot.load(path, mmap=True, mode="r+")
+    unhot.load(path, mmap=True, mode="r+").close()
+
+
+def test_a_forked_child_does_not_train_it(path: Path) -> None:
+    trained("adam").save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            mapped.step([1], np.ones((1, 3)))
+        except RuntimeError as error:
+            code = 0 if "only by the process that opened it" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    mapped.close()
+
+
+def test_what_the_file_has_no_room_for(path: Path) -> None:
+    """An optimizer of another name, or a rate that is a callable: the error says so, nothing is lost, and it can be saved."""
+    table = trained("adam")
+    table.save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    mapped.step([1], np.ones((1, 3)))
+    own = mapped.optimizer
+    mapped.optimizer = unhot.AdamW(0.1)
+    mapped.step([2], np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"no room for 'rule' of AdamW.* under another name"):
+        mapped.flush()
+    mapped.save(path.with_name("other.safetensors"))
+    assert_held(unhot.load(path.with_name("other.safetensors")), held(mapped))
+    mapped.optimizer = own
+    mapped.optimizer.learning_rate = lambda step: 0.1
+    with pytest.raises(ValueError, match="the learning rate is a callable"):
+        mapped.flush()
+    mapped.optimizer.learning_rate = 0.5
+    mapped.close()
+    assert unhot.load(path).clock == table.clock + 2
+
+
+def test_gradients_that_wait(path: Path) -> None:
+    trained("adam").save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    mapped.accumulate([1], np.ones((1, 3)))
+    for end in (mapped.flush, mapped.close):
+        with pytest.raises(RuntimeError, match=r"call `step\(\)` before `flush\(\)`"):
+            end()
+    mapped.step()
+    mapped.close()
+
+
+def test_a_file_that_was_replaced_meanwhile(path: Path) -> None:
+    """What is trained would be lost with the old file: an error says so."""
+    table = trained("adam")
+    table.save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    mapped.step([1], np.ones((1, 3)))
+    table.save(path)
+    with pytest.raises(RuntimeError, match=r"was replaced or removed.* Save the table under another name"):
+        mapped.flush()
+    path.unlink()
+    with pytest.raises(RuntimeError, match="was replaced or removed"):
+        mapped.close()
+    mapped.save(path.with_name("other.safetensors"))
+    table.step([1], np.ones((1, 3)))
+    assert_bits(unhot.load(path.with_name("other.safetensors")).array, table.array)
+
+
+def test_wrong_arguments(path: Path) -> None:
+    trained("adam").save(path)
+    with pytest.raises(ValueError, match=r"`mode` must be 'r' or 'r\+'. Received: 'w'"):
+        unhot.load(path, mmap=True, mode="w")  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="`mode` is for mmap=True"):
+        unhot.load(path, mode="r+")  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="has no optimizer: leave it out"):
+        unhot.load(path, mmap=True, optimizer=unhot.Adam())
+    unhot.load(path, mmap=True, mode="r+", optimizer=unhot.Adam()).close()
+
+
+def test_signals_while_it_is_trained(path: Path, everything: bool) -> None:
+    """An exception at any moment of a step or a flush leaves the table before or after; the file is whole or says it is not."""
+    batches = list(stream(9, 3, 2, seed=1))
+    base = trained("adam", steps=20)
+    expected = []
+    for count in range(len(batches) + 1):
+        table = copy.deepcopy(base)
+        for batch in batches[:count]:
+            table.step(*batch)
+        expected.append(table.array)
+    base.save(path)
+    whole = path.read_bytes()
+
+    def work() -> None:
+        for batch in batches:
+            mapped.step(*batch)
+            mapped.flush()
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    number, refused, there = 0, 0, True
+    while there:
+        path.write_bytes(whole)
+        mapped = unhot.load(path, mmap=True, mode="r+")
+        with suppress(Interrupted):
+            there = before_bytecode(work, number, interrupt)
+        made = mapped.clock - base.clock
+        np.testing.assert_allclose(mapped.array, expected[made], rtol=1e-5, atol=1e-7)
+        copied = path.with_name("copy.safetensors")
+        copied.write_bytes(path.read_bytes())
+        if b'"unhot.whole":"no "' in copied.read_bytes():
+            refused += 1
+        else:
+            other = unhot.load(copied)
+            assert other.clock <= mapped.clock
+            np.testing.assert_allclose(other.array, expected[other.clock - base.clock], rtol=1e-5, atol=1e-7)
+        mapped.close()
+        assert unhot.load(path).clock == base.clock + made
+        number += 3 if everything else 151
+    assert refused
+
+
+KILLED = """
+import os, random, signal, sys, time
+import numpy as np
+import unhot
+
+path, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rows = 20_000
+table = unhot.Table(rows, 16, optimizer=unhot.SGD(1.0, weight_decay=0.5), init="zeros")
+unhot.set_num_threads(1)
+chance, whole, refused, flushed = random.Random(seed), 0, 0, 0
+table.save(path)
+with open(path, "rb") as file:
+    start = file.read()
+for number in range(count):
+    with open(path, "wb") as file:
+        file.write(start)
+    child = os.fork()
+    if not child:
+        mapped = unhot.load(path, mmap=True, mode="r+")
+        for step in range(10**9):
+            mapped.step(np.arange(step % 3, rows, 3), -np.ones((len(range(step % 3, rows, 3)), 16), np.float32))
+            if step % 4 == 3:
+                mapped.flush()
+    time.sleep(chance.uniform(0.0, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    try:
+        found = unhot.load(path)
+    except ValueError as error:
+        assert "trained in this file" in str(error), error
+        refused += 1
+        continue
+    expected = unhot.Table(rows, 16, optimizer=unhot.SGD(1.0, weight_decay=0.5), init="zeros")
+    for step in range(found.clock):
+        expected.step(np.arange(step % 3, rows, 3), -np.ones((len(range(step % 3, rows, 3)), 16), np.float32))
+        if step % 4 == 3:
+            expected.settle()
+    assert (found.array == expected.array).all(), "torn"
+    whole += 1
+    flushed += found.clock > 0
+print(whole, refused, flushed)
+"""
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(200, marks=slow)])
+def test_killed_while_it_is_trained(count: int, path: Path) -> None:
+    """SIGKILL at a random moment: the file is whole, as of the last flush, or refused. It is never read as what it is not."""
+    command = [sys.executable, "-c", KILLED, str(path), str(count), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, refused, flushed = map(int, done.stdout.split())
+    assert whole + refused == count
+    assert refused > 0
+    if count > 100:
+        assert flushed > 0
+
+
+def test_the_mark_is_in_the_hostile_file() -> None:
+    """The files that are fuzzed have one."""
+    assert b'"unhot.whole":"yes"' in ADAM
+    assert ours.CHECKSUMS.encode() in ADAM
+    assert files.ENDING
