@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
+from unhot.dense_view import DenseView
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads",
+    "DenseFallbackWarning", "DenseView", "Table", "TableCollection", "compare", "get_num_threads", "kernels", "set_num_threads",
     "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__

@@ -365,6 +365,28 @@ class Engine:
             if self.now == now:
                 self._settled_at[place] = now
 
+    def join(self, weights: Array, place: int) -> None:
+        """Make a store of these weights, with new slots, that makes the same steps from now on.
+
+        Nothing is done if there is a store at its place, which is after the others.
+        """
+
+        def joining() -> list[Call]:
+            if len(self.stores) > place:  # of a signal's handler
+                return []
+            slots: list[Array] = []
+            if self.clock is not None:
+                shapes = {name: (len(weights), self.clock.law.slot_width(name, weights.shape[1])) for name in self.clock.slots}
+                slots = [arrays.full(shapes[name], weights.dtype, start) for name, start in self.clock.slots.items()]
+            stores = (*self.stores, Store(weights, tuple(slots), self.rows, self.turns_of))
+            rows, turns_of = stores[-1].stop, self.turns_of + len(weights)
+            last = None if self.last is None else self.kernels.steps_of(rows, self.now)
+            made: dict[str, Any] = {"stores": stores, "rows": rows, "turns_of": turns_of, "last": last}
+            made["_rows"] = self._made(stores, last)
+            return [partial(setattr, self, name, value) for name, value in made.items()]
+
+        self._settle_and(joining)
+
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
         left = [self._emptied(store) if place in places else store for place, store in enumerate(self.stores)]

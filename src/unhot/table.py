@@ -26,6 +26,9 @@ from unhot.state import export_state, import_state
 
 Array = npt.NDArray[Any]
 
+BIAS = "bias."
+"""What the arrays of a table's bias are called by in a state."""
+
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
@@ -110,7 +113,7 @@ class Table(Shared):
     def _start(self, weights: Array, optimizer: Optimizer | None, out_of_range: OutOfRange) -> None:
         self._optimizer = optimizer
         self._engine = Engine.of([weights], optimizer)
-        self._pending: list[tuple[Array, Array]] = []
+        self._pending: list[Batch] = []
         self._lock = Lock()
         self.out_of_range = out_of_range
 
@@ -273,7 +276,7 @@ class Table(Shared):
         """
         self._trained()
         flat, gradients = with_gradients(self, ids, grads)
-        batch = (flat.copy(), gradients.copy())
+        batch = Batch(flat.copy(), [Segment(0, gradients.copy())])
         self._lock.holding(partial(self._pending.append, batch))
 
     def step(self, ids: IdsLike | None = None, grads: RealsLike | None = None) -> None:
@@ -299,19 +302,19 @@ class Table(Shared):
         optimizer = self._trained()
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
-        given = [with_gradients(self, ids, grads)] if ids is not None and grads is not None else []
+        given = []
+        if ids is not None and grads is not None:
+            flat, gradients = with_gradients(self, ids, grads)
+            given = [Batch(flat, [Segment(0, gradients)])]
         self._lock.holding(partial(self._make_step, optimizer, partial(self._batch, given)))
 
-    def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
+    def _batch(self, given: list[Batch]) -> Batch:
         """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
         waiting = self._pending.copy()
         batches = [*waiting, *given]
-        if len(batches) == 1:
-            ids, gradients = batches[0]
-        else:
-            ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
-            gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
-        return Batch(ids, [Segment(0, gradients)], [partial(self._pending.__delitem__, slice(len(waiting)))])
+        ids = batches[0].ids if len(batches) == 1 else np.concatenate([np.empty(0, np.int64), *(one.ids for one in batches)])
+        parts = [part for one in batches for part in one.gradients] or [Segment(0, np.empty((0, self.dim), self.dtype))]
+        return Batch(ids, parts, [partial(self._pending.__delitem__, slice(len(waiting)))])
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:
@@ -382,7 +385,11 @@ class Table(Shared):
     def _state_dict(self) -> dict[str, Any]:
         if self._pending:
             raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `state_dict()`.")
-        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, [""]))
+        return self._engine.settled(lambda: export_state(self._engine, self.optimizer, self._names()))
+
+    def _names(self) -> list[str]:
+        """What the arrays of the table, and of its bias if it has one (`DenseView`), are called by in a state."""
+        return ["", BIAS][: len(self._engine.stores)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned. Training resumes from there, bit for bit.
@@ -404,7 +411,12 @@ class Table(Shared):
         self._lock.holding(partial(self._load_state, state))
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        engine, loaded = import_state(state, {"": self._engine.stores[0]}, self.optimizer)
+        if f"{BIAS}weights" in state and len(self._engine.stores) == 1:
+            raise ValueError(
+                "the state has a bias, and this table has none: make an `unhot.DenseView` of it first, which adds one."
+            )
+        like = dict(zip(self._names(), self._engine.stores, strict=True))
+        engine, loaded = import_state(state, like, self.optimizer)
         calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine)]
         if self.optimizer is not None:
             calls.append(partial(vars(self.optimizer).update, vars(loaded)))
