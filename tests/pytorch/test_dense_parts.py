@@ -239,8 +239,21 @@ def test_a_layer_of_a_collection() -> None:
     del optimizer
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_exported(mode: str, padding_idx: int | None) -> None:
+    layer = layer_of(mode=mode, padding_idx=padding_idx, bias=True, activation=torch.tanh, out_of_range="zero").eval()
+    ids = torch.tensor([[1, 99, 2], [2, 3, 2], [-1, 77, 2]])
+    wanted = MultiHot(layer)(ids)
+    exported = torch.export.export(layer, (ids[:, [0, 0, 0]],)).module()
+    close(exported(ids), wanted)
+
+
 @slow
-def test_compiled() -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_compiled(own: bool) -> None:
     layer = layer_of(mode="mean", bias=True, activation=torch.tanh, out_of_range="zero")
+    optimizer = unhot.torch.SGD(layer.parameters()) if own else None
     ids = torch.tensor([[1, 99], [2, 3]])
     close(torch.compile(layer, backend="eager")(ids), layer(ids))
+    del optimizer

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from unhot.ids import OutOfRange
 from unhot.optimizers.base import flag
-from unhot.torch._private import is_transformed, without_torch_functions
-from unhot.torch.lookup import lookup
 from unhot.torch.on_table import Activation, OnTable, room_for
 from unhot.torch.parameter import TableParameter, settle_beneath
 
@@ -69,32 +67,22 @@ class Embedding(OnTable, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
         if self.out_of_range == "raise":
-            return self._with_dense_parts(self._rows(input))
+            return self._with_dense_parts(self._looked_up(input))
         bad = self._outside(input)
         if self.out_of_range == "zero":
             return self._with_dense_parts(self._rows_or_zeros(input, bad))
-        return self._with_dense_parts(self._rows(input.masked_fill(bad, self.out_of_range)))
+        return self._with_dense_parts(self._looked_up(input.masked_fill(bad, self.out_of_range)))
 
     def _rows_or_zeros(self, ids: Tensor, bad: Tensor) -> Tensor:
         """The vectors of the ids, zeros for those that are bad."""
-        owned = getattr(self._parameters.get("weight"), "ownership", None) is not None and not is_transformed()
-        if not (owned or self._given_sparse or self.scale_grad_by_freq or self.max_norm is not None):
-            return self._rows(ids.masked_fill(bad, 0)).masked_fill(bad.unsqueeze(-1), 0)  # a gradient of zeros comes to row 0
+        if not self._counts_names():
+            return self._looked_up(ids.masked_fill(bad, 0)).masked_fill(
+                bad.unsqueeze(-1), 0
+            )  # a gradient of zeros comes to row 0
         if not bool(bad.any()):
-            return self._rows(ids)
-        rows = self._rows(ids[~bad])  # those that are renormed and counted, and that `LazyAdam` moves
+            return self._looked_up(ids)
+        rows = self._looked_up(ids[~bad])
         return rows.new_zeros((*ids.shape, rows.size(-1))).masked_scatter(~bad.unsqueeze(-1), rows)
-
-    def _rows(self, ids: Tensor) -> Tensor:
-        weight = self.weight  # read once: a parametrization works it out anew each time
-        if not isinstance(weight, TableParameter):
-            settle_beneath(weight)
-            return nn.functional.embedding(
-                ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, bool(self._given_sparse)
-            )  # fmt: skip
-        return without_torch_functions(  # `nn.functional.embedding` would come to the same, by a longer way
-            lookup, ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
-        )  # fmt: skip
 
     @classmethod
     def from_pretrained(
@@ -231,8 +219,11 @@ class EmbeddingBag(OnTable, nn.EmbeddingBag):
         )  # fmt: skip
 
     def _pooled_with_zeros(self, ids: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
-        """The pooled vectors where ids out of range have a zero vector: these ids are left out, and then made up for."""
+        """The pooled vectors where ids out of range have a zero vector."""
         bad = self._outside(ids)
+        if not self._counts_names():
+            return self._pooled_rows(ids, bad, offsets, factors)
+        # These ids are left out, and then made up for.
         starts = self._bounds(ids, offsets) if bool(bad.any()) else None
         if starts is None or (factors is not None and factors.shape != ids.shape):
             return self._pooled(ids.masked_fill(bad, 0), offsets, factors)  # there are none, or torch refuses the arguments
@@ -250,6 +241,21 @@ class EmbeddingBag(OnTable, nn.EmbeddingBag):
         counts = kept if self.padding_idx is None else kept & (ids.reshape(-1) != self.padding_idx)
         left = before(counts)[starts].diff().unsqueeze(1)
         return found * (left / (left + missing).clamp(min=1)).to(found.dtype)
+
+    def _pooled_rows(self, ids: Tensor, bad: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
+        """The same by a vector for each id, without a look at the ids, so that it can be traced."""
+        rows = self._looked_up(ids.masked_fill(bad, 0)).masked_fill(bad.unsqueeze(-1), 0)
+        rows = rows.reshape(-1, rows.size(-1))
+        places = torch.arange(ids.numel(), device=ids.device).reshape(ids.shape)
+        padding_idx = None
+        if self.padding_idx is not None:  # one more row stands for it
+            padding_idx = len(rows)
+            rows = torch.cat([rows, rows.new_zeros((1, rows.size(1)))])
+            places = places.masked_fill(ids == self.padding_idx, padding_idx)
+        return nn.functional.embedding_bag(
+            places, rows, offsets, mode=self.mode, per_sample_weights=factors, include_last_offset=self.include_last_offset,
+            padding_idx=padding_idx,
+        )  # fmt: skip
 
     def _bounds(self, ids: Tensor, offsets: Tensor | None) -> Tensor | None:
         """Where each bag begins among the flat ids, and where the last one ends; None for what torch refuses."""

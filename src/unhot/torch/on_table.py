@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from unhot import arrays
 from unhot.ids import OutOfRange, check_policy
+from unhot.torch._private import is_transformed, without_torch_functions
 from unhot.torch.backend import DTYPES
-from unhot.torch.parameter import become_table
+from unhot.torch.lookup import lookup
+from unhot.torch.parameter import TableParameter, become_table, settle_beneath
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -73,6 +75,30 @@ class OnTable:
         this: Any = self
         outside: Tensor = (ids < 0) | (ids >= this.num_embeddings)
         return outside
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
+        """The vectors of the ids, of which those of padding get no gradient."""
+        this: Any = self
+        weight = this.weight  # read once: a parametrization works it out anew each time
+        padding_idx = None if isinstance(self, nn.EmbeddingBag) else this.padding_idx  # bags leave theirs out themselves
+        if not isinstance(weight, TableParameter):
+            settle_beneath(weight)
+            return nn.functional.embedding(
+                ids, weight, padding_idx, this.max_norm, this.norm_type, this.scale_grad_by_freq, bool(self._given_sparse)
+            )
+        found: Tensor = without_torch_functions(  # `nn.functional.embedding` would come to the same, by a longer way
+            lookup, ids, weight, padding_idx, this.max_norm, this.norm_type, this.scale_grad_by_freq, self._given_sparse
+        )
+        return found
+
+    def _counts_names(self) -> bool:
+        """Whether it makes a difference to a row that it is looked up, also where its vector is not used.
+
+        Such a row is renormed or counted, and `LazyAdam` moves it. A dense gradient has zeros for it.
+        """
+        this: Any = self
+        owned = getattr(this._parameters.get("weight"), "ownership", None) is not None and not is_transformed()
+        return bool(owned or self._given_sparse or this.scale_grad_by_freq or this.max_norm is not None)
 
     @classmethod
     def _of_dense(cls, linear: nn.Linear, options: dict[str, Any]) -> Self:
