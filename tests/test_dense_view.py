@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +371,28 @@ def test_what_is_shown() -> None:
     view, _ = pair("SGD plain", "relu")
     assert repr(view).startswith("DenseView(Table(12, 3, optimizer=SGD(")
     assert repr(view).endswith("bias=True, activation='relu')")
+
+
+def test_threads_read_rows_and_bias_of_one_step() -> None:
+    """Each step moves row 0 and the bias by the same, so that its vector moves twice as far as those of other rows."""
+    table = unhot.Table(ROWS, 1, optimizer=unhot.SGD(1.0, momentum=0.5), init="zeros", dtype="float64")
+    view = unhot.DenseView(table)
+    done = threading.Event()
+
+    def read() -> int:
+        count = 0
+        while not done.is_set() or not count:
+            for found in (view.lookup([0, 1]).ravel(), view.bag([[0], [1]]).ravel()):
+                assert found[0] == 2 * found[1]
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        for _ in range(300):
+            view.step([0], [[1.0]])
+        done.set()
+        assert all(reader.result(60) for reader in readers)
 
 
 # ------------------------------------------------------------------ signals

@@ -35,6 +35,8 @@ NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=un
 class Table(Shared):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
+    `DenseView` adds a bias and an activation.
+
     Args:
         rows: the number of rows (the vocabulary).
         dim: the length of a row's vector.
@@ -371,7 +373,8 @@ class Table(Shared):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
 
-        Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning rate that is a callable.
+        A bias (`DenseView`) is part of it. Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning
+        rate that is a callable.
 
         Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
 
