@@ -373,8 +373,8 @@ class Table(Shared):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume training, as a flat dict of arrays, numbers and strings. Settles all rows.
 
-        A bias (`DenseView`) is part of it. Save it with `numpy.savez(file, **table.state_dict())`. It does not include a learning
-        rate that is a callable.
+        A bias (`DenseView`) is part of it. Save it with `numpy.savez(file, **table.state_dict())`. It does not include a
+        learning rate that is a callable.
 
         Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
 
