@@ -179,6 +179,27 @@ def test_ids_out_of_range() -> None:
         close(view, dense)
 
 
+def test_as_a_layer_of_pytorch() -> None:
+    """`nn.Linear` on multi-hot rows under `torch.optim.AdamW`, which decays the bias, too."""
+    torch = pytest.importorskip("torch")
+    linear = torch.nn.Linear(ROWS, DIM, dtype=torch.float64)
+    stock = torch.optim.AdamW(linear.parameters(), lr=RATE, weight_decay=0.1)
+    table = unhot.Table.from_array(
+        linear.weight.detach().numpy().T, optimizer=unhot.AdamW(RATE, weight_decay=0.1, convention="torch")
+    )
+    view = unhot.DenseView(table, bias=linear.bias.detach().numpy(), activation="gelu")
+    rng = np.random.default_rng(4)
+    for step in range(40):
+        ids, targets = rng.integers(0, ROWS if step % 20 == 0 else 4, (5, 3)), rng.normal(size=(5, DIM))
+        out = torch.nn.functional.gelu(linear(torch.from_numpy(multi_hot(ids, range(0, 16, 3), None, "sum"))))
+        stock.zero_grad()
+        ((out - torch.from_numpy(targets)) ** 2).sum().backward()
+        stock.step()
+        view.step(ids, 2 * (view.bag(ids) - targets), mode="sum")
+    np.testing.assert_allclose(table.array, linear.weight.detach().numpy().T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(view.bias, linear.bias.detach().numpy(), rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
+
+
 def test_maxima_and_products() -> None:
     view, dense = pair("AdamW", "relu")
     view.step([1, 2], np.ones((2, DIM)))
