@@ -473,7 +473,7 @@ def test_an_interrupted_beginning(everything: bool) -> None:
 
 
 def test_a_handler_that_uses_the_view(everything: bool) -> None:
-    """Its step comes before the interrupted one, or after it; it finds the bias that it has added itself."""
+    """Its step comes before the interrupted one, or after it."""
     view, dense = trained("AdamW")
     orders = [copy.deepcopy(dense) for _ in range(2)]
     for order, seeds in zip(orders, [(50, 51), (51, 50)], strict=True):
@@ -488,11 +488,26 @@ def test_a_handler_that_uses_the_view(everything: bool) -> None:
             differences = [np.abs(each.table.array - order.weights.w).max() for order in orders]
             close(each, orders[int(np.argmin(differences))])
         at += 7 if everything else 31
+
+
+@pytest.mark.parametrize("work", ["adds a bias", "loads a state"])
+def test_a_handler_while_a_view_is_made(work: str, everything: bool) -> None:
+    """The table has one bias, with which the view goes on, also if the handler has put another state into the table."""
     table = unhot.Table.from_array(start()[0], optimizer=optimizer("AdamW"))
+    state = table.state_dict()
     at, more = 0, True
     while more:
-        each_table = copy.deepcopy(table)
-        begin = lambda each_table=each_table: unhot.DenseView(each_table)  # noqa: E731
-        more = before_bytecode(begin, at, begin)
-        assert len(each_table._engine.stores) == 2
+        each, views = copy.deepcopy(table), []
+        handler = (lambda each=each: unhot.DenseView(each)) if work == "adds a bias" else lambda each=each: reload(each, state)
+        more = before_bytecode(lambda each=each, views=views: views.append(unhot.DenseView(each)), at, handler)
+        assert len(each._engine.stores) == 2
+        before = views[0].bias
+        views[0].step([1], np.ones((1, DIM)))
+        assert (views[0].bias != before).all()
         at += 1 if everything else 5
+
+
+def reload(table: unhot.Table, state: dict[str, Any]) -> None:
+    """Load a state, if the table has no bias yet."""
+    if len(table._engine.stores) == 1:
+        table.load_state_dict(state)

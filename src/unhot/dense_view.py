@@ -107,10 +107,9 @@ class DenseView:
         return arrays.copied(given.reshape(-1, 1), self._table.dtype)
 
     def _add_bias(self, start: Array, given: bool) -> None:
-        engine = self._table._engine
-        if len(engine.stores) == PLACE:
-            engine.join(start, PLACE)
-        elif given:
+        while len(self._table._engine.stores) == PLACE:  # a signal's handler may load a state into the table meanwhile
+            self._table._engine.join(start, PLACE)
+        if given and self._table._engine.stores[PLACE].weights is not start:
             raise ValueError("the table has a bias already: use bias=True for a view that shares it.")
 
     @property
