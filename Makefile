@@ -133,7 +133,7 @@ test-versions:
 	$(MAKE) test-front-ends VENV=.venv-oldest FRAMEWORKS=oldest CHECK=
 	$(MAKE) test-front-ends VENV=.venv-newest FRAMEWORKS=newest CHECK=
 
-FRONT_ENDS := tests/pytorch $(addprefix tests/conformance/test_,pytorch.py against_frameworks.py jax.py optax.py)
+FRONT_ENDS := tests/pytorch $(addprefix tests/conformance/test_,pytorch.py against_frameworks.py jax.py jax_dense.py optax.py)
 test-front-ends: $(VENV)/tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 5 $(ALL) $(FRONT_ENDS)
 	$(MAKE) test-keras

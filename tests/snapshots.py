@@ -66,8 +66,8 @@ def held(table: unhot.Table) -> dict[str, Any]:
     arrays = {"weights": store.weights, **{f"slot {i}": slot for i, slot in enumerate(store.slots)}}
     if engine.last is not None and engine.has_deferred_steps:  # else they are all the present one
         arrays["last"] = engine.last[: store.rows]
-    for i, (ids, grads) in enumerate(table._pending):
-        arrays |= {f"pending ids {i}": ids, f"pending gradients {i}": grads}
+    for i, batch in enumerate(table._pending):
+        arrays |= {f"pending ids {i}": batch.ids, f"pending gradients {i}": batch.gradients[0].vectors}
     rows = {"removed": table.removed.tolist(), "frozen": table.frozen.tolist()}
     held = {name: array.copy() for name, array in arrays.items()}
     return {"clock": table.clock, "optimizer": repr(table.optimizer), "rows": rows, **held}

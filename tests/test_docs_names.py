@@ -36,8 +36,8 @@ def members() -> Iterator[tuple[str, Any]]:
         yield f"jax.{name}", getattr(unhot.jax, name)
     for name in unhot.keras.__all__:
         yield f"keras.{name}", getattr(unhot.keras, name)
-    for owner in (unhot.Table, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
-        of = "" if owner is unhot.Table else "torch."
+    for owner in (unhot.Table, unhot.DenseView, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
+        of = "" if owner in (unhot.Table, unhot.DenseView) else "torch."
         for name, member in vars(owner).items():
             if name in ("forward", "extra_repr"):  # as every module of torch has them
                 continue

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
+from unhot.dense_view import DenseView
 from unhot.embedding import Embedding
 from unhot.formats.vectors import Vectors, read_vectors, write_vectors
 from unhot.kernels import get_num_threads, set_num_threads
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from unhot.comparison import compare
 
 __all__ = [
-    "DenseFallbackWarning", "Embedding", "MappedTable", "Table", "TableCollection", "Vectors", "Vocabulary", "compare",
-    "get_num_threads", "kernels", "load", "read_vectors", "set_num_threads", "write_vectors", "zero_based",
+    "DenseFallbackWarning", "DenseView", "Embedding", "MappedTable", "Table", "TableCollection", "Vectors", "Vocabulary",
+    "compare", "get_num_threads", "kernels", "load", "read_vectors", "set_num_threads", "write_vectors", "zero_based",
 ]  # fmt: skip
 __all__ += optimizers.__all__
 

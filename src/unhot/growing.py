@@ -14,7 +14,7 @@ from unhot import memory
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Call
 from unhot.creation import Init, as_size, check_init, initial_weights
-from unhot.engine import Engine
+from unhot.engine import Batch, Engine
 from unhot.ids import OutOfRange, as_ids, as_plain, in_range, not_removed
 from unhot.kernels.structs import Segment
 from unhot.sharing import Shared
@@ -34,7 +34,7 @@ class Growing(Shared):
     _init: Init
     _generator: np.random.Generator
     """What the initial weights of new rows come from."""
-    _pending: list[tuple[Array, Array]]
+    _pending: list[Batch]
     _removed: npt.NDArray[np.bool_] | None
     """Which rows have been removed, and not been given anew; None if none has."""
     _out_of_range: OutOfRange
@@ -85,14 +85,16 @@ class Growing(Shared):
         return self._lock.holding(partial(self._grow, count, self._init if init is None else init))
 
     def _grow(self, count: int, init: NewRows) -> npt.NDArray[np.int64]:
-        (store,) = self._engine.stores
+        store = self._engine.stores[0]
+        if self._pending and len(self._engine.stores) > 1:  # which name the bias by a number that may change
+            raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `grow`.")
         numbers = sum(array.shape[1] for array in store.state)
         memory.require(count * (numbers * store.weights.itemsize + 4), f"{count:,} more rows of {store.dim}")
         found: list[npt.NDArray[np.int64]] = []
 
         def prepare() -> list[Call]:
             engine, generator = self._engine, copy.deepcopy(self._generator)
-            (store,) = engine.stores
+            store = engine.stores[0]
             weights, from_the_start = self._new_rows(count, init, generator)
             state = engine.untouched(weights) if from_the_start else engine.new(weights)
             again = self.removed[:count]
@@ -107,7 +109,7 @@ class Growing(Shared):
 
     def _new_rows(self, count: int, init: NewRows, generator: np.random.Generator) -> tuple[Array, bool]:
         """The weights that new rows begin with, and whether that is at the start of training, or now."""
-        (store,) = self._engine.stores
+        store = self._engine.stores[0]
         shape, dtype = (count, store.dim), store.weights.dtype
         if isinstance(init, str) and init == "mean":
             return np.broadcast_to(self._mean(), shape).astype(dtype), False
@@ -125,7 +127,7 @@ class Growing(Shared):
     def _mean(self) -> Array:
         """The mean of all rows that are there, formed in float64."""
         engine, removed = self._engine, self._removed
-        (store,) = engine.stores
+        store = engine.stores[0]
         total, there = np.zeros(store.dim), 0
         for start in range(0, store.rows, MEAN_CHUNK):
             rows = np.arange(start, min(start + MEAN_CHUNK, store.rows))
@@ -174,7 +176,7 @@ class Growing(Shared):
                 raise ValueError(f"row {self._out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
             if self._pending:
                 raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `remove`.")
-            (store,) = self._engine.stores
+            store = self._engine.stores[0]
             zeros = np.zeros((len(given), store.dim), store.weights.dtype)
             self._engine.change_rows(lambda: self._removing(given, zeros))
 
@@ -204,7 +206,7 @@ class Growing(Shared):
         """
         array, given = as_ids(ids), as_plain(vectors, "vectors")
         self._require_own_rows()
-        (store,) = self._engine.stores
+        store = self._engine.stores[0]
         if given.dtype.kind not in "fiu":
             raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
         if given.shape != (*array.shape, store.dim):

@@ -51,6 +51,31 @@ class Membership(Settling):
             self._rows = self._made()
         return self
 
+    def join(self, weights: Array, place: int) -> None:
+        """Make a store of these weights, with new slots, that makes the same steps from now on.
+
+        Nothing is done if there is a store at its place, which is after the others.
+        """
+
+        def joining() -> list[Call]:
+            if len(self.stores) > place:  # of a signal's handler
+                return []
+            slots: list[Array] = []
+            if self.clock is not None:
+                shapes = {name: (len(weights), self.clock.law.slot_width(name, weights.shape[1])) for name in self.clock.slots}
+                slots = [arrays.full(shapes[name], weights.dtype, start) for name, start in self.clock.slots.items()]
+            stores = (*self.stores, Store(weights, tuple(slots), self.numbers, self.numbers))
+            calls: list[Call] = [partial(setattr, self, "numbers", stores[-1].stop)]
+            last = None
+            if self.last is not None:
+                last = self.kernels.steps_of(stores[-1].stop)
+                for store in stores:
+                    last[store.first : store.stop] = self.now
+                calls += [*self._marked(last), partial(setattr, self, "last", last)]
+            return [*calls, *self._having(stores, last)]
+
+        self._settle_and(joining)
+
     def leave(self, places: Collection[int]) -> list[Call]:
         """What takes the stores at these places out. The others keep their places and numbers."""
         left = [self._emptied(store) if place in places else store for place, store in enumerate(self.stores)]
@@ -146,8 +171,8 @@ class Membership(Settling):
         return [partial(setattr, self, "stores", tuple(stores)), partial(setattr, self, "_rows", self._made(stores, last))]
 
     def assigning(self, rows: Array, weights: Array) -> list[Call]:
-        """What lets the distinct `rows` of a store alone have these weights; their slots stay, settled."""
-        (store,) = self.stores
+        """What lets the distinct `rows` of the first store have these weights; their slots stay, settled."""
+        store = self.stores[0]
         return [*self._settling(rows), partial(setitem, store.weights, rows, weights)]
 
     def untouched(self, weights: Array) -> list[Array]:

@@ -31,6 +31,8 @@ NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=un
 class Table(TableState):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
+    `DenseView` adds a bias and an activation.
+
     Args:
         rows: the number of rows (the vocabulary).
         dim: the length of a row's vector.
@@ -292,7 +294,7 @@ class Table(TableState):
         """
         self._trained()
         flat, gradients = with_gradients(self, ids, grads, self._removed)
-        batch = (flat.copy(), gradients.copy())
+        batch = Batch(flat.copy(), [Segment(0, gradients.copy())])
         self._lock.holding(partial(self._pending.append, batch))
 
     def step(self, ids: IdsLike | None = None, grads: RealsLike | None = None) -> None:
@@ -318,19 +320,19 @@ class Table(TableState):
         optimizer = self._trained()
         if (ids is None) != (grads is None):
             raise TypeError("`step` takes both ids and grads, or neither (then it uses what `accumulate` was given).")
-        given = [with_gradients(self, ids, grads, self._removed)] if ids is not None and grads is not None else []
+        given = []
+        if ids is not None and grads is not None:
+            flat, gradients = with_gradients(self, ids, grads, self._removed)
+            given = [Batch(flat, [Segment(0, gradients)])]
         self._lock.holding(partial(self._make_step, optimizer, partial(self._batch, given)))
 
-    def _batch(self, given: list[tuple[Array, Array]]) -> Batch:
+    def _batch(self, given: list[Batch]) -> Batch:
         """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
         waiting = self._pending.copy()
         batches = [*waiting, *given]
-        if len(batches) == 1:
-            ids, gradients = batches[0]
-        else:
-            ids = np.concatenate([np.empty(0, np.int64), *(batch[0] for batch in batches)])
-            gradients = np.concatenate([np.empty((0, self.dim), self.dtype), *(batch[1] for batch in batches)])
-        return Batch(ids, [Segment(0, gradients)], [partial(self._pending.__delitem__, slice(len(waiting)))])
+        ids = batches[0].ids if len(batches) == 1 else np.concatenate([np.empty(0, np.int64), *(one.ids for one in batches)])
+        parts = [part for one in batches for part in one.gradients] or [Segment(0, np.empty((0, self.dim), self.dtype))]
+        return Batch(ids, parts, [partial(self._pending.__delitem__, slice(len(waiting)))])
 
     def _trained(self) -> Optimizer:
         if self._optimizer is None:

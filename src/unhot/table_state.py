@@ -21,6 +21,9 @@ from unhot.store import Store
 
 Array = npt.NDArray[Any]
 
+BIAS = "bias."
+"""What the arrays of a table's bias are called by in a state."""
+
 
 class TableState(Growing):
     """A table's engine and options, as a state holds them."""
@@ -40,7 +43,13 @@ class TableState(Growing):
     def _of_state(cls, state: Mapping[str, Any], like: Store, optimizer: Optimizer | None, out_of_range: OutOfRange) -> Self:
         """The table of a state with arrays such as `like`, which become its own; `optimizer` takes on the hyperparameters."""
         check_policy(out_of_range, like.rows)
-        engine, loaded = import_state(state, {"": like}, optimizer, copies=False)
+        stores = {"": like}
+        if f"{BIAS}weights" in state:
+            shape = np.shape(state[f"{BIAS}weights"])
+            if shape != (like.dim, 1):
+                raise ValueError(f"the state's '{BIAS}weights' must have shape {(like.dim, 1)}. Received: shape {shape}.")
+            stores[BIAS] = Store(np.empty(shape, like.weights.dtype))
+        engine, loaded = import_state(state, stores, optimizer, copies=False)
         table = cls.__new__(cls)
         table._init, table._generator = "uniform", np.random.default_rng()
         table._start(engine, optimizer, out_of_range)
@@ -53,7 +62,8 @@ class TableState(Growing):
         """Everything needed to resume training, as a flat dict of NumPy arrays. Settles all rows.
 
         Numbers are arrays without dimensions, and strings are uint8 arrays of UTF-8, so `safetensors.numpy.save_file` and
-        `numpy.savez` take it as it is; `save` needs no copy. It does not include a learning rate that is a callable.
+        `numpy.savez` take it as it is; `save` needs no copy. A bias (`DenseView`) is part of it, and a learning rate that is a
+        callable is not.
 
         Raises: RuntimeError if gradients given to `accumulate` are waiting for a step.
 
@@ -70,7 +80,11 @@ class TableState(Growing):
 
     def _export(self, copies: bool = True) -> dict[str, Array]:
         """The state of the settled table."""
-        return export_state(self._engine, self._optimizer, [""], copies=copies) | self._growth_state()
+        return export_state(self._engine, self._optimizer, self._names(), copies=copies) | self._growth_state()
+
+    def _names(self) -> list[str]:
+        """What the arrays of the table, and of its bias if it has one (`DenseView`), are called by in a state."""
+        return ["", BIAS][: len(self._engine.stores)]
 
     def _require_nothing_waits(self, before: str) -> None:
         if self._pending:
@@ -125,7 +139,12 @@ class TableState(Growing):
         self._lock.holding(partial(self._load_state, state))
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        engine, loaded = import_state(state, {"": self._engine.stores[0]}, self._optimizer)
+        if f"{BIAS}weights" in state and len(self._engine.stores) == 1:
+            raise ValueError(
+                "the state has a bias, and this table has none: make an `unhot.DenseView` of it first, which adds one."
+            )
+        like = dict(zip(self._names(), self._engine.stores, strict=True))
+        engine, loaded = import_state(state, like, self._optimizer)
         growth = self._load_growth(state, engine)
         calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine), *growth]
         if self._optimizer is not None:

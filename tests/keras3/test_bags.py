@@ -203,3 +203,26 @@ def test_what_does_not_go_together() -> None:
         layer(IDS, weights=weights[:, :1])
     with pytest.raises(ValueError, match="combines along the last axis of the ids"):
         layer(np.int32(3))
+
+
+@pytest.mark.parametrize("activation", few(["relu", "gelu", "softplus"], ["gelu"]))
+def test_the_view_of_a_numpy_table(activation: str) -> None:
+    """`unhot.DenseView` is trained as Keras's Dense layer on multi-hot rows, whose bias decays, too."""
+    dense = keras.layers.Dense(DIM, activation=activation)
+    model = keras.Sequential([keras.Input((ROWS,)), dense])
+    model.compile(keras.optimizers.AdamW(0.05, weight_decay=0.1), "mse")
+    kernel, bias = dense.get_weights()
+    table = unhot.Table.from_array(kernel, optimizer=unhot.AdamW(0.05, weight_decay=0.1))
+    view = unhot.DenseView(table, bias=bias, activation=activation)
+    ids, _ = data()
+    targets = np.random.default_rng(0).normal(size=(48, DIM)).astype("float32")
+    multi_hot = np.zeros((48, ROWS), "float32")
+    np.add.at(multi_hot, (np.arange(48)[:, None], ids), 1)
+    model.fit(multi_hot, targets, **FIT)
+    for _ in range(FIT["epochs"]):
+        for start in range(0, 48, FIT["batch_size"]):
+            batch = slice(start, start + FIT["batch_size"])
+            found = view.bag(ids[batch])
+            view.step(ids[batch], 2 * (found - targets[batch]) / found.size, mode="sum")
+    for mine, other in zip((table.array, view.bias), dense.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=300 * EPSILON, atol=300 * EPSILON)

@@ -171,8 +171,108 @@ def test_ids_out_of_range() -> None:
     assert tuple(layer(np.full((2, DIM), -0.5, "float32"), reverse=True).shape) == (2, ROWS)
     with pytest.raises(TypeError, match="come as float32"):
         unhot.keras.ReversibleEmbedding(2**24 + 1, 1)(keras.Input((LENGTH,)))
-    with pytest.raises(ValueError, match="no bias, no activation and no combiner"):
-        unhot.keras.ReversibleEmbedding(ROWS, DIM, combiner="sum")
+
+
+PARTS: list[dict[str, Any]] = [
+    {"use_bias": True, "activation": "tanh"},
+    {"combiner": "sum", "use_bias": True, "bias_initializer": "ones", "activation": "softplus", "out_of_range": "zero"},
+    {"combiner": "mean", "mask_zero": True, "tie_weights": False},
+    {"combiner": "max", "out_of_range": 3},
+]
+
+
+@pytest.mark.parametrize("options", PARTS, ids=lambda options: "-".join(options))
+def test_lookups_are_those_of_embedding(options: dict[str, Any], tmp_path: Path) -> None:
+    """Vectors and shapes with all options; logits of the table alone, as Keras's; and files and configurations."""
+    layer = unhot.keras.ReversibleEmbedding(ROWS, DIM, name="words", **options)
+    tied = options.get("tie_weights", True)
+    plain = unhot.keras.Embedding(ROWS, DIM, **{name: value for name, value in options.items() if name != "tie_weights"})
+    stock = keras.layers.ReversibleEmbedding(ROWS, DIM, tie_weights=tied)
+    for each in (layer, plain, stock):
+        each.build()
+    weights = layer.get_weights()
+    plain.set_weights(weights[: len(plain.weights)])
+    stock.set_weights([weights[0]] if tied else [weights[0], weights[-1]])
+    ids = np.array([[3, 0, 99, 3], [39, 1, -1, 0]] if "out_of_range" in options else IDS)
+    np.testing.assert_array_equal(numbers(layer(ids)), numbers(plain(ids)))
+    given = {"weights": np.random.default_rng(1).random(ids.shape).astype("float32")}
+    if options.get("combiner") in ("sum", "mean"):
+        np.testing.assert_array_equal(numbers(layer(ids, **given)), numbers(plain(ids, **given)))
+    else:
+        with pytest.raises(ValueError, match="`weights` go with combiner"):
+            layer(ids, **given)
+    vectors = np.random.default_rng(0).normal(size=(2, DIM)).astype("float32")
+    np.testing.assert_array_equal(numbers(layer(vectors, reverse=True)), numbers(stock(vectors, reverse=True)))
+    with pytest.raises(ValueError, match="Leave them out with reverse=True"):
+        layer(vectors, reverse=True, **given)
+    shape = keras.Input((LENGTH,), dtype="int32")
+    assert layer(shape).shape == plain(shape).shape
+    assert tuple(layer.compute_output_shape((2, LENGTH))) == tuple(plain.compute_output_shape((2, LENGTH)))
+    assert tuple(layer.compute_output_shape((2, DIM), reverse=True)) == (2, ROWS)
+    model = keras.Sequential([keras.Input((LENGTH,), dtype="int32"), layer])
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    assert loaded.layers[0].get_config() == layer.get_config()
+    np.testing.assert_array_equal(numbers(loaded(IDS)), numbers(model(IDS)))
+    left = unhot.keras.convert(model, to="stock").left
+    assert "words" in left
+    assert "keras.layers.ReversibleEmbedding has no" in left["words"]
+
+
+class OneHotBag(OneHot):
+    """Bags of one-hot vectors, with a bias and an activation; the logits are of the table alone."""
+
+    def build(self, ids_shape: Any) -> None:
+        super().build(ids_shape)
+        self.bias = self.add_weight(shape=(DIM,), initializer="zeros", name="bias")
+
+    def call(self, inputs: Any, reverse: bool = False) -> Any:
+        found = super().call(inputs, reverse)
+        return found if reverse else ops.tanh(ops.sum(found, axis=-2) + self.bias)
+
+
+@slow_but_on_torch
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_fit_with_bags(tied: bool) -> None:
+    """Next words of several: trained as one-hot vectors are by Keras."""
+    options = {"combiner": "sum", "use_bias": True, "activation": "tanh"}
+    layers = unhot.keras.ReversibleEmbedding(ROWS, DIM, tie_weights=tied, **options), OneHotBag(tied)
+    models = []
+    for layer in layers:
+        ids = keras.Input((LENGTH,), dtype="int32")
+        models.append(keras.Model(ids, layer(keras.layers.Dense(DIM)(layer(ids)), reverse=True)))
+    order = sorted(range(len(layers[0].weights)), key=lambda i: layers[0].weights[i].name == "bias")
+    values = [np.sin(np.arange(w.size)).reshape(w.shape) / 2 for w in layers[0].get_weights()]
+    layers[0].set_weights(values)
+    layers[1].set_weights([values[i] for i in order])
+    models[1].layers[2].set_weights(models[0].layers[2].get_weights())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for model, optimizer in zip(models, both("Adam", learning_rate=0.03), strict=True):
+        model.compile(optimizer=optimizer, loss=loss)
+    ids, following = data()
+    with nullcontext() if tied else by_rows():
+        for model in models:
+            model.fit(ids, following[:, -1], **FIT)
+    for i, place in enumerate(order):
+        np.testing.assert_allclose(
+            layers[0].get_weights()[place], layers[1].get_weights()[i], rtol=300 * EPSILON, atol=300 * EPSILON
+        )
+
+
+@slow_but_on_torch
+def test_quantized_bags() -> None:
+    options = {"combiner": "sum", "use_bias": True, "activation": "tanh"}
+    layer, plain = unhot.keras.ReversibleEmbedding(ROWS, DIM, **options), unhot.keras.Embedding(ROWS, DIM, **options)
+    for each in (layer, plain):
+        each.build()
+    plain.set_weights(layer.get_weights())
+    vectors, given = np.random.default_rng(0).normal(size=(2, DIM)).astype("float32"), np.ones(IDS.shape, "float32")
+    wanted = numbers(layer(vectors, reverse=True))
+    for each in (layer, plain):
+        each.quantize("int8")
+    np.testing.assert_array_equal(numbers(layer(IDS)), numbers(plain(IDS)))
+    np.testing.assert_array_equal(numbers(layer(IDS, weights=2 * given)), numbers(plain(IDS, weights=2 * given)))
+    np.testing.assert_allclose(numbers(layer(vectors, reverse=True)), wanted, atol=0.01)
 
 
 def test_weights_given_at_first() -> None:

@@ -24,6 +24,11 @@ assert_type(unhot.get_num_threads(), int)
 assert_type(unhot.compare([1, 2, 3]).holds, bool)
 unhot.AdamW(lambda step: 0.1 / step, weight_decay=0.01, convention="torch")
 table.optimizer = unhot.AdamW()
+layer = unhot.DenseView(table, bias=[0.0, 1.0, 2.0, 3.0], activation="relu")
+assert_type(layer[[1, 2]], NDArray[Any])
+assert_type(layer.bias, NDArray[Any] | None)
+layer.step([[1, 2]], np.zeros((1, 4)), weights=[[0.5, 1.0]], mode="mean")
+unhot.DenseView(table, bias=False, activation=(np.sin, np.cos))
 
 
 def ids_of_any_kind(

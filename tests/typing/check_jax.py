@@ -10,6 +10,8 @@ import unhot.jax
 state = unhot.jax.from_array(jax.numpy.zeros((3, 2)), optimizer=unhot.Adam(1e-3))
 assert_type(state, unhot.jax.TableState)
 assert_type(unhot.jax.lookup(state, jax.numpy.array([1])), jax.Array)
+assert_type(unhot.jax.lookup(state, jax.numpy.array([[1, 9]]), out_of_range="zero"), jax.Array)
+assert_type(unhot.jax.pool(jax.numpy.ones((2, 3, 4)), mode="mean"), jax.Array)
 assert_type(unhot.jax.weights(state), jax.Array)
 assert_type(unhot.jax.sum_by_id(state, jax.numpy.array([1]), jax.numpy.ones((1, 2))), jax.Array)
 

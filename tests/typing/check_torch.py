@@ -9,7 +9,8 @@ import unhot.torch
 layer = unhot.torch.Embedding(10, 4, padding_idx=0)
 assert_type(layer, unhot.torch.Embedding)
 stock: torch.nn.Module = layer
-bag = unhot.torch.EmbeddingBag(10, 4, mode="mean")
+bag = unhot.torch.EmbeddingBag(10, 4, mode="mean", bias=True, activation=torch.relu, out_of_range="zero")
+assert_type(unhot.torch.EmbeddingBag.from_dense(torch.nn.Linear(10, 4)), unhot.torch.EmbeddingBag)
 optimizer: torch.optim.Optimizer = unhot.torch.AdamW([*layer.parameters(), *bag.parameters()], lr=1e-3)
 assert_type(unhot.torch.Adam(layer.parameters()), unhot.torch.Adam)
 torch.optim.lr_scheduler.StepLR(optimizer, 10)

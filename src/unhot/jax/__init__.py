@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.jax", "jax", error) from error
 
+from unhot.jax.pooling import pool
 from unhot.jax.table import TableState, from_array, lookup, settle, sum_by_id, update, weights
 
-__all__ = ["TableState", "from_array", "lookup", "settle", "sum_by_id", "update", "weights"]
+__all__ = ["TableState", "from_array", "lookup", "pool", "settle", "sum_by_id", "update", "weights"]

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unhot.creation import as_optimizer
 from unhot.graph.engine import Traced
-from unhot.ids import ANY_INTEGERS, as_ids, in_range, no_integers
+from unhot.ids import ANY_INTEGERS, OutOfRange, as_ids, check_policy, in_range, no_integers
 from unhot.jax.operations import ArrayRows, Operations, after, into_large_pages, traced_apart
 from unhot.optimizers import Optimizer
 
@@ -20,7 +21,7 @@ from unhot.optimizers import Optimizer
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("rows", "history", "clock"),
-    meta_fields=("trained",),
+    meta_fields=("trained", "out_of_range"),
 )
 @dataclass(frozen=True)
 class TableState:
@@ -36,6 +37,7 @@ class TableState:
         history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
         trained: the optimizer. It is not an array, and is compiled into jitted functions.
+        out_of_range: what happens to ids outside of the table; see `from_array`. It is compiled in, too.
 
     Raises: nothing of its own.
 
@@ -50,6 +52,7 @@ class TableState:
     history: dict[str, jax.Array]
     clock: jax.Array
     trained: Traced
+    out_of_range: OutOfRange = "raise"
     _read: list[jax.Array] = field(default_factory=list, init=False, repr=False, compare=False)
     """What was looked up in this state where JAX traces: `update` must not write before it is there."""
 
@@ -60,17 +63,20 @@ class TableState:
         return rows, dim
 
 
-def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
+def from_array(array: Any, *, optimizer: Optimizer, out_of_range: OutOfRange = "raise") -> TableState:
     """A new, untrained table with these weights.
 
     Args:
         array: an array of shape (rows, dim), float32 or float64 (which needs `jax_enable_x64`). It is copied.
         optimizer: one of `unhot`. Its learning rate may be a callable of the step (the first step is 1; see
             `unhot.zero_based`), which is traced.
+        out_of_range: what `lookup`, `update` and `sum_by_id` do with an id outside [0, rows), including negative ids: "raise"
+            (an IndexError; a compiled function cannot raise, so the vector is NaN there, and the gradient is left out), "zero"
+            (a zero vector, whose gradient is left out) or the number of the row that stands for all unknown ids.
 
-    Raises: TypeError or ValueError for an unusable array; TypeError for what is no optimizer of unhot, such as one of Optax;
-        ValueError for one that does not work inside a graph (PyTorch's Adamax, and PyTorch's SGD with weight decay or
-        dampening).
+    Raises: TypeError or ValueError for an unusable array or `out_of_range`; TypeError for what is no optimizer of unhot, such
+        as one of Optax; ValueError for one that does not work inside a graph (PyTorch's Adamax, and PyTorch's SGD with weight
+        decay or dampening).
 
     Example:
         >>> import jax.numpy as jnp, unhot, unhot.jax
@@ -83,6 +89,7 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
         raise TypeError(f"a table must be float32 or float64. Received: dtype {weights.dtype}. Convert it first.")
     if weights.ndim != 2 or 0 in weights.shape:
         raise ValueError(f"a table must have the shape (rows, dim), both at least 1. Received: shape {weights.shape}.")
+    policy = check_policy(out_of_range, len(weights))
     trained = Traced(copy.copy(as_optimizer(optimizer, "")), weights.dtype.name, len(weights))
     rows = {"weights": weights}
     for name, start in trained.slots.items():
@@ -93,10 +100,10 @@ def from_array(array: Any, *, optimizer: Optimizer) -> TableState:
     for array in rows.values():
         into_large_pages(array)
     history = {name: jnp.asarray(value) for name, value in trained.family.arrays().items()} if trained.defers else {}
-    return TableState(rows, history, jnp.zeros((), jnp.int32), trained)
+    return TableState(rows, history, jnp.zeros((), jnp.int32), trained, policy)
 
 
-def lookup(state: TableState, ids: Any) -> jax.Array:
+def lookup(state: TableState, ids: Any, *, out_of_range: OutOfRange | None = None) -> jax.Array:
     """The vectors of `ids`, with all deferred steps applied: shape ids.shape + (dim,).
 
     Differentiate a loss with respect to these vectors and pass the gradient to `update`. This creates no array of the table's
@@ -105,9 +112,11 @@ def lookup(state: TableState, ids: Any) -> jax.Array:
     Args:
         state: the table.
         ids: integers of any shape.
+        out_of_range: as for `from_array`, in place of the table's. Hand the same to `update`.
 
-    Raises: IndexError for an id outside [0, rows) (a compiled function cannot raise, so the vector is NaN there); TypeError
-        for ids that are not integers; TypeError for differentiating with respect to the table.
+    Raises: IndexError for an id outside [0, rows) with out_of_range="raise" (a compiled function cannot raise, so the vector
+        is NaN there); ValueError for an unusable `out_of_range`; TypeError for ids that are not integers; TypeError for
+        differentiating with respect to the table.
 
     Example:
         >>> import jax, jax.numpy as jnp, unhot, unhot.jax
@@ -117,10 +126,13 @@ def lookup(state: TableState, ids: Any) -> jax.Array:
         >>> gradients = jax.grad(loss)(unhot.jax.lookup(state, ids))
         >>> state = unhot.jax.update(state, ids, gradients)
     """
-    flat = _flat(state, ids)
+    policy = _policy(state, out_of_range)
+    flat = _flat(state, ids, policy)
     weights = _looked_up(state, flat)
     known = (flat >= 0) & (flat < state.shape[0])
-    vectors = jnp.where(known[:, None], weights, jnp.nan).reshape((*jnp.shape(ids), state.shape[1]))
+    vectors = jnp.where(known[:, None], weights, 0.0 if policy == "zero" else jnp.nan).reshape(
+        (*jnp.shape(ids), state.shape[1])
+    )
     table = state.rows["weights"]
     if isinstance(table, jax.core.Tracer) and not traced_apart(table):
         state._read.append(vectors)
@@ -142,14 +154,18 @@ def _refuse_differentiation(primals: Any, tangents: Any) -> Any:
     )
 
 
-def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = None) -> TableState:
+def update(
+    state: TableState, ids: Any, gradients: Any, learning_rate: Any = None, *, out_of_range: OutOfRange | None = None
+) -> TableState:
     """The table after one step of its optimizer.
 
     Args:
         state: the table.
-        ids: integers of any shape. The gradients of a repeated id are summed. Ids outside [0, rows) are ignored.
+        ids: integers of any shape. The gradients of a repeated id are summed. Those of ids outside [0, rows) are left out, or
+            are those of the row that stands for these.
         gradients: floats of shape ids.shape + (dim,).
         learning_rate: the learning rate of this step, in place of the optimizer's. It may be traced.
+        out_of_range: as for `lookup`.
 
     Raises: IndexError as for `lookup`; TypeError or ValueError for gradients that do not fit.
 
@@ -161,7 +177,7 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
         >>> unhot.jax.weights(state)[3]
         Array([0., 0.], dtype=float32)
     """
-    flat, given = _flat_gradients(state, ids, gradients)
+    flat, given = _flat_gradients(state, ids, gradients, _policy(state, out_of_range))
     rows = state.shape[0]
     ops = _operations(state)
     store = ArrayRows(state.rows)
@@ -175,7 +191,7 @@ def update(state: TableState, ids: Any, gradients: Any, learning_rate: Any = Non
     return replace(state, rows=store.arrays, history=history, clock=state.clock + 1)
 
 
-def sum_by_id(state: TableState, ids: Any, gradients: Any) -> jax.Array:
+def sum_by_id(state: TableState, ids: Any, gradients: Any, *, out_of_range: OutOfRange | None = None) -> jax.Array:
     """The gradients with those of a repeated id summed: the sum stands at the id's first position, and zeros at the others.
 
     `update` does the same with the result as with `gradients`. But the result has the norm of the table's gradient, also if ids
@@ -183,8 +199,9 @@ def sum_by_id(state: TableState, ids: Any, gradients: Any) -> jax.Array:
 
     Args:
         state: the table.
-        ids: integers of any shape. Gradients of ids outside [0, rows) become 0.
+        ids: integers of any shape. Gradients of ids outside [0, rows) become 0, or are those of the row that stands for these.
         gradients: floats of shape ids.shape + (dim,).
+        out_of_range: as for `lookup`.
 
     Raises: as for `update`.
 
@@ -196,7 +213,7 @@ def sum_by_id(state: TableState, ids: Any, gradients: Any) -> jax.Array:
                [2., 2.],
                [0., 0.]], dtype=float32)
     """
-    flat, given = _flat_gradients(state, ids, gradients)
+    flat, given = _flat_gradients(state, ids, gradients, _policy(state, out_of_range))
     places = jnp.arange(len(flat), dtype=jnp.int32)
     order = jnp.argsort(flat, stable=True).astype(places.dtype)
     ordered = flat[order]
@@ -247,9 +264,13 @@ def _operations(state: TableState) -> Operations:
     return Operations(state.rows["weights"].dtype)
 
 
-def _flat_gradients(state: TableState, ids: Any, gradients: Any) -> tuple[jax.Array, jax.Array]:
+def _policy(state: TableState, out_of_range: OutOfRange | None) -> OutOfRange:
+    return state.out_of_range if out_of_range is None else check_policy(out_of_range, state.shape[0])
+
+
+def _flat_gradients(state: TableState, ids: Any, gradients: Any, policy: OutOfRange) -> tuple[jax.Array, jax.Array]:
     """The ids, flat, and a line of gradients for each; `rows` and zeros where an id lies outside of the table."""
-    flat = _flat(state, ids)
+    flat = _flat(state, ids, policy)
     rows, dim = state.shape
     wanted = (*jnp.shape(ids), dim)
     if jnp.shape(gradients) != wanted:
@@ -259,14 +280,21 @@ def _flat_gradients(state: TableState, ids: Any, gradients: Any) -> tuple[jax.Ar
     return jnp.where(known, flat, rows), jnp.where(known[:, None], given, 0)
 
 
-def _flat(state: TableState, ids: Any) -> jax.Array:
-    """The ids as flat integers; checked where they are known."""
-    if isinstance(ids, jax.core.Tracer):
-        if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
-            raise no_integers("`ids`", f"dtype {ids.dtype}, shape {ids.shape}", ANY_INTEGERS)
-        flat = ids.reshape(-1)
-    else:
+def _flat(state: TableState, ids: Any, policy: OutOfRange) -> jax.Array:
+    """The ids as flat integers, checked where they are known; of those outside, only those stay that stand for no row."""
+    rows = state.shape[0]
+    if not isinstance(ids, jax.core.Tracer):
         array = as_ids(ids)
-        wide, _ = in_range(array, state.shape[0], "raise", "Use a larger table.")
-        flat = jnp.asarray(wide if array.dtype == object else array.reshape(-1))
-    return flat.astype(jnp.int32) if flat.dtype.itemsize < 4 else flat  # which holds the number of rows
+        wide, zero = in_range(array, rows, policy, "Use a larger table, or another `out_of_range`.")
+        if policy == "raise":
+            return _wide_enough(jnp.asarray(wide if array.dtype == object else array.reshape(-1)))
+        return jnp.asarray(wide if zero is None else np.where(zero, rows, wide))
+    if not jnp.issubdtype(ids.dtype, jnp.integer) and ids.size:
+        raise no_integers("`ids`", f"dtype {ids.dtype}, shape {ids.shape}", ANY_INTEGERS)
+    flat = _wide_enough(ids.reshape(-1))
+    return jnp.where((flat >= 0) & (flat < rows), flat, policy) if isinstance(policy, int) else flat
+
+
+def _wide_enough(flat: jax.Array) -> jax.Array:
+    """Integers of a dtype that holds the number of rows."""
+    return flat.astype(jnp.int32) if flat.dtype.itemsize < 4 else flat

@@ -6,8 +6,10 @@ import keras
 
 from unhot.ids import OutOfRange
 from unhot.keras.embedding import Embedding
-from unhot.keras.input_ids import as_tensor, require_exact
+from unhot.keras.input_ids import as_tensor
 from unhot.keras.kinds import Option, Shape, Tensor
+
+Stock = keras.layers.ReversibleEmbedding
 
 
 @keras.saving.register_keras_serializable("unhot")
@@ -18,11 +20,15 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
     gradients, and a step costs as much as Keras's.
 
     Args: those of `keras.layers.ReversibleEmbedding`, with its defaults, and
-        out_of_range: as in `unhot.keras.Embedding`.
+        use_bias, bias_initializer, activation, combiner, out_of_range: as in `unhot.keras.Embedding`. They are part of the
+            lookup alone.
 
-    Call: `layer(ids)` returns vectors. `layer(vectors, reverse=True)` returns logits: (..., output_dim) -> (..., input_dim).
+    Call: `layer(ids, weights=None)` returns vectors, as `unhot.keras.Embedding` does. `layer(vectors, reverse=True)` returns
+        logits, (..., output_dim) -> (..., input_dim): the product with the table (or, with `tie_weights=False`, with the
+        second matrix), as Keras has it, without a bias and without the activation.
 
-    Raises: what `keras.layers.ReversibleEmbedding` raises; for ids, what `unhot.keras.Embedding` raises.
+    Raises: what `keras.layers.ReversibleEmbedding` raises; for ids and options, what `unhot.keras.Embedding` raises; ValueError
+        for `weights` with `reverse=True`.
 
     Example:
         >>> import numpy as np, unhot.keras
@@ -45,8 +51,6 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
     ) -> None:
         self.tie_weights = tie_weights  # before Keras's, which builds the layer if it is given `weights`
         super().__init__(input_dim, output_dim, tie_weights, *args, out_of_range=out_of_range, **kwargs)
-        if self.use_bias or self.activation is not None or self.combiner is not None:
-            raise ValueError("ReversibleEmbedding has no bias, no activation and no combiner. Use Embedding for those.")
 
     def build(self, input_shape: Shape = None) -> None:
         """Keras's `build`, once."""
@@ -61,11 +65,34 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
         self._note_reads()
         return result
 
-    def compute_output_spec(self, inputs: Tensor, reverse: bool = False) -> Tensor:
+    def call(self, inputs: Tensor, weights: Tensor = None, reverse: bool = False) -> Tensor:
+        """The vectors of the ids, or the logits of vectors. See the class."""
+        return Embedding.call(self, inputs, weights) if self._weighted(weights, reverse) else Stock.call(self, inputs, reverse)
+
+    def _int8_call(self, inputs: Tensor, weights: Tensor = None, training: Tensor = None, reverse: bool = False) -> Tensor:
+        weighted = self._weighted(weights, reverse)
+        return Embedding._int8_call(self, inputs, weights) if weighted else Stock._int8_call(self, inputs, reverse)
+
+    def _int4_call(self, inputs: Tensor, weights: Tensor = None, training: Tensor = None, reverse: bool = False) -> Tensor:
+        weighted = self._weighted(weights, reverse)
+        return Embedding._int4_call(self, inputs, weights) if weighted else Stock._int4_call(self, inputs, reverse)
+
+    def _weighted(self, weights: Tensor, reverse: bool) -> bool:
+        """Whether there are weights, which Keras's layer does not take; otherwise it calls what `Embedding` has."""
+        if reverse and weights is not None:
+            raise ValueError("`weights` are those of bags of ids. Leave them out with reverse=True.")
+        return weights is not None
+
+    def compute_output_shape(self, input_shape: Shape, reverse: bool = False) -> Shape:
+        """Keras's `compute_output_shape`. A combiner removes the last axis of the ids."""
+        combines = self._combines is not None and not reverse
+        return Stock.compute_output_shape(self, input_shape[:-1] if combines else input_shape, reverse)
+
+    def compute_output_spec(self, inputs: Tensor, weights: Tensor = None, reverse: bool = False) -> Tensor:
         """Keras's `compute_output_spec`."""
-        if not reverse:
-            require_exact(inputs, self)
-        return super().compute_output_spec(inputs, reverse)
+        if self._weighted(weights, reverse) or not reverse:
+            return Embedding.compute_output_spec(self, inputs, weights)
+        return Stock.compute_output_spec(self, inputs, reverse)
 
     def quantize(self, mode: Option = None, type_check: bool = True, config: Option = None) -> None:
         """Keras's `quantize`. It refuses subclasses of Keras's layer, except this one."""

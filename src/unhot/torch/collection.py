@@ -181,10 +181,12 @@ def only_looks_up(layer: nn.Module) -> bool:
     hooks = (own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"], own["_backward_pre_hooks"])
     if any(hooks) or own["max_norm"] is not None or own["scale_grad_by_freq"] or own["_given_sparse"] is not None:
         return False
+    more = (own["_parameters"].get("bias"), own.get("activation"))  # a module is among the modules
+    if any(given is not None for given in more) or own["_modules"] or own.get("out_of_range", "raise") != "raise":
+        return False
     if isinstance(layer, EmbeddingBag):
         return own["mode"] in ("sum", "mean") and not own["include_last_offset"]
-    more = (own["padding_idx"], own["_parameters"].get("bias"), own.get("activation"))  # a module is among the modules
-    return all(given is None for given in more) and not own["_modules"] and own["out_of_range"] == "raise"
+    return own["padding_idx"] is None
 
 
 class EmbeddingCollection(Collection):

@@ -79,10 +79,7 @@ def _become_unhot(module: nn.Module) -> None:
     """
     given: Any = module.__dict__.pop("sparse") or None
     module._given_sparse = given
-    if isinstance(module, nn.EmbeddingBag):
-        module.__class__ = EmbeddingBag
-        return
-    module.__class__ = Embedding
+    module.__class__ = EmbeddingBag if isinstance(module, nn.EmbeddingBag) else Embedding
     module.register_parameter("bias", None)
     module.activation = None  # type: ignore[assignment]
     module.out_of_range = "raise"  # type: ignore[assignment]
@@ -117,20 +114,16 @@ def _beyond_stock(module: Embedding | EmbeddingBag) -> str | None:
         return PARAMETRIZED
     if type(module) not in (Embedding, EmbeddingBag):
         return f"{type(module).__name__} is a subclass of unhot's layer and may use its weight otherwise"
-    if isinstance(module, EmbeddingBag):
-        return None
-    named = {"bias": module.bias is not None, "activation": module.activation is not None}
+    named = {"bias": getattr(module, "bias", None) is not None, "activation": module.activation is not None}
     has = [name for name, given in (named | {"out_of_range": module.out_of_range != "raise"}).items() if given]
-    return f"torch.nn.Embedding has no {' and no '.join(has)}" if has else None
+    return f"torch.nn.{type(module).__name__} has no {' and no '.join(has)}" if has else None
 
 
 def _become_stock(module: Any) -> None:
     """Make one of torch's of one of unhot's, as `_become_unhot` does the other way round."""
     given = bool(module.__dict__.pop("_given_sparse", None))
-    bag = isinstance(module, nn.EmbeddingBag)
-    if not bag:
-        del module.bias, module.activation, module.out_of_range
-    module.__class__ = nn.EmbeddingBag if bag else nn.Embedding
+    del module.bias, module.activation, module.out_of_range
+    module.__class__ = nn.EmbeddingBag if isinstance(module, nn.EmbeddingBag) else nn.Embedding
     module.sparse = given
 
 

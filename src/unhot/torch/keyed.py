@@ -18,7 +18,8 @@ from unhot.optimizers.base import flag
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.growing import Growing, NewRows
 from unhot.torch.growth import reserve
-from unhot.torch.layer import Activation, Embedding
+from unhot.torch.layer import Embedding
+from unhot.torch.on_table import Activation
 from unhot.torch.parameter import TableParameter
 from unhot.vocabulary import Vocabulary
 

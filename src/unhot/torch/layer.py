@@ -2,79 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from unhot import arrays
-from unhot.ids import OutOfRange, check_policy
+from unhot.ids import OutOfRange
 from unhot.optimizers.base import flag
-from unhot.torch._private import without_torch_functions
-from unhot.torch.backend import DTYPES
-from unhot.torch.growing import Growing
-from unhot.torch.lookup import lookup
-from unhot.torch.parameter import TableParameter, become_table, settle_beneath
-
-Activation = Callable[[Tensor], Tensor]
+from unhot.torch.on_table import Activation, OnTable, room_for
+from unhot.torch.parameter import TableParameter, settle_beneath
 
 
-class _OnTable(Growing):
-    """A layer whose weight is a table. Where its `sparse` was not given, the weight's owner decides how that is trained."""
-
-    _given_sparse: bool | None = None
-
-    @property
-    def num_embeddings(self) -> int:
-        """The number of rows of the weight, also after another layer that shares it has grown."""
-        weight = self._parameters.get("weight")
-        found: int = self.__dict__["num_embeddings"] if weight is None else len(weight)
-        return found
-
-    @num_embeddings.setter
-    def num_embeddings(self, given: int) -> None:
-        self.__dict__["num_embeddings"] = given
-
-    def extra_repr(self) -> str:
-        """As torch's, which looks for the number of rows among the layer's attributes."""
-        self.__dict__["num_embeddings"] = self.num_embeddings
-        module: Any = super()
-        text: str = module.extra_repr()
-        return text
-
-    @property
-    def sparse(self) -> bool:
-        """Whether the layer was made for gradients that are sparse tensors; `DistributedDataParallel` wants to know it."""
-        return bool(self._given_sparse)
-
-    @sparse.setter
-    def sparse(self, given: bool | None) -> None:
-        self._given_sparse = given
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; a plain parameter that is put in the weight's place becomes a table, and stays the object it is."""
-        module: Any = super()
-        module.register_parameter(name, param)
-        if name == "weight":
-            become_table(param)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """As torch's, which may be told to make plain parameters (`torch.__future__`)."""
-        module: Any = super()
-        module._load_from_state_dict(*args, **kwargs)
-        this: Any = self
-        become_table(this._parameters.get("weight"))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """As torch's, which makes a plain parameter of one that was on the "meta" device."""
-        module: Any = super()
-        made: Any = module._apply(fn, recurse)
-        become_table(made._parameters.get("weight"))
-        return made
-
-
-class Embedding(_OnTable, nn.Embedding):
+class Embedding(OnTable, nn.Embedding):
     """`torch.nn.Embedding`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.Embedding`, with its defaults, except
@@ -123,43 +62,27 @@ class Embedding(_OnTable, nn.Embedding):
         if room is not None:
             self.reset_parameters()
         self._given_sparse = sparse
-        self.bias = nn.Parameter(torch.zeros_like(self.weight[0])) if bias else None
-        self.activation = activation
-        self.out_of_range = check_policy(out_of_range, num_embeddings)
+        self._add_dense_parts(bias, activation, out_of_range)
 
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
         if self.out_of_range == "raise":
-            found = self._rows(input)
-        else:
-            bad = (input < 0) | (input >= self.num_embeddings)
-            found = (
-                self._rows_or_zeros(input, bad)
-                if self.out_of_range == "zero"
-                else self._rows(input.masked_fill(bad, int(self.out_of_range)))
-            )
-        if self.bias is not None:
-            found = found + self.bias
-        return found if self.activation is None else self.activation(found)
+            return self._with_dense_parts(self._looked_up(input))
+        bad = self._outside(input)
+        if self.out_of_range == "zero":
+            return self._with_dense_parts(self._rows_or_zeros(input, bad))
+        return self._with_dense_parts(self._looked_up(input.masked_fill(bad, self.out_of_range)))
 
     def _rows_or_zeros(self, ids: Tensor, bad: Tensor) -> Tensor:
         """The vectors of the ids, zeros for those that are bad."""
-        bad = bad.unsqueeze(-1)
-        if self.max_norm is None and not self.scale_grad_by_freq:
-            return self._rows(ids.masked_fill(bad.squeeze(-1), 0)).masked_fill(bad, 0)  # no gradient comes to row 0
-        rows = self._rows(ids[~bad.squeeze(-1)])  # those that are renormed and counted
-        return rows.new_zeros((*ids.shape, rows.size(-1))).masked_scatter(~bad, rows)
-
-    def _rows(self, ids: Tensor) -> Tensor:
-        weight = self.weight  # read once: a parametrization works it out anew each time
-        if not isinstance(weight, TableParameter):
-            settle_beneath(weight)
-            return nn.functional.embedding(
-                ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, bool(self._given_sparse)
-            )  # fmt: skip
-        return without_torch_functions(  # `nn.functional.embedding` would come to the same, by a longer way
-            lookup, ids, weight, self.padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self._given_sparse
-        )  # fmt: skip
+        if not self._counts_names():
+            return self._looked_up(ids.masked_fill(bad, 0)).masked_fill(
+                bad.unsqueeze(-1), 0
+            )  # a gradient of zeros comes to row 0
+        if not bool(bad.any()):
+            return self._looked_up(ids)
+        rows = self._looked_up(ids[~bad])
+        return rows.new_zeros((*ids.shape, rows.size(-1))).masked_scatter(~bad.unsqueeze(-1), rows)
 
     @classmethod
     def from_pretrained(
@@ -206,12 +129,7 @@ class Embedding(_OnTable, nn.Embedding):
             >>> torch.allclose(layer(ids), linear(torch.nn.functional.one_hot(ids, 5).float()))
             True
         """
-        weight = linear.weight.detach().T.clone(memory_format=torch.contiguous_format)
-        layer = cls(len(weight), weight.size(1), _weight=weight, bias=linear.bias is not None, **options)
-        if layer.bias is not None:
-            with torch.no_grad():
-                layer.bias.copy_(linear.bias)
-        return layer
+        return cls._of_dense(linear, options)
 
     def to_dense(self) -> nn.Linear:
         """The `nn.Linear` that returns for one-hot vectors what this layer returns for ids, without the activation.
@@ -223,32 +141,22 @@ class Embedding(_OnTable, nn.Embedding):
             >>> unhot.torch.Embedding(5, 2, bias=True).to_dense()
             Linear(in_features=5, out_features=2, bias=True)
         """
-        linear = nn.Linear(
-            self.num_embeddings, self.embedding_dim, bias=self.bias is not None, device=self.weight.device,
-            dtype=self.weight.dtype,
-        )  # fmt: skip
-        with torch.no_grad():
-            linear.weight.copy_(self.weight.detach().T)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-        return linear
-
-    def extra_repr(self) -> str:
-        text = super().extra_repr()
-        if self.bias is not None:
-            text += ", bias=True"
-        if self.activation is not None:
-            text += f", activation={getattr(self.activation, '__name__', self.activation)}"
-        return text if self.out_of_range == "raise" else text + f", out_of_range={self.out_of_range!r}"
+        return self._to_dense()
 
 
-class EmbeddingBag(_OnTable, nn.EmbeddingBag):
+class EmbeddingBag(OnTable, nn.EmbeddingBag):
     """`torch.nn.EmbeddingBag`, with a row-sparse gradient once an optimizer of `unhot.torch` owns its weight.
 
     Args: those of `torch.nn.EmbeddingBag`, with its defaults, except
         sparse: None lets the optimizer decide; True and False mean what they mean in torch.
+        bias: whether to add a learnable vector to each bag's, as a Dense layer on multi-hot vectors would. That layer sums
+            (mode="sum"); an empty bag gives the bias.
+        activation: a function applied to the result.
+        out_of_range: what happens to an id outside [0, num_embeddings): "raise" (an IndexError), "zero" (a zero vector without
+            a gradient, which counts in a mean or maximum, as a row of zeros among one-hot rows does) or the number of the row
+            that stands for all unknown ids. Ids that are `padding_idx` are no part of a bag, also if unknown ids stand for it.
 
-    Raises: what `torch.nn.EmbeddingBag` raises.
+    Raises: what `torch.nn.EmbeddingBag` raises; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
     Example:
         >>> import torch, unhot.torch
@@ -273,7 +181,12 @@ class EmbeddingBag(_OnTable, nn.EmbeddingBag):
         padding_idx: int | None = None,
         device: Any = None,
         dtype: Any = None,
+        *,
+        bias: bool = False,
+        activation: Activation | None = None,
+        out_of_range: OutOfRange = "raise",
     ) -> None:
+        bias = flag("EmbeddingBag", "bias", bias)
         room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
         super().__init__(
             num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse),
@@ -282,17 +195,81 @@ class EmbeddingBag(_OnTable, nn.EmbeddingBag):
         if room is not None:
             self.reset_parameters()
         self._given_sparse = sparse
+        self._add_dense_parts(bias, activation, out_of_range)
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""
+        if self.out_of_range == "raise":
+            found = self._pooled(input, offsets, per_sample_weights)
+        elif self.out_of_range == "zero":
+            found = self._pooled_with_zeros(input, offsets, per_sample_weights)
+        else:
+            within = input.masked_fill(self._outside(input), self.out_of_range)
+            found = self._pooled(within, offsets, per_sample_weights)
+        return self._with_dense_parts(found)
+
+    def _pooled(self, ids: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
         weight, sparse = self.weight, cast(bool, self._given_sparse)  # None leaves it to the table parameter
         if not isinstance(weight, TableParameter):
             settle_beneath(weight)
             sparse = bool(sparse)
         return nn.functional.embedding_bag(
-            input, weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, sparse,
-            per_sample_weights, self.include_last_offset, self.padding_idx,
+            ids, weight, offsets, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.mode, sparse, factors,
+            self.include_last_offset, self.padding_idx,
         )  # fmt: skip
+
+    def _pooled_with_zeros(self, ids: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
+        """The pooled vectors where ids out of range have a zero vector."""
+        bad = self._outside(ids)
+        if not self._counts_names():
+            return self._pooled_rows(ids, bad, offsets, factors)
+        # These ids are left out, and then made up for.
+        starts = self._bounds(ids, offsets) if bool(bad.any()) else None
+        if starts is None or (factors is not None and factors.shape != ids.shape):
+            return self._pooled(ids.masked_fill(bad, 0), offsets, factors)  # there are none, or torch refuses the arguments
+        kept = ~bad.reshape(-1)
+        begins = before(kept)[starts].to(ids.dtype if offsets is None else offsets.dtype)
+        found = self._pooled(
+            ids.reshape(-1)[kept], begins if self.include_last_offset else begins[:-1],
+            None if factors is None else factors.reshape(-1)[kept],
+        )  # fmt: skip
+        if self.mode == "sum":
+            return found
+        missing = before(~kept)[starts].diff().unsqueeze(1)
+        if self.mode == "max":
+            return torch.where(missing > 0, found.clamp(min=0), found)
+        counts = kept if self.padding_idx is None else kept & (ids.reshape(-1) != self.padding_idx)
+        left = before(counts)[starts].diff().unsqueeze(1)
+        return found * (left / (left + missing).clamp(min=1)).to(found.dtype)
+
+    def _pooled_rows(self, ids: Tensor, bad: Tensor, offsets: Tensor | None, factors: Tensor | None) -> Tensor:
+        """The same by a vector for each id, without a look at the ids, so that it can be traced."""
+        rows = self._looked_up(ids.masked_fill(bad, 0)).masked_fill(bad.unsqueeze(-1), 0)
+        rows = rows.reshape(-1, rows.size(-1))
+        places = torch.arange(ids.numel(), device=ids.device).reshape(ids.shape)
+        padding_idx = None
+        if self.padding_idx is not None:  # one more row stands for it
+            padding_idx = len(rows)
+            rows = torch.cat([rows, rows.new_zeros((1, rows.size(1)))])
+            places = places.masked_fill(ids == self.padding_idx, padding_idx)
+        return nn.functional.embedding_bag(
+            places, rows, offsets, mode=self.mode, per_sample_weights=factors, include_last_offset=self.include_last_offset,
+            padding_idx=padding_idx,
+        )  # fmt: skip
+
+    def _bounds(self, ids: Tensor, offsets: Tensor | None) -> Tensor | None:
+        """Where each bag begins among the flat ids, and where the last one ends; None for what torch refuses."""
+        if offsets is None:
+            return torch.arange(ids.size(0) + 1, device=ids.device) * ids.size(1) if ids.dim() == 2 else None
+        if ids.dim() != 1 or offsets.dim() != 1 or not offsets.numel():
+            return None
+        starts = offsets.to(torch.int64)
+        if not self.include_last_offset:
+            starts = torch.cat([starts, starts.new_full((1,), len(ids))])
+        elif self.padding_idx is not None:  # torch does not look at the last one then
+            starts = torch.cat([starts[:-1], starts.new_full((1,), len(ids))])
+        in_order = bool((starts.diff() >= 0).all()) and int(starts[0]) == 0 and int(starts[-1]) <= len(ids)
+        return starts if in_order else None
 
     @classmethod
     def from_pretrained(
@@ -325,11 +302,40 @@ class EmbeddingBag(_OnTable, nn.EmbeddingBag):
         )
         return made
 
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, mode: str = "sum", **options: Any) -> EmbeddingBag:
+        """The layer that returns for bags of ids what `linear` returns for multi-hot vectors. Copies its weights and bias.
 
-def room_for(rows: Any, dim: Any, device: Any, dtype: Any) -> Tensor | None:
-    """Memory in large pages for the weights of a large table on the CPU, where torch's own lies in small ones."""
-    like = torch.empty(0, device=device, dtype=dtype)
-    sizes = isinstance(rows, int) and isinstance(dim, int) and rows * dim * like.element_size() >= arrays.LARGE
-    if not sizes or type(like) is not Tensor or not like.is_cpu or like.dtype not in DTYPES:
-        return None
-    return torch.from_numpy(arrays.empty((rows, dim), like.numpy().dtype))
+        Args:
+            linear: a layer with one input per row of the table.
+            mode: "sum" for that; with another, only what is pooled comes from `linear`.
+            options: further arguments of `EmbeddingBag`.
+
+        Raises: what `EmbeddingBag` raises.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> linear = torch.nn.Linear(5, 2)
+            >>> layer = unhot.torch.EmbeddingBag.from_dense(linear)
+            >>> multi_hot = torch.tensor([[1.0, 0, 0, 2, 0]])
+            >>> torch.allclose(layer(torch.tensor([[3, 0, 3]])), linear(multi_hot))
+            True
+        """
+        return cls._of_dense(linear, {"mode": mode, **options})
+
+    def to_dense(self) -> nn.Linear:
+        """The `nn.Linear` that returns for multi-hot vectors what this layer returns for bags, if its mode is "sum".
+
+        The weights and the bias are copied, and the activation is left out.
+
+        Example:
+            >>> import torch, unhot.torch
+            >>> unhot.torch.EmbeddingBag(5, 2, mode="sum", bias=True).to_dense()
+            Linear(in_features=5, out_features=2, bias=True)
+        """
+        return self._to_dense()
+
+
+def before(mask: Tensor) -> Tensor:
+    """How many elements of a flat mask are set before each place, and in all of it: one number more than places."""
+    return nn.functional.pad(mask.cumsum(0), (1, 0))
