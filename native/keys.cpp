@@ -7,6 +7,11 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "instructions.h"
 #include "key_hash.h"
 #include "threads.h"
 
@@ -58,9 +63,68 @@ int64_t bucket_of(const KeyColumn& column, int64_t k, int64_t buckets) {
 
 constexpr uint32_t kLargeRow = uint32_t{1} << 31;
 
-constexpr uint32_t kElsewhere = kNoRow - 1;  // a text that may lie in another line: no row has this number
+constexpr uint32_t kElsewhere = kNoRow - 1;  // of a key that may lie in another line: no row has this number
 
 constexpr int64_t kBlock = 32;  // keys whose memory is fetched at a time
+
+// The row of each key, as it stands in the key's line; kNoRow if the key is not there; kElsewhere if it may lie in another
+// line, or if it may be two: the same bits are those of a negative key and of one of 2^63 or more. Empty places have the bits
+// of 0.
+//
+// Which of its places holds the key cannot be foretold, so that no branch depends on it.
+using CompareLines = void (*)(const IntegerLine* const* lines, const uint64_t* keys, int64_t count, uint32_t* rows);
+
+void compare_portable(const IntegerLine* const* lines, const uint64_t* keys, int64_t count, uint32_t* rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        const IntegerLine& line = *lines[i];
+        uint32_t row = kNoRow, same = 0;
+        for (int k = 0; k < IntegerLine::kPlaces; ++k) {
+            const uint32_t equal = line.keys[k] == keys[i];
+            row &= line.rows[k] | (equal - 1);
+            same += equal;
+        }
+        const bool sure = row == kNoRow ? !line.passed : same == 1;
+        rows[i] = sure ? row : kElsewhere;
+    }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void compare_avx2(const IntegerLine* const* lines, const uint64_t* keys, int64_t count,
+                                                  uint32_t* rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        const IntegerLine& line = *lines[i];
+        const __m256i key = _mm256_set1_epi64x(static_cast<long long>(keys[i]));
+        const __m256i four = _mm256_load_si256(reinterpret_cast<const __m256i*>(line.keys));
+        const auto places = static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(key, four)))) |
+                            static_cast<uint32_t>(line.keys[4] == keys[i]) << 4;
+        const uint32_t row = line.rows[places ? __builtin_ctz(places) : 0];
+        const bool sure = places ? !(places & (places - 1)) && row != kNoRow : !line.passed;
+        rows[i] = sure ? (places ? row : kNoRow) : kElsewhere;
+    }
+}
+#endif
+
+CompareLines compare_lines() {
+#if defined(__x86_64__)
+    if (chosen != Isa::portable) return compare_avx2;
+#endif
+    return compare_portable;
+}
+
+// Calls work(stage, first, count, slot) for each stage of each block of keys, those of one block in turn: what a stage fetches
+// is there when the next one is due, since other blocks have theirs in between. So many blocks are on their way, each with a
+// slot.
+template <int kStages, typename Work>
+void in_stages(int64_t begin, int64_t end, const Work& work) {
+    const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+    for (int64_t turn = 0; turn < blocks + kStages - 1; ++turn) {
+        for (int stage = 0; stage < kStages; ++stage) {
+            const int64_t block = turn - stage, first = begin + block * kBlock;
+            if (block < 0 || block >= blocks) continue;
+            work(stage, first, std::min<int64_t>(kBlock, end - first), static_cast<int>(block % kStages));
+        }
+    }
+}
 
 }  // namespace
 
@@ -173,49 +237,54 @@ void KeyMap::look_up(const KeyColumn& column, int64_t begin, int64_t end, const 
 
 template <typename Use>
 void KeyMap::look_up_integers(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
-    const IntegerLine* lines[2][kBlock];
-    uint32_t found[kBlock];
-    const auto fetch = [&](int64_t from, const IntegerLine** to) {
-        for (int64_t i = 0; i < std::min<int64_t>(kBlock, end - from); ++i) {
-            to[i] = &*integers_.place(hash_of(column.integers[from + i]));
-            __builtin_prefetch(to[i]);
+    constexpr int kStages = 3;
+    const auto table = integers_.view();
+    const uint64_t* keys = column.integers;
+    const IntegerLine* lines[kStages][kBlock];
+    uint32_t found[kStages][kBlock];
+    const auto compare = compare_lines();
+    in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
+        const IntegerLine** own = lines[slot];
+        uint32_t* rows = found[slot];
+        if (stage == 0) {
+            for (int64_t i = 0; i < count; ++i) {
+                own[i] = &*table.place(hash_of(keys[first + i]));
+                __builtin_prefetch(own[i]);
+            }
+            return;
         }
-    };
-    fetch(begin, lines[0]);
-    int turn = 0;
-    for (int64_t first = begin; first < end; first += kBlock, turn ^= 1) {
-        fetch(first + kBlock, lines[turn ^ 1]);
-        const int64_t count = std::min<int64_t>(kBlock, end - first);
+        if (stage == 1) {
+            compare(own, keys + first, count, rows);
+            for (int64_t i = 0; i < count; ++i)
+                if (rows[i] == kElsewhere) __builtin_prefetch(own[i] + 1);
+            return;
+        }
         for (int64_t i = 0; i < count; ++i) {
-            const IntegerLine& line = *lines[turn][i];
-            const uint64_t key = column.integers[first + i];
-            // Which place holds the key cannot be foretold, so that no branch depends on it.
-            uint32_t row = kNoRow;
-            for (int k = 0; k < IntegerLine::kPlaces; ++k) row = line.keys[k] == key ? line.rows[k] : row;
-            // An empty place holds 0; the same bits may be those of a key of 2^63 or more.
-            const bool sure = row == kNoRow ? !line.passed && key : (row >= kLargeRow) == column.is_large(first + i);
-            found[i] = row == kNoRow ? kNoRow : row & ~kLargeRow;
-            if (!sure || column.missing) found[i] = row_of(column, first + i);
+            const bool sure =
+                rows[i] == kNoRow || (rows[i] != kElsewhere && (rows[i] >= kLargeRow) == column.is_large(first + i));
+            rows[i] = !sure || column.is_missing(first + i) ? row_of(column, first + i)
+                                                            : (rows[i] == kNoRow ? kNoRow : rows[i] & ~kLargeRow);
         }
-        for (int64_t i = 0; i < count; ++i) use(first + i, found[i]);
-    }
+        for (int64_t i = 0; i < count; ++i) use(first + i, rows[i]);
+    });
 }
 
 // First the lines of the table are fetched; then the spans of the texts that the lines name, then the bytes.
 template <typename Use>
 void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
     constexpr int kStages = 4;
+    const auto table = texts_.view();
     uint32_t hashes[kStages][kBlock], found[kStages][kBlock];
     const auto fetch_lines = [&](int64_t from, int64_t count, uint32_t* to) {
         for (int64_t i = 0; i < count; ++i) {
             const int64_t k = from + i;
             to[i] = column.is_missing(k) ? 0 : hash_of(column.bytes + column.start(k), column.length(k));
-            __builtin_prefetch(&*texts_.place(to[i]));
+            __builtin_prefetch(&*table.place(to[i]));
         }
     };
     const auto fetch_spans = [&](int64_t count, const uint32_t* hash, uint32_t* rows) {
         for (int64_t i = 0; i < count; ++i) {
-            const TextLine& line = *texts_.place(hash[i]);
+            const TextLine& line = *table.place(hash[i]);
             uint32_t row = kNoRow;
             for (int k = 0; k < TextLine::kPlaces; ++k) row = line.keys[k] == hash[i] ? std::min(row, line.rows[k]) : row;
             rows[i] = row != kNoRow || !line.passed ? row : kElsewhere;
@@ -238,23 +307,14 @@ void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, 
             }
         }
     };
-    const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
-    for (int64_t block = 0; block < blocks + kStages - 1; ++block) {
-        for (int stage = 0; stage < kStages; ++stage) {
-            const int64_t own = block - stage, first = begin + own * kBlock;
-            if (own < 0 || own >= blocks) continue;
-            const int64_t count = std::min<int64_t>(kBlock, end - first);
-            uint32_t *hash = hashes[own % kStages], *rows = found[own % kStages];
-            switch (stage) {
-                case 0: fetch_lines(first, count, hash); break;
-                case 1: fetch_spans(count, hash, rows); break;
-                case 2: fetch_bytes(count, rows); break;
-                default: compare(first, count, hash, rows);
-            }
-            if (stage < kStages - 1) continue;
-            for (int64_t i = 0; i < count; ++i) use(first + i, rows[i]);
-        }
-    }
+    in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
+        if (stage == 0) fetch_lines(first, count, hashes[slot]);
+        if (stage == 1) fetch_spans(count, hashes[slot], found[slot]);
+        if (stage == 2) fetch_bytes(count, found[slot]);
+        if (stage < 3) return;
+        compare(first, count, hashes[slot], found[slot]);
+        for (int64_t i = 0; i < count; ++i) use(first + i, found[slot][i]);
+    });
 }
 
 // Fetches what `look_up` of these keys will read first.
@@ -501,9 +561,8 @@ void KeyMap::take_rows(const int64_t* rows, int64_t count, TakenKeys& taken) con
         return row >= 0 && row < static_cast<int64_t>(held_.size()) && live_[static_cast<uint64_t>(row)];
     };
     for (size_t k = 0; k < size; ++k) {
-        if (!there(k))
-            mark(taken.absent, k);
-        else if (rows[k] == missing_)
+        if (!there(k)) mark(taken.absent, k);
+        if (!there(k) || rows[k] == missing_)
             mark(taken.missing, k);
         else if (large_[static_cast<uint64_t>(rows[k])])
             mark(taken.large, k);
