@@ -36,8 +36,8 @@ def members() -> Iterator[tuple[str, Any]]:
         yield f"jax.{name}", getattr(unhot.jax, name)
     for name in unhot.keras.__all__:
         yield f"keras.{name}", getattr(unhot.keras, name)
-    for owner in (unhot.Table, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
-        of = "" if owner is unhot.Table else "torch."
+    for owner in (unhot.Table, unhot.Vocabulary, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
+        of = "" if owner in (unhot.Table, unhot.Vocabulary) else "torch."
         for name, member in vars(owner).items():
             if name in ("forward", "extra_repr"):  # as every module of torch has them
                 continue
@@ -114,7 +114,7 @@ def test_modules_are_documented_and_their_examples_run(name: str) -> None:
 
 
 def test_there_are_examples_to_run() -> None:
-    """The finder does find the examples: at least one for each optimizer and each method of Table."""
+    """The finder does find the examples: at least one for each optimizer and each method of Table and Vocabulary."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():

@@ -20,7 +20,7 @@ from test_vocabulary import MAPS, maps
 from threaded import LIMIT, together
 
 import unhot
-from unhot import Vocabulary
+from unhot import Vocabulary, kernels
 from unhot.keys import reference
 
 __all__ = ["maps"]  # the fixture
@@ -359,3 +359,29 @@ def test_one_thread_or_several_find_the_same() -> None:
     finally:
         unhot.set_num_threads(threads)
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("isa", kernels.active._native.isas() if hasattr(kernels.active, "_native") else [])
+def test_every_instruction_set_finds_the_same(isa: str) -> None:
+    """Known and unknown keys; both signs of the same bits; 0, whose bits an empty place has; a full line."""
+    native = kernels.active._native
+    before = native.isa()
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, 20_000)
+    large = np.array([2**64 - 1, 2**64 - 7, 2**63], np.uint64)
+    try:
+        native.use(isa)
+        for extra in ([], [0]):
+            numbers = Vocabulary(np.concatenate([keys, [-1, -7, *extra]]), unknown=-1)
+            np.testing.assert_array_equal(numbers.encode(keys), np.arange(len(keys)))
+            np.testing.assert_array_equal(numbers.encode(keys ^ 1), -1)
+            assert numbers.encode([0, -1, -7]).tolist() == [20_002 if extra else -1, 20_000, 20_001]
+            assert numbers.encode(large).tolist() == [-1, -1, -1]
+            numbers.extend(large)
+            after = len(keys) + 2 + len(extra)
+            assert numbers.encode(large).tolist() == [after, after + 1, after + 2]
+            np.testing.assert_array_equal(numbers.encode(keys), np.arange(len(keys)))
+            assert numbers.encode([-1, -7]).tolist() == [20_000, 20_001]
+        assert Vocabulary([2**64 - 1, 0], unknown=-1).encode([-1, 0]).tolist() == [-1, 1]
+        assert Vocabulary(unknown=-1).encode([0]).tolist() == [-1]
+    finally:
+        native.use(before)
