@@ -75,6 +75,7 @@ $(VENV)/tests: $(VENV)/installed
 	touch $@
 
 # Tests that need no framework. They run on the installed package.
+VOCABULARY_TESTS := tests/test_vocabulary.py tests/test_vocabulary_columns.py tests/test_vocabulary_threads.py
 CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py tests/test_state.py
 
 # Each line of the registry in a closed loop, with the usual betas; and interruptions, once for each family of rules.
@@ -85,6 +86,7 @@ ON_NUMPY := "closed-wandering and (not beta_2 or 0.9-beta_2 and 0.999-closed or 
 test-numpy: $(VENV)/tests .venv-numpy/installed
 	.venv-numpy/bin/python -c "from unhot import kernels; assert kernels.name == 'numpy', kernels.name"
 	.venv-numpy/bin/python -m pytest -q -n 2 $(CORE_TESTS) $(if $(ALL),$(ALL),-k "not rest_for_longer")
+	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 $(VOCABULARY_TESTS)
 	UNHOT_KERNELS=numpy $(BIN)/python -m pytest -q -n 2 --all tests/conformance/test_against_dense.py tests/test_interruption.py \
 	    -k $(if $(ALL),"closed-wandering or test_a_step or real_signals",$(ON_NUMPY))
 
@@ -125,7 +127,7 @@ test-sanitize: $(VENV)/tests
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(CURDIR)/$(SANITIZED) PYTHONMALLOC=malloc \
 	    $(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_lookup.py tests/test_bag.py tests/test_training.py \
-	        tests/test_parse_lines.py
+	        tests/test_parse_lines.py $(VOCABULARY_TESTS)
 
 # The front ends with the oldest and with the newest supported frameworks, each in an environment of its own. Older releases of
 # PyTorch come with CUDA's libraries, which take 7 GB.

@@ -16,8 +16,11 @@ MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-keras.md": "un
 PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
 
-WITH_MEMBERS = ("Table", "DenseView", "Embedding", "EmbeddingBag", "TableState")
+WITH_MEMBERS = ("Table", "DenseView", "Vocabulary", "Embedding", "EmbeddingBag", "KeyedEmbedding", "TableState")
 """The classes that users work with: they come first, and their members are documented too."""
+
+SHARED = ("Growing", "StatefulTable")
+"""Classes that some of these have in common, whose members are theirs."""
 
 OF_FRAMEWORKS = (
     "forward", "extra_repr",
@@ -40,7 +43,8 @@ def entry(name: str, thing: object, level: int = 2) -> str:
         signature = re.sub(r"<function .*? at 0x[0-9a-f]+>", "...", signature)
     text = f"{'#' * level} `{name}`\n\n```text\n{signature}\n\n{documentation}\n```\n"
     if inspect.isclass(thing) and thing.__name__ in WITH_MEMBERS:
-        for member, value in vars(thing).items():
+        shared = [base for base in thing.__mro__ if base is not thing and base.__name__ in SHARED]
+        for member, value in {name: value for kind in (*shared, thing) for name, value in vars(kind).items()}.items():
             if not member.startswith("_") and member not in OF_FRAMEWORKS:
                 shown = value.__func__ if isinstance(value, classmethod) else value
                 text += "\n" + entry(f"{name}.{member}", shown, level + 1)

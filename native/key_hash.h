@@ -17,10 +17,16 @@ inline uint64_t mixed(uint64_t x) {
     return x ^ (x >> 32);
 }
 
-// The table's hash of an integer: a sequence, multiples of a power of two, or addresses collide no more than random numbers do.
+// Both halves of the product of 128 bits, in one.
+inline uint64_t folded(uint64_t a, uint64_t b) {
+    const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
+// The table's hash of an integer. A sequence, multiples of a power of two, or addresses collide no more than random numbers do.
 // It has no secret: whoever knows it can choose keys that collide. They make the table slow, not wrong (key_table.h), and the
 // same program takes the same time in each run.
-inline uint32_t hash_of(uint64_t key) { return static_cast<uint32_t>(mixed(key) >> 32); }
+inline uint32_t hash_of(uint64_t key) { return static_cast<uint32_t>(folded(key, kGolden) >> 32); }
 
 inline uint64_t eight_bytes(const uint8_t* at) {
     uint64_t value;
@@ -32,12 +38,6 @@ inline uint64_t four_bytes(const uint8_t* at) {
     uint32_t value;
     std::memcpy(&value, at, sizeof value);
     return value;
-}
-
-// Both halves of the product of 128 bits, in one.
-inline uint64_t folded(uint64_t a, uint64_t b) {
-    const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
 // The table's hash of bytes: products of 16 of them at a time; the last 16 overlap those before.

@@ -7,6 +7,11 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "instructions.h"
 #include "key_hash.h"
 #include "threads.h"
 
@@ -43,6 +48,16 @@ bool is_utf8(const uint8_t* at, uint64_t length) {
     return true;
 }
 
+// Whether two texts of one length are equal; most are short.
+inline bool same_bytes(const uint8_t* a, const uint8_t* b, uint64_t length) {
+    if (length > 16) return std::memcmp(a, b, length) == 0;
+    if (length >= 8) return !((eight_bytes(a) ^ eight_bytes(b)) | (eight_bytes(a + length - 8) ^ eight_bytes(b + length - 8)));
+    if (length >= 4) return !((four_bytes(a) ^ four_bytes(b)) | (four_bytes(a + length - 4) ^ four_bytes(b + length - 4)));
+    for (uint64_t k = 0; k < length; ++k)
+        if (a[k] != b[k]) return false;
+    return true;
+}
+
 int64_t bucket_of(const KeyColumn& column, int64_t k, int64_t buckets) {
     BucketHash hash;
     if (!column.is_missing(k)) {
@@ -58,9 +73,85 @@ int64_t bucket_of(const KeyColumn& column, int64_t k, int64_t buckets) {
 
 constexpr uint32_t kLargeRow = uint32_t{1} << 31;
 
-constexpr uint32_t kElsewhere = kNoRow - 1;  // a text that may lie in another line: no row has this number
+constexpr uint32_t kElsewhere = kNoRow - 1;  // of a key that may lie in another line: no row has this number
 
 constexpr int64_t kBlock = 32;  // keys whose memory is fetched at a time
+
+// The row of each key, as it stands in the key's line; kNoRow if the key is not there; kElsewhere if it may lie in another
+// line, or if it may be two: the same bits are those of a negative key and of one of 2^63 or more. Empty places have the bits
+// of 0.
+//
+// Which of its places holds the key cannot be foretold, so that no branch depends on it.
+using CompareLines = void (*)(const IntegerLine* const* lines, const uint64_t* keys, int64_t count, uint32_t* rows);
+
+void compare_portable(const IntegerLine* const* lines, const uint64_t* keys, int64_t count, uint32_t* rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        const IntegerLine& line = *lines[i];
+        uint32_t row = kNoRow, same = 0;
+        for (int k = 0; k < IntegerLine::kPlaces; ++k) {
+            const uint32_t equal = line.keys[k] == keys[i];
+            row &= line.rows[k] | (equal - 1);
+            same += equal;
+        }
+        const bool sure = row == kNoRow ? !line.passed : same == 1;
+        rows[i] = sure ? row : kElsewhere;
+    }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void compare_avx2(const IntegerLine* const* lines, const uint64_t* keys, int64_t count,
+                                                  uint32_t* rows) {
+    for (int64_t i = 0; i < count; ++i) {
+        const IntegerLine& line = *lines[i];
+        const __m256i key = _mm256_set1_epi64x(static_cast<long long>(keys[i]));
+        const __m256i four = _mm256_load_si256(reinterpret_cast<const __m256i*>(line.keys));
+        const auto places = static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(key, four)))) |
+                            static_cast<uint32_t>(line.keys[4] == keys[i]) << 4;
+        const uint32_t row = line.rows[places ? __builtin_ctz(places) : 0];
+        const bool sure = places ? !(places & (places - 1)) && row != kNoRow : !line.passed;
+        rows[i] = sure ? (places ? row : kNoRow) : kElsewhere;
+    }
+}
+#endif
+
+// The same of a text's hash in its line; whether the text is the same is seen later.
+uint32_t compare_text_line(const TextLine& line, uint32_t hash) {
+    uint32_t places = 0;
+#if defined(__SSE2__)
+    const __m128i key = _mm_set1_epi32(static_cast<int>(hash));
+    for (int half = 0; half < 2; ++half) {
+        const __m128i four = _mm_load_si128(reinterpret_cast<const __m128i*>(line.keys) + half);
+        places |= static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(key, four)))) << (4 * half);
+    }
+    places &= (1u << TextLine::kPlaces) - 1;  // a row comes after the keys
+#else
+    for (int k = 0; k < TextLine::kPlaces; ++k) places |= static_cast<uint32_t>(line.keys[k] == hash) << k;
+#endif
+    if (!places) return line.passed ? kElsewhere : kNoRow;
+    return places & (places - 1) ? kElsewhere : std::min(line.rows[__builtin_ctz(places)], kElsewhere);
+}
+
+CompareLines compare_lines() {
+#if defined(__x86_64__)
+    if (chosen != Isa::portable) return compare_avx2;
+#endif
+    return compare_portable;
+}
+
+// Calls work(stage, first, count, slot) for each stage of each block of keys, those of one block in turn: what a stage fetches
+// is there when the next one is due, since other blocks have theirs in between. So many blocks are on their way, each with a
+// slot.
+template <int kStages, typename Work>
+void in_stages(int64_t begin, int64_t end, const Work& work) {
+    const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
+    for (int64_t turn = 0; turn < blocks + kStages - 1; ++turn) {
+        for (int stage = 0; stage < kStages; ++stage) {
+            const int64_t block = turn - stage, first = begin + block * kBlock;
+            if (block < 0 || block >= blocks) continue;
+            work(stage, first, std::min<int64_t>(kBlock, end - first), static_cast<int>(block % kStages));
+        }
+    }
+}
 
 }  // namespace
 
@@ -129,7 +220,7 @@ KeyCounts KeyMap::counts() const {
 
 bool KeyMap::is_text(uint32_t row, const uint8_t* bytes, uint64_t length) const {
     const uint64_t span = held_[row];
-    return Texts::length(span) == length && (length == 0 || std::memcmp(bytes_.address(span), bytes, length) == 0);
+    return Texts::length(span) == length && same_bytes(bytes_.address(span), bytes, length);
 }
 
 uint32_t KeyMap::row_of_integer(uint64_t key, bool large) const {
@@ -158,12 +249,15 @@ uint32_t KeyMap::row_of(const KeyColumn& column, int64_t k) const {
     return row_of_text(bytes, column.length(k), hash_of(bytes, column.length(k)));
 }
 
-// Calls use(k, row) for each key, in order, those of a block after all of its rows are found. The memory that a block needs is
+// Calls use(first, count, rows) with the rows of each block of keys, in order. The memory that a block needs is
 // fetched while the blocks before are worked on.
 template <typename Use>
 void KeyMap::look_up(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
     if (column.kind != kind_ || kind_ == Kind::none) {
-        for (int64_t k = begin; k < end; ++k) use(k, column.is_missing(k) ? row_of(column, k) : kNoRow);
+        for (int64_t k = begin; k < end; ++k) {
+            const uint32_t row = column.is_missing(k) ? row_of(column, k) : kNoRow;
+            use(k, 1, &row);
+        }
     } else if (kind_ == Kind::integer) {
         look_up_integers(column, begin, end, use);
     } else {
@@ -173,62 +267,69 @@ void KeyMap::look_up(const KeyColumn& column, int64_t begin, int64_t end, const 
 
 template <typename Use>
 void KeyMap::look_up_integers(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
-    const IntegerLine* lines[2][kBlock];
-    uint32_t found[kBlock];
-    const auto fetch = [&](int64_t from, const IntegerLine** to) {
-        for (int64_t i = 0; i < std::min<int64_t>(kBlock, end - from); ++i) {
-            to[i] = &*integers_.place(hash_of(column.integers[from + i]));
-            __builtin_prefetch(to[i]);
+    constexpr int kStages = 3;
+    const auto table = integers_.view();
+    const uint64_t* keys = column.integers;
+    const IntegerLine* lines[kStages][kBlock];
+    uint32_t found[kStages][kBlock];
+    const auto compare = compare_lines();
+    in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
+        const IntegerLine** own = lines[slot];
+        uint32_t* rows = found[slot];
+        if (stage == 0) {
+            for (int64_t i = 0; i < count; ++i) {
+                own[i] = &*table.place(hash_of(keys[first + i]));
+                __builtin_prefetch(own[i]);
+            }
+            return;
         }
-    };
-    fetch(begin, lines[0]);
-    int turn = 0;
-    for (int64_t first = begin; first < end; first += kBlock, turn ^= 1) {
-        fetch(first + kBlock, lines[turn ^ 1]);
-        const int64_t count = std::min<int64_t>(kBlock, end - first);
-        for (int64_t i = 0; i < count; ++i) {
-            const IntegerLine& line = *lines[turn][i];
-            const uint64_t key = column.integers[first + i];
-            // Which place holds the key cannot be foretold, so that no branch depends on it.
-            uint32_t row = kNoRow;
-            for (int k = 0; k < IntegerLine::kPlaces; ++k) row = line.keys[k] == key ? line.rows[k] : row;
-            // An empty place holds 0; the same bits may be those of a key of 2^63 or more.
-            const bool sure = row == kNoRow ? !line.passed && key : (row >= kLargeRow) == column.is_large(first + i);
-            found[i] = row == kNoRow ? kNoRow : row & ~kLargeRow;
-            if (!sure || column.missing) found[i] = row_of(column, first + i);
+        if (stage == 1) {
+            compare(own, keys + first, count, rows);
+            for (int64_t i = 0; i < count; ++i)
+                if (rows[i] == kElsewhere) __builtin_prefetch(own[i] + 1);
+            return;
         }
-        for (int64_t i = 0; i < count; ++i) use(first + i, found[i]);
-    }
+        if (column.missing || column.large || any_large_) {
+            for (int64_t i = 0; i < count; ++i) {
+                const bool same = rows[i] < kElsewhere && (rows[i] >= kLargeRow) == column.is_large(first + i);
+                if (column.is_missing(first + i) || (!same && rows[i] != kNoRow))
+                    rows[i] = row_of(column, first + i);
+                else if (same)
+                    rows[i] &= ~kLargeRow;
+            }
+        } else {
+            for (int64_t i = 0; i < count; ++i)
+                if (rows[i] == kElsewhere) rows[i] = row_of_integer(keys[first + i], false);
+        }
+        use(first, count, rows);
+    });
 }
 
 // First the lines of the table are fetched; then the spans of the texts that the lines name, then the bytes.
 template <typename Use>
 void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
     constexpr int kStages = 4;
+    const auto table = texts_.view();
+    const TextLine* lines[kStages][kBlock];
     uint32_t hashes[kStages][kBlock], found[kStages][kBlock];
-    const auto fetch_lines = [&](int64_t from, int64_t count, uint32_t* to) {
-        for (int64_t i = 0; i < count; ++i) {
-            const int64_t k = from + i;
-            to[i] = column.is_missing(k) ? 0 : hash_of(column.bytes + column.start(k), column.length(k));
-            __builtin_prefetch(&*texts_.place(to[i]));
+    in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
+        const TextLine** own = lines[slot];
+        uint32_t *hash = hashes[slot], *rows = found[slot];
+        for (int64_t i = 0; i < count && stage == 0; ++i) {
+            const int64_t k = first + i;
+            hash[i] = column.is_missing(k) ? 0 : hash_of(column.bytes + column.start(k), column.length(k));
+            own[i] = &*table.place(hash[i]);
+            __builtin_prefetch(own[i]);
         }
-    };
-    const auto fetch_spans = [&](int64_t count, const uint32_t* hash, uint32_t* rows) {
-        for (int64_t i = 0; i < count; ++i) {
-            const TextLine& line = *texts_.place(hash[i]);
-            uint32_t row = kNoRow;
-            for (int k = 0; k < TextLine::kPlaces; ++k) row = line.keys[k] == hash[i] ? std::min(row, line.rows[k]) : row;
-            rows[i] = row != kNoRow || !line.passed ? row : kElsewhere;
-            if (row != kNoRow) __builtin_prefetch(held_.address(row));
+        for (int64_t i = 0; i < count && stage == 1; ++i) {
+            rows[i] = compare_text_line(*own[i], hash[i]);
+            if (rows[i] < kElsewhere) __builtin_prefetch(held_.address(rows[i]));
         }
-    };
-    const auto fetch_bytes = [&](int64_t count, const uint32_t* rows) {
-        for (int64_t i = 0; i < count; ++i)
+        for (int64_t i = 0; i < count && stage == 2; ++i)
             if (rows[i] < kElsewhere) __builtin_prefetch(bytes_.address(held_[rows[i]]));
-    };
-    const auto compare = [&](int64_t from, int64_t count, const uint32_t* hash, uint32_t* rows) {
+        if (stage < 3) return;
         for (int64_t i = 0; i < count; ++i) {
-            const int64_t k = from + i;
+            const int64_t k = first + i;
             if (column.is_missing(k)) {
                 rows[i] = row_of(column, k);
             } else if (rows[i] != kNoRow) {
@@ -237,24 +338,8 @@ void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, 
                 if (rows[i] == kElsewhere || !is_text(rows[i], bytes, length)) rows[i] = row_of_text(bytes, length, hash[i]);
             }
         }
-    };
-    const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
-    for (int64_t block = 0; block < blocks + kStages - 1; ++block) {
-        for (int stage = 0; stage < kStages; ++stage) {
-            const int64_t own = block - stage, first = begin + own * kBlock;
-            if (own < 0 || own >= blocks) continue;
-            const int64_t count = std::min<int64_t>(kBlock, end - first);
-            uint32_t *hash = hashes[own % kStages], *rows = found[own % kStages];
-            switch (stage) {
-                case 0: fetch_lines(first, count, hash); break;
-                case 1: fetch_spans(count, hash, rows); break;
-                case 2: fetch_bytes(count, rows); break;
-                default: compare(first, count, hash, rows);
-            }
-            if (stage < kStages - 1) continue;
-            for (int64_t i = 0; i < count; ++i) use(first + i, rows[i]);
-        }
-    }
+        use(first, count, rows);
+    });
 }
 
 // Fetches what `look_up` of these keys will read first.
@@ -282,14 +367,20 @@ int64_t KeyMap::find(const KeyColumn& column, const RowNumbers& rows, int64_t* o
 
 int64_t KeyMap::find_range(const KeyColumn& column, const RowNumbers& rows, int64_t* out, int64_t begin, int64_t end) const {
     int64_t first = -1;
-    look_up(column, begin, end, [&](int64_t k, uint32_t row) {
-        if (rows.missing != kAsKey && column.is_missing(k)) {
-            out[k] = rows.missing;
-        } else if (row != kNoRow) {
-            out[k] = rows.first + row;
-        } else {
-            if (first < 0) first = k;
-            out[k] = rows.unknown + (rows.buckets ? bucket_of(column, k, rows.buckets) : 0);
+    look_up(column, begin, end, [&](int64_t at, int64_t count, const uint32_t* found) {
+        bool all = !column.missing;
+        for (int64_t i = 0; i < count; ++i) {
+            out[at + i] = rows.first + found[i];
+            all &= found[i] != kNoRow;
+        }
+        for (int64_t i = 0; i < count && !all; ++i) {
+            const int64_t k = at + i;
+            if (rows.missing != kAsKey && column.is_missing(k)) {
+                out[k] = rows.missing;
+            } else if (found[i] == kNoRow) {
+                if (first < 0) first = k;
+                out[k] = rows.unknown + (rows.buckets ? bucket_of(column, k, rows.buckets) : 0);
+            }
         }
     });
     return first;
@@ -310,26 +401,28 @@ Outcome KeyMap::add(const KeyColumn& column, const RowNumbers& rows, int64_t* ou
     try {
         for (int64_t first = 0; first < column.count && outcome.place < 0; first += kBlock) {
             fetch(column, std::min(first + kBlock, column.count), std::min(first + 2 * kBlock, column.count));
-            look_up(column, first, std::min(first + kBlock, column.count), [&](int64_t k, uint32_t row) {
-                if (outcome.place >= 0 || out[k] >= 0 || (rows.missing != kAsKey && column.is_missing(k))) return;
-                if (row == kNoRow && !added.empty()) row = row_of(column, k);  // which this block may have added
-                if (row == kNoRow) {
-                    if (added.size() == added.capacity()) added.reserve(2 * added.size() + kBlock);
-                    const Refusal refusal = add_one(column, k, row);
-                    if (refusal != Refusal::none) {
-                        outcome = {refusal, k};
-                        return;
-                    }
-                    added.push_back(row);
-                    const bool integer = kind_ == Kind::integer && !column.is_missing(k);
-                    large |= integer && column.is_large(k);
-                    negative |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
-                } else if (unique) {
-                    outcome = {Refusal::known, k};
-                    return;
-                }
-                out[k] = rows.first + row;
-            });
+            look_up(column, first, std::min(first + kBlock, column.count),
+                    [&](int64_t at, int64_t count, const uint32_t* found) {
+                        for (int64_t k = at; k < at + count && outcome.place < 0; ++k) {
+                            uint32_t row = found[k - at];
+                            if (out[k] >= 0 || (rows.missing != kAsKey && column.is_missing(k))) continue;
+                            if (row == kNoRow && !added.empty()) row = row_of(column, k);  // which this block may have added
+                            if (row != kNoRow && unique) {
+                                outcome = {Refusal::known, k};
+                            } else if (row == kNoRow) {
+                                if (added.size() == added.capacity()) added.reserve(2 * added.size() + kBlock);
+                                const Refusal refusal = add_one(column, k, row);
+                                if (refusal == Refusal::none)
+                                    added.push_back(row);
+                                else
+                                    outcome = {refusal, k};
+                                const bool integer = kind_ == Kind::integer && !column.is_missing(k);
+                                large |= integer && column.is_large(k);
+                                negative |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
+                            }
+                            if (outcome.place < 0) out[k] = rows.first + row;
+                        }
+                    });
         }
     } catch (...) {
         undo(added, size);
@@ -421,13 +514,15 @@ int64_t KeyMap::remove(const KeyColumn& column, const RowNumbers& rows, int64_t*
     Numbers removed;
     removed.reserve(static_cast<size_t>(column.count));
     int64_t first = -1;
-    look_up(column, 0, column.count, [&](int64_t k, uint32_t row) {
-        if (row == kNoRow) {
-            if (first < 0) first = k;
-            return;
+    look_up(column, 0, column.count, [&](int64_t at, int64_t count, const uint32_t* found) {
+        for (int64_t k = at; k < at + count; ++k) {
+            if (found[k - at] == kNoRow) {
+                if (first < 0) first = k;
+            } else {
+                removed.push_back(found[k - at]);
+                out[k] = rows.first + found[k - at];
+            }
         }
-        removed.push_back(row);
-        out[k] = rows.first + row;
     });
     if (first >= 0) return first;
     std::sort(removed.begin(), removed.end());
@@ -501,9 +596,8 @@ void KeyMap::take_rows(const int64_t* rows, int64_t count, TakenKeys& taken) con
         return row >= 0 && row < static_cast<int64_t>(held_.size()) && live_[static_cast<uint64_t>(row)];
     };
     for (size_t k = 0; k < size; ++k) {
-        if (!there(k))
-            mark(taken.absent, k);
-        else if (rows[k] == missing_)
+        if (!there(k)) mark(taken.absent, k);
+        if (!there(k) || rows[k] == missing_)
             mark(taken.missing, k);
         else if (large_[static_cast<uint64_t>(rows[k])])
             mark(taken.large, k);

@@ -84,7 +84,7 @@ class Writing {
 struct TakenKeys {
     Kind kind = Kind::none;
     std::vector<uint64_t> integers;
-    std::vector<uint8_t> bytes, large, missing, absent;  // of the masks, none where nothing is marked
+    std::vector<uint8_t> bytes, large, missing, absent;  // masks, empty where nothing is marked; absent is missing, too
     std::vector<int64_t> offsets;
 };
 

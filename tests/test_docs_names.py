@@ -27,7 +27,7 @@ MODULES = sorted(
 
 
 def members() -> Iterator[tuple[str, Any]]:
-    """The public names and those of Table and the layers, with what they name."""
+    """The public names and those of tables, vocabularies and layers, with what they name."""
     for name in unhot.__all__:
         yield name, getattr(unhot, name)
     for name in unhot.torch.__all__:
@@ -36,13 +36,21 @@ def members() -> Iterator[tuple[str, Any]]:
         yield f"jax.{name}", getattr(unhot.jax, name)
     for name in unhot.keras.__all__:
         yield f"keras.{name}", getattr(unhot.keras, name)
-    for owner in (unhot.Table, unhot.DenseView, unhot.torch.Embedding, unhot.torch.EmbeddingBag):
-        of = "" if owner in (unhot.Table, unhot.DenseView) else "torch."
-        for name, member in vars(owner).items():
-            if name in ("forward", "extra_repr"):  # as every module of torch has them
+    for owner in (unhot.Table, unhot.DenseView, unhot.Vocabulary, unhot.Embedding):
+        yield from members_of(owner, owner.__name__)
+    for owner in (unhot.torch.Embedding, unhot.torch.EmbeddingBag, unhot.torch.KeyedEmbedding):
+        yield from members_of(owner, f"torch.{owner.__name__}")
+
+
+def members_of(owner: type[Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties of a class, and those that it shares with others."""
+    shared = [base for base in owner.__mro__ if base is not owner and base.__name__ in ("Growing", "StatefulTable")]
+    for kind in (*reversed(shared), owner):
+        for name, member in vars(kind).items():
+            if name in ("forward", "extra_repr", "get_extra_state", "set_extra_state"):  # as every module of torch has them
                 continue
             if not name.startswith("_") and (callable(member) or isinstance(member, (classmethod, property))):
-                yield f"{of}{owner.__name__}.{name}", member.__func__ if isinstance(member, classmethod) else member
+                yield f"{prefix}.{name}", member.__func__ if isinstance(member, classmethod) else member
 
 
 PUBLIC = dict(members())
@@ -114,7 +122,7 @@ def test_modules_are_documented_and_their_examples_run(name: str) -> None:
 
 
 def test_there_are_examples_to_run() -> None:
-    """The finder does find the examples: at least one for each optimizer and each method of Table."""
+    """The finder does find the examples: at least one for each optimizer and each method of Table and Vocabulary."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():

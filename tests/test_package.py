@@ -40,6 +40,8 @@ def test_dir_shows_the_public_names() -> None:
 STUB_KINDS = {
     "_Ids": "int64 array", "_Law": "tuple", "_Coefficients": "object", "tuple[int, int]": "list[int]",
     "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
+    "_Keys": "tuple", "_Rows": "Sequence[int]", "tuple[int, int, int, int, int]": "list[int]",
+    "tuple[_Keys, NDArray[np.bool_] | None]": "tuple", "tuple[_Keys, _Ids]": "tuple",
 }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def module_signature(text: str) -> tuple[list[str], str]:
     found = re.fullmatch(r"def \w+\((.*)\) -> (.*)", text)
     assert found, text
     text = (
-        re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", found[1].removeprefix("self, "))
+        re.sub(r"ndarray\[dtype=(\w+).*?\]", r"\1 array", re.sub("^self(, |$)", "", found[1]))
         .replace("collections.abc.", "")
         .removesuffix(", /")
     )

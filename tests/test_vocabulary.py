@@ -186,7 +186,7 @@ def test_fit() -> None:
     assert len(words) == 6
     for name in ("min_count", "max_size"):
         with pytest.raises(TypeError, match=f"`{name}` must be an integer"):
-            Vocabulary().fit(VALUES, **{name: 2.5})  # type: ignore[arg-type]
+            Vocabulary().fit(VALUES, **{name: 2.5})
     with pytest.raises(ValueError, match=r"`min_count` must lie in \[1, "):
         Vocabulary().fit(VALUES, min_count=0)
 

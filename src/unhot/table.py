@@ -21,14 +21,14 @@ from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.outputs import as_output, target_of
 from unhot.settling import clock_of
-from unhot.table_state import TableState
+from unhot.stateful_table import StatefulTable
 
 Array = npt.NDArray[Any]
 
 NO_OPTIMIZER = "this table has no optimizer: make it with one, e.g. optimizer=unhot.Adam(1e-3), to train it."
 
 
-class Table(TableState):
+class Table(StatefulTable):
     """A (rows, dim) table that trains exactly like one-hot x Dense, at a cost proportional to the touched rows.
 
     `DenseView` adds a bias and an activation.

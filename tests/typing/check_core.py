@@ -18,6 +18,13 @@ assert_type(table.array, NDArray[Any])
 assert_type(table.rows, int)
 assert_type(table.state_dict(), dict[str, NDArray[Any]])
 assert_type(unhot.load("words.safetensors"), unhot.Table)
+words = unhot.Vocabulary(["a", "b"], unknown="hash", buckets=3, missing=0)
+assert_type(words.encode("a"), int)
+assert_type(words.encode(["a", "b"]), NDArray[np.int64])
+assert_type(words.encode(np.array(["a"]), unknown="grow"), NDArray[np.int64])
+assert_type(words.fit(["a"], min_count=2), unhot.Vocabulary)
+assert_type(words.rows, int)
+assert_type(table.lookup(words.encode(["a"])), NDArray[Any])
 assert_type(unhot.__version__, str)
 assert_type(unhot.kernels.name, str)
 assert_type(unhot.get_num_threads(), int)
@@ -55,4 +62,5 @@ unhot.Table(10, 4, out_of_range="nothing")  # type: ignore[arg-type]  # pyright:
 unhot.Adam(learning_rate="fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.Adam(betas=(0.9, 0.999))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 unhot.SGD(convention="jax")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+unhot.Vocabulary(["a"], unknown="zero")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.Adm()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -29,6 +29,7 @@ def of_foreign(values: Any, name: str) -> Column | None:
     if top != "pyarrow" and not any(hasattr(values, way) for way in STREAMS):
         return None
     try:
+        import narwhals as nw
         import pyarrow as pa
     except ModuleNotFoundError as error:
         if hasattr(values, "__array__"):
@@ -39,23 +40,12 @@ def of_foreign(values: Any, name: str) -> Column | None:
         raise TypeError(f"`{name}` is a table of columns: {columns}. Give one of them.")
     if isinstance(values, pa.Scalar):
         return of_arrow(pa.array([values.as_py()], values.type), (), name)
-    if not isinstance(values, (pa.Array, pa.ChunkedArray)):
-        values = _to_arrow(values)
-    return of_arrow(values, (len(values),), name)
-
-
-def _to_arrow(values: Any) -> pa.ChunkedArray | pa.Array:
-    """A column of another library, by narwhals; else by the interface that it offers itself."""
-    import pyarrow as pa
-
     if hasattr(values, "__arrow_array__") or hasattr(values, "__arrow_c_array__"):
-        return pa.array(values)
-    try:
-        import narwhals as nw
-    except ModuleNotFoundError as error:
-        raise extras.missing(PART, "tables", error) from error
-    series = nw.from_native(values, series_only=True, pass_through=True)
-    return series.to_arrow() if isinstance(series, nw.Series) else pa.chunked_array(values)
+        values = pa.array(values)
+    if not isinstance(values, (pa.Array, pa.ChunkedArray)):
+        series = nw.from_native(values, series_only=True, pass_through=True)
+        values = series.to_arrow() if isinstance(series, nw.Series) else pa.chunked_array(values)
+    return of_arrow(values, (len(values),), name)
 
 
 def of_arrow(data: pa.ChunkedArray | pa.Array, shape: tuple[int, ...], name: str) -> Column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from unhot import _native
 from unhot.keys.column import Keys
 from unhot.keys.maps import REASONS, Export, RefusedError, Rows
@@ -48,14 +50,21 @@ class KeyMap:
 
     def take(self, numbers: Ids) -> tuple[Keys, Mask | None]:
         packed, absent = self._native.take(numbers)
-        return Keys(Packed(*packed)), absent
+        return Keys(_plain(Packed(*packed))), absent
 
     def export(self) -> Export:
         packed, free = self._native.take_all()
-        return Export(Packed(*packed), free)
+        return Export(_plain(Packed(*packed)), free.view(np.int64))
 
     def load(self, export: Export) -> None:
         _check(self._native.load(export.packed, export.free))
+
+
+def _plain(packed: Packed) -> Packed:
+    """The same, its integers with NumPy's own dtype of 64 bits: C has two, and NumPy shows the other one beside them."""
+    if packed.offsets is None:
+        return packed._replace(data=packed.data.view(np.int64))
+    return packed._replace(offsets=packed.offsets.view(np.int64))
 
 
 def _check(outcome: tuple[int, int]) -> None:

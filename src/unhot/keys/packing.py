@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -25,7 +27,8 @@ KINDS: tuple[Kind | None, ...] = (None, "int", "str", "bytes")
 LARGE = 1 << 63
 """Integers from here on lie outside of int64."""
 
-NATIVE = kernels.name != "numpy"
+NATIVE: ModuleType | None = None if kernels.name == "numpy" else import_module("unhot._native")
+"""What packs and unpacks quickly, if it is there."""
 
 
 class Packed(NamedTuple):
@@ -86,11 +89,7 @@ def missing_values() -> list[object]:
 
 def pack_quickly(values: list[Any] | Array) -> Packed | None:
     """The objects of a list or a flat array; None if Python has to look at them, since one may be no key."""
-    if not NATIVE:
-        return None
-    from unhot import _native
-
-    packed = _native.pack(values, missing_values())
+    packed = None if NATIVE is None else NATIVE.pack(values, missing_values())
     return None if packed is None else Packed(*packed)
 
 
@@ -111,11 +110,10 @@ def pack(objects: Sequence[Key | None], kind: Kind | None) -> Packed:
 
 def unpack(packed: Packed) -> list[Key | None]:
     """The keys of the arrays, as Python's objects."""
-    if NATIVE:
-        from unhot import _native
-
-        return _native.unpack(packed)
     objects: list[Key | None]
+    if NATIVE is not None:
+        objects = NATIVE.unpack(packed)
+        return objects
     if packed.offsets is None:
         integers = packed.data.tolist()
         if packed.large is not None:

@@ -25,7 +25,7 @@ BIAS = "bias."
 """What the arrays of a table's bias are called by in a state."""
 
 
-class TableState(Growing):
+class StatefulTable(Growing):
     """A table's engine and options, as a state holds them."""
 
     _optimizer: Optimizer | None
