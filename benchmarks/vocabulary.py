@@ -120,7 +120,7 @@ def lookup(rounds: int, scale: float) -> Iterator[Target]:
     words, table = unhot.Vocabulary(keys), unhot.Table(len(keys), dim, seed=0)
     print(f"\n{ids:,} int64 keys of {len(keys):,}, and a lookup of {dim} float32 each")
     print(
-        f"  at least {ids * (8 + LINE + 8) / 2**20:.2f} MiB to move for the keys, {ids * dim * 8 / 2**20:.2f} MiB for the lookup"
+        f"  to move: {ids * (8 + LINE + 8) / 2**20:.2f} MiB for the keys, {ids * dim * 8 / 2**20:.2f} MiB for the lookup"
     )
     before = unhot.get_num_threads()
     unhot.set_num_threads(1)

@@ -16,7 +16,9 @@ MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-keras.md": "un
 PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
 
-WITH_MEMBERS = ("Table", "DenseView", "Vocabulary", "Embedding", "EmbeddingBag", "KeyedEmbedding", "TableState")
+WITH_MEMBERS = (
+    "Table", "MappedTable", "DenseView", "Vocabulary", "Embedding", "EmbeddingBag", "KeyedEmbedding", "TableState",
+)  # fmt: skip
 """The classes that users work with: they come first, and their members are documented too."""
 
 SHARED = ("Growing", "StatefulTable")

@@ -4,12 +4,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings_keys.h"
@@ -161,8 +163,8 @@ void define(nb::module_& module, const char* name) {
 }
 
 template <typename T>
-nb::tuple py_parse_lines(In<uint8_t, 1> text, int separator, bool keyless, bool spaced, Out<T, 2> numbers, Out<int64_t, 2> keys,
-                         Out<int64_t, 2> odd) {
+std::tuple<int64_t, int64_t, int64_t, bool> py_parse_lines(In<uint8_t, 1> text, int separator, bool keyless, bool spaced,
+                                                           Out<T, 2> numbers, Out<int64_t, 2> keys, Out<int64_t, 2> odd) {
     const auto rows = static_cast<int64_t>(numbers.shape(0)), dim = static_cast<int64_t>(numbers.shape(1));
     check(dim > 0 && static_cast<int64_t>(keys.shape(0)) == rows && keys.shape(1) == 2 && odd.shape(1) == 4 &&
               static_cast<int64_t>(odd.shape(0)) >= dim && separator > 0 && separator < 128,
@@ -174,7 +176,7 @@ nb::tuple py_parse_lines(In<uint8_t, 1> text, int separator, bool keyless, bool 
         done = parse_lines<T>(reinterpret_cast<const char*>(text.data()), static_cast<int64_t>(text.shape(0)), dim,
                               static_cast<char>(separator), keyless, spaced, out);
     }
-    return nb::make_tuple(done.rows, done.consumed, done.odd, done.ragged);
+    return {done.rows, done.consumed, done.odd, done.ragged};
 }
 
 }  // namespace

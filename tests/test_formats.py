@@ -301,6 +301,17 @@ def test_which_text_a_txt_is(tmp_path: Path) -> None:
     assert read(b"the 1 2\n", tmp_path, "x.txt")[0] == ["the"]
 
 
+def test_duplicates_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that occurs again in a later piece of the file."""
+    monkeypatch.setattr(text, "BLOCK", 16)
+    content = "".join(f"key{i % 50} {i}\n" for i in range(60)).encode()
+    with pytest.raises(ValueError, match="the key 'key0' occurs again, in row 50"):
+        read(content, tmp_path)
+    keys, found = read(content, tmp_path, duplicates="first")
+    assert keys == [f"key{i}" for i in range(50)]
+    assert found == [[i] for i in range(50)]
+
+
 def test_duplicates_that_are_kept(tmp_path: Path) -> None:
     assert read(b"a 1\nb 2\na 3\n", tmp_path, duplicates="keep") == (["a", "b", "a"], [[1], [2], [3]])
 

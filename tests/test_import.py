@@ -46,7 +46,7 @@ def test_import_loads_nothing_but_numpy() -> None:
 def test_front_ends_and_commands_are_not_imported() -> None:
     """The core does not import the parts of unhot that stand above it."""
     loaded = fresh("import json, sys, unhot; print(json.dumps([name for name in sys.modules if name.startswith('unhot.')]))")
-    above = {"torch", "keras", "jax", "vocab", "storage", "cli", "comparison"}
+    above = {"torch", "keras", "jax", "vocab", "storage", "formats", "cli", "comparison"}
     assert not {name.split(".")[1] for name in loaded} & above
 
 

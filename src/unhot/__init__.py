@@ -1,16 +1,14 @@
 """unhot: an embedding table that trains exactly like one-hot x Dense, at the cost of the rows touched."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
 from unhot.dense_view import DenseView
 from unhot.embedding import Embedding
-from unhot.formats.vectors import Vectors, read_vectors, write_vectors
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
-from unhot.storage.load import load
-from unhot.storage.mapped import MappedTable
 from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
@@ -19,6 +17,9 @@ from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unhot.comparison import compare
+    from unhot.formats.vectors import Vectors, read_vectors, write_vectors
+    from unhot.storage.load import load
+    from unhot.storage.mapped import MappedTable
 
 __all__ = [
     "DenseFallbackWarning", "DenseView", "Embedding", "MappedTable", "Table", "TableCollection", "Vectors", "Vocabulary",
@@ -28,13 +29,15 @@ __all__ += optimizers.__all__
 
 
 if not TYPE_CHECKING:  # or a checker would let any name pass
+    LATER = {
+        "MappedTable": "unhot.storage.mapped", "Vectors": "unhot.formats.vectors", "compare": "unhot.comparison",
+        "load": "unhot.storage.load", "read_vectors": "unhot.formats.vectors", "write_vectors": "unhot.formats.vectors",
+    }  # fmt: skip
+    """Names whose modules are imported when they are asked for: whoever trains a table needs none of them."""
 
     def __getattr__(name: str) -> Any:
-        # Importing unhot must not load what only the comparison needs.
-        if name == "compare":
-            from unhot.comparison import compare
-
-            return compare
+        if name in LATER:
+            return getattr(import_module(LATER[name]), name)
         raise AttributeError(f"module 'unhot' has no attribute {name!r}")
 
 

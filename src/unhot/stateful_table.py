@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,11 @@ from unhot.growing import Growing
 from unhot.ids import OutOfRange, check_policy
 from unhot.optimizers import Optimizer
 from unhot.state import export_state, import_state
-from unhot.storage import files
-from unhot.storage.tables import Stateful, write_table
 from unhot.store import Store
+
+if TYPE_CHECKING:
+    from unhot.storage.files import Path
+    from unhot.storage.tables import Stateful
 
 Array = npt.NDArray[Any]
 
@@ -90,7 +92,7 @@ class StatefulTable(Growing):
         if self._pending:
             raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
 
-    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+    def save(self, path: Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
         """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
 
         The file holds the settled state of one moment between two steps. It is written beside `path`, brought to the disk
@@ -112,9 +114,13 @@ class StatefulTable(Growing):
             >>> unhot.load(path).shape
             (1000, 4)
         """
+        from unhot.storage import files  # which no table needs that is not saved
+
         files.replace(path, lambda file: self._lock.holding(partial(self._write, file, vocabulary)))
 
     def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Array] | None) -> None:
+        from unhot.storage.tables import write_table
+
         self._require_nothing_waits("save")
         parts = {"vocabulary": vocabulary}
         self._engine.settled(lambda: write_table(file, self._export(copies=False), parts, self.out_of_range))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate
-from typing import Any, BinaryIO, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.sharing import Shared
 from unhot.state import export_state, import_state
-from unhot.storage import files
-from unhot.storage.tables import like_of, names_of, opened, optimizer_of, policy_of, require_memory, require_whole, write_table
+
+if TYPE_CHECKING:
+    from unhot.storage.files import Path
 
 Array = npt.NDArray[Any]
 
@@ -326,7 +327,7 @@ class TableCollection(Shared):
     def _state_dict(self) -> dict[str, Array]:
         return export_state(self._engine, self._optimizer, [f"{name}." for name in self._members])
 
-    def save(self, path: files.Path) -> None:
+    def save(self, path: Path) -> None:
         """Write all tables into one safetensors file, which `TableCollection.load` reads; see `Table.save`.
 
         Args:
@@ -341,9 +342,13 @@ class TableCollection(Shared):
             >>> unhot.TableCollection.load(path).shapes
             {'a': (5, 2), 'b': (5, 3)}
         """
+        from unhot.storage import files
+
         files.replace(path, lambda file: self._lock.holding(partial(self._write, file)))
 
     def _write(self, file: BinaryIO) -> None:
+        from unhot.storage.tables import write_table
+
         engine, names, policy = self._engine, list(self._members), next(iter(self._members.values())).out_of_range
         prefixes = [f"{name}." for name in names]
         engine.settled(
@@ -351,7 +356,7 @@ class TableCollection(Shared):
         )
 
     @classmethod
-    def load(cls, path: files.Path, *, optimizer: Optimizer | None = None) -> Self:
+    def load(cls, path: Path, *, optimizer: Optimizer | None = None) -> Self:
         """The tables that `save` wrote. Training goes on from there, bit for bit.
 
         Args:
@@ -367,6 +372,16 @@ class TableCollection(Shared):
             >>> tables = unhot.TableCollection.load(path)
             >>> tables.step({"a": [1]}, {"a": [[1.0, 2.0]]})
         """
+        from unhot.storage.tables import (
+            like_of,
+            names_of,
+            opened,
+            optimizer_of,
+            policy_of,
+            require_memory,
+            require_whole,
+        )  # fmt: skip
+
         with opened(path) as (state, header):
             names = names_of(header)
             if names is None:

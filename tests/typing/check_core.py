@@ -25,6 +25,10 @@ assert_type(words.encode(np.array(["a"]), unknown="grow"), NDArray[np.int64])
 assert_type(words.fit(["a"], min_count=2), unhot.Vocabulary)
 assert_type(words.rows, int)
 assert_type(table.lookup(words.encode(["a"])), NDArray[Any])
+assert_type(unhot.load("words.safetensors", mmap=True, mode="r+"), unhot.MappedTable)
+assert_type(unhot.read_vectors("words.vec").vectors, NDArray[Any])
+unhot.write_vectors("words.vec", ["king", "queen"], np.zeros((2, 4)))
+unhot.write_vectors("words.npz", np.arange(2), np.zeros((2, 4)))
 assert_type(unhot.__version__, str)
 assert_type(unhot.kernels.name, str)
 assert_type(unhot.get_num_threads(), int)
@@ -63,4 +67,6 @@ unhot.Adam(learning_rate="fast")  # type: ignore[arg-type]  # pyright: ignore[re
 unhot.Adam(betas=(0.9, 0.999))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 unhot.SGD(convention="jax")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.Vocabulary(["a"], unknown="zero")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+unhot.load("words.safetensors", mode="r+")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+unhot.read_vectors("words.vec", duplicates="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 unhot.Adm()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

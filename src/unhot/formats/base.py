@@ -133,9 +133,9 @@ def distinct(chunks: Iterable[Chunk], duplicates: Duplicates) -> Iterator[Chunk]
     row = 0
     for chunk in chunks:
         keys = chunk.keys if isinstance(chunk.keys, list) else chunk.keys.tolist()
-        before = len(seen)
-        if len(seen.union(keys)) == before + len(keys):  # mostly so, and without a loop in Python
-            seen.update(keys)
+        own = set(keys)
+        if len(own) == len(keys) and seen.isdisjoint(own):  # mostly so, and without a loop in Python
+            seen |= own
             yield chunk
         else:
             kept = []

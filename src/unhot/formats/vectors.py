@@ -34,6 +34,8 @@ class Vectors(NamedTuple):
         keys: a list of texts, or an int64 array.
         vectors: (rows, dim), float32 or float64.
 
+    Raises: TypeError for another number of arguments.
+
     Example:
         >>> import numpy as np
         >>> from unhot.formats.vectors import Vectors
