@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,48 @@ def test_copies_and_states(options: dict[str, Any]) -> None:
         assert list(each.vocabulary) == list(embedding.vocabulary)
         keys = list(embedding.vocabulary)
         assert each.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"reserved": 2, "max_idle": 30}])
+def test_files(options: dict[str, Any], tmp_path: Path) -> None:
+    """One file holds all: training goes on bit for bit, and a mapped embedding reads the same."""
+    path = tmp_path / "keys.safetensors"
+    embedding = grows(optimizer=unhot.AdamW(0.1), **options)
+    for keys, gradients in batches(20):
+        embedding.step(keys, gradients)
+    embedding.remove(["key 1"])
+    embedding.table.frozen = embedding.encode(["key 2"])
+    embedding.save(path)
+    loaded, mapped = unhot.load(path), unhot.load(path, mmap=True)
+    assert isinstance(loaded, unhot.Embedding)
+    keys = list(embedding.vocabulary)
+    assert mapped.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
+    for keys, gradients in batches(10, seed=1):
+        for each in (embedding, loaded):
+            each.step(keys, gradients)
+    assert list(loaded.vocabulary) == list(embedding.vocabulary)
+    keys = list(embedding.vocabulary)
+    assert loaded.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
+    assert loaded.table.frozen.tolist() == embedding.table.frozen.tolist()
+    with pytest.raises(RuntimeError, match="the rows of a table that is mapped from a file are those of the file"):
+        mapped.lookup(["a new key"])
+
+
+def test_files_that_do_not_fit(tmp_path: Path) -> None:
+    """A vocabulary of other rows, or of damaged arrays, is an error that names the file."""
+    path = tmp_path / "keys.safetensors"
+    table, words = unhot.Table(3, 2), unhot.Vocabulary(["a", "b"], reserved=1)
+    for changed, message in (
+        (unhot.Vocabulary(["a"]), "the vocabulary has 1 rows, and the table 3."),
+        ({**words.state_dict(), "offsets": np.array([0, 2, 1])}, "'offsets' must rise from 0 to 2"),
+        ({**words.state_dict(), "max_rows": np.array(-1)}, "'vocabulary.max_rows' must be a whole number"),
+    ):
+        table.save(path, vocabulary=changed)
+        for mmap in (False, True):
+            with pytest.raises(ValueError, match=f"keys.safetensors.*{message}"):
+                unhot.load(path, mmap=mmap)  # type: ignore[call-overload]
+    table.save(path, vocabulary=words)
+    assert isinstance(unhot.load(path), unhot.Embedding)
 
 
 @pytest.mark.parametrize(

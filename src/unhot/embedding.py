@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,20 @@ from unhot.ids import as_plain
 from unhot.keyed_rows import Ids, KeyedRows
 from unhot.keys.reading import KeysLike
 from unhot.optimizers import Optimizer
+from unhot.state import whole
 from unhot.table import Table
 from unhot.vocabulary import Vocabulary
 
-Array = npt.NDArray[Any]
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from unhot.storage.files import Path
 
-VOCABULARY = "vocabulary."
-"""What the vocabulary's part of a state begins with."""
+Array = npt.NDArray[Any]
+
+VOCABULARY = "vocabulary"
+"""What the vocabulary's part of a state, or a file, is called by."""
+
+LIMITS = ("min_count", "max_rows", "max_idle")
+"""What a file holds of which keys have rows, beside the vocabulary; 0 for None."""
 
 
 class Embedding:
@@ -298,8 +304,8 @@ class Embedding:
 
     # ------------------------------------------------------------------ states and copies
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, as a flat dict of arrays, numbers and strings: the table's state and the vocabulary's.
+    def state_dict(self) -> dict[str, Array]:
+        """Everything needed to go on, as a flat dict of NumPy arrays: the table's state and the vocabulary's.
 
         Keys that have not been seen `min_count` times yet, and how often rows were used, are not part of it.
 
@@ -311,9 +317,9 @@ class Embedding:
             True
         """
 
-        def state() -> dict[str, Any]:
+        def state() -> dict[str, Array]:
             self._keyed.follow(self._table)
-            words = {f"{VOCABULARY}{name}": value for name, value in self.vocabulary.state_dict().items()}
+            words = {f"{VOCABULARY}.{name}": value for name, value in self.vocabulary.state_dict().items()}
             return self._table.state_dict() | words
 
         return self._lock.holding(state)
@@ -331,21 +337,52 @@ class Embedding:
             >>> bool((other["owl"] == words["owl"]).all())
             True
         """
-        words = {name.removeprefix(VOCABULARY): state[name] for name in state if name.startswith(VOCABULARY)}
+        words = {name.removeprefix(f"{VOCABULARY}."): state[name] for name in state if name.startswith(f"{VOCABULARY}.")}
         vocabulary = Vocabulary()
         vocabulary.load_state_dict(words)
         rows = max(vocabulary.rows, 1)
         table = Table(rows, self.dim, optimizer=self.optimizer, init="zeros", dtype=self.dtype, out_of_range="zero")
-        table.load_state_dict({name: state[name] for name in state if not name.startswith(VOCABULARY)})
+        table.load_state_dict({name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")})
 
         def load() -> None:
-            keyed = self._keyed
             self.vocabulary.load_state_dict(words)
-            made = KeyedRows(self.vocabulary)
-            made.min_count, made.max_rows, made.max_idle = keyed.min_count, keyed.max_rows, keyed.max_idle
-            self._keyed, self._table = made, table
+            self._keyed, self._table = KeyedRows(self.vocabulary, *self._keyed.limits), table
 
         self._lock.holding(load)
+
+    def save(self, path: Path) -> None:
+        """Write table and vocabulary into one safetensors file, which `unhot.load` reads; as `Table.save`.
+
+        Raises: as `Table.save`.
+
+        Example:
+            >>> import os, tempfile, unhot
+            >>> path = os.path.join(tempfile.mkdtemp(), "words.safetensors")
+            >>> unhot.Embedding(unhot.Vocabulary(["cat", "owl"]), 4).save(path)
+            >>> list(unhot.load(path).vocabulary)
+            ['cat', 'owl']
+        """
+
+        def save() -> None:
+            self._keyed.follow(self._table)
+            limits = {name: np.array(value or 0) for name, value in zip(LIMITS, self._keyed.limits, strict=True)}
+            self._table.save(path, vocabulary=self.vocabulary.state_dict() | limits)
+
+        self._lock.holding(save)
+
+    @classmethod
+    def _of_file(cls, table: Table, words: Mapping[str, Any]) -> Self:
+        """The embedding of a table that was read from a file, and of the vocabulary's part of the file."""
+        limits = [whole(float(words.get(name, 0)), f"the file's 'vocabulary.{name}'") or None for name in LIMITS]
+        vocabulary = Vocabulary()
+        vocabulary.load_state_dict({name: value for name, value in words.items() if name not in LIMITS})
+        if table.rows != max(vocabulary.rows, 1):
+            raise ValueError(f"the vocabulary has {vocabulary.rows} rows, and the table {table.rows}.")
+        if table.out_of_range != "zero":
+            table.out_of_range = "zero"
+        made = object.__new__(cls)
+        made._keyed, made._table, made._lock = KeyedRows(vocabulary, limits[0] or 1, *limits[1:]), table, Lock()
+        return made
 
     def __getstate__(self) -> tuple[KeyedRows, Table]:
         return self._lock.holding(lambda: copy.deepcopy((self._keyed, self._table)))

@@ -101,6 +101,11 @@ class KeyedRows:
         self.__dict__.update(state, lock=Lock())
 
     @property
+    def limits(self) -> tuple[int, int | None, int | None]:
+        """`min_count`, `max_rows` and `max_idle`."""
+        return self.min_count, self.max_rows, self.max_idle
+
+    @property
     def first(self) -> int:
         """The row of the first key, after reserved rows and buckets."""
         return self.vocabulary.reserved + self.vocabulary.buckets

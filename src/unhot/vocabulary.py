@@ -371,10 +371,11 @@ class Vocabulary:
 
     # ------------------------------------------------------------------ states and copies
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the vocabulary holds, as a flat dict of arrays, numbers and strings.
+    def state_dict(self) -> dict[str, Array]:
+        """Everything that the vocabulary holds, as a flat dict of NumPy arrays.
 
-        Save it with `numpy.savez(file, **vocabulary.state_dict())`. Nothing in it is pickled.
+        Numbers and strings are arrays as in `Table.state_dict`, so `numpy.savez` and `safetensors.numpy.save_file` take it.
+        Nothing in it is pickled.
 
         Example:
             >>> import unhot

@@ -1,4 +1,4 @@
-"""A vocabulary's state as a flat dict of arrays, numbers and strings, and back."""
+"""A vocabulary's state as a flat dict of NumPy arrays, and back. Numbers and strings are arrays as in a table's state."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from unhot.keys.column import Keys
 from unhot.keys.maps import MOST_ROWS, Export, KeyMap, RefusedError
 from unhot.keys.packing import KINDS, Packed, marked
 from unhot.keys.policies import Policies
+from unhot.state import decoded, encoded
 
 FORMAT = 1
 
 
-def export_state(keys: KeyMap, policies: Policies) -> dict[str, Any]:
+def export_state(keys: KeyMap, policies: Policies) -> dict[str, npt.NDArray[Any]]:
     """Copies of all that the map holds, and the policies."""
     packed, free = keys.export()
     missing = -1 if packed.missing is None else int(np.flatnonzero(packed.missing)[0])
-    state = {"format": FORMAT, "kind": KINDS[packed.kind] or "", **policies._asdict(), "keys": packed.data, "free": free}
+    plain = {"format": FORMAT, "kind": KINDS[packed.kind] or "", **policies._asdict(), "missing_key": missing}
+    state = {name: encoded(value) for name, value in plain.items()} | {"keys": packed.data, "free": free}
     if packed.offsets is not None:
         state["offsets"] = packed.offsets
     if packed.large is not None:
         state["large"] = packed.large
-    return state | {"missing_key": missing}
+    return state
 
 
 def import_state(state: Mapping[str, Any]) -> tuple[KeyMap, Policies]:
@@ -98,9 +100,9 @@ def _take(state: Mapping[str, Any], name: str) -> Any:
 
 
 def _plain(state: Mapping[str, Any], name: str) -> Any:
-    """A Python number or string, also from the 0-d array that `numpy.load` gives."""
-    value = _take(state, name)
-    return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
+    """A Python number or string, whichever way it is held."""
+    _take(state, name)
+    return decoded(state, name)
 
 
 def _array(state: Mapping[str, Any], name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

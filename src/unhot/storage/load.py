@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, overload
 
+import numpy.typing as npt
+
+from unhot.embedding import VOCABULARY, Embedding
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
 from unhot.storage.mapped import MappedTable
-from unhot.storage.tables import Mode, like_of, one_table, opened, optimizer_of, policy_of, require_memory
+from unhot.storage.tables import Mode, errors_name, like_of, one_table, opened, optimizer_of, part, policy_of, require_memory
 from unhot.table import Table
 
+Array = npt.NDArray[Any]
+T = TypeVar("T", bound=Table)
+
 
 @overload
-def load(path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None) -> Table: ...
+def load(path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None) -> Table | Embedding: ...
 @overload
-def load(path: Path, *, mmap: Literal[True], mode: Mode = "r", optimizer: Optimizer | None = None) -> MappedTable: ...
-def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None) -> Table:
-    """The table that `Table.save` wrote. Training goes on from there, bit for bit.
+def load(
+    path: Path, *, mmap: Literal[True], mode: Mode = "r", optimizer: Optimizer | None = None
+) -> MappedTable | Embedding: ...
+def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None) -> Table | Embedding:
+    """The table that `Table.save` wrote, or the embedding that `Embedding.save` wrote. Training goes on, bit for bit.
 
     Args:
         path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
@@ -25,7 +34,8 @@ def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimiz
         optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
             hyperparameters become the file's.
 
-    Returns: a table with the file's weights, slots, clock and hyperparameters; with mmap, a `MappedTable`.
+    Returns: a table with the file's weights, slots, clock and hyperparameters; with mmap, a `MappedTable`. If the file has a
+        vocabulary, an `Embedding` of both.
 
     Raises: ValueError if the file is truncated or damaged, or does not hold one table: what it claims is checked against its
         size before memory is asked for; OSError if it cannot be read; MemoryError if the table does not fit into memory.
@@ -44,7 +54,13 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         True
     """
     if mmap:
-        return MappedTable(path, mode, optimizer)
+        mapped = MappedTable(path, mode, optimizer)
+        try:
+            with errors_name(path):
+                return with_vocabulary(mapped, part(mapped.contents, VOCABULARY))
+        except BaseException:
+            mapped._close()
+            raise
     if mode != "r":
         raise ValueError(f"`mode` is for mmap=True; a table in memory can always be trained. Received: mode={mode!r}.")
     with opened(path) as (state, header):
@@ -52,4 +68,9 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         like = like_of(header)
         trained = optimizer_of(state, optimizer)
         require_memory([like], trained)
-        return Table._of_state(state, like, trained, policy_of(header))
+        return with_vocabulary(Table._of_state(state, like, trained, policy_of(header)), part(state, VOCABULARY))
+
+
+def with_vocabulary(table: T, words: Mapping[str, Array]) -> T | Embedding:
+    """The table, or the embedding of it and of the vocabulary that its file has."""
+    return Embedding._of_file(table, words) if words else table

@@ -143,6 +143,12 @@ class MappedTable(Table):
         self._file, self._views = file, views
         self.path, self.mode, self._process = os.path.realpath(path), mode, os.getpid()
 
+    @property
+    def contents(self) -> Mapping[str, Array]:
+        """The arrays of the file by name, of which those beside the table's are not read before they are asked for."""
+        assert self._views is not None
+        return self._views
+
     # ------------------------------------------------------------------ training
 
     def _trained(self) -> Optimizer:
