@@ -25,9 +25,6 @@ Array = npt.NDArray[Any]
 BLOCK = 1024
 """Keys that an iteration takes at a time."""
 
-NO_DEFAULT = object()
-"""Given as `default`, where a row without a key is an error."""
-
 
 class Held(NamedTuple):
     """What a vocabulary holds, of which there is always one that fits together."""
@@ -215,7 +212,7 @@ class Vocabulary:
                 break
         return column.spread(out) if column.shape else int(out[0])
 
-    def decode(self, rows: IdsLike, *, default: object = NO_DEFAULT) -> Array | Key | None:
+    def decode(self, rows: IdsLike, *, default: object = ...) -> Array | Key | None:
         """The key of each row, in the shape of the rows; a key alone for a row number alone.
 
         Integers come as int64, or as uint64 if the vocabulary has had one of 2**63 or more. All else comes as an array of
@@ -243,7 +240,7 @@ class Vocabulary:
         first = held.policies.first
         # A number far below 0 must not wrap around.
         keys, absent = held.keys.take(np.where(numbers >= first, numbers - first, -1))
-        if absent is not None and default is NO_DEFAULT:
+        if absent is not None and default is ...:
             place = int(np.flatnonzero(absent)[0])
             raise errors.without_key(held.keys, held.policies, int(array.reshape(-1)[place]), position(place, array.shape))
         made = decoded(keys, absent, default, held.keys.signs)
