@@ -264,6 +264,29 @@ def test_the_history_is_made_anew_for_many_more_rows(monkeypatch: pytest.MonkeyP
     assert membership.MOST_GROWTH > 1
 
 
+def test_a_view_of_a_growing_table() -> None:
+    """Its bias goes on with the rows, whose numbers change."""
+    tables = [table_of("adamw", rows) for rows in (5, 9)]
+    views = [unhot.DenseView(table, activation="tanh") for table in tables]
+    rng = np.random.default_rng(1)
+    for number in range(40):
+        ids, gradients = rng.integers(0, 5 + 2 * (number // 20), 3), rng.normal(size=(3, 3))
+        if number in (20, 30):
+            tables[0].grow(2)
+        for view in views:
+            view.step(ids, gradients)
+    np.testing.assert_array_equal(views[0].bias, views[1].bias)
+    np.testing.assert_array_equal(tables[0].array, tables[1].array)
+    tables[0].frozen = [1]
+    views[0].accumulate([1], np.ones((1, 3)))
+    with pytest.raises(RuntimeError, match=r"call `step\(\)` before `grow`"):
+        tables[0].grow(1)
+    before, bias = tables[0][1], views[0].bias
+    tables[0].step()
+    assert (tables[0][1] == before).all()
+    assert (views[0].bias != bias).any()
+
+
 def test_readers_of_a_growing_table() -> None:
     """Lookups in other threads find rows as they were before or after."""
     table = unhot.Table(4, 8, optimizer=unhot.SGD(1.0), init="zeros")

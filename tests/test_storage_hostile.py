@@ -144,7 +144,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "a row that there is not": (edited(lambda h: h["__metadata__"].update({"unhot.out_of_range": "9"})), "9"),
     "a collection": (edited(lambda h: h["__metadata__"].update({"unhot.tables": '["a"]'})), "collection"),
     "names that are none": (edited(lambda h: h["__metadata__"].update({"unhot.tables": "[1]"})), "must be a list of names"),
-    "no weights": (replaced(ADAM, "weights", None), "there are no weights in the file. It holds: 'generator', 'format', 'clock'"),
+    "no weights": (replaced(ADAM, "weights", None), "there are no weights in the file. It holds: 'generator', 'form"),
     "no rows": (replaced(ADAM, "weights", np.zeros((0, 3), np.float32)), r"must have shape \(rows, dim\)"),
     "no slot": (replaced(ADAM, "slot.velocity", None), "no 'slot.velocity'"),
     "a slot of other rows": (replaced(ADAM, "slot.velocity", np.zeros((8, 3), np.float32)), r"must have shape \(9, 3\)"),

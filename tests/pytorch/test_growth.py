@@ -182,6 +182,8 @@ def test_frozen_rows(name: str, way: str) -> None:
     torch.testing.assert_close(layer.weight.detach()[others], stock.weight.detach()[others], rtol=1e-8, atol=1e-10)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert other.frozen.tolist() == frozen
+    for kind in (unhot.torch.Embedding, unhot.torch.EmbeddingBag):
+        assert kind(ROWS, DIM, frozen=frozen).frozen.tolist() == frozen
     layer.only_train(layer.grow(2))
     assert layer.frozen.tolist() == list(range(ROWS))
     layer.frozen = None

@@ -133,12 +133,14 @@ class KeyedEmbedding(Embedding):
 
     def forward(self, input: KeysLike | Tensor) -> Tensor:
         """The vectors of keys: shape keys.shape + (embedding_dim,)."""
-        return super().forward(self._rows_of(input))
+        ids, all_have_rows = self._rows_of(input)
+        return self._with_dense_parts(self._looked_up(ids)) if all_have_rows else super().forward(ids)
 
-    def _rows_of(self, keys: KeysLike | Tensor) -> Tensor:
-        """The rows of keys, on the weight's device; those of new ones, too, in training."""
+    def _rows_of(self, keys: KeysLike | Tensor) -> tuple[Tensor, bool]:
+        """The rows of keys, on the weight's device, and whether all have one; those of new ones, too, in training."""
         admit = self._admitted if self.training else self.keyed.known
-        return torch.from_numpy(np.asarray(admit(_host(keys)))).to(self.weight.device)
+        ids = np.asarray(admit(_host(keys)))
+        return torch.from_numpy(ids).to(self.weight.device), not ids.size or int(ids.min()) >= 0
 
     def _admitted(self, keys: KeysLike) -> Ids:
         def admitted() -> Ids:

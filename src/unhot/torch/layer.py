@@ -22,6 +22,7 @@ class Embedding(OnTable, nn.Embedding):
         activation: a function applied to the result.
         out_of_range: what happens to an id outside [0, num_embeddings): "raise" (an IndexError), "zero" (a zero vector without
             a gradient) or the number of the row that stands for all unknown ids.
+        frozen: the rows that optimizers of `unhot.torch` leave as they are: row numbers, a boolean mask, or None.
 
     Raises: what `torch.nn.Embedding` raises; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
@@ -52,6 +53,7 @@ class Embedding(OnTable, nn.Embedding):
         bias: bool = False,
         activation: Activation | None = None,
         out_of_range: OutOfRange = "raise",
+        frozen: Any = None,
     ) -> None:
         bias = flag("Embedding", "bias", bias)
         room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
@@ -62,7 +64,7 @@ class Embedding(OnTable, nn.Embedding):
         if room is not None:
             self.reset_parameters()
         self._given_sparse = sparse
-        self._add_dense_parts(bias, activation, out_of_range)
+        self._add_dense_parts(bias, activation, out_of_range, frozen)
 
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
@@ -155,6 +157,7 @@ class EmbeddingBag(OnTable, nn.EmbeddingBag):
         out_of_range: what happens to an id outside [0, num_embeddings): "raise" (an IndexError), "zero" (a zero vector without
             a gradient, which counts in a mean or maximum, as a row of zeros among one-hot rows does) or the number of the row
             that stands for all unknown ids. Ids that are `padding_idx` are no part of a bag, also if unknown ids stand for it.
+        frozen: as for `Embedding`.
 
     Raises: what `torch.nn.EmbeddingBag` raises; TypeError or ValueError for an unusable `bias` or `out_of_range`.
 
@@ -185,6 +188,7 @@ class EmbeddingBag(OnTable, nn.EmbeddingBag):
         bias: bool = False,
         activation: Activation | None = None,
         out_of_range: OutOfRange = "raise",
+        frozen: Any = None,
     ) -> None:
         bias = flag("EmbeddingBag", "bias", bias)
         room = room_for(num_embeddings, embedding_dim, device, dtype) if _weight is None else None
@@ -195,7 +199,7 @@ class EmbeddingBag(OnTable, nn.EmbeddingBag):
         if room is not None:
             self.reset_parameters()
         self._given_sparse = sparse
-        self._add_dense_parts(bias, activation, out_of_range)
+        self._add_dense_parts(bias, activation, out_of_range, frozen)
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""

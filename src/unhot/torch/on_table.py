@@ -70,11 +70,13 @@ class OnTable(Growing):
     activation: Activation | None = None
     out_of_range: OutOfRange = "raise"
 
-    def _add_dense_parts(self, bias: bool, activation: Activation | None, out_of_range: OutOfRange) -> None:
+    def _add_dense_parts(self, bias: bool, activation: Activation | None, out_of_range: OutOfRange, frozen: Any) -> None:
         this: Any = self
         this.register_parameter("bias", nn.Parameter(torch.zeros_like(this.weight[0])) if bias else None)
         this.activation = activation
         this.out_of_range = check_policy(out_of_range, this.num_embeddings)
+        if frozen is not None:
+            self.frozen = frozen
 
     def _with_dense_parts(self, found: Tensor) -> Tensor:
         """activation(found + bias)."""
