@@ -276,7 +276,7 @@ def test_a_view_of_a_growing_table() -> None:
         for view in views:
             view.step(ids, gradients)
     np.testing.assert_array_equal(views[0].bias, views[1].bias)
-    np.testing.assert_array_equal(tables[0].array, tables[1].array)
+    np.testing.assert_array_max_ulp(tables[0].array, tables[1].array, maxulp=2)  # the decay so far is rounded once
     tables[0].frozen = [1]
     views[0].accumulate([1], np.ones((1, 3)))
     with pytest.raises(RuntimeError, match=r"call `step\(\)` before `grow`"):
