@@ -114,9 +114,10 @@ def test_a_store_that_left_is_not_kept_in_memory() -> None:
 
 def test_a_store_is_settled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its rows, those of the last piece too; no row of another store."""
+    given = weights(3)
+    expected = table("AdamW", given[1], [[i % 3] for i in range(10)]).array
     monkeypatch.setattr("unhot.settling.SETTLE_CHUNK", 3)
     optimizer = OPTIMIZERS["AdamW"]()
-    given = weights(3)
     engine = Engine.of([array.copy() for array in given], optimizer)
     for i in range(10):
         step(engine, optimizer, [[i % 3]] * 3)
@@ -124,9 +125,7 @@ def test_a_store_is_settled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.is_deferred(1)
     engine.settle_store(1)
     assert [engine.is_deferred(place) for place in range(3)] == [True, False, True]
-    np.testing.assert_allclose(
-        engine.stores[1].weights, table("AdamW", given[1], [[i % 3] for i in range(10)]).array, rtol=1e-12
-    )
+    np.testing.assert_allclose(engine.stores[1].weights, expected, rtol=1e-12)
     for place in (0, 2):
         np.testing.assert_array_equal(engine.stores[place].weights, before[place])
     step(engine, optimizer, [[0]] * 3)
