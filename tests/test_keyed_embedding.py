@@ -15,6 +15,7 @@ from conformance.dense import RULES as DENSE
 from interrupts import everywhere
 
 import unhot
+from unhot.keyed_rows import split
 
 DIM = 3
 
@@ -156,6 +157,18 @@ def test_the_least_used_keys_make_room() -> None:
         embedding.step(keys, np.ones((5, DIM)))
     assert {"a", "b", "c"} <= set(embedding.vocabulary)
     assert embedding.table.rows < 64 + 16
+
+
+def test_which_keys_make_room() -> None:
+    """Those used least often; of these, those used longest ago; of these, the first."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        values = rng.integers(0, 4, (2, 30))
+        count = int(rng.integers(0, 32))
+        fewest, ties = split(values[0], count)
+        oldest, last_ties = split(values[1][ties], count - len(fewest))
+        chosen = [*fewest, *ties[oldest], *ties[last_ties][: count - len(fewest) - len(oldest)]]
+        assert sorted(chosen) == sorted(np.lexsort((np.arange(30), values[1], values[0]))[:count])
 
 
 def test_keys_that_are_removed() -> None:
