@@ -157,6 +157,11 @@ def test_the_least_used_keys_make_room() -> None:
         embedding.step(keys, np.ones((5, DIM)))
     assert {"a", "b", "c"} <= set(embedding.vocabulary)
     assert embedding.table.rows < 64 + 16
+    few = grows(max_rows=3)
+    for _ in range(5):
+        few.lookup(["a", "b", "c"])
+    assert few.lookup(["x", "y"]).any(axis=1).all()  # which were used least often, but now
+    assert {"x", "y"} <= set(few.vocabulary)
 
 
 def test_which_keys_make_room() -> None:

@@ -140,3 +140,34 @@ def test_a_table_left_in_the_midst_of_a_step_does_not_go_on_apart() -> None:
     engine._version._numbers.clear()
     with pytest.raises(RuntimeError, match="in the midst of a step"):
         engine.apart([0])
+
+
+def turns_of(engine: Engine, turns: int) -> list[list[int]]:
+    """The turn of each row of each store; each has one, and one only."""
+    found: list[list[int]] = []
+    due = [np.concatenate([np.empty(0, np.int64), *engine._due(turn, turns)]) for turn in range(turns)]
+    for store in engine.stores:
+        own = [(int(row) - store.first, turn) for turn in range(turns) for row in due[turn] if store.first <= row < store.stop]
+        assert sorted(row for row, _ in own) == list(range(store.rows))
+        found.append([turn for _, turn in sorted(own)])
+    assert sum(map(len, due)) == sum(store.rows for store in engine.stores)
+    return found
+
+
+@pytest.mark.parametrize("turns", [2, 5, 16, 100])
+def test_each_row_has_a_turn_that_stays(turns: int) -> None:
+    """Where stores go on alone, and where rows are added, also such that all have new numbers."""
+    engine = Engine.of([np.zeros((rows, 2), np.float32) for rows in (100, 7, 1, 333)], OPTIMIZERS["AdamW"]())
+    before = turns_of(engine, turns)
+    assert max(map(max, before)) < turns
+    apart = engine.apart([1, 3])
+    assert turns_of(apart, turns) == [before[1], before[3]]
+    for rows in (40, 400):
+        engine.change_rows(
+            lambda rows=rows: engine.adding(0, np.empty(0, np.int64), engine.new(np.zeros((rows, 2), np.float32)))
+        )
+        after = turns_of(engine, turns)
+        assert after[1:] == before[1:]
+        assert after[0][:100] == before[0]
+    counts = np.bincount(turns_of(Engine.of([np.zeros((5000, 1), np.float32)], OPTIMIZERS["AdamW"]()), turns)[0])
+    assert counts.max() <= 5000 / turns + 32
