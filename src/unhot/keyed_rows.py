@@ -191,8 +191,10 @@ class KeyedRows:
         kept = np.zeros(table.rows, bool)
         kept[: self.first] = kept[table.removed] = kept[used[used >= 0]] = True
         rows = np.flatnonzero(~kept)
-        order = np.lexsort((rows, usage.last[rows], usage.uses[rows]))
-        self._evict(table, np.sort(rows[order[:count]]))
+        fewest, ties = split(usage.uses[rows], count)
+        oldest, last_ties = split(usage.last[rows[ties]], count - len(fewest))
+        chosen = [fewest, ties[oldest], ties[last_ties][: count - len(fewest) - len(oldest)]]
+        self._evict(table, rows[np.sort(np.concatenate(chosen))])
 
     def _evict(self, table: RowTable, rows: Ids) -> None:
         if len(rows):
@@ -201,3 +203,13 @@ class KeyedRows:
     def remove(self, keys: Any, table: RowTable) -> None:
         """Forget keys, and give their rows back."""
         table.remove(np.unique(np.asarray(self.vocabulary.remove(keys)).reshape(-1)))
+
+
+def split(values: Ids, count: int) -> tuple[Ids, Ids]:
+    """The places of values that are among the `count` lowest, and of those that equal the highest of these; in linear time."""
+    if count >= len(values):
+        return np.arange(len(values)), np.empty(0, np.int64)
+    if count <= 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    highest = np.partition(values, count - 1)[count - 1]
+    return np.flatnonzero(values < highest), np.flatnonzero(values == highest)
