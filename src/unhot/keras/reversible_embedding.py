@@ -18,7 +18,7 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
     gradients, and a step costs as much as Keras's.
 
     Args: those of `keras.layers.ReversibleEmbedding`, with its defaults, and
-        out_of_range: as in `unhot.keras.Embedding`.
+        out_of_range, frozen: as in `unhot.keras.Embedding`. Frozen rows are those of `embeddings`.
 
     Call: `layer(ids)` returns vectors. `layer(vectors, reverse=True)` returns logits: (..., output_dim) -> (..., input_dim).
 
