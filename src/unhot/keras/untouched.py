@@ -34,7 +34,7 @@ class RateVariable(keras.Variable):  # type: ignore[misc]  # Keras comes without
     def assign(self, value: Tensor) -> Tensor:
         optimizer = None if self.optimizer is None else self.optimizer()
         if optimizer is not None and optimizer._learning_rate is self:
-            optimizer._rates.note(value)
+            optimizer._rates.change(value)
         return super().assign(value)
 
 
@@ -58,6 +58,14 @@ class Rates:
         now = steps_of(optimizer)
         self.begun = 0 if now is None else now
         self.note(optimizer._learning_rate)
+
+    def change(self, rate: Tensor) -> None:
+        """The rate is about to become this one."""
+        optimizer = self._optimizer()
+        before = None if optimizer is None else known_number(optimizer._learning_rate)
+        if not self.changes and before is not None:  # where the optimizer was built within a graph
+            self.changes = [(self.begun, before)]
+        self.note(rate)
 
     def note(self, rate: Tensor) -> None:
         """The rate is this one from now on."""
@@ -99,7 +107,7 @@ def known_number(value: Tensor) -> float | None:
     gone = held is None or getattr(held, "is_deleted", bool)()
     if stateless_scope() is not None or gone or (callable(held) and not ops.is_tensor(held)):
         return None
-    found = held if isinstance(held, (int, float, np.generic)) else backend.concrete(ops.convert_to_tensor(held))
+    found = held if isinstance(held, (int, float, np.generic)) else backend.concrete(ops.reshape(held, ()))  # which is a tensor also of a variable
     return None if found is None else float(found)
 
 
