@@ -17,7 +17,6 @@ from unhot.graph.families import family_of
 from unhot.graph.history import Arrays
 from unhot.optimizers import Optimizer
 
-
 FROZEN = 1 << 29
 """The step of the last touch of frozen rows."""
 

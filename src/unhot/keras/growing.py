@@ -42,9 +42,10 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         """Add rows, and return their numbers: those of removed rows first, then those after the last row.
 
         The variables stay the same objects, and `input_dim` follows. The optimizers of `unhot.keras` that were built with the
-        layer have their state enlarged; an optimizer of Keras's own cannot follow, so compile the model with a new one. Training
-        goes on as if the new rows had been there from the start without a gradient. Weight decay has acted on them at every
-        step since the optimizer was built, or its state was loaded. Rows that are given as an array hold what is given.
+        layer have their state enlarged; an optimizer of Keras's own cannot follow, so compile the model with a new one.
+        Training goes on as if the new rows had been there from the start without a gradient. Weight decay has acted on them at
+        every step since the optimizer was built, or its state was loaded, with the rates of these steps. Rows that are given as
+        an array hold what is given.
 
         Rows are added between steps. Within `fit`, that is in a callback: on PyTorch and TensorFlow in any; on JAX in
         `on_epoch_begin` or `on_epoch_end`, or after `model.jax_state_sync()`. The functions that a model has compiled are made
@@ -159,7 +160,8 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
             >>> layer.frozen
             array([0, 3])
         """
-        return np.array(self._embeddings.frozen_rows if self.built else self._frozen_at_first)
+        table: Variable | None = getattr(self, "_embeddings", None)
+        return np.array(self._frozen_at_first if table is None else table.frozen_rows)
 
     @frozen.setter
     def frozen(self, rows: Any) -> None:

@@ -43,8 +43,8 @@ def _held(variable: Tensor) -> Tensor:
         return variable._value
     if tuple(value.shape) != variable.shape:
         raise ValueError(
-            f"{variable.path} has the shape {variable.shape}, and the value that was given for it {tuple(value.shape)}. Take the"
-            " values of the variables anew after rows were added."
+            f"{variable.path} has the shape {variable.shape}, and the value that was given for it {tuple(value.shape)}. Take"
+            " the values of the variables anew after rows were added."
         )
     return value
 

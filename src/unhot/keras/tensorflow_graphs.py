@@ -57,8 +57,8 @@ class Way:
         if self.changes != self.variable.readers.changes:
             raise RuntimeError(
                 f"rows of {self.variable.path} were added, removed or frozen after this function was made, which would go on"
-                " with the table as it was. Make it anew: a tf.function of your own by calling tf.function again, and those of a"
-                " Keras model by model.make_train_function(force=True), and likewise make_test_function and"
+                " with the table as it was. Make it anew: a tf.function of your own by calling tf.function again, and those of"
+                " a Keras model by model.make_train_function(force=True), and likewise make_test_function and"
                 " make_predict_function."
             )
 

@@ -55,7 +55,9 @@ def _putting(new: New) -> Call:
     held = variable._value
     instead, added = tf.split(tf.cast(values, held.dtype), [len(again), -1], axis)
     first = [axis, *(other for other in range(len(held.shape)) if other != axis)]  # which swaps both ways
-    kept = tf.transpose(tf.tensor_scatter_nd_update(tf.transpose(held, first), again[:, None], tf.transpose(instead, first)), first)
+    kept = tf.transpose(
+        tf.tensor_scatter_nd_update(tf.transpose(held, first), again[:, None], tf.transpose(instead, first)), first
+    )
     made = tf.Variable(
         tf.concat([kept, added], axis),
         trainable=held.trainable,

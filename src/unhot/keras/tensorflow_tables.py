@@ -16,8 +16,8 @@ from unhot.keras._private import being_saved, can_call_before_runs, in_training,
 from unhot.keras.backend import DTYPES, Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
-from unhot.keras.tensorflow_growth import forget_graphs, key_of, put, require_between_steps
 from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
+from unhot.keras.tensorflow_growth import forget_graphs, key_of, put, require_between_steps
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.optimizers import Optimizer

@@ -107,7 +107,9 @@ def known_number(value: Tensor) -> float | None:
     gone = held is None or getattr(held, "is_deleted", bool)()
     if stateless_scope() is not None or gone or (callable(held) and not ops.is_tensor(held)):
         return None
-    found = held if isinstance(held, (int, float, np.generic)) else backend.concrete(ops.reshape(held, ()))  # which is a tensor also of a variable
+    found = (
+        held if isinstance(held, (int, float, np.generic)) else backend.concrete(ops.reshape(held, ()))
+    )  # which is a tensor also of a variable
     return None if found is None else float(found)
 
 
@@ -125,9 +127,8 @@ def scheduled(schedule: Any, steps: npt.NDArray[np.int64]) -> Rows:
 
 
 def untouched(optimizer: Owner, variable: Variable, weights: Rows) -> tuple[Rows, Mapping[str, Rows]]:
-    """Rows that began with these weights and have had no gradient in the steps of an optimizer; slots that are not as they were.
-
-    These are by the names of the core.
+    """Rows that began with these weights and have had no gradient in the steps of an optimizer; and those of their slots that
+    have changed, by the names of the core.
     """
     rates, counts = optimizer._rates.made()
     decay = float(optimizer.weight_decay or 0.0) if optimizer.decays(variable) else 0.0
