@@ -17,6 +17,9 @@ from unhot.graph.families import family_of
 from unhot.graph.history import Arrays
 from unhot.optimizers import Optimizer
 
+FROZEN = 1 << 29
+"""The step of the last touch of frozen rows."""
+
 
 class Rows(Protocol):
     """Arrays by name, with one line for each row of the table."""
@@ -30,14 +33,20 @@ class Rows(Protocol):
 
 
 class Traced:
-    """One optimizer on one table of so many rows; holds no array, so that one of it serves every compilation."""
+    """One optimizer on one table of so many rows; holds no array, so that one of it serves every compilation.
 
-    def __init__(self, optimizer: Optimizer, dtype: str, rows: int) -> None:
+    Of a table that `freezes`, rows whose last touch is at `FROZEN` stay as they are.
+    """
+
+    def __init__(self, optimizer: Optimizer, dtype: str, rows: int, *, freezes: bool = False) -> None:
         self.optimizer, self.dtype, self.rows = optimizer, dtype, rows
         self.family = family_of(optimizer, dtype, rows)
         self.slots = dict(self.family.clock.slots)
         self.names = ("weights", *self.slots)
         self.defers = self.family.clock.defers(Hyper(1.0, 0.0, float(optimizer.weight_decay or 0.0)))
+        self.freezes = freezes
+        self.notes = self.defers or freezes
+        """Whether there is a `last`."""
         self.turns = self.family.capacity // 2
         self.chunk = ceil(rows / self.turns)
 
@@ -46,7 +55,7 @@ class Traced:
         return self.rows, self.family.clock.law.slot_width(name, dim)
 
     def _key(self) -> tuple[Any, ...]:
-        return type(self.optimizer), tuple(vars(self.optimizer).items()), self.dtype, self.rows
+        return type(self.optimizer), tuple(vars(self.optimizer).items()), self.dtype, self.rows, self.freezes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Traced) and self._key() == other._key()
@@ -56,7 +65,7 @@ class Traced:
 
     def _read(self, store: Rows, ids: Any) -> tuple[tuple[Any, ...], Any]:
         """The states of the rows `ids` as they stand; and the steps of their last touches."""
-        return tuple(store.take(name, ids) for name in self.names), store.take("last", ids) if self.defers else None
+        return tuple(store.take(name, ids) for name in self.names), store.take("last", ids) if self.notes else None
 
     def _carry(self, ops: Any, history: Arrays, rows: tuple[Any, ...], last: Any, now: Any) -> tuple[Any, ...]:
         """The states of rows last touched at `last`, carried to the step `now`."""
@@ -70,8 +79,9 @@ class Traced:
         """Write the states of the rows `ids`, which were last touched at `last`, and now are at `now`."""
         for name, new in zip(self.names, rows, strict=True):
             store.put(name, ids, new)
-        if self.defers:
+        if self.notes:
             touched = ops.full_like(last, now)
+            touched = ops.where(last < FROZEN, touched, last) if self.freezes else touched
             store.put("last", ids, ops.after(touched, ops.maximum(touched, last), rows[0]))
 
     def lookup(self, ops: Any, history: Arrays, store: Rows, ids: Any, now: Any) -> Any:
@@ -96,7 +106,11 @@ class Traced:
 
         def updated(rows: tuple[Any, ...], last: Any, sums: Any, now: Any, rate: Any) -> tuple[Any, ...]:
             scalars = self.family.scalars(ops, history, now + 1, rate)
-            return self.family.clock.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
+            new = self.family.clock.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
+            if not self.freezes:
+                return new
+            moving = (last < FROZEN)[:, None]
+            return tuple(ops.where(moving, moved, kept) for moved, kept in zip(new, rows, strict=True))
 
         rows, last = self._read(store, ids)
         new = ops.fused(updated)(rows, last, sums, now, rate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from math import log
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -51,6 +51,12 @@ class Family(Protocol):
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         """The row states carried over their deferred steps."""
 
+    def untouched(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], now: Any) -> tuple[Any, ...]:
+        """The states at `now` of rows that were in these states when the history was begun, at step 0."""
+
+    def enlarged(self, ops: Any, arrays: Arrays, now: Any, before: Family) -> Arrays:
+        """The history of rows that are all settled at `now`, from that of a family for another number of rows."""
+
 
 class _Base:
     def __init__(self, clock: Any, dtype: str, rows: int, window: int, width: int) -> None:
@@ -80,6 +86,30 @@ class _Base:
         settled: tuple[Any, ...] = self.clock.settle(ops, rows, c)
         return settled
 
+    def untouched(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], now: Any) -> tuple[Any, ...]:
+        return (rows[0] * ops.exp(self.decays.total(ops, arrays, now)), *rows[1:])
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The history of a table that has made no step."""
+        return {}
+
+    def enlarged(self, ops: Any, arrays: Arrays, now: Any, before: Any) -> Arrays:  # a family, which has a capacity
+        if self.capacity == before.capacity:
+            return arrays
+        made: Arrays = {}
+        for name, new in self.arrays().items():
+            old = arrays[name]
+            if new.shape[:1] != (self.capacity,):
+                made[name] = old
+            elif name in self.RUNNING:
+                made[name] = ops.put(ops.constant(new), now & (self.capacity - 1), ops.take(old, now & (before.capacity - 1)))
+            else:
+                made[name] = ops.constant(new)
+        return made
+
+    RUNNING: ClassVar[tuple[str, ...]] = ("decays", "sums")
+    """The arrays with running sums."""
+
 
 class RootFamily(_Base):
     """What a step is, for optimizers such as Adam."""
@@ -104,9 +134,6 @@ class LazyFamily(RootFamily):
 
     def __init__(self, clock: LazyClock, dtype: str, rows: int) -> None:
         super().__init__(clock, dtype, rows, 0, 0)
-
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {}
 
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         return {}
@@ -290,7 +317,8 @@ class ClosedFormFamily(_Base):
         if not self.shrinks:
             return rate
         sums = np.zeros((self.capacity, 2 * TERMS), self.dtype)
-        return {**rate, "sums": sums, "first": np.zeros((self.capacity, 1), self.dtype)}
+        begun = np.zeros((1, 1 + TERMS), self.dtype)
+        return {**rate, "sums": sums, "first": np.zeros((self.capacity, 1), self.dtype), "begun": begun}
 
     def advance(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> Arrays:
         changed = {"rate": rate + 0.0 * arrays["rate"]}
@@ -302,6 +330,8 @@ class ClosedFormFamily(_Base):
         more = ops.sum(shrunk[:, None] * ops.constant(TO_CHEBYSHEV.astype(self.dtype)), 0)
         sums = ops.take(arrays["sums"], (step - 1) & mask)
         changed["sums"] = ops.put(arrays["sums"], step & mask, ops.concat([*added(sums[:TERMS], sums[TERMS:], more)]))
+        first = ops.concat([ops.reshape(twice, (1,)), more])[None]
+        changed["begun"] = ops.where(step == 1, first, arrays["begun"])
         changed["first"] = ops.put(arrays["first"], (step - 1) & mask, ops.reshape(twice, (1,)))
         return changed
 
@@ -317,6 +347,15 @@ class ClosedFormFamily(_Base):
     def scalars(self, ops: Any, arrays: Arrays, step: Any, rate: Any) -> tuple[Any, ...]:
         scalars: tuple[Any, ...] = self.clock.scalars_with(self.weight_pair(rate), self.hyper(rate))
         return scalars
+
+    def untouched(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], now: Any) -> tuple[Any, ...]:
+        if self.shrinks:
+            sums, begun = ops.take(arrays["sums"], now & (self.capacity - 1)), arrays["begun"]
+            line = ops.concat([begun[0, :1], sums[:TERMS] - begun[0, 1:] + sums[TERMS:]])[None]
+        else:
+            line = ops.zeros((1, 1), rows[0])
+        settled = self.settle(ops, arrays, rows, line)
+        return tuple(ops.where(now > 0, new, old) for new, old in zip(settled, rows, strict=True))
 
     def settle(self, ops: Any, arrays: Arrays, rows: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
         clock = copy.copy(self.clock)

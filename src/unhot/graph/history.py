@@ -68,6 +68,13 @@ class Decays:
         a, b = ops.take(arrays["decays"], start & self.mask), ops.take(arrays["decays"], stop & self.mask)
         return difference(b[..., 0], b[..., 1], a[..., 0], a[..., 1])
 
+    def total(self, ops: Any, arrays: Arrays, now: Any) -> Any:
+        """The logarithm of the product of all decays up to `now`, since the history was begun; 0 without a decay."""
+        if not self.decay:
+            return ops.real(0.0)
+        sums = ops.take(arrays["decays"], now & self.mask)
+        return sums[0] + sums[1]
+
 
 def ring_of(rows: int, window: int) -> int:
     """The capacity of the ring: a power of two, at least twice the window."""

@@ -7,7 +7,11 @@ try:
 except ModuleNotFoundError as error:
     raise extras.missing("unhot.jax", "jax", error) from error
 
+from unhot.jax.growing import freeze, frozen, grow, remove, removed
 from unhot.jax.pooling import pool
 from unhot.jax.table import TableState, from_array, lookup, settle, sum_by_id, update, weights
 
-__all__ = ["TableState", "from_array", "lookup", "pool", "settle", "sum_by_id", "update", "weights"]
+__all__ = [
+    "TableState", "freeze", "from_array", "frozen", "grow", "lookup", "pool", "remove", "removed", "settle", "sum_by_id",
+    "update", "weights",
+]  # fmt: skip

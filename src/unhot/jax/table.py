@@ -33,7 +33,7 @@ class TableState:
     Args:
         rows: arrays with one line per row: "weights", (rows, dim), and the optimizer's slots, (rows, dim), or (rows, 1) where
             it keeps one number for each row, in the table's dtype; "last", (rows,) int32, the step of the last touch; "place",
-            (rows,) int32, scratch space for a step.
+            (rows,) int32, scratch space for a step; "removed", (rows,) bool, if rows have been removed.
         history: the history of the steps made, a few MB.
         clock: the number of steps made, int32.
         trained: the optimizer. It is not an array, and is compiled into jitted functions.
@@ -95,7 +95,7 @@ def from_array(array: Any, *, optimizer: Optimizer, out_of_range: OutOfRange = "
     for name, start in trained.slots.items():
         rows[name] = jnp.full_like(weights, start, shape=trained.slot_shape(name, weights.shape[1]))
     rows["place"] = jnp.zeros(len(weights), jnp.int32)
-    if trained.defers:
+    if trained.notes:
         rows["last"] = jnp.zeros(len(weights), jnp.int32)
     for array in rows.values():
         into_large_pages(array)

@@ -107,6 +107,21 @@ def in_training() -> bool:
     return ON and bool(context is not None and context.get_value("training"))
 
 
+def entry_layer() -> keras.Layer | None:
+    """The outermost layer of those that are being called, mostly a model.
+
+    Needs: what Keras keeps on its call.
+    Fallback: None. When a table grows on TensorFlow, the functions that `fit` has compiled then have to be made anew by the
+    user, and an error says so.
+    """
+    try:
+        from keras.src.backend.common.global_state import get_global_attribute
+    except ImportError:
+        return None
+    context = get_global_attribute("current_call_ctx")
+    return getattr(context, "entry_layer", None) if ON else None
+
+
 # ---------------------------------------------------------------- graphs of functional models, and layers in layers
 
 Node: TypeAlias = Any

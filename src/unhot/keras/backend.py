@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
+from unhot.atomic import Call
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import Backend, Ownable, Ownership
@@ -26,6 +28,16 @@ class Reason(NamedTuple):
 
     reason: str
     remedy: str
+
+
+class New(NamedTuple):
+    """Rows for a variable: the first of them take the places of its rows `again`, the others come at the end."""
+
+    variable: Variable
+    again: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    axis: int
+    """That of the rows."""
 
 
 class Owner(Protocol):
@@ -57,6 +69,32 @@ class Owner(Protocol):
 
     def row_state(self) -> dict[str, Variable]:
         """Numbers of the core's optimizer that Keras keeps beside the slots."""
+
+    core: type[Optimizer]
+    """The optimizer of the core."""
+
+    weight_decay: float | None
+    learning_rate: Tensor
+    _learning_rate: Tensor
+    gradient_accumulation_steps: int | None
+
+    _rates: Any  # of a module that comes after this one
+    """The learning rates of the steps made."""
+
+    _slots_made: Sequence[tuple[Variable, Variable, Callable[..., Tensor]]]
+    """What it keeps for variables: these, the slots, and their initializers."""
+
+    def slot_of(self, variable: Variable, name: str) -> Variable | None:
+        """The slot of a variable, by the core's name."""
+
+    def averages(self) -> Sequence[Variable]:
+        """The averages of variables over the steps, if it keeps such."""
+
+    def worth_owning(self, variable: Variable) -> bool:
+        """Whether it trains a table of this kind and size by rows."""
+
+    def go_on_with(self, variable: Variable) -> None:
+        """Train the rows of a table that has changed."""
 
     def refuse_change(self, variable: Variable) -> None:
         """Raise ValueError for hyperparameters that have changed and are constants of a graph."""
@@ -139,6 +177,26 @@ class KerasBackend(Backend):
     @abstractmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
         """Raise TypeError or ValueError for an optimizer of the core that cannot train the rows of this table apart."""
+
+    # ------------------------------------------------------------------ rows that are added
+
+    @staticmethod
+    def require_between_steps(variable: Variable, slots: Sequence[Variable]) -> None:
+        """Raise RuntimeError where the rows of a variable cannot be changed now, since a step is being made."""
+
+    @staticmethod
+    def forget_graphs(variable: Variable) -> None:
+        """The variable is about to be changed: graphs that were made for it must not go on with what it was."""
+
+    @staticmethod
+    @abstractmethod
+    def put(new: Sequence[New], notes: Sequence[Call]) -> None:
+        """Write rows into variables that nobody trains, and make the calls `notes` together with that."""
+
+    @staticmethod
+    def key_of(variable: Variable) -> str | None:
+        """What an optimizer knows the variable by, if not by what Keras does."""
+        return None
 
     # ------------------------------------------------------------------ an optimizer
 

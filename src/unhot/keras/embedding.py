@@ -9,7 +9,9 @@ from keras import ops
 
 from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import backend
+from unhot.keras.callers import note_caller
 from unhot.keras.combiners import COMBINERS, bags_of, check_weights, combined, is_ragged
+from unhot.keras.growing import Growing
 from unhot.keras.input_ids import as_tensor, checked, representable, require_exact
 from unhot.keras.kinds import Option, Shape, Tensor, Variable
 from unhot.optimizers.base import flag
@@ -19,7 +21,7 @@ TABLES = ("embeddings", "lora_embeddings_a")
 
 
 @keras.saving.register_keras_serializable("unhot")
-class Embedding(keras.layers.Embedding):  # type: ignore[misc]
+class Embedding(Growing, keras.layers.Embedding):  # type: ignore[misc]
     """`keras.layers.Embedding` whose rows an optimizer of `unhot.keras` trains exactly, at the cost of the touched rows.
 
     Args: those of `keras.layers.Embedding`, with its defaults, and
@@ -33,6 +35,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             of TensorFlow an InvalidArgumentError; what XLA compiles cannot raise, so there the result for that id or bag is
             NaN, and no row gets a gradient from it), "zero" (a zero vector without a gradient, which counts in a mean or
             maximum) or the number of the row that stands for all unknown ids.
+        frozen: rows that do not train: their numbers, or a boolean mask of shape (input_dim,). See the property `frozen`.
 
     Call: `layer(ids, weights=None)`. The ids have any shape (..., n). They are integers, or floats whose dtype has an exact
         number for every row (float32: 2**24 rows). `weights` have the same shape, can be trained, and need a combiner other
@@ -68,6 +71,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         activation: Option = None,
         combiner: str | None = None,
         out_of_range: OutOfRange = "raise",
+        frozen: Option = None,
         **kwargs: Option,
     ) -> None:
         if combiner is not None and combiner not in COMBINERS:
@@ -79,6 +83,8 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
         self.combiner = self._combines = combiner
         self.bias: Variable | None = None
         super().__init__(input_dim, output_dim, *args, **kwargs)
+        if frozen is not None:
+            self.frozen = frozen
         self._convert_input_args = False  # `__call__` does that, as Keras's other layers of integers do
         self.out_of_range = check_policy(out_of_range, input_dim)
 
@@ -109,6 +115,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             )
         variable.regularizer = keras.regularizers.get(options.get("regularizer"))
         variable.constraint = keras.constraints.get(options.get("constraint"))
+        variable.frozen_rows = self.frozen
         self._track_variable(variable)
         return variable
 
@@ -129,6 +136,7 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def _note_reads(self) -> None:
         """Note that the tables have been read."""
+        note_caller()
         backend.note_read(self._embeddings)
         if self.lora_enabled:
             backend.note_read(self.lora_embeddings_a)
@@ -223,6 +231,8 @@ class Embedding(keras.layers.Embedding):  # type: ignore[misc]
             config["combiner"] = self._combines
         if self.out_of_range != "raise":
             config["out_of_range"] = self.out_of_range
+        if len(self.frozen):
+            config["frozen"] = self.frozen.tolist()
         return config
 
     @property

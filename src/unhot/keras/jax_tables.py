@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from unhot.graph.engine import Traced
+from unhot.graph.engine import FROZEN, Traced
 from unhot.jax.operations import after
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
+from unhot.keras.jax_growth import put, require_between_steps
 from unhot.keras.jax_lookup import Lookups
 from unhot.keras.jax_training import Arrays, TableTraining, carried, integers, traced
 from unhot.keras.jax_value import SlotValue, TableValue
@@ -60,6 +61,9 @@ class JaxBackend(TableTraining):
             return Reason("keras.distribution lays its rows out over devices", "Train on one device to train by rows.")
         return None
 
+    put = staticmethod(put)
+    require_between_steps = staticmethod(require_between_steps)
+
     @staticmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
         Traced(optimizer, variable._dtype, variable.shape[0])
@@ -97,7 +101,8 @@ class JaxBackend(TableTraining):
         self._optimizer, self._variable = weakref.ref(optimizer), weakref.ref(variable)
         self.path: str = variable.path
         core = optimizer.row_optimizer(variable, 0.001)
-        super().__init__(Traced(core, variable._dtype, variable.shape[0]), variable.shape)
+        self.frozen = variable.frozen_rows
+        super().__init__(Traced(core, variable._dtype, variable.shape[0], freezes=len(self.frozen) > 0), variable.shape)
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
 
     @property
@@ -160,8 +165,10 @@ class JaxBackend(TableTraining):
 
     def _at(self, now: jax.Array) -> Arrays:
         """Clock and last touches of a table that is settled at `now`."""
-        last = {"last": carried(jnp.full((self.shape[0],), now, jnp.int32))} if self.traced.defers else {}
-        return {"clock": carried(now), **last}
+        if not self.traced.notes:
+            return {"clock": carried(now)}
+        last = jnp.full((self.shape[0],), now, jnp.int32)
+        return {"clock": carried(now), "last": carried(last.at[self.frozen].set(FROZEN) if len(self.frozen) else last)}
 
     def _has_hyperparameters_of(self, optimizer: Owner) -> bool:
         """Whether the optimizer's hyperparameters are those by which this trains rows."""

@@ -63,7 +63,7 @@ class TableTraining(Reader, KerasBackend):
         self.traced, self.shape = traced, shape
         self.ops = Operations(jnp.dtype(traced.dtype))
         history = traced.family.arrays() if traced.defers else {}
-        self.names = (*traced.names, "place", "clock", *(["last"] if traced.defers else []), *history)
+        self.names = (*traced.names, "place", "clock", *(["last"] if traced.notes else []), *history)
 
     # ------------------------------------------------------------------ arrays
 
@@ -73,7 +73,7 @@ class TableTraining(Reader, KerasBackend):
 
     def parts(self, arrays: Arrays) -> tuple[CarriedRows, Arrays, jax.Array]:
         """Rows, history and clock."""
-        names = (*self.traced.names, "place", *(["last"] if self.traced.defers else []))
+        names = (*self.traced.names, "place", *(["last"] if self.traced.notes else []))
         history = {name: array for name, array in arrays.items() if name not in names and name != "clock"}
         return CarriedRows({name: arrays[name] for name in names}), history, integers(arrays["clock"])
 
@@ -91,7 +91,7 @@ class TableTraining(Reader, KerasBackend):
             return arrays
         if not traced(arrays):
             return self._settled(arrays)
-        late = (arrays["last"] != arrays["clock"]).any()
+        late = (integers(arrays["last"]) < integers(arrays["clock"])).any()
         found: Arrays = jax.lax.cond(late, self._settled, lambda arrays: arrays, arrays)
         return found
 
@@ -102,7 +102,7 @@ class TableTraining(Reader, KerasBackend):
 
     def late(self, arrays: Arrays) -> bool:
         """Whether any row of these arrays, which are known, has deferred steps."""
-        return self.traced.defers and not bool((arrays["last"] == arrays["clock"]).all())
+        return self.traced.defers and bool((integers(arrays["last"]) < integers(arrays["clock"])).any())
 
     # ------------------------------------------------------------------ what the variables are asked for
 

@@ -39,7 +39,14 @@ def _held(variable: Tensor) -> Tensor:
     """What the variable holds: in a stateless scope, what that has for it."""
     scope = stateless_scope()
     value = None if scope is None else scope.get_current_value(variable)
-    return variable._value if value is None else value
+    if value is None:
+        return variable._value
+    if tuple(value.shape) != variable.shape:
+        raise ValueError(
+            f"{variable.path} has the shape {variable.shape}, and the value that was given for it {tuple(value.shape)}. Take"
+            " the values of the variables anew after rows were added."
+        )
+    return value
 
 
 class _Variable(keras.Variable):  # type: ignore[misc]
@@ -106,6 +113,8 @@ class TableVariable(_Variable):
 
     ownership: Ownership[TableTraining] | None = None
     """Who trains the rows."""
+
+    frozen_rows = np.empty(0, np.int64)
 
     before: TableValue | None = None
     """The value before the latest, while it is not known whether the latest brings the slots with it; see `_take`."""

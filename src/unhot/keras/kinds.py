@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from unhot.training import Ownership
 
 Tensor: TypeAlias = Any
@@ -38,6 +41,8 @@ class Variable(Protocol):
     _layout: object
     ownership: Ownership[Any] | None
     """Who trains the rows of a table: see `unhot.training`."""
+    frozen_rows: npt.NDArray[np.int64]
+    """The numbers of the rows of a table that do not train, in rising order."""
 
     def assign(self, value: Tensor) -> Tensor: ...
 

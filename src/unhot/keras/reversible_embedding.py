@@ -20,8 +20,8 @@ class ReversibleEmbedding(keras.layers.ReversibleEmbedding, Embedding):  # type:
     gradients, and a step costs as much as Keras's.
 
     Args: those of `keras.layers.ReversibleEmbedding`, with its defaults, and
-        use_bias, bias_initializer, activation, combiner, out_of_range: as in `unhot.keras.Embedding`. They are part of the
-            lookup alone.
+        use_bias, bias_initializer, activation, combiner, out_of_range, frozen: as in `unhot.keras.Embedding`. They are part of
+            the lookup alone; frozen rows are those of `embeddings`.
 
     Call: `layer(ids, weights=None)` returns vectors, as `unhot.keras.Embedding` does. `layer(vectors, reverse=True)` returns
         logits, (..., output_dim) -> (..., input_dim): the product with the table (or, with `tie_weights=False`, with the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +10,9 @@ import keras
 
 from unhot.keras.backend import KerasBackend, Reason, RowGradient
 from unhot.keras.backends import backend
+from unhot.keras.growth import Slot, note_built
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
+from unhot.keras.untouched import Rates
 from unhot.optimizers import Optimizer
 from unhot.optimizers.base import flags
 from unhot.optimizers.names import Names
@@ -61,9 +63,15 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         if self.built:
             return
         super().build(variables)
+        self.__dict__["_rates"] = Rates(self)
+        note_built(self)
         for variable in self._trainable_variables:
-            if backend.is_table(variable) and variable.shape[0] >= self.fewest_rows:
+            if backend.is_table(variable) and self.worth_owning(variable):
                 self.own_if_possible(variable)
+
+    def worth_owning(self, variable: Variable) -> bool:
+        """Whether to train the rows of a table apart: of a large one, or one of which some rows must not train."""
+        return bool(variable.shape[0] >= self.fewest_rows or len(variable.frozen_rows))
 
     @property
     def fewest_rows(self) -> int:
@@ -77,6 +85,14 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             self.own(variable)
         else:
             warn_of_dense_training(variable, variable.path, *dense, stacklevel=3)
+
+    def go_on_with(self, variable: Variable) -> None:
+        """Train the rows of a table that was let go of while it was changed."""
+        tie = self._tables.get(self._var_key(variable))
+        if backend.EAGER and tie is not None:
+            tie.regain()
+        else:
+            self.own_if_possible(variable)
 
     def reason_for_dense(self, variable: Variable) -> Reason | None:
         """Why this optimizer cannot train the rows of a table apart, and what to do about it; None if it can."""
@@ -97,17 +113,21 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
 
     def own(self, variable: Variable) -> None:
         """Train the rows of this table from now on; another optimizer of `unhot.keras` loses it."""
-        index = self._get_variable_index(variable)
-        slots = {}
-        for name, attribute in self._names.slots.items():
-            held = getattr(self, attribute, None)
-            if held:
-                slots[name] = held[index]
+        slots = {name: slot for name in self._names.slots if (slot := self.slot_of(variable, name)) is not None}
         made = backend(variable, slots, self)
         tie = Ownership(backend.ownable(variable), self, made)
         made.tied(tie)
         tie.regain()
         self.__dict__["_tables"] = {**self._tables, self._var_key(variable): tie}  # which Keras must not track, and save
+
+    def slot_of(self, variable: Variable, name: str) -> Variable | None:
+        """The slot of a variable, by the core's name."""
+        held = getattr(self, self._names.slots[name], None)
+        return held[self._get_variable_index(variable)] if held else None
+
+    def averages(self) -> Sequence[Variable]:
+        """The averages of variables over the steps, if it keeps such."""
+        return [slot for slot in getattr(self, "_model_variables_moving_average", ()) if slot is not None]
 
     def row_optimizer(self, variable: Variable, rate: Tensor) -> Optimizer:
         """The optimizer of the core for a table, with the hyperparameters as they stand."""
@@ -141,7 +161,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         return tie.backend if tie is not None and tie.holds else None
 
     def _var_key(self, variable: Variable) -> Any:
-        return super()._var_key(backend.identity(variable))
+        return backend.key_of(variable) or super()._var_key(backend.identity(variable))
 
     # ------------------------------------------------------------------ steps
 
@@ -156,7 +176,21 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             for tie in self._tables.values():
                 tie.regain()
         with backend.around_step(self):
-            super().apply(backend.row_gradients(self, list(grads), variables), variables)
+            gradients = backend.row_gradients(self, list(grads), variables)
+            kept = self._frozen_of_dense(gradients, variables)
+            super().apply(gradients, variables)
+            for variable, rows, vectors in kept:
+                variable.assign(keras.ops.scatter_update(variable.value, rows[:, None], vectors))
+
+    def _frozen_of_dense(self, gradients: list[Gradient], variables: list[Variable]) -> list[tuple[Variable, Any, Tensor]]:
+        """Tables whose step is not by rows, and the rows of them that do not train."""
+        found = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            rows = getattr(variable, "frozen_rows", ())
+            if len(rows) and not (isinstance(gradient, RowGradient) and self._steps_as_here):
+                vectors = keras.ops.take(variable.value, rows, axis=0)
+                found.append((variable, rows, keras.ops.stop_gradient(vectors)))
+        return found
 
     def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
         rate = self._get_current_learning_rate()
@@ -257,6 +291,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         """As Keras's; the slots of tables are variables of their own kind."""
         if not backend.is_table(reference_variable):
             made: Variable = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
+            self._note_slot(reference_variable, made, initializer)
             return made
         with keras.name_scope(self.name, caller=self):
             variable = backend.SLOT_VARIABLE(
@@ -267,7 +302,14 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
                 name=f"{reference_variable.path.replace('/', '_')}_{name or 'var'}",
             )
         self._track_variable(variable)
+        self._note_slot(reference_variable, variable, initializer)
         return variable
+
+    _slots_made: Sequence[Slot] = ()
+    """What it keeps for variables."""
+
+    def _note_slot(self, variable: Variable, slot: Variable, initializer: Any) -> None:
+        self.__dict__["_slots_made"] = [*self._slots_made, Slot(variable, slot, keras.initializers.get(initializer))]
 
     def slot_shape(self, variable: Variable) -> tuple[int, ...]:
         """The shape of the slots of a table."""
@@ -290,3 +332,5 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         write(state)
         for table in tables:
             table.restart(self)
+        if self.built:
+            self._rates.restart()

@@ -33,9 +33,11 @@ class Way:
     variable: Any
     backend: Any
     traced: Any
+    changes: int
+    """How many times rows had been added by then."""
 
     def _key(self) -> tuple[Any, ...]:
-        return id(self.variable), id(self.backend), self.traced
+        return id(self.variable), id(self.backend), self.traced, self.changes
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Way) and self._key() == other._key()
@@ -50,8 +52,19 @@ class Way:
             return self.backend is None
         return tie.backend is self.backend and tie.backend.traced == self.traced
 
+    def require_current(self) -> None:
+        """Raise RuntimeError if rows have been added, removed or frozen since."""
+        if self.changes != self.variable.readers.changes:
+            raise RuntimeError(
+                f"rows of {self.variable.path} were added, removed or frozen after this function was made, which would go on"
+                " with the table as it was. Make it anew: a tf.function of your own by calling tf.function again, and those of"
+                " a Keras model by model.make_train_function(force=True), and likewise make_test_function and"
+                " make_predict_function."
+            )
+
     def meet(self) -> None:
         """Before a run: what others have deferred is not deferred any more."""
+        self.require_current()
         if not self.holds() and self.variable.ownership is not None:
             self.variable.ownership.settle()
 
@@ -61,6 +74,18 @@ class Readers:
 
     def __init__(self) -> None:
         self.noted: list[tuple[weakref.ref[Any], Way]] = []
+        self.looked_at: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Functions that read the table, and are looked at before they run."""
+        self.changes = 0
+        """How many times rows have been added, removed or frozen."""
+
+    def blind(self) -> bool:
+        """Whether there is a function that nobody looks at."""
+        return any((known := graph()) is not None and known not in self.looked_at for graph, _ in self.noted)
+
+    def forget(self) -> None:
+        """The table is about to be changed: the functions that there are do not run any more."""
+        self.noted, self.changes = [], self.changes + 1
 
     def note(self, graph: Any, way: Way) -> None:
         """This graph reads the table in this way."""
@@ -83,9 +108,10 @@ def note_read(variable: Any, backend: Any) -> None:
     graph = _function()
     if graph is None:
         return
-    way = Way(variable, backend, getattr(backend, "traced", None))
+    way = Way(variable, backend, getattr(backend, "traced", None), variable.readers.changes)
     if in_training() or made_by_trainer(graph) or len(_with_outer(graph)) > 1:
         call_before_runs(graph, way, way.meet)
+        variable.readers.looked_at.add(graph)
     else:
         variable.readers.note(graph, way)
 
@@ -95,10 +121,11 @@ def note_step(variable: Any, backend: Any, optimizer: Any, resume: Callable[[Any
     graph = _function()
     if graph is None:
         return
-    tie, way = variable.ownership, Way(variable, backend, backend.traced)
+    tie, way = variable.ownership, Way(variable, backend, backend.traced, variable.readers.changes)
     STEPPING.update(_with_outer(graph))
 
     def meet(keep: Any = optimizer) -> None:  # a graph that steps keeps its optimizer alive
+        way.require_current()
         tie.regain()
         if not way.holds():
             resume(way.traced)
@@ -106,6 +133,7 @@ def note_step(variable: Any, backend: Any, optimizer: Any, resume: Callable[[Any
             backend.at_once.assign(True)
 
     call_before_runs(graph, ("step", way), meet)
+    variable.readers.looked_at.add(graph)
 
 
 def _with_outer(graph: Any) -> list[Any]:

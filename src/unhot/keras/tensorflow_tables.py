@@ -11,12 +11,13 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from unhot.graph.engine import Traced
+from unhot.graph.engine import FROZEN, Traced
 from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
 from unhot.keras.backend import DTYPES, Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
 from unhot.keras.tensorflow_graphs import Readers, note_read, note_step
+from unhot.keras.tensorflow_growth import forget_graphs, key_of, put, require_between_steps
 from unhot.keras.tensorflow_operations import Fused, Operations, VariableRows, as_it_is
 from unhot.keras.tensorflow_variables import SlotVariable, TableVariable
 from unhot.optimizers import Optimizer
@@ -116,6 +117,11 @@ class TensorFlowBackend(KerasBackend):
             )
         return None
 
+    put = staticmethod(put)
+    key_of = staticmethod(key_of)
+    forget_graphs = staticmethod(forget_graphs)
+    require_between_steps = staticmethod(require_between_steps)
+
     @staticmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
         Traced(optimizer, variable.dtype, variable.shape[0])
@@ -170,7 +176,8 @@ class TensorFlowBackend(KerasBackend):
 
     def _traced(self, optimizer: Owner) -> Traced:
         """What trains the rows, with the optimizer's hyperparameters as they stand."""
-        return Traced(optimizer.row_optimizer(self.variable, 0.001), self.variable.dtype, self.variable.shape[0])
+        core, (rows, _) = optimizer.row_optimizer(self.variable, 0.001), self.variable.shape
+        return Traced(core, self.variable.dtype, rows, freezes=len(self.variable.frozen_rows) > 0)
 
     def _begin_with(self, optimizer: Owner, traced: Traced, state: Mapping[str, Tensor]) -> None:
         """Take up hyperparameters, and the numbers that the optimizer keeps; all rows are settled.
@@ -190,9 +197,12 @@ class TensorFlowBackend(KerasBackend):
         store = VariableRows({name: self.held[name] for name in traced.names}, traced.rows)
         nothing = tf.zeros((traced.rows,), tf.int32)
         store.variables["place"] = tf.Variable(nothing, trainable=False, name="place")
+        if traced.notes:
+            frozen = self.variable.frozen_rows[:, None]
+            marked = tf.tensor_scatter_nd_update(nothing, frozen, tf.fill((len(frozen),), FROZEN))
+            store.variables["last"] = tf.Variable(marked, trainable=False, name="last")
         if not traced.defers:
             return store, {}, None
-        store.variables["last"] = tf.Variable(nothing, trainable=False, name="last")
         arrays = traced.family.arrays().items()
         history = {name: tf.Variable(start, trainable=False, name=name) for name, start in arrays}
         return store, history, tf.Variable(0, trainable=False, name="clock")
@@ -250,9 +260,14 @@ class TensorFlowBackend(KerasBackend):
     def _go_on(self, optimizer: Owner, state: Mapping[str, Tensor]) -> None:
         now = tf.cast(optimizer._iterations._value, tf.int32)
         self.clock.assign(now)
-        self.store.variables["last"].assign(tf.fill((self.traced.rows,), now))
+        self._touch(now)
         for name, start in self.traced.family.arrays().items():
             self.history[name].assign(tf.cast(state.get(name, start), self.history[name].dtype))
+
+    def _touch(self, step: Tensor) -> None:
+        """All rows stand at this step, except for frozen ones."""
+        last = self.store.variables["last"]
+        last.assign(tf.where(last >= FROZEN, last, step))
 
     def _follow_iterations(self, optimizer: Owner) -> None:
         def meet() -> None:
@@ -279,7 +294,7 @@ class TensorFlowBackend(KerasBackend):
         if self.traced.defers:
             step = self._now() + 1
             self._keep(self.traced.family.advance(self.ops, self.history, step, self.ops.real(rate)))
-            self.store.variables["last"].assign(tf.fill((self.traced.rows,), step))
+            self._touch(step)
             self.clock.assign(step)
 
     def prepare_step(self, optimizer: Owner, variable: Variable, rate: Tensor) -> None:

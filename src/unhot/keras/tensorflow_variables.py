@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from unhot.keras.backend import KerasBackend
 from unhot.keras.settled import Settled
@@ -17,6 +18,8 @@ class TableVariable(Settled, keras.Variable):  # type: ignore[misc]  # Keras com
 
     ownership: Ownership[KerasBackend] | None = None
     """The tie that holds now."""
+
+    frozen_rows = np.empty(0, np.int64)
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.readers = Readers()

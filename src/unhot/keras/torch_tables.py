@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, cast
 
 import keras
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
+from unhot.keras.torch_growth import put
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
@@ -41,6 +43,8 @@ class TableVariable(keras.Variable):  # type: ignore[misc]
     """The variable of a table, whose value is a `TableParameter`: settled for all who use it."""
 
     _value: Tensor
+
+    frozen_rows = np.empty(0, np.int64)
 
     def _initialize(self, value: Number) -> None:
         super()._initialize(value)
@@ -113,6 +117,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
         clock_of(optimizer, dtype_of(variable._value), variable.shape[0])
 
+    put = staticmethod(put)
+
     reason_for_dense = KerasBackend.reason_for_dense  # type: ignore[assignment]  # that of `TorchBackend` is of its optimizers
 
     # ------------------------------------------------------------------ an optimizer
@@ -154,6 +160,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         self.tie = weakref.ref(tie)
 
     def resume(self) -> None:
+        self._pointer = -1  # whatever the parameter has become in the meantime
         for slot in self._slots.values():
             slot.training = self
 
@@ -239,6 +246,9 @@ def _bind(tables: Sequence[TorchKerasBackend], core: Optimizer, now: int, state:
     clock.load_state(begun | {name: float(value) for name, value in state.items()})
     states = [(array, table.slots_of(clock)) for array, table in zip(weights, tables, strict=True)]
     engine = Engine(numbered(states), snapshot, clock, now, first.memory.kernels)
+    frozen = [table.variable.frozen_rows + store.first for table, store in zip(tables, engine.stores, strict=True)]
+    if any(map(len, frozen)):
+        engine.freeze(first.memory.of_host(np.concatenate(frozen)))
     together([partial(table.__dict__.update, engine=engine, place=place) for place, table in enumerate(tables)])
 
 

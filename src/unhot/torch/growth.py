@@ -181,11 +181,7 @@ def _state_of(
 def _in_place(table: TableParameter, backend: TorchBackend | None, grown: dict[str, Tensor]) -> list[Call]:
     """What puts larger tensors in the place of the parameter's memory and of the optimizer's state."""
     weights = grown.pop("")
-    # The node of autograd that collects the gradient goes on wanting the old shape, unless the dtype changes.
-    other = torch.empty(0, dtype=torch.float64 if weights.dtype != torch.float64 else torch.float32, device=weights.device)
-    calls: list[Call] = [partial(setattr, table, "data", other), partial(setattr, table, "data", weights)]
-    if table.grad is not None:
-        calls.append(partial(setattr, table, "grad", larger_gradient(table.grad, weights.shape)))
+    calls = in_larger_memory(table, weights)
     if backend is None:
         return calls
     owner: Any = backend.owner
@@ -194,6 +190,16 @@ def _in_place(table: TableParameter, backend: TorchBackend | None, grown: dict[s
     if backend.engine is not None:
         kept = backend._kept | {name: (tensor, version_of(tensor)) for name, tensor in grown.items()}
         calls.append(partial(backend.__dict__.update, _pointer=weights.data_ptr(), _weights=weights, _kept=kept))
+    return calls
+
+
+def in_larger_memory(parameter: Tensor, weights: Tensor) -> list[Call]:
+    """What gives a parameter this memory, and its gradient zeros for the rows that it has not had."""
+    # The node of autograd that collects the gradient goes on wanting the old shape, unless the dtype changes.
+    other = torch.empty(0, dtype=torch.float64 if weights.dtype != torch.float64 else torch.float32, device=weights.device)
+    calls: list[Call] = [partial(setattr, parameter, "data", other), partial(setattr, parameter, "data", weights)]
+    if parameter.grad is not None:
+        calls.append(partial(setattr, parameter, "grad", larger_gradient(parameter.grad, weights.shape)))
     return calls
 
 

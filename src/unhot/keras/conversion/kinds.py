@@ -134,7 +134,8 @@ class ToStock(Kinds):
     def instead(self, kind: type, given: Mapping[str, object]) -> tuple[type, dict[str, object]] | None:
         if kind not in OURS or any(given.get(name, same) != same for name, same in BEYOND_STOCK.items()):
             return None
-        return OURS[kind], {name: value for name, value in given.items() if name not in (*BEYOND_STOCK, "bias_initializer")}
+        without = (*BEYOND_STOCK, "bias_initializer", "frozen")  # which rows train is the optimizers' affair
+        return OURS[kind], {name: value for name, value in given.items() if name not in without}
 
 
 def _stock(kind: type) -> type | None:

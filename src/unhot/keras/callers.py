@@ -1,0 +1,29 @@
+"""The models that call tables, whose compiled functions are made anew when a table changes."""
+
+from __future__ import annotations
+
+import weakref
+
+import keras
+
+from unhot.keras._private import entry_layer
+from unhot.keras.kinds import Variable
+
+CALLERS: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+"""Models that have called a table."""
+
+
+def note_caller() -> None:
+    """Note the model that is being called."""
+    model = entry_layer()
+    if isinstance(model, keras.Model):
+        CALLERS.add(model)
+
+
+def call_anew(variable: Variable) -> None:
+    """Have the models that call a table make their functions for `fit`, `evaluate` and `predict` anew, also within `fit`."""
+    for model in list(CALLERS):
+        if any(variable is other for other in model.variables):
+            for kind in ("train", "test", "predict"):
+                if getattr(model, f"{kind}_function", None) is not None:
+                    getattr(model, f"make_{kind}_function")(force=True)

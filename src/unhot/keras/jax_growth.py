@@ -1,0 +1,48 @@
+"""Rows that are added to Keras's variables on JAX: larger arrays take the place of those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax.numpy as jnp
+import keras
+
+from unhot.atomic import Call, together
+from unhot.jax.operations import into_large_pages
+from unhot.keras._private import nnx_enabled, stateless_scope
+from unhot.keras.backend import New
+from unhot.keras.jax_training import traced
+from unhot.keras.jax_value import SlotValue
+from unhot.keras.kinds import Variable
+
+
+def require_between_steps(variable: Variable, slots: Sequence[Variable]) -> None:
+    """Raise RuntimeError where a step has the values of the variables, which would be lost."""
+    values = [one._value for one in (variable, *slots) if not isinstance(one._value, SlotValue)]  # part of the table's
+    if stateless_scope() is not None or any(traced([value]) for value in values):
+        raise RuntimeError(f"the rows of {variable.path} change between steps only, and not within a function that JAX traces.")
+    if any(value is None or value.is_deleted() for value in values):
+        raise RuntimeError(
+            f"the rows of {variable.path} cannot change now: Keras's trainer, or a loop of your own, has the values of its"
+            " variables. In a callback of `fit`, call `model.jax_state_sync()` before, or change rows in `on_epoch_begin` or"
+            " `on_epoch_end`. In a loop of your own, assign the values to the variables before."
+        )
+    if nnx_enabled() or keras.distribution.distribution() is not None or variable._layout is not None:
+        raise RuntimeError(
+            f"the rows of {variable.path} cannot change where its values are laid out over devices, or tracked by flax's NNX."
+        )
+
+
+def put(new: Sequence[New], notes: Sequence[Call]) -> None:
+    """Write rows into variables that nobody trains, and make the calls `notes` together with that."""
+    together([*[_putting(one) for one in new], *notes])
+
+
+def _putting(new: New) -> Call:
+    variable, again, values, axis = new
+    given = jnp.asarray(values, variable._value.dtype)
+    instead, added = jnp.split(given, [len(again)], axis)
+    places = (*[slice(None)] * axis, again)
+    made = jnp.concatenate([variable._value.at[places].set(instead), added], axis)
+    return partial(variable.__dict__.update, _value=into_large_pages(made), _shape=tuple(made.shape))
