@@ -116,6 +116,11 @@ class Engine:
         made: Stores = self.kernels.stores([store.state for store in stores], [store.first for store in stores], last)
         return made
 
+    def on(self, kernels: Any) -> None:
+        """Go on with other kernels, which work on the same arrays."""
+        self.kernels = kernels
+        self._rows = self._made()
+
     def _all_settled(self) -> list[Call]:
         """What begins a new history, of rows that are all settled."""
         swept = partial(setattr, self, "_swept", self.now // SWEEP_EVERY)
@@ -141,6 +146,10 @@ class Engine:
                 " `load_state_dict`, or make the table anew."
             )
         return version
+
+    def during(self, version: int, calls: Sequence[Call]) -> bool:
+        """Make calls that change nothing here together, if nothing has changed since this version; whether it was so."""
+        return self._version.during(version, calls)
 
     # ------------------------------------------------------------------ reading
 

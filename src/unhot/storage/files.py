@@ -104,6 +104,13 @@ def locked(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
+def unlock(descriptor: int) -> None:
+    """Give the file back, also if a mapping still holds it open."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def _remove_left_behind(folder: str, own: str) -> None:
     """Remove what processes that were killed have left of writing this file; those that live hold locks."""
     if fcntl is None:

@@ -6,7 +6,7 @@ from typing import Literal, overload
 
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
-from unhot.storage.mapped import MappedTable
+from unhot.storage.mapped import MappedTable, recover
 from unhot.storage.tables import Mode, like_of, one_table, opened, optimizer_of, policy_of, require_memory
 from unhot.table import Table
 
@@ -47,6 +47,7 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         return MappedTable(path, mode, optimizer)
     if mode != "r":
         raise ValueError(f"`mode` is for mmap=True; a table in memory can always be trained. Received: mode={mode!r}.")
+    recover(path)
     with opened(path) as (state, header):
         one_table(header)
         like = like_of(header)

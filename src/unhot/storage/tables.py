@@ -141,7 +141,8 @@ def require_whole(header: Header) -> None:
     if header.metadata.get(MARK, WHOLE.decode()) != WHOLE.decode():
         raise ValueError(
             "the table was trained in this file (mode 'r+'), and the process ended before `flush()` or `close()`. Its rows and"
-            " its clock do not belong together. Take a copy that was saved before."
+            " its clock do not belong together, and there are no notes by which they could be brought back. Take a copy that"
+            " was saved before."
         )
 
 
