@@ -31,8 +31,15 @@ from unhot.storage import files
 
 Array = npt.NDArray[Any]
 
-RECORD = struct.Struct("<QI")
-"""What stands before each record: its length and its checksum."""
+HEAD = struct.Struct("<QII")
+"""What stands before each record: its length, its checksum, and zeros.
+
+It is written last, and makes the record valid. Where it begins is a multiple of its size, so that it lies in one page and is
+written as a whole.
+"""
+
+NO_MORE = bytes(HEAD.size)
+"""What stands after the last record."""
 
 ENDING = ".unhot-undo"
 
@@ -85,13 +92,12 @@ class Notes:
         begun = False
         try:
             files.locked(descriptor)  # says that its process is alive
-            record = _framed(content)
-            os.posix_fallocate(descriptor, 0, len(record))
-            os.pwrite(descriptor, record, 0)
+            head, record = _framed(content)
+            _write_at(descriptor, head + record, 0)
             calls: list[Call] = [
                 partial(os.replace, fresh, notes_path(self._path)),
                 partial(setattr, self, "_descriptor", descriptor),
-                partial(setattr, self, "_end", len(record)),
+                partial(setattr, self, "_end", len(record)),  # `NO_MORE` is as long as the head, whose place it has
                 partial(setitem, self._noted, slice(None), False),
             ]
             if self._descriptor >= 0:
@@ -115,12 +121,12 @@ class Notes:
         new = rows[~self._noted[rows]]
         if not len(new):
             return True
-        record = _framed([new.astype("<i8").tobytes(), *(array[new].tobytes() for array in self._rows.values())])
+        head, record = _framed([new.astype("<i8").tobytes(), *(array[new].tobytes() for array in self._rows.values())])
         descriptor, end = self._descriptor, self._end
-        os.posix_fallocate(descriptor, end, len(record))  # which fails if there is no room, and then nothing is noted
-        written: Call = partial(os.pwrite, descriptor, record, end)
+        _write_at(descriptor, record, end + HEAD.size)
+        valid: Call = partial(os.pwrite, descriptor, head, end)
         counted: Call = partial(setattr, self, "_end", end + len(record))
-        return engine.during(version, [written, counted, partial(setitem, self._noted, new, True)])
+        return engine.during(version, [valid, counted, partial(setitem, self._noted, new, True)])
 
     def close(self) -> None:
         """Leave the notes as they are."""
@@ -133,10 +139,19 @@ PIECE = 1 << 24
 """Bytes of rows in one record: the system writes as many at once."""
 
 
-def _framed(parts: Sequence[bytes]) -> bytes:
-    """A record of this content."""
-    content = b"".join(parts)
-    return RECORD.pack(len(content), zlib.crc32(content)) + content
+def _framed(parts: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """The head of a record, and its content with what stands after it."""
+    length = sum(map(len, parts))
+    content = b"".join([*parts, bytes(-length % HEAD.size), NO_MORE])
+    return HEAD.pack(length, zlib.crc32(memoryview(content)[:length]), 0), content
+
+
+def _write_at(descriptor: int, content: bytes, at: int) -> None:
+    """Write all of this, or raise the system's error."""
+    left = memoryview(content)
+    while left:
+        count = os.pwrite(descriptor, left, at)
+        at, left = at + count, left[count:]
 
 
 Before = Callable[[Array], None]
@@ -227,19 +242,20 @@ def _write(arrays: Mapping[str, Array], where: Any, content: bytes) -> None:
 
 
 def _places(file: BinaryIO) -> list[tuple[int, int]]:
-    """Where the records begin that were completed, and their lengths; a ValueError if one of them is damaged."""
+    """Where the contents of the records begin, and their lengths; a ValueError if one of them is damaged."""
     size, start = os.fstat(file.fileno()).st_size, 0
     found = []
-    while start + RECORD.size <= size:
+    while start + HEAD.size <= size:
         file.seek(start)
-        length, checksum = RECORD.unpack(file.read(RECORD.size))
-        start += RECORD.size
-        if length > size - start:  # the process was killed while it wrote it, and had not changed the rows yet
+        head = file.read(HEAD.size)
+        if head == NO_MORE:
             break
-        if zlib.crc32(_record(file, start, length)) != checksum:
+        length, checksum, _ = HEAD.unpack(head)
+        start += HEAD.size
+        if length > size - start or zlib.crc32(_record(file, start, length)) != checksum:
             raise ValueError("the notes are damaged.")
         found.append((start, length))
-        start += length
+        start += length + -length % HEAD.size
     if not found:
         raise ValueError("there are no notes.")
     return found
