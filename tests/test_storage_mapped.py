@@ -410,7 +410,7 @@ def test_signals_while_it_is_trained(path: Path, everything: bool) -> None:
             np.testing.assert_allclose(other.array, expected[other.clock - base.clock], rtol=1e-5, atol=1e-7)
         mapped.close()
         assert unhot.load(path).clock == base.clock + made
-        number += 3 if everything else 301
+        number += 29 if everything else 301
     assert refused
 
 
@@ -639,7 +639,7 @@ def test_handlers_that_train_it(flushing: bool, path: Path, everything: bool) ->
             assert (found.array == found.clock).all()
             assert found.clock >= max(2, *flushed)
         Path(undo.notes_path(str(path))).unlink(missing_ok=True)
-        number += 5 if everything else 301
+        number += 29 if everything else 301
     assert number > 500
 
 
