@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -477,7 +478,11 @@ def test_killed_while_it_is_trained(count: int, path: Path) -> None:
         assert flushed > 0
 
 
-def killed(path: Path, *, steps: int = 3, flushed: int = 1) -> None:
+def nothing(mapped: unhot.MappedTable) -> None:
+    """What a process may do before it is killed."""
+
+
+def killed(path: Path, *, steps: int = 3, flushed: int = 1, at_last: Callable[[unhot.MappedTable], object] = nothing) -> None:
     """A process trains the table in its file, and is killed: after so many steps, of which some were flushed."""
     child = os.fork()
     if not child:
@@ -487,6 +492,7 @@ def killed(path: Path, *, steps: int = 3, flushed: int = 1) -> None:
                 mapped.step(*batch)
                 if number == flushed - 1:
                     mapped.flush()
+            at_last(mapped)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
@@ -515,6 +521,36 @@ def test_back_to_the_last_flush(rule: str, way: dict[str, Any], path: Path) -> N
     if isinstance(found, unhot.MappedTable):
         found.close()
     assert_held(unhot.load(path), held(table))
+
+
+def noted_again(mapped: unhot.MappedTable) -> None:
+    """Steps whose rows are noted a second time, as a signal's handler may bring about."""
+    assert mapped._notes is not None
+    mapped._notes._noted[:] = False
+    for batch in stream(9, 3, 5, seed=1):
+        mapped.step(*batch)
+
+
+def optimizer_changed(mapped: unhot.MappedTable) -> None:
+    """Hyperparameters that a flush had begun to write."""
+    assert mapped.optimizer is not None
+    mapped.optimizer.learning_rate = 0.5
+    mapped._engine.settled(mapped._write_numbers)
+
+
+@NOTED
+@pytest.mark.parametrize("at_last", [unhot.MappedTable.settle, noted_again, optimizer_changed], ids=lambda work: work.__name__)
+def test_back_from_anything(at_last: Callable[[unhot.MappedTable], object], path: Path) -> None:
+    """Rows that were settled, rows that were noted twice, and numbers, go back as well."""
+    table = trained("adamw amsgrad", steps=30)
+    table.save(path)
+    for flushed in (0, 1):
+        killed(path, flushed=flushed, at_last=at_last)
+        if flushed:
+            for batch in itertools.islice(stream(9, 3, 3, seed=1), 1):
+                table.step(*batch)
+        table.settle()
+        assert_held(unhot.load(path), held(table))
 
 
 @NOTED
