@@ -159,6 +159,7 @@ class MappedTable(Table):
         self.path, self.mode, self._process = os.path.realpath(path), mode, os.getpid()
         self._mark_is_safe = True
         if mode == "r+":
+            files.remove_left_behind(*os.path.split(self.path))  # of notes that were not begun
             self._follow(views, os.fstat(file.fileno()))
 
     def _follow(self, views: Views, of: os.stat_result) -> None:

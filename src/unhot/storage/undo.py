@@ -204,7 +204,7 @@ def restore(path: str, of: os.stat_result, arrays: Mapping[str, Array]) -> bool:
     try:
         with open(notes_path(path), "rb") as file:
             return _restore(file, of, arrays)
-    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError):  # whatever they are, they are no notes
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError, FileNotFoundError):  # whatever they are, they are no notes
         return False
 
 
