@@ -204,7 +204,9 @@ def restore(path: str, of: os.stat_result, arrays: Mapping[str, Array]) -> bool:
     try:
         with open(notes_path(path), "rb") as file:
             return _restore(file, of, arrays)
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError, FileNotFoundError):  # whatever they are, they are no notes
+    except FileNotFoundError:
+        return False
+    except (ValueError, LookupError, TypeError, RecursionError):  # whatever is in it, it is no notes
         return False
 
 
