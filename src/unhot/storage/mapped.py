@@ -278,7 +278,7 @@ class MappedTable(Table):
     def _load_state(self, state: Mapping[str, Any]) -> NoReturn:
         raise RuntimeError("a state is not loaded into a file that is mapped: make a table of it in memory, and save that.")
 
-    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Any] | None = None) -> None:
         """As `Table.save`, to another file. Of a table mapped for reading, the weights and the clock are saved."""
         if os.path.realpath(path) == self.path:
             raise ValueError("this is the file that is mapped. `flush()` brings what was trained in it to the disk.")
