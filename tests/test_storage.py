@@ -25,6 +25,7 @@ from selection import slow
 from snapshots import DTYPES, RULES, assert_bits, assert_held, held, train, trained
 
 import unhot
+from unhot.state import decoded
 from unhot.storage import files
 from unhot.storage import safetensors as ours
 from unhot.storage.tables import opened, part
@@ -148,15 +149,16 @@ def test_a_part_of_the_file(path: Path) -> None:
     """What belongs to the table is saved with it under names of its own, as a dict or as what gives one."""
 
     class Vocabulary:
-        def state_dict(self) -> dict[str, Array]:
-            return {"keys": np.arange(7), "text": np.frombuffer(b"abc", np.uint8)}
+        def state_dict(self) -> dict[str, Any]:
+            return {"keys": np.arange(7), "text": np.frombuffer(b"abc", np.uint8), "policy": "new", "count": 7}
 
     table = trained("adam")
     for vocabulary in (Vocabulary(), Vocabulary().state_dict()):
         table.save(path, vocabulary=vocabulary)
         with opened(path) as (state, _):
             found = part(state, "vocabulary")
-        assert found.keys() == {"keys", "text"}
+        assert found.keys() == {"keys", "text", "policy", "count"}
+        assert (decoded(found, "policy"), decoded(found, "count")) == ("new", 7)
         assert_bits(found["keys"], np.arange(7))
         assert_held(unhot.load(path), held(table))
 

@@ -85,6 +85,20 @@ class Version:
             raise
         return True
 
+    def during(self, since: int, calls: Iterable[Call]) -> bool:
+        """Make the calls together if nothing has changed since the version `since`, which stays; whether it was so.
+
+        They are for what goes with a version, and is no change of its own.
+        """
+        checked: list[None] = []
+        try:
+            together([partial(self._numbers.index, since), partial(checked.append, None), *calls])
+        except ValueError:
+            if checked:
+                raise
+            return False
+        return True
+
 
 class Lock:
     """A lock that its own thread may take again, and that a forked child finds open."""

@@ -44,6 +44,10 @@ class Batch(NamedTuple):
 class Engine(Membership):
     """Stores that are trained by one clock; reading never writes them."""
 
+    def during(self, version: int, calls: Sequence[Call]) -> bool:
+        """Make calls that change nothing here together, if nothing has changed since this version; whether it was so."""
+        return self._version.during(version, calls)
+
     # ------------------------------------------------------------------ reading
 
     def read(self, ids: Array, out: Sequence[Segment]) -> None:

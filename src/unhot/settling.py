@@ -94,6 +94,11 @@ class Settling:
             calls += [*self._touched(self.last), *self._marked(self.last)]
         return calls + ([] if self.clock is None else self.clock.restart(self.now))
 
+    def on(self, kernels: Any) -> None:
+        """Go on with other kernels, which work on the same arrays."""
+        self.kernels = kernels
+        self._rows = self._made()
+
     def _touched(self, last: Array) -> list[Call]:
         """What notes in `last` that all rows stand at this step."""
         if sum(store.rows for store in self.stores) == self.numbers:

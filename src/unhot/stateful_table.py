@@ -92,7 +92,7 @@ class StatefulTable(Growing):
         if self._pending:
             raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
 
-    def save(self, path: Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+    def save(self, path: Path, *, vocabulary: Stateful | Mapping[str, Any] | None = None) -> None:
         """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
 
         The file holds the settled state of one moment between two steps. It is written beside `path`, brought to the disk
@@ -101,8 +101,8 @@ class StatefulTable(Growing):
 
         Args:
             path: the file, mostly with the ending ".safetensors". A file that is there is replaced.
-            vocabulary: what is to be saved with the table, by names that begin with "vocabulary.": a flat dict of arrays, or
-                something whose `state_dict` gives one.
+            vocabulary: what is to be saved with the table, by names that begin with "vocabulary.": a flat dict of arrays,
+                numbers and strings, or something whose `state_dict` gives one.
 
         Raises: OSError if the file cannot be written; ValueError if there is something at `path` that is no file; RuntimeError
             as for `state_dict`.
@@ -118,7 +118,7 @@ class StatefulTable(Growing):
 
         files.replace(path, lambda file: self._lock.holding(partial(self._write, file, vocabulary)))
 
-    def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Array] | None) -> None:
+    def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Any] | None) -> None:
         from unhot.storage.tables import write_table
 
         self._require_nothing_waits("save")

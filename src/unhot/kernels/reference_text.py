@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def parse_lines(
     """
     rows = consumed = odds = 0
     mark, dim = bytes([separator]), numbers.shape[1]
+    plain = b"0123456789+-.eE" + mark
     for line in text.tobytes().split(b"\n")[:-1]:
         if rows == len(numbers) or odds + dim > len(odd):
             break
@@ -46,6 +48,10 @@ def parse_lines(
         end = consumed + len(key)
         keys[rows] = consumed, end
         start = consumed if keyless else end + 1
+        if not content[start - consumed :].translate(None, plain):  # so `float` takes nothing that is no number here
+            with suppress(ValueError):
+                numbers[rows] = list(map(float, fields))
+                fields = []
         for column, field in enumerate(fields):
             if NUMBER.fullmatch(field):
                 numbers[rows, column] = float(field)

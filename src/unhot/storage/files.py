@@ -48,7 +48,7 @@ def replace(path: Path, write: Callable[[BinaryIO], None], name: str = "") -> No
     if before is not None and not stat.S_ISREG(before.st_mode):
         raise ValueError(f"{name or target} exists and is no file; give the name of a file.")
     try:
-        _remove_left_behind(folder, own)
+        remove_left_behind(folder, own)
         _write(folder, own, before, write)
         _sync_folder(folder)
     except OSError as error:
@@ -104,8 +104,15 @@ def locked(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
-def _remove_left_behind(folder: str, own: str) -> None:
-    """Remove what processes that were killed have left of writing this file; those that live hold locks."""
+def unlock(descriptor: int) -> None:
+    """Give the file back, also if a mapping still holds it open."""
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def remove_left_behind(folder: str, own: str) -> None:
+    """Remove what processes that were killed have left in the folder of writing the file `own`; those that live hold locks."""
     if fcntl is None:
         return
     for name in os.listdir(folder):

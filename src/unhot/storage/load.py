@@ -10,7 +10,7 @@ import numpy.typing as npt
 from unhot.embedding import VOCABULARY, Embedding
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
-from unhot.storage.mapped import MappedTable
+from unhot.storage.mapped import MappedTable, recover
 from unhot.storage.tables import Mode, errors_name, like_of, one_table, opened, optimizer_of, part, policy_of, require_memory
 from unhot.table import Table
 
@@ -63,6 +63,7 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
             raise
     if mode != "r":
         raise ValueError(f"`mode` is for mmap=True; a table in memory can always be trained. Received: mode={mode!r}.")
+    recover(path)
     with opened(path) as (state, header):
         one_table(header)
         like = like_of(header)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from io import BufferedIOBase
+from operator import setitem
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from unhot.engine import Batch
+from unhot.atomic import Call
+from unhot.engine import Batch, Engine
 from unhot.optimizers import Optimizer
 from unhot.state import export_state
-from unhot.storage import files
+from unhot.storage import files, undo
 from unhot.storage.safetensors import CHECKSUMS, Header, dtype_of, read_header
 from unhot.storage.tables import (
+    MARK,
     NOT_WHOLE,
     WHOLE,
     Mode,
@@ -32,6 +37,8 @@ from unhot.storage.tables import (
 from unhot.table import Table
 
 Array = npt.NDArray[Any]
+
+NO_ROWS = np.empty(0, np.int64)
 
 
 class Views(Mapping[str, Array]):
@@ -91,9 +98,11 @@ class MappedTable(Table):
     file's pages, with the same bits as in memory. No other process can open the file meanwhile.
 
     **What a crash can lose.** `flush`, and `close` or the end of a `with` block, bring all to the disk. The first step after it
-    marks the file as unfinished. If the process or the machine ends before the next `flush`, the file stays marked, and `load`
-    refuses it: rows and clock do not belong together, and cannot be brought back. So keep a copy, or `save` the table under
-    another name from time to time. A file that is read without an error is whole.
+    marks the file as unfinished. If the process ends before the next `flush`, even by SIGKILL, the steps since the last one are
+    lost: on Linux, the next `load` brings the file back to that flush. For this, each row is noted in a file beside the table's
+    (".NAME.unhot-undo") before it is first changed after a flush. If the machine goes down before the next `flush`, or on other
+    systems, the file is refused, because its rows and its clock do not belong together. So keep a copy, or `save` the table
+    under another name from time to time. A file that is read without an error is whole.
 
     Copies and pickles of the table are tables in memory. Do not shorten the file while it is mapped: the system ends a process
     that reads what is no longer there.
@@ -117,12 +126,18 @@ class MappedTable(Table):
 
     _file: BufferedIOBase | None
     _views: Views | None
+    _notes: undo.Notes | None
+    _place: slice
+    """Where the file says whether it is whole."""
+    _sums: slice
+    """Where the checksums stand."""
 
     def __init__(self, path: files.Path, mode: Mode = "r", optimizer: Optimizer | None = None) -> None:
         if mode not in ("r", "r+"):
             raise ValueError(f"`mode` must be 'r' or 'r+'. Received: {mode!r}.")
         if mode == "r" and optimizer is not None:
             raise ValueError("a table that is mapped for reading has no optimizer: leave it out, or use mode='r+'.")
+        recover(path)
         file = open(path, "rb") if mode == "r" else open(path, "r+b")  # noqa: SIM115  (it stays open)
         try:
             self._open(file, path, mode, optimizer)
@@ -136,12 +151,27 @@ class MappedTable(Table):
             header = read_header(file, os.fstat(file.fileno()).st_size)
             one_table(header)
             views = Views(file, header, mode)
-            self._marks = (0, 0, 0) if mode == "r" else _marks(views)
+            self._place, self._sums = (slice(0), slice(0)) if mode == "r" else _places(views)
             trained = None if mode == "r" else optimizer_of(views, optimizer)
             made = Table._of_state(views, like_of(header), trained, policy_of(header))
         self.__dict__.update(made.__dict__)
-        self._file, self._views = file, views
+        self._file, self._views, self._notes = file, views, None
         self.path, self.mode, self._process = os.path.realpath(path), mode, os.getpid()
+        self._mark_is_safe = True
+        if mode == "r+":
+            files.remove_left_behind(*os.path.split(self.path))  # of notes that were not begun
+            self._follow(views, os.fstat(file.fileno()))
+
+    def _follow(self, views: Views, of: os.stat_result) -> None:
+        """Be told of rows before they are changed, and note them where that is of use."""
+        engine, clock = self._engine, self._engine.clock
+        slots = () if clock is None else tuple(f"slot.{slot}" for slot in clock.slots)
+        rows = dict(zip(("weights", *slots), engine.stores[0].state, strict=True))
+        state = export_state(engine, self._optimizer, [""], copies=False)
+        numbers = {name: views[name] for name in state if name not in rows and name in views}
+        if undo.boot() is not None:
+            self._notes = undo.Notes(self.path, of, rows, numbers)
+        engine.on(undo.TellingKernels(self._before))
 
     @property
     def contents(self) -> Mapping[str, Array]:
@@ -168,17 +198,32 @@ class MappedTable(Table):
     def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("a table is trained in its file only by the process that opened it, not by a forked one.")
-        self._mark(NOT_WHOLE)
         super()._make_step(optimizer, batch)
 
-    def _mark(self, mark: bytes) -> None:
-        """Write into the file whether it is whole, and bring that to the disk."""
-        assert self._views is not None
-        memory, (place, sums, sums_end) = self._views.memory, self._marks
-        if memory[place : place + len(mark)] != mark:
-            memory[sums:sums_end] = b"-" * (sums_end - sums)
-            memory[place : place + len(mark)] = mark
-            memory.flush(0, max(place + len(mark), sums_end))
+    def _before(self, rows: Array) -> None:
+        """Mark the file as unfinished, which is on the disk then, and note the rows: they are about to be changed."""
+        views, notes = self._views, self._notes
+        assert views is not None
+        place = self._place
+        mark: list[Call] = [
+            partial(setitem, views.memory, self._sums, b"-" * (self._sums.stop - self._sums.start)),
+            partial(setitem, views.memory, place, NOT_WHOLE),
+            partial(setattr, self, "_mark_is_safe", False),
+        ]
+        while (version := self._engine.version) >= 0 and views.memory[place] == WHOLE:
+            if notes is None:
+                self._engine.during(version, mark)
+            else:
+                notes.begin(partial(self._begin, version, mark))
+        if not self._mark_is_safe:
+            views.memory.flush(0, max(place.stop, self._sums.stop))
+            self._mark_is_safe = True
+        if notes is not None:
+            notes.note(rows, self._engine)
+
+    def _begin(self, version: int, mark: list[Call], calls: Sequence[Call]) -> bool:
+        """Make the calls, and mark the file, if nothing has changed since this version."""
+        return self._engine.during(version, [*calls, *mark])
 
     def flush(self) -> None:
         """Apply all deferred steps, and bring weights, slots, clock and hyperparameters to the disk: the file is whole.
@@ -210,14 +255,19 @@ class MappedTable(Table):
                 f"{self.path!r} was replaced or removed, and what is trained here is no longer there. Save the table under"
                 " another name."
             )
-        self._engine.settled(self._write_numbers)
+        assert self._views is not None
+        mark: Call = partial(setitem, self._views.memory, self._place, WHOLE)
+        while not self._engine.during(self._engine.settled(self._write_numbers), [mark]):
+            pass  # a signal's handler has made a step meanwhile
+        self._views.memory.flush(0, self._place.stop)
 
-    def _write_numbers(self) -> None:
-        """Write clock and hyperparameters beside the rows, which are settled, and mark the file as whole.
+    def _write_numbers(self) -> int:
+        """Write clock and hyperparameters beside the rows, which are settled, and bring all to the disk.
 
-        A signal's handler that makes a step meanwhile marks it as unfinished again, and this is done once more.
+        Returns: the engine's version that this is true of.
         """
         assert self._views is not None
+        version = self._engine.version
         state = export_state(self._engine, self._optimizer, [""], copies=False)
         numbers = {name: array for name, array in state.items() if name in self._views or name != "hyper.learning_rate"}
         for name, array in numbers.items():
@@ -231,15 +281,16 @@ class MappedTable(Table):
         for name, array in numbers.items():
             view = self._views[name]
             if not np.may_share_memory(view, array) and view.tobytes() != array.tobytes():
-                self._mark(NOT_WHOLE)
-                view[...] = array
+                self._before(NO_ROWS)
+                if not self._engine.during(version, [partial(setitem, view, ..., array)]):
+                    return version  # which is not the present one, so that all of this is done again
         self._views.memory.flush()
-        self._mark(WHOLE)
+        return version
 
     def _load_state(self, state: Mapping[str, Any]) -> NoReturn:
         raise RuntimeError("a state is not loaded into a file that is mapped: make a table of it in memory, and save that.")
 
-    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Array] | None = None) -> None:
+    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Any] | None = None) -> None:
         """As `Table.save`, to another file. Of a table mapped for reading, the weights and the clock are saved."""
         if os.path.realpath(path) == self.path:
             raise ValueError("this is the file that is mapped. `flush()` brings what was trained in it to the disk.")
@@ -259,10 +310,17 @@ class MappedTable(Table):
         self._lock.holding(self._close)
 
     def _close(self) -> None:
-        if self._file is not None:
-            self.__dict__.update(_engine=_Closed(self.path), _views=None)
-            self._file.close()
-            self._file = None
+        file, views, notes = self._file, self._views, self._notes
+        if file is None or views is None:
+            return
+        self.__dict__.update(_engine=_Closed(self.path), _views=None, _file=None, _notes=None)
+        if notes is not None:
+            notes.close()
+            if views.memory[self._place] == WHOLE:  # or a signal's handler has made a step since the flush
+                with suppress(FileNotFoundError):
+                    os.unlink(undo.notes_path(self.path))
+        files.unlock(file.fileno())
+        file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -279,8 +337,10 @@ class MappedTable(Table):
         return _blank, (), self.__getstate__()
 
     def _held(self) -> dict[str, Any]:
-        own = ("_file", "_views", "_marks", "path", "mode", "_process")
-        return {name: value for name, value in super()._held().items() if name not in own}
+        own = ("_file", "_views", "_place", "_sums", "_mark_is_safe", "_notes", "path", "mode", "_process")
+        engine = object.__new__(Engine)  # the same, but for the kernels, which would note rows of the copy
+        engine.__dict__.update((name, value) for name, value in vars(self._engine).items() if name != "kernels")
+        return {name: value for name, value in super()._held().items() if name not in own} | {"_engine": engine}
 
 
 def _blank() -> Table:
@@ -298,15 +358,47 @@ class _Closed:
         raise ValueError(f"the table was closed. Open it again with unhot.load({self._path!r}, mmap=True).")
 
 
-def _marks(views: Views) -> tuple[int, int, int]:
-    """Where the mark stands, and where the checksums begin and end, which are no longer true once rows are written.
+def _places(views: Views) -> tuple[slice, slice]:
+    """Where the mark stands, and the checksums, which are no longer true once rows are written.
 
     Raises: ValueError if there are none: the file was not written by `Table.save`.
     """
     text = views.memory[: views.header.stop]
-    place = text.find(b'"unhot.whole":"')
-    sums = text.find(b'"' + CHECKSUMS.encode() + b'":"')
-    if place < 0 or sums < 0:
-        raise ValueError("only files that `Table.save` wrote can be trained in place: load this one and save it first.")
-    place, sums = text.index(b'":"', place) + 3, text.index(b'":"', sums) + 3
-    return place, sums, text.index(b'"', sums)
+    found = []
+    for name in (MARK, CHECKSUMS):
+        key = f'"{name}":"'.encode()
+        start = text.find(key) + len(key)
+        if start < len(key):
+            raise ValueError("only files that `Table.save` wrote can be trained in place: load this one and save it first.")
+        found.append(slice(start, text.index(b'"', start)))
+    return found[0], found[1]
+
+
+def recover(path: files.Path) -> None:
+    """Bring a file back to its last flush, if the process that trained the table in it was killed, and notes tell how.
+
+    Nothing happens if the file is whole, if a process has it open, or if there are no notes, or none that are of use.
+    """
+    target = os.path.realpath(path)
+    if not os.path.exists(undo.notes_path(target)):
+        return
+    try:
+        file = open(target, "r+b")  # noqa: SIM115  (closed below)
+    except OSError:
+        return
+    with file:
+        if not files.locked(file.fileno()):
+            return
+        of = os.fstat(file.fileno())
+        try:
+            views = Views(file, read_header(file, of.st_size), "r+")
+            place, _ = _places(views)
+            if views.memory[place] != WHOLE:
+                if not undo.restore(target, of, views):
+                    return
+                views.memory.flush()
+                views.memory[place] = WHOLE
+                views.memory.flush(0, place.stop)
+        except ValueError:  # no table's file: whoever opens it says so
+            return
+        os.unlink(undo.notes_path(target))

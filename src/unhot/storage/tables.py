@@ -16,7 +16,7 @@ from unhot import memory
 from unhot.ids import OutOfRange
 from unhot.optimizers import OPTIMIZERS, Optimizer
 from unhot.settling import clock_of
-from unhot.state import decoded
+from unhot.state import decoded, encoded
 from unhot.storage import safetensors
 from unhot.storage.files import Path, locked
 from unhot.storage.safetensors import Arrays, Header, dtype_of, read_header
@@ -40,11 +40,16 @@ NAMES = "unhot.tables"
 class Stateful(Protocol):
     """What can be saved with a table: a vocabulary, say."""
 
-    def state_dict(self) -> Mapping[str, Array]:
-        """All of it, as a flat dict of arrays."""
+    def state_dict(self) -> Mapping[str, Any]:
+        """All of it, as a flat dict of arrays, numbers and strings."""
 
 
-Parts = Mapping[str, Stateful | Mapping[str, Array] | None]
+Parts = Mapping[str, Stateful | Mapping[str, Any] | None]
+
+
+def _array(value: Any) -> Array:
+    """A value of a part as an array: numbers and strings as `unhot.state.encoded` has them."""
+    return encoded(value) if isinstance(value, (bool, int, float, str)) else np.asarray(value)
 
 
 def write_table(
@@ -58,7 +63,7 @@ def write_table(
     for part, given in parts.items():
         if given is not None:
             named = given if isinstance(given, Mapping) else given.state_dict()
-            found |= {f"{part}.{name}": np.asarray(array) for name, array in named.items()}
+            found |= {f"{part}.{name}": _array(value) for name, value in named.items()}
     metadata = {MARK: WHOLE.decode(), KIND: "table" if names is None else "tables", POLICY: str(policy)}
     if names is not None:
         metadata[NAMES] = json.dumps(list(names))
@@ -141,7 +146,8 @@ def require_whole(header: Header) -> None:
     if header.metadata.get(MARK, WHOLE.decode()) != WHOLE.decode():
         raise ValueError(
             "the table was trained in this file (mode 'r+'), and the process ended before `flush()` or `close()`. Its rows and"
-            " its clock do not belong together. Take a copy that was saved before."
+            " its clock do not belong together, and there are no notes by which they could be brought back. Take a copy that"
+            " was saved before."
         )
 
 
