@@ -119,9 +119,8 @@ def lookup(rounds: int, scale: float) -> Iterator[Target]:
     keys = np.random.default_rng(1).permutation(keys)
     words, table = unhot.Vocabulary(keys), unhot.Table(len(keys), dim, seed=0)
     print(f"\n{ids:,} int64 keys of {len(keys):,}, and a lookup of {dim} float32 each")
-    print(
-        f"  at least {ids * (8 + LINE + 8) / 2**20:.2f} MiB to move for the keys, {ids * dim * 8 / 2**20:.2f} MiB for the lookup"
-    )
+    moved, of_rows = ids * (8 + LINE + 8), ids * dim * 8
+    print(f"  at least {moved / 2**20:.2f} MiB to move for the keys, {of_rows / 2**20:.2f} MiB for the lookup")
     before = unhot.get_num_threads()
     unhot.set_num_threads(1)
     for distribution in ("zipf", "uniform"):

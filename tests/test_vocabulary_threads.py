@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interrupts import everywhere
+from interrupts import before_bytecode, everywhere
 from test_concurrency import forked
 from test_vocabulary import MAPS, maps
 from threaded import LIMIT, together
@@ -117,6 +117,23 @@ def test_a_load_in_the_midst_of_growing() -> None:
 
     together(load, grow)
     assert list(numbers)[:100] == words(100, 1000)
+
+
+def test_a_load_at_every_moment_of_growing(everything: bool) -> None:
+    """By a signal's handler: the rows are those of the keys in what the vocabulary holds afterwards, or it was loaded last."""
+    state = Vocabulary(words(3, 1000), reserved=7).state_dict()
+    at, after = 0, 0
+    while True:
+        numbers, found = Vocabulary(unknown="grow"), list[Any]()
+        grow = lambda numbers=numbers, found=found: found.append(numbers.encode(["a", "b"], unknown="grow").tolist())  # noqa: E731
+        if not before_bytecode(grow, at, lambda numbers=numbers: numbers.load_state_dict(state)):
+            break
+        assert list(numbers)[:3] == words(3, 1000)
+        assert found in ([[10, 11]], [[0, 1]])
+        assert len(numbers) == (5 if found == [[10, 11]] else 3)
+        after += found == [[0, 1]]
+        at += 1 if everything else 2
+    assert 0 < after < at
 
 
 # ------------------------------------------------------------------ exceptions at any moment
@@ -260,7 +277,7 @@ if hasattr(os, "fork"):
 
 def test_as_many_keys_as_divide_segments(maps: ModuleType, everything: bool) -> None:
     """Integers of several patterns, some removed and added again, as a dict says."""
-    count = 300_000 if everything and maps is not reference else 30_000
+    count = 3_000 if maps is reference else 300_000 if everything else 30_000
     order = np.random.default_rng(0).permutation(count)
     for keys in (order, order << 40, order * 4096 - 2**40, -order, np.uint64(2**63) + order.astype(np.uint64)):
         numbers = Vocabulary(keys, unknown=-1)
@@ -308,6 +325,16 @@ def test_keys_that_were_chosen_to_collide(maps: ModuleType) -> None:
         np.testing.assert_array_equal(numbers.encode(chosen[::2]), -1)
         np.testing.assert_array_equal(numbers.encode(chosen[1::2]), np.arange(len(chosen))[1::2])
     assert numbers._held.keys.nbytes < 2**21
+
+
+def test_texts_with_the_same_hash(maps: ModuleType) -> None:
+    """Of so many, some have the same 32 bits."""
+    texts = [b"%07d" % i for i in range(300_000)]
+    if maps is reference:
+        texts = texts[:100]
+    numbers = Vocabulary(texts)
+    np.testing.assert_array_equal(numbers.encode(texts[::-1]), np.arange(len(texts))[::-1])
+    assert numbers.decode(np.arange(len(texts))).tolist() == texts
 
 
 def test_keys_of_all_lengths(maps: ModuleType) -> None:
