@@ -119,21 +119,29 @@ def test_a_load_in_the_midst_of_growing() -> None:
     assert list(numbers)[:100] == words(100, 1000)
 
 
-def test_a_load_at_every_moment_of_growing(everything: bool) -> None:
-    """By a signal's handler: the rows are those of the keys in what the vocabulary holds afterwards, or it was loaded last."""
+def test_what_a_handler_does_at_every_moment(everything: bool) -> None:
+    """A vocabulary that is loaded in the midst of another change is the loaded one; that change was made before, or after."""
     state = Vocabulary(words(3, 1000), reserved=7).state_dict()
-    at, after = 0, 0
-    while True:
-        numbers, found = Vocabulary(unknown="grow"), list[Any]()
-        grow = lambda numbers=numbers, found=found: found.append(numbers.encode(["a", "b"], unknown="grow").tolist())  # noqa: E731
-        if not before_bytecode(grow, at, lambda numbers=numbers: numbers.load_state_dict(state)):
-            break
-        assert list(numbers)[:3] == words(3, 1000)
-        assert found in ([[10, 11]], [[0, 1]])
-        assert len(numbers) == (5 if found == [[10, 11]] else 3)
-        after += found == [[0, 1]]
-        at += 1 if everything else 2
-    assert 0 < after < at
+    other = Vocabulary(words(2), reserved=1).state_dict()
+    changes: dict[str, Callable[[Vocabulary], Any]] = {
+        "grow": lambda v: v.encode(["a", "b"], unknown="grow"),
+        "unknown": lambda v: setattr(v, "unknown", 0),
+        "load": lambda v: v.load_state_dict(other),
+    }
+    for name, change in changes.items():
+        at, seen = 0, set()
+        while True:
+            numbers = Vocabulary(reserved=1)
+            load = lambda numbers=numbers: numbers.load_state_dict(state)  # noqa: E731
+            if not before_bytecode(lambda change=change, numbers=numbers: change(numbers), at, load):
+                break
+            keys = list(numbers)
+            after = {"grow": [*words(3, 1000), "a", "b"], "unknown": words(3, 1000), "load": words(2)}[name]
+            assert keys in (words(3, 1000), after)
+            assert numbers.reserved == (1 if keys == words(2) else 7)
+            seen.add((tuple(keys), numbers.unknown))
+            at += 1 if everything else 2
+        assert len(seen) == 2
 
 
 # ------------------------------------------------------------------ exceptions at any moment
