@@ -44,7 +44,8 @@ class Vocabulary:
     since UTF-8 cannot hold them. NumPy's arrays of fixed width ("U" and "S") hold no zeros at the end of a text, and so neither
     do keys read from them. Integers lie in [-2**63, 2**64), whatever dtype they come in. Booleans and floats are refused.
 
-    Any number of threads may encode and decode while another changes the vocabulary.
+    Any number of threads may encode and decode while another changes the vocabulary. A forked child has a copy; if another
+    thread was in the midst of a change at that moment, using the copy is a RuntimeError.
 
     Args:
         keys: the known keys in the order of their rows, each of them once; see `encode` for what they may be.
