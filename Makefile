@@ -74,9 +74,11 @@ $(VENV)/tests: $(VENV)/installed
 	$(BIN)/python -m pip install $(PIP) --group test --group $(FRAMEWORKS) $(CHECK)
 	touch $@
 
-# Tests that need no framework. They run on the installed package.
 VOCABULARY_TESTS := tests/test_vocabulary.py tests/test_vocabulary_columns.py tests/test_vocabulary_threads.py
-CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py tests/test_state.py
+
+# Tests that need no framework. They run on the installed package.
+CORE_TESTS := tests/test_lookup.py tests/test_bag.py tests/test_matmul.py tests/test_training.py tests/test_state.py \
+    tests/test_vocabulary.py
 
 # Each line of the registry in a closed loop, with the usual betas; and interruptions, once for each family of rules.
 ON_NUMPY := "closed-wandering and (not beta_2 or 0.9-beta_2 and 0.999-closed or Lion) or real_signals or test_a_step[NAdam] or \

@@ -115,11 +115,15 @@ nb::tuple packed(TakenKeys&& taken) {
                           nb::none(), mask_of(std::move(taken.missing)));
 }
 
-std::array<int64_t, 5> py_counts(const KeyMap& keys) {
+std::array<int64_t, 4> py_counts(const KeyMap& keys) {
     nb::gil_scoped_release release;
     const KeyCounts counts = keys.counts();
-    return {static_cast<int64_t>(counts.kind), counts.keys, counts.rows, (counts.negative ? 1 : 0) + (counts.large ? 2 : 0),
-            static_cast<int64_t>(counts.bytes)};
+    return {static_cast<int64_t>(counts.kind), counts.keys, counts.rows, (counts.negative ? 1 : 0) + (counts.large ? 2 : 0)};
+}
+
+int64_t py_bytes(const KeyMap& keys) {
+    nb::gil_scoped_release release;
+    return static_cast<int64_t>(keys.bytes());
 }
 
 int64_t py_find(const KeyMap& keys, nb::tuple given, const std::array<int64_t, 4>& rows, Out<int64_t> out) {
@@ -368,6 +372,7 @@ void define_keys(nb::module_& module) {
     nb::class_<KeyMap>(module, "KeyMap")
         .def(nb::init<>())
         .def("counts", &py_counts)
+        .def("bytes", &py_bytes)
         .def("find", &py_find, nb::arg(), nb::arg(), same)
         .def("add", &py_add, nb::arg(), nb::arg(), same, nb::arg(), nb::arg())
         .def("remove", &py_remove, nb::arg(), nb::arg(), same)

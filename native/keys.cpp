@@ -75,7 +75,12 @@ constexpr uint32_t kLargeRow = uint32_t{1} << 31;
 
 constexpr uint32_t kElsewhere = kNoRow - 1;  // of a key that may lie in another line: no row has this number
 
-constexpr int64_t kBlock = 32;  // keys whose memory is fetched at a time
+constexpr int64_t kBlock = 8;    // keys that are looked up together
+constexpr int64_t kLag = 4;      // blocks between two stages of a lookup: by then, memory is there
+constexpr int64_t kChunk = 256;  // keys that are looked up before some of them are added
+
+template <int kStages>
+constexpr int kSlots = static_cast<int>(kLag) * (kStages - 1) + 1;
 
 // The row of each key, as it stands in the key's line; kNoRow if the key is not there; kElsewhere if it may lie in another
 // line, or if it may be two: the same bits are those of a negative key and of one of 2^63 or more. Empty places have the bits
@@ -138,17 +143,17 @@ CompareLines compare_lines() {
     return compare_portable;
 }
 
-// Calls work(stage, first, count, slot) for each stage of each block of keys, those of one block in turn: what a stage fetches
-// is there when the next one is due, since other blocks have theirs in between. So many blocks are on their way, each with a
+// Calls work(stage, first, count, slot) for the stages of each block of keys, those of one block in turn. What one stage
+// fetches is there when the next one is due, since those of other blocks lie in between. Each block that is on its way has a
 // slot.
 template <int kStages, typename Work>
 void in_stages(int64_t begin, int64_t end, const Work& work) {
     const int64_t blocks = (end - begin + kBlock - 1) / kBlock;
-    for (int64_t turn = 0; turn < blocks + kStages - 1; ++turn) {
+    for (int64_t turn = 0; turn < blocks + kLag * (kStages - 1); ++turn) {
         for (int stage = 0; stage < kStages; ++stage) {
-            const int64_t block = turn - stage, first = begin + block * kBlock;
+            const int64_t block = turn - kLag * stage, first = begin + block * kBlock;
             if (block < 0 || block >= blocks) continue;
-            work(stage, first, std::min<int64_t>(kBlock, end - first), static_cast<int>(block % kStages));
+            work(stage, first, std::min<int64_t>(kBlock, end - first), static_cast<int>(block % kSlots<kStages>));
         }
     }
 }
@@ -209,13 +214,12 @@ uint64_t Gate::wait_for_turn(uint64_t state, uint64_t mark) {
 
 KeyCounts KeyMap::counts() const {
     const Reading reading(gate_);
-    const uint64_t held = held_.size() * (sizeof(uint64_t) + 1) + bytes_.bytes();
-    return {kind_,
-            static_cast<int64_t>(keys_),
-            static_cast<int64_t>(held_.size()),
-            negative_,
-            any_large_,
-            integers_.bytes() + texts_.bytes() + held};
+    return {kind_, static_cast<int64_t>(keys_), static_cast<int64_t>(held_.size()), negative_, any_large_};
+}
+
+uint64_t KeyMap::bytes() const {
+    const Reading reading(gate_);
+    return integers_.bytes() + texts_.bytes() + bytes_.bytes() + held_.size() * sizeof(uint64_t) + held_.size() / 4;
 }
 
 bool KeyMap::is_text(uint32_t row, const uint8_t* bytes, uint64_t length) const {
@@ -270,8 +274,8 @@ void KeyMap::look_up_integers(const KeyColumn& column, int64_t begin, int64_t en
     constexpr int kStages = 3;
     const auto table = integers_.view();
     const uint64_t* keys = column.integers;
-    const IntegerLine* lines[kStages][kBlock];
-    uint32_t found[kStages][kBlock];
+    const IntegerLine* lines[kSlots<kStages>][kBlock];
+    uint32_t found[kSlots<kStages>][kBlock];
     const auto compare = compare_lines();
     in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
         const IntegerLine** own = lines[slot];
@@ -310,8 +314,8 @@ template <typename Use>
 void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const {
     constexpr int kStages = 4;
     const auto table = texts_.view();
-    const TextLine* lines[kStages][kBlock];
-    uint32_t hashes[kStages][kBlock], found[kStages][kBlock];
+    const TextLine* lines[kSlots<kStages>][kBlock];
+    uint32_t hashes[kSlots<kStages>][kBlock], found[kSlots<kStages>][kBlock];
     in_stages<kStages>(begin, end, [&](int stage, int64_t first, int64_t count, int slot) {
         const TextLine** own = lines[slot];
         uint32_t *hash = hashes[slot], *rows = found[slot];
@@ -340,17 +344,6 @@ void KeyMap::look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, 
         }
         use(first, count, rows);
     });
-}
-
-// Fetches what `look_up` of these keys will read first.
-void KeyMap::fetch(const KeyColumn& column, int64_t begin, int64_t end) const {
-    for (int64_t k = begin; k < end; ++k) {
-        if (column.is_missing(k)) continue;
-        if (kind_ == Kind::integer)
-            __builtin_prefetch(&*integers_.place(hash_of(column.integers[k])));
-        else
-            __builtin_prefetch(&*texts_.place(hash_of(column.bytes + column.start(k), column.length(k))));
-    }
 }
 
 int64_t KeyMap::find(const KeyColumn& column, const RowNumbers& rows, int64_t* out) const {
@@ -399,30 +392,32 @@ Outcome KeyMap::add(const KeyColumn& column, const RowNumbers& rows, int64_t* ou
     Outcome outcome{Refusal::none, -1};
     bool negative = negative_, large = any_large_;
     try {
-        for (int64_t first = 0; first < column.count && outcome.place < 0; first += kBlock) {
-            fetch(column, std::min(first + kBlock, column.count), std::min(first + 2 * kBlock, column.count));
-            look_up(column, first, std::min(first + kBlock, column.count),
-                    [&](int64_t at, int64_t count, const uint32_t* found) {
-                        for (int64_t k = at; k < at + count && outcome.place < 0; ++k) {
-                            uint32_t row = found[k - at];
-                            if (out[k] >= 0 || (rows.missing != kAsKey && column.is_missing(k))) continue;
-                            if (row == kNoRow && !added.empty()) row = row_of(column, k);  // which this block may have added
-                            if (row != kNoRow && unique) {
-                                outcome = {Refusal::known, k};
-                            } else if (row == kNoRow) {
-                                if (added.size() == added.capacity()) added.reserve(2 * added.size() + kBlock);
-                                const Refusal refusal = add_one(column, k, row);
-                                if (refusal == Refusal::none)
-                                    added.push_back(row);
-                                else
-                                    outcome = {refusal, k};
-                                const bool integer = kind_ == Kind::integer && !column.is_missing(k);
-                                large |= integer && column.is_large(k);
-                                negative |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
-                            }
-                            if (outcome.place < 0) out[k] = rows.first + row;
-                        }
-                    });
+        uint32_t found[kChunk];
+        for (int64_t begin = 0; begin < column.count && outcome.place < 0; begin += kChunk) {
+            const int64_t end = std::min(begin + kChunk, column.count);
+            // All of them before any is added: what is looked up stays where it is.
+            look_up(column, begin, end, [&](int64_t first, int64_t count, const uint32_t* own) {
+                std::copy_n(own, count, found + (first - begin));
+            });
+            for (int64_t k = begin; k < end && outcome.place < 0; ++k) {
+                if (out[k] >= 0 || (rows.missing != kAsKey && column.is_missing(k))) continue;
+                uint32_t row = found[k - begin];
+                if (row == kNoRow && !added.empty()) row = row_of(column, k);  // it may have been added since
+                if (row != kNoRow && unique) {
+                    outcome = {Refusal::known, k};
+                } else if (row == kNoRow) {
+                    if (added.size() == added.capacity()) added.reserve(2 * added.size() + kChunk);
+                    const Refusal refusal = add_one(column, k, row);
+                    if (refusal == Refusal::none)
+                        added.push_back(row);
+                    else
+                        outcome = {refusal, k};
+                    const bool integer = kind_ == Kind::integer && !column.is_missing(k);
+                    large |= integer && column.is_large(k);
+                    negative |= integer && !column.is_large(k) && static_cast<int64_t>(column.integers[k]) < 0;
+                }
+                if (outcome.place < 0) out[k] = rows.first + row;
+            }
         }
     } catch (...) {
         undo(added, size);

@@ -92,12 +92,12 @@ struct KeyCounts {
     Kind kind;
     int64_t keys, rows;
     bool negative, large;
-    uint64_t bytes;
 };
 
 class KeyMap {
    public:
     KeyCounts counts() const;
+    uint64_t bytes() const;  // of memory, taken for keys
 
     // The place of the first unknown key, or -1.
     int64_t find(const KeyColumn& column, const RowNumbers& rows, int64_t* out) const;
@@ -119,7 +119,6 @@ class KeyMap {
     void look_up_integers(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const;
     template <typename Use>
     void look_up_texts(const KeyColumn& column, int64_t begin, int64_t end, const Use& use) const;
-    void fetch(const KeyColumn& column, int64_t begin, int64_t end) const;
     uint32_t row_of(const KeyColumn& column, int64_t k) const;
     uint32_t row_of_integer(uint64_t key, bool large) const;
     uint32_t row_of_text(const uint8_t* bytes, uint64_t length, uint32_t hash) const;

@@ -40,7 +40,7 @@ def test_dir_shows_the_public_names() -> None:
 STUB_KINDS = {
     "_Ids": "int64 array", "_Law": "tuple", "_Coefficients": "object", "tuple[int, int]": "list[int]",
     "tuple[float, float, float]": "Sequence[float]", "list[str]": "list",
-    "_Keys": "tuple", "_Rows": "Sequence[int]", "tuple[int, int, int, int, int]": "list[int]",
+    "_Keys": "tuple", "_Rows": "Sequence[int]", "tuple[int, int, int, int]": "list[int]",
     "tuple[_Keys, NDArray[np.bool_] | None]": "tuple", "tuple[_Keys, _Ids]": "tuple",
 }  # fmt: skip
 

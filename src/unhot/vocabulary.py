@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Self, overload
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import IdsLike
-from unhot.atomic import Lock
+from unhot.atomic import Lock, Version
 from unhot.ids import as_ids, widened
 from unhot.keys import active, errors, state
 from unhot.keys.column import Column, as_column, decoded, position
@@ -44,7 +44,8 @@ class Vocabulary:
     since UTF-8 cannot hold them. NumPy's arrays of fixed width ("U" and "S") hold no zeros at the end of a text, and so neither
     do keys read from them. Integers lie in [-2**63, 2**64), whatever dtype they come in. Booleans and floats are refused.
 
-    Any number of threads may encode and decode while another changes the vocabulary.
+    Any number of threads may encode and decode while another changes the vocabulary. A forked child has a copy; if another
+    thread was in the midst of a change at that moment, using the copy is a RuntimeError.
 
     Args:
         keys: the known keys in the order of their rows, each of them once; see `encode` for what they may be.
@@ -86,7 +87,7 @@ class Vocabulary:
             self._add(read(keys, "keys"), "keys", unique=True)
 
     def _start(self, held: Held) -> None:
-        self._held, self._lock = held, Lock()
+        self._held, self._version, self._lock = held, Version(), Lock()
 
     # ------------------------------------------------------------------ what it holds
 
@@ -126,11 +127,7 @@ class Vocabulary:
 
     @unknown.setter
     def unknown(self, policy: Unknown) -> None:
-        def assigned() -> None:
-            keys, policies = self._held
-            self._held = Held(keys, policies._replace(unknown=policies.as_unknown(policy)))
-
-        self._lock.holding(assigned)
+        self._replace(lambda held: held._replace(policies=held.policies._replace(unknown=held.policies.as_unknown(policy))))
 
     @property
     def missing(self) -> Missing:
@@ -200,16 +197,15 @@ class Vocabulary:
             5
         """
         column = read(keys, "keys")
-        while True:
-            held = self._held
-            policy = held.policies.unknown if unknown is None else held.policies.as_unknown(unknown)
-            self._check(held, column)
-            out = np.empty(len(column.keys), np.int64)
-            first = held.keys.find(column.keys, held.policies.rows(policy), out)
-            if first >= 0 and policy == "raise":
-                raise errors.unknown(column, first)
-            if first < 0 or policy != "grow" or self._lock.holding(partial(self._added, held, column, "keys", out)):
-                break
+        held = self._held
+        policy = held.policies.unknown if unknown is None else held.policies.as_unknown(unknown)
+        self._check(held, column)
+        out = np.empty(len(column.keys), np.int64)
+        first = held.keys.find(column.keys, held.policies.rows(policy), out)
+        if first >= 0 and policy == "raise":
+            raise errors.unknown(column, first)
+        if first >= 0 and policy == "grow":
+            self._add_to(held, column, "keys", out)
         return column.spread(out) if column.shape else int(out[0])
 
     def decode(self, rows: IdsLike, *, default: object = ...) -> Array | Key | None:
@@ -325,33 +321,34 @@ class Vocabulary:
         """
         column = read(keys, "keys")
 
-        def removed() -> Ids:
-            held = self._held
-            out = np.empty(len(column.keys), np.int64)
-            first = held.keys.remove(column.keys, Rows(held.policies.first, -1, AS_KEY), out) if self._fits(held, column) else 0
-            if first >= 0:
-                raise errors.unknown(column, first)
-            return column.spread(out)
-
-        return self._lock.holding(removed)
+        held = self._held
+        out = np.empty(len(column.keys), np.int64)
+        first = held.keys.remove(column.keys, Rows(held.policies.first, -1, AS_KEY), out) if self._fits(held, column) else 0
+        if first >= 0:
+            raise errors.unknown(column, first)
+        return column.spread(out)
 
     def _add(self, column: Column, name: str, **how: bool) -> None:
-        while True:
-            held = self._held
-            self._check(held, column, name)
-            out = np.full(len(column.keys), -1, np.int64)
-            if self._lock.holding(partial(self._added, held, column, name, out, **how)):
-                return
+        held = self._held
+        self._check(held, column, name)
+        self._add_to(held, column, name, np.full(len(column.keys), -1, np.int64), **how)
 
-    def _added(self, held: Held, column: Column, name: str, out: Ids, **how: bool) -> bool:
-        """Whether the keys were added, with the lock held: not if the vocabulary now holds something else."""
-        if self._held is not held:
-            return False
+    def _add_to(self, held: Held, column: Column, name: str, out: Ids, **how: bool) -> None:
         try:
             held.keys.add(column.keys, held.policies.rows("grow"), out, **how)
         except RefusedError as refused:
             raise errors.refused(refused, held.keys, column, name) from refused
-        return True
+
+    def _replace(self, made: Callable[[Held], Held]) -> None:
+        """Hold what is made of what is held; it is made again if a signal's handler has replaced that meanwhile."""
+
+        def replace() -> None:
+            done = False
+            while not done:
+                since = self._version.number
+                done = self._version.change(since, [partial(setattr, self, "_held", made(self._held))])
+
+        self._lock.holding(replace)
 
     # ------------------------------------------------------------------ checks
 
@@ -398,7 +395,7 @@ class Vocabulary:
             array([2, 0])
         """
         held = Held(*state.import_state(state_dict))
-        self._lock.holding(partial(setattr, self, "_held", held))
+        self._replace(lambda _: held)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.state_dict()

@@ -134,6 +134,8 @@ def _packed(array: pa.Array, name: str) -> Packed:
     else:
         remedy = FLOATS if types.is_floating(kind) else "Cast it to strings, say."
         raise TypeError(f"`{name}` must be a column of strings, bytes or integers. Received: a column of {kind}. {remedy}")
+    if not len(array):
+        return Packed(0, np.empty(0, np.uint8), np.zeros(1, np.int64))
     if types.is_fixed_size_binary(kind):
         array = array.cast(pa.binary())
     elif types.is_string_view(kind) or types.is_binary_view(kind):

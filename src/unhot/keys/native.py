@@ -37,7 +37,7 @@ class KeyMap:
     @property
     def nbytes(self) -> int:
         """The bytes of memory that the map has taken."""
-        return self._native.counts()[4]
+        return self._native.bytes()
 
     def find(self, keys: Keys, rows: Rows, out: Ids) -> int:
         return self._native.find(keys.packed, rows, out)

@@ -24,10 +24,10 @@ def read(values: Any, name: str) -> Column:
 
     None, NaN, pandas.NA, NaT, nulls of Arrow and masked entries are missing values.
     """
-    if values is None or isinstance(values, (str, bytes, int, float, np.generic)):
-        return _of_list([values], (), name)
     if isinstance(values, np.ndarray):
         return _of_array(values, name)
+    if values is None or isinstance(values, (str, bytes, int, float, np.generic)):
+        return _of_list([values], (), name)
     if isinstance(values, (list, tuple)):
         return _of_sequence(values, name)
     dtype = getattr(values, "dtype", None)
@@ -62,14 +62,14 @@ def _of_sequence(values: Sequence[Any], name: str) -> Column:
 
 
 def _of_array(array: npt.NDArray[Any], name: str) -> Column:
-    mask = None
-    if isinstance(array, np.ma.MaskedArray):
-        mask, array = marked(np.ma.getmaskarray(array).reshape(-1)), array.data
-    plain = np.asarray(array)
-    kind = plain.dtype.kind
+    mask, plain = None, array
+    if type(array) is not np.ndarray:
+        if isinstance(array, np.ma.MaskedArray):
+            mask, array = marked(np.ma.getmaskarray(array).reshape(-1)), array.data
+        plain = np.asarray(array)
+    flat, kind = plain.reshape(-1), plain.dtype.kind
     if kind in "iu":
-        return Column(Keys(of_integers(plain.reshape(-1), mask)), plain.shape)
-    flat = plain.reshape(-1)
+        return Column(Keys(of_integers(flat, mask)), plain.shape)
     if kind == "f" and (np.isnan(flat) if mask is None else mask | np.isnan(flat)).all():
         return Column(Keys(objects=[None] * len(flat)), plain.shape)
     if kind not in "OUST":

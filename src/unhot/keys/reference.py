@@ -66,17 +66,20 @@ class KeyMap:
         return first
 
     def add(self, keys: Keys, rows: Rows, out: Ids, *, unique: bool = False, empty: bool = False) -> None:
-        self._lock.holding(partial(self._changing, partial(self._added, keys, rows, out, unique, empty)))
+        out[:] = self._lock.holding(partial(self._changing, partial(self._added, keys, rows, out, unique, empty)))
 
     def _changing(self, prepared: Callable[[], tuple[list[Call], T]]) -> T:
-        """What a change returns, once its calls are made; they are prepared again if a signal's handler has changed the map."""
+        """What a change returns, once its calls are made; they are prepared again if a signal's handler has changed the map.
+
+        None of them lets another thread run, which could fork in the midst of them.
+        """
         while True:
             since = self._version.number
             calls, result = prepared()
             if not calls or self._version.change(since, calls):
                 return result
 
-    def _added(self, keys: Keys, rows: Rows, out: Ids, unique: bool, empty: bool) -> tuple[list[Call], None]:
+    def _added(self, keys: Keys, rows: Rows, out: Ids, unique: bool, empty: bool) -> tuple[list[Call], Ids]:
         if empty and self._numbers:
             raise RefusedError("filled", 0)
         kind = keys.kind
@@ -98,7 +101,7 @@ class KeyMap:
                 new[key] = number
             numbers[place] = rows.first + number
         found = np.array(numbers, np.int64)
-        calls: list[Call] = [partial(out.__setitem__, slice(None), found)]
+        calls: list[Call] = []
         if new:
             reused = [(key, number) for key, number in new.items() if number < len(self._keys)]
             calls += [partial(self._keys.__setitem__, number, key) for key, number in reused]
@@ -109,7 +112,7 @@ class KeyMap:
             ]
             if kind is not None:
                 calls += [partial(setattr, self, "kind", kind), partial(setattr, self, "signs", self._signs_with(new))]
-        return calls, None
+        return calls, found
 
     def _signs_with(self, keys: Iterable[Key | None]) -> tuple[bool, bool]:
         integers = [key for key in keys if isinstance(key, int)]
@@ -117,9 +120,13 @@ class KeyMap:
         return negative or min(integers, default=0) < 0, large or max(integers, default=0) >= LARGE
 
     def remove(self, keys: Keys, rows: Rows, out: Ids) -> int:
-        return self._lock.holding(partial(self._changing, partial(self._removed, keys, rows, out)))
+        removed = self._lock.holding(partial(self._changing, partial(self._removed, keys, rows)))
+        if isinstance(removed, int):
+            return removed
+        out[:] = removed
+        return -1
 
-    def _removed(self, keys: Keys, rows: Rows, out: Ids) -> tuple[list[Call], int]:
+    def _removed(self, keys: Keys, rows: Rows) -> tuple[list[Call], Ids | int]:
         found: dict[Key | None, int] = {}
         for place, key in enumerate(keys.objects):
             if key not in self._numbers:
@@ -128,10 +135,10 @@ class KeyMap:
         free = [*self._free, *found.values()]
         heapq.heapify(free)
         written = np.array([rows.first + found[key] for key in keys.objects], np.int64)
-        calls: list[Call] = [partial(out.__setitem__, slice(None), written), partial(setattr, self, "_free", free)]
+        calls: list[Call] = [partial(setattr, self, "_free", free)]
         for key, number in found.items():
             calls += [partial(self._numbers.__delitem__, key), partial(self._keys.__setitem__, number, FREE)]
-        return calls, -1
+        return calls, written
 
     def take(self, numbers: Ids) -> tuple[Keys, Mask | None]:
         return self._lock.holding(partial(self._taken, numbers.tolist()))
