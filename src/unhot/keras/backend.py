@@ -40,6 +40,14 @@ class New(NamedTuple):
     """That of the rows."""
 
 
+class Slot(NamedTuple):
+    """A variable that an optimizer keeps for another one, and what its elements start from."""
+
+    reference: Variable
+    slot: Variable
+    initializer: Callable[..., Tensor]
+
+
 class Owner(Protocol):
     """What a backend asks of the optimizer that owns a table: a Keras optimizer, and what `RowSparse` adds to it."""
 
@@ -81,8 +89,8 @@ class Owner(Protocol):
     _rates: Any  # of a module that comes after this one
     """The learning rates of the steps made."""
 
-    _slots_made: Sequence[tuple[Variable, Variable, Callable[..., Tensor]]]
-    """What it keeps for variables: these, the slots, and their initializers."""
+    _slots_made: Sequence[Slot]
+    """What it keeps for variables."""
 
     def slot_of(self, variable: Variable, name: str) -> Variable | None:
         """The slot of a variable, by the core's name."""

@@ -134,8 +134,9 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
         """As Keras's."""
         config: dict[str, Option] = super().get_config()
         serialized = {name: keras.saving.serialize_keras_object(value) for name, value in self.options.items()}
+        tables = {table: (self.layers[table].input_dim, dim) for table, (_, dim) in self.tables.items()}  # which may have grown
         return {
-            **config, "tables": self.tables, "features": self.features, "combiner": self.combiner, "output": self.output_kind,
+            **config, "tables": tables, "features": self.features, "combiner": self.combiner, "output": self.output_kind,
             **serialized,
         }  # fmt: skip
 

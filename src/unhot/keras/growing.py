@@ -13,7 +13,7 @@ from keras import ops
 
 from unhot.atomic import Call
 from unhot.creation import as_size
-from unhot.ids import as_ids, as_plain, in_range, not_removed
+from unhot.ids import OutOfRange, as_ids, as_plain, in_range, not_removed
 from unhot.keras.growth import Given, freeze, put_rows
 from unhot.keras.kinds import Option, Tensor, Variable
 
@@ -28,7 +28,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
 
     input_dim: int
     output_dim: int
-    out_of_range: int | str
+    out_of_range: OutOfRange
     embeddings_initializer: Any  # an initializer of Keras
     _embeddings: Variable
     lora_enabled: bool

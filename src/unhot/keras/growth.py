@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.atomic import Call, together
-from unhot.keras.backend import New, Owner
+from unhot.keras.backend import New, Owner, Slot
 from unhot.keras.backends import backend
 from unhot.keras.callers import call_anew
 from unhot.keras.kinds import Option, Variable
@@ -98,14 +98,6 @@ def _take_up(variable: Variable, owner: Owner | None) -> None:
     if owner is None and (not trainers or not backend.is_table(variable) or not trainers[-1].worth_owning(variable)):
         return
     (trainers[-1] if owner is None else owner).go_on_with(variable)
-
-
-class Slot(NamedTuple):
-    """A variable that an optimizer keeps for another one, and what its elements start from."""
-
-    reference: Variable
-    slot: Variable
-    initializer: Callable[..., Option]
 
 
 def _slots_of(variable: Variable) -> Iterator[Slot]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 
-from unhot.keras.backend import KerasBackend, Reason, RowGradient
+from unhot.keras.backend import KerasBackend, Reason, RowGradient, Slot
 from unhot.keras.backends import backend
-from unhot.keras.growth import Slot, note_built
+from unhot.keras.growth import note_built
 from unhot.keras.kinds import Gradient, Store, Tensor, Variable
 from unhot.keras.untouched import Rates
 from unhot.optimizers import Optimizer
