@@ -54,7 +54,6 @@ def members_of(owner: type[Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 PUBLIC = dict(members())
-FRONT_END = re.compile(r"^(torch|keras|jax)\.")
 
 
 def section(documentation: str, name: str) -> str | None:
@@ -127,4 +126,4 @@ def test_there_are_examples_to_run() -> None:
     found = {test.name for name in MODULES for test in finder.find(importlib.import_module(name)) if test.examples}
     for name, thing in PUBLIC.items():
         if not isinstance(thing, (ModuleType, property)):
-            assert f"{thing.__module__}.{FRONT_END.sub('', name)}" in found
+            assert f"{thing.__module__}.{thing.__qualname__}" in found, name

@@ -4,8 +4,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from unhot import kernels, optimizers
-from unhot.dense_view import DenseView
-from unhot.embedding import Embedding
 from unhot.kernels import get_num_threads, set_num_threads
 from unhot.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.optimizers import zero_based
@@ -13,13 +11,15 @@ from unhot.table import Table
 from unhot.table_collection import TableCollection
 from unhot.training import DenseFallbackWarning
 from unhot.version import __version__ as __version__
-from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unhot.comparison import compare
+    from unhot.dense_view import DenseView
+    from unhot.embedding import Embedding
     from unhot.formats.vectors import Vectors, read_vectors, write_vectors
     from unhot.storage.load import load
     from unhot.storage.mapped import MappedTable
+    from unhot.vocabulary import Vocabulary
 
 __all__ = [
     "DenseFallbackWarning", "DenseView", "Embedding", "MappedTable", "Table", "TableCollection", "Vectors", "Vocabulary",
@@ -30,10 +30,11 @@ __all__ += optimizers.__all__
 
 if not TYPE_CHECKING:  # or a checker would let any name pass
     LATER = {
-        "MappedTable": "unhot.storage.mapped", "Vectors": "unhot.formats.vectors", "compare": "unhot.comparison",
+        "DenseView": "unhot.dense_view", "Embedding": "unhot.embedding", "MappedTable": "unhot.storage.mapped",
+        "Vectors": "unhot.formats.vectors", "Vocabulary": "unhot.vocabulary", "compare": "unhot.comparison",
         "load": "unhot.storage.load", "read_vectors": "unhot.formats.vectors", "write_vectors": "unhot.formats.vectors",
     }  # fmt: skip
-    """Names whose modules are imported when they are asked for: whoever trains a table needs none of them."""
+    """Names whose modules are imported when they are asked for: a table alone needs none of them."""
 
     def __getattr__(name: str) -> Any:
         if name in LATER:

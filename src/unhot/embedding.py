@@ -181,6 +181,9 @@ class Embedding:
     def encode(self, keys: KeysLike) -> Ids:
         """The rows of keys, int64 of the shape of the keys; -1 for a key without a row. No key is admitted.
 
+        Args:
+            keys: as for `lookup`.
+
         Raises: as `Vocabulary.encode`.
 
         Example:
@@ -291,6 +294,9 @@ class Embedding:
     def remove(self, keys: KeysLike) -> None:
         """Forget keys. Their rows are free, and given to new keys.
 
+        Args:
+            keys: as for `lookup`.
+
         Raises: KeyError for the first unknown key; no key is removed then.
 
         Example:
@@ -327,6 +333,9 @@ class Embedding:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned, into an embedding of the same dim, dtype and optimizer, with any vocabulary.
 
+        Args:
+            state: the state of an embedding, also as read back by `numpy.load`.
+
         Raises: ValueError or TypeError for a state that does not fit. The embedding is then unchanged.
 
         Example:
@@ -352,6 +361,9 @@ class Embedding:
 
     def save(self, path: Path) -> None:
         """Write table and vocabulary into one safetensors file, which `unhot.load` reads; as `Table.save`.
+
+        Args:
+            path: as for `Table.save`.
 
         Raises: as `Table.save`.
 

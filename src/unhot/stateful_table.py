@@ -72,7 +72,7 @@ class StatefulTable(Growing):
         Example:
             >>> import unhot
             >>> sorted(unhot.Table(2, 3, optimizer=unhot.SGD(0.1)).state_dict())[:3]
-            ['clock', 'format', 'hyper.convention']
+            ['clock', 'format', 'generator']
         """
         return self._lock.holding(self._state_dict)
 

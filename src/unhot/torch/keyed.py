@@ -122,6 +122,9 @@ class KeyedEmbedding(Embedding):
     def encode(self, keys: KeysLike | Tensor) -> Tensor:
         """The rows of keys, int64 of the shape of the keys; -1 for a key without a row. No key is admitted.
 
+        Args:
+            keys: an int64 tensor, or what `unhot.Vocabulary.encode` takes.
+
         Raises: as `unhot.Vocabulary.encode`.
 
         Example:
@@ -153,6 +156,9 @@ class KeyedEmbedding(Embedding):
 
     def remove(self, keys: KeysLike | Tensor) -> None:
         """Forget keys. Their rows are free, and given to new keys.
+
+        Args:
+            keys: as for `encode`.
 
         Raises: KeyError for the first unknown key; no key is removed then.
 
