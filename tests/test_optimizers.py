@@ -111,7 +111,7 @@ def test_names_are_torch_s(rule: type[Optimizer]) -> None:
     for place in names.hyperparameters.values():
         assert (place if isinstance(place, str) else place[0]) in group
     fields = {field.name for field in dataclasses.fields(rule)} - set(names.implied)
-    assert fields - {"initial_accumulator_value"} == set(names.hyperparameters)
+    assert fields == set(names.hyperparameters)
     made = rule(**names.implied, **{name: value for name, value in EVERY_SLOT.items() if name in fields})
     assert set(made.clock(np.dtype("float32"), 2).slots) == set(names.slots)
 

@@ -74,4 +74,4 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
 
 def with_vocabulary(table: T, words: Mapping[str, Array]) -> T | Embedding:
     """The table, or the embedding of it and of the vocabulary that its file has."""
-    return Embedding._of_file(table, words) if "keys" in words else table
+    return Embedding._of_file(table, words) if {"kind", "keys"} <= words.keys() else table
