@@ -6,7 +6,6 @@ import doctest
 import importlib
 import inspect
 import pkgutil
-import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
