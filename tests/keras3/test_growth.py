@@ -89,7 +89,8 @@ def numbers(variable: Any) -> Any:
 def assert_same(ours: keras.Model, theirs: keras.Model, rows: int, allowed: float = 300 * EPSILON) -> None:
     """Variables of model and optimizer agree, in the rows that are there."""
     both = [(*model.weights, *model.optimizer.variables) for model in (ours, theirs)]
-    assert [variable.path.split("/")[-1] for variable in both[0]] == [variable.path.split("/")[-1] for variable in both[1]]
+    names = [[re.sub(r"_\d+$", "", variable.path.split("/")[-1]) for variable in variables] for variables in both]
+    assert names[0] == names[1]
     for mine, other in zip(*both, strict=True):
         expected = numbers(other)
         expected = expected[:rows] if expected.shape[:1] == (ROWS,) else expected
@@ -221,7 +222,7 @@ def test_rows_that_are_given_and_the_mean() -> None:
     np.testing.assert_allclose(numbers(layer._embeddings)[7:], whole[7:] * (1 - 0.05) ** 3, rtol=1e-5)
 
 
-FROZEN = itertools.product(["Adagrad", "AdamW", "SGD", "Ftrl", "Lion", "LazyAdam"], ["rows", "small", "dense"])
+FROZEN = [*itertools.product(["Adagrad", "AdamW", "SGD", "Ftrl", "Lion"], ["rows", "small", "dense"]), ("LazyAdam", "rows")]
 
 
 @pytest.mark.parametrize(("name", "way"), some(FROZEN, [("Adagrad", "rows"), ("SGD", "rows"), ("SGD", "dense")]))

@@ -87,12 +87,12 @@ class Rates:
         rate = optimizer._learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             steps = np.arange(self.begun, now)
-            return scheduled(rate, steps), np.ones(len(steps))
-        if not self.changes:  # a function without arguments
-            return np.array([float(optimizer.learning_rate)]), np.array([float(max(now - self.begun, 0))])
-        starts = np.array([max(start, self.begun) for start, _ in self.changes] + [now], np.float64)
-        counts = np.maximum(np.diff(starts), 0.0)
-        return np.array([number for _, number in self.changes])[counts > 0], counts[counts > 0]
+            every = int(optimizer.gradient_accumulation_steps or 1)  # of so many batches, the last
+            return scheduled(rate, steps * every + every - 1), np.ones(len(steps))
+        known = self.changes or [(self.begun, float(optimizer.learning_rate))]  # of a function without arguments: this one
+        starts = np.array([max(start, self.begun) for start, _ in known] + [now], np.float64)
+        counts = np.diff(starts)
+        return np.array([number for _, number in known])[counts > 0], counts[counts > 0]
 
 
 def steps_of(optimizer: Owner) -> int | None:
