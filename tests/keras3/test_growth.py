@@ -106,15 +106,13 @@ def owned(layer: Any) -> bool:
 def test_as_if_all_rows_had_been_there(name: str) -> None:
     """Weights and optimizer's state of a table that grows between calls of `fit`, while its learning rate changes."""
     layer, _, *models = pair(name)
-    for number in range(3):
-        train(models, layer.input_dim, number, epochs=2)
-        if number == 1:
-            for model in models:
-                model.optimizer.learning_rate = 0.01
-        rows = layer.input_dim
-        table = layer._embeddings
-        assert layer.grow(2, of(start()[rows : rows + 2])).tolist() == [rows, rows + 1]
-        assert layer._embeddings is table
+    table = layer._embeddings
+    for rows in (FIRST, FIRST + 3):
+        train(models, rows, rows, epochs=2)
+        assert layer.grow(3, of(start()[rows : rows + 3])).tolist() == [rows, rows + 1, rows + 2]
+        for model in models:
+            model.optimizer.learning_rate = 0.01
+    assert layer._embeddings is table
     assert owned(layer)
     train(models, ROWS, 7)
     assert_same(*models, ROWS)

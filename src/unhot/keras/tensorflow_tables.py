@@ -170,7 +170,9 @@ class TensorFlowBackend(KerasBackend):
     def resume(self) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None  # a graph that steps keeps it
-        self._begin_with(optimizer, self._traced(optimizer), optimizer.row_state() if self._kept else {})
+        # In a graph, an optimizer that is being built has no numbers yet; one whose table has grown is past that.
+        known = bool(self._kept) or tf.executing_eagerly()
+        self._begin_with(optimizer, self._traced(optimizer), optimizer.row_state() if known else {})
         for slot in self._slots.values():
             slot.training = self
 
