@@ -104,8 +104,12 @@ def steps_of(optimizer: Owner) -> int | None:
 def known_number(value: Tensor) -> float | None:
     """A number, or None of one that is not known now: of a step being made, or of one whose memory JAX was given."""
     held = getattr(value, "_value", value)
-    gone = held is None or getattr(held, "is_deleted", bool)()
-    if stateless_scope() is not None or gone or (callable(held) and not ops.is_tensor(held)):
+    if stateless_scope() is not None or held is None or (callable(held) and not ops.is_tensor(held)):
+        return None
+    try:
+        if getattr(held, "is_deleted", bool)():
+            return None
+    except TypeError:  # JAX's, of an array that is being traced
         return None
     found = (
         held if isinstance(held, (int, float, np.generic)) else backend.concrete(ops.reshape(held, ()))
