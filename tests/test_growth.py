@@ -252,7 +252,7 @@ def test_states_that_do_not_fit(name: str, value: np.ndarray) -> None:
     assert_held(table, before)
 
 
-def test_the_history_is_made_anew_for_many_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_is_made_anew_for_many_more_rows() -> None:
     """So that a table which has grown a hundred times does not settle as many rows as its batches have in each step."""
     table, large = table_of("adamw", 2), table_of("adamw", 200)
     for grown in range(2, 200, 11):
@@ -261,7 +261,6 @@ def test_the_history_is_made_anew_for_many_more_rows(monkeypatch: pytest.MonkeyP
             train(other, 5, seed=grown, rows=grown)
         table.grow(11)
     np.testing.assert_allclose(table.array[:200], large.array, rtol=1e-5, atol=1e-7)
-    assert membership.MOST_GROWTH > 1
 
 
 def test_a_view_of_a_growing_table() -> None:

@@ -110,7 +110,7 @@ def test_keys_are_admitted_once_they_are_frequent() -> None:
         assert before <= set(embedding.vocabulary)
         embedding.step(keys, gradients)
     without = grows(optimizer=unhot.SGD(1.0), init="zeros", min_count=2)
-    without.lookup(["a", None] if False else ["a", "b"])
+    without.lookup(["a", "b"])
     without.step(["a", "b"], np.ones((2, DIM)))
     assert without.table.rows == 1
     assert not without["c"].any()
@@ -157,11 +157,15 @@ def test_the_least_used_keys_make_room() -> None:
         embedding.step(keys, np.ones((5, DIM)))
     assert {"a", "b", "c"} <= set(embedding.vocabulary)
     assert embedding.table.rows < 64 + 16
-    few = grows(max_rows=3)
+    few = grows(max_rows=3, optimizer=unhot.SGD(1.0))
     for _ in range(5):
         few.lookup(["a", "b", "c"])
     assert few.lookup(["x", "y"]).any(axis=1).all()  # which were used least often, but now
-    assert {"x", "y"} <= set(few.vocabulary)
+    few.lookup(["z"])  # before the step of the others
+    assert {"x", "y", "z"} <= set(few.vocabulary)
+    few.step(["x", "y", "z"], np.ones((3, DIM)))
+    few.lookup(["z", "w"])
+    assert len(few) == 3
 
 
 def test_which_keys_make_room() -> None:

@@ -17,6 +17,7 @@ from unhot.ids import as_plain
 from unhot.keyed_rows import Ids, KeyedRows
 from unhot.keys.reading import KeysLike
 from unhot.optimizers import Optimizer
+from unhot.sharing import CopiedByState
 from unhot.state import whole
 from unhot.table import Table
 from unhot.vocabulary import Vocabulary
@@ -33,7 +34,7 @@ LIMITS = ("min_count", "max_rows", "max_idle")
 """What a file holds of which keys have rows, beside the vocabulary; 0 for None."""
 
 
-class Embedding:
+class Embedding(CopiedByState):
     """Vectors of keys such as strings or 64-bit integers: a `Vocabulary` and a `Table` with a row for each key.
 
     With a vocabulary that grows (unknown="grow"), a key that is looked up for the first time gets a row, and the table grows
@@ -347,15 +348,15 @@ class Embedding:
             True
         """
         words = {name.removeprefix(f"{VOCABULARY}."): state[name] for name in state if name.startswith(f"{VOCABULARY}.")}
-        vocabulary = Vocabulary()
-        vocabulary.load_state_dict(words)
-        rows = max(vocabulary.rows, 1)
+        loaded = Vocabulary()
+        loaded.load_state_dict(words)
+        keyed, rows = KeyedRows(loaded, *self._keyed.limits), max(loaded.rows, 1)
         table = Table(rows, self.dim, optimizer=self.optimizer, init="zeros", dtype=self.dtype, out_of_range="zero")
         table.load_state_dict({name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")})
 
         def load() -> None:
-            self.vocabulary.load_state_dict(words)
-            self._keyed, self._table = KeyedRows(self.vocabulary, *self._keyed.limits), table
+            keyed.vocabulary = self.vocabulary
+            self.vocabulary._take_over(loaded, [partial(self.__dict__.update, _keyed=keyed, _table=table)])
 
         self._lock.holding(load)
 
@@ -402,13 +403,3 @@ class Embedding:
     def __setstate__(self, state: tuple[KeyedRows, Table]) -> None:
         self._keyed, self._table = state
         self._lock = Lock()
-
-    def __copy__(self) -> Self:
-        # Two embeddings that shared their rows would not share the lock.
-        made = object.__new__(type(self))
-        made.__setstate__(self.__getstate__())
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = memo[id(self)] = self.__copy__()
-        return made

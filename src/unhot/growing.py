@@ -15,8 +15,9 @@ from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Call
 from unhot.creation import Init, as_size, check_init, initial_weights
 from unhot.engine import Batch, Engine
-from unhot.ids import OutOfRange, as_ids, as_plain, in_range, not_removed
+from unhot.ids import OutOfRange, as_ids, as_plain
 from unhot.kernels.structs import Segment
+from unhot.row_numbers import existing, named
 from unhot.sharing import Shared
 from unhot.state import decoded, encoded
 
@@ -167,11 +168,10 @@ class Growing(Shared):
             >>> table.grow(3)
             array([1, 3, 4])
         """
-        array = as_ids(rows, "rows")
         self._require_own_rows()
 
         def work() -> None:
-            given = np.unique(self._existing(array))
+            given = np.unique(self._existing(rows))
             if self._out_of_range in given.tolist():
                 raise ValueError(f"row {self._out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
             if self._pending:
@@ -217,7 +217,7 @@ class Growing(Shared):
             rows = given.reshape(-1, store.dim).astype(store.weights.dtype)
 
         def work() -> None:
-            flat = self._existing(array)
+            flat = self._existing(array, "ids")
             if len(np.unique(flat)) < len(flat):
                 raise ValueError("`ids` must name each row once.")
             self._engine.change_rows(lambda: self._engine.assigning(flat, rows))
@@ -227,11 +227,9 @@ class Growing(Shared):
     def _require_own_rows(self) -> None:
         """Raise RuntimeError if the rows are not the table's to add, remove, assign or freeze."""
 
-    def _existing(self, ids: Array) -> npt.NDArray[np.int64]:
+    def _existing(self, ids: IdsLike, name: str = "rows") -> npt.NDArray[np.int64]:
         """Flat numbers of rows that are there, else an IndexError."""
-        count = self._engine.stores[0].rows
-        flat, _ = in_range(ids, count, "raise")
-        return not_removed(flat, None, self._removed, ids.shape, "raise")[0]
+        return existing(ids, self._engine.stores[0].rows, self.removed, name)
 
     # ------------------------------------------------------------------ rows that do not train
 
@@ -255,7 +253,7 @@ class Growing(Shared):
 
     @frozen.setter
     def frozen(self, rows: Any) -> None:
-        self._freeze(lambda: np.empty(0, np.int64) if rows is None else self._named(rows, "frozen"))
+        self._freeze(lambda: named(rows, self._engine.stores[0].rows, self.removed, "frozen"))
 
     def only_train(self, rows: IdsLike) -> None:
         """Freeze all rows but these, such as newly added ones.
@@ -275,21 +273,10 @@ class Growing(Shared):
         """
 
         def others() -> npt.NDArray[np.int64]:
-            trained = np.zeros(self._engine.stores[0].rows, bool)
-            trained[self._named(rows, "rows")] = True
-            return np.flatnonzero(~trained)
+            count = self._engine.stores[0].rows
+            return np.setdiff1d(np.arange(count), named(rows, count, self.removed))
 
         self._freeze(others)
-
-    def _named(self, rows: Any, name: str) -> npt.NDArray[np.int64]:
-        """The row numbers that are given as such or by a mask, in rising order."""
-        given = as_plain(rows, name)
-        if given.dtype != np.bool_:
-            return np.unique(self._existing(as_ids(rows, name)))
-        count = self._engine.stores[0].rows
-        if given.shape != (count,):
-            raise ValueError(f"a mask of rows must have shape ({count},). Received: `{name}` of shape {given.shape}.")
-        return np.flatnonzero(given)
 
     def _freeze(self, rows: Callable[[], npt.NDArray[np.int64]]) -> None:
         self._require_own_rows()

@@ -88,8 +88,11 @@ class KeyedRows:
                 "`min_count`, `max_rows` and `max_idle` are for keys that get rows while the table trains. Make the vocabulary"
                 f" with unknown='grow'. Received: unknown={vocabulary.unknown!r}."
             )
-        self._candidates, self._counts = Vocabulary(unknown="grow", missing=-1), np.zeros(0, np.int64)
-        """Keys that have not been seen often enough, and how often they have been."""
+        counts_missing = vocabulary.missing == "key"
+        self._candidates = Vocabulary(unknown="grow", missing="key" if counts_missing else -1)
+        """Keys that have not been seen often enough."""
+        self._counts = np.zeros(0, np.int64)
+        """How often each of them has been."""
         self._usage = None if max_rows is None and max_idle is None else Usage()
         self.lock = Lock()
         """Held by whoever changes the vocabulary and the table together."""
@@ -129,14 +132,14 @@ class KeyedRows:
         if self._usage is not None:
             self._usage.reach(table.rows)
             self._usage.note(ids[ids >= 0])
-            self._keep_within(table, ids)
+            self._keep_within(table)
         return ids
 
     def _with_frequent(self, keys: KeysLike) -> Ids:
         """The rows of keys; those that have now been seen often enough get one."""
         vocabulary = self.vocabulary
         ids = np.asarray(vocabulary.encode(keys, unknown=-1))
-        new = np.asarray(keys, dtype=None if isinstance(keys, np.ndarray) else object)[ids == -1]
+        new = np.asanyarray(keys, dtype=None if isinstance(keys, np.ndarray) else object)[ids == -1]  # masked arrays as such
         if not new.size:
             return ids
         numbers = np.asarray(self._candidates.encode(new))
@@ -182,14 +185,14 @@ class KeyedRows:
             rows = usage.idle(table.rows, self.max_idle)
             self._evict(table, rows[(rows >= self.first) & ~np.isin(rows, table.removed)])
 
-    def _keep_within(self, table: RowTable, used: Ids) -> None:
-        """Evict the rows that were used least, if there are more than `max_rows`; those in use now stay."""
+    def _keep_within(self, table: RowTable) -> None:
+        """Evict the rows that were used least, if there are more than `max_rows`; those used since the last step stay."""
         usage, most = self._usage, self.max_rows
         if usage is None or most is None or len(self.vocabulary) <= most:
             return
         count = len(self.vocabulary) - most + most // SPARE
-        kept = np.zeros(table.rows, bool)
-        kept[: self.first] = kept[table.removed] = kept[used[used >= 0]] = True
+        kept = usage.last[: table.rows] == usage.now
+        kept[: self.first] = kept[table.removed] = True
         rows = np.flatnonzero(~kept)
         fewest, ties = split(usage.uses[rows], count)
         oldest, last_ties = split(usage.last[rows[ties]], count - len(fewest))

@@ -201,11 +201,11 @@ class Membership(Settling):
             partial(setattr, self, "frozen", frozen if len(frozen) else None),
         ]
 
-    def freeze(self, frozen: Array) -> None:
-        """Leave the given rows as they are from now on, and train all others; their numbers rise."""
+    def freeze(self, frozen: Array, also: Sequence[Call] = ()) -> None:
+        """Leave the given rows as they are from now on, and train all others; their numbers rise. `also` is made with it."""
         if self.last is None and len(frozen):
             self._change(self._noting)
-        self._change(lambda: self.freezing(frozen))
+        self._change(lambda: [*self.freezing(frozen), *also])
 
     def replan(self) -> None:
         """Begin a history that is made for as many rows as there are by now, if they are many more."""

@@ -53,14 +53,18 @@ class Settling:
         clock: Clock | None = None,
         now: int = 0,
         kernels: Any = None,
+        planned: int = 0,
     ) -> None:
-        """For settled stores that have made `now` steps; `optimizer` and `clock` are those that `clock_of` gives."""
+        """For settled stores that have made `now` steps; `optimizer` and `clock` are those that `clock_of` gives.
+
+        `planned` is for how many rows, if they are not those that there is room for.
+        """
         if kernels is not None:
             self.kernels = kernels
         self.stores = tuple(stores)
         self.numbers = self.stores[-1].first + self.stores[-1].capacity
         """How many numbers the rows of all stores have, those that there is room for and those that have left included."""
-        self.planned = self.numbers
+        self.planned = planned or self.numbers
         """How many rows the history was made for."""
         self.optimizer, self.clock, self.now = optimizer, clock, now
         self.last: Array | None = None

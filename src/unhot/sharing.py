@@ -14,6 +14,25 @@ from unhot.optimizers import Optimizer
 T = TypeVar("T")
 
 
+class CopiedByState:
+    """What is copied by `__getstate__` and `__setstate__`: copies that shared what it holds would not share its lock."""
+
+    def __getstate__(self) -> Any:
+        raise NotImplementedError
+
+    def __setstate__(self, state: Any) -> None:
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        made = object.__new__(type(self))
+        made.__setstate__(self.__getstate__())
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = self.__copy__()
+        return made
+
+
 class Shared:
     """An engine and its lock: what reads both, and copies that show one moment between two changes."""
 

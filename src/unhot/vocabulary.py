@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self, overload
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import IdsLike
-from unhot.atomic import Lock, Version
+from unhot.atomic import Call, Lock, Version
 from unhot.ids import as_ids, widened
 from unhot.keys import active, errors, state
 from unhot.keys.column import Column, as_column, decoded, position
@@ -19,6 +19,7 @@ from unhot.keys.maps import AS_KEY, KeyMap, RefusedError, Rows
 from unhot.keys.packing import Ids, Key, Kind
 from unhot.keys.policies import Missing, Policies, Unknown, as_count
 from unhot.keys.reading import KeysLike, read
+from unhot.sharing import CopiedByState
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +34,7 @@ class Held(NamedTuple):
     policies: Policies
 
 
-class Vocabulary:
+class Vocabulary(CopiedByState):
     """Numbers keys (str, bytes, or integers of 64 bits) for the rows of a table, and names the keys of rows.
 
     Reserved rows come first, then hash buckets, then one row for each key, in the order in which the keys first appeared. The
@@ -339,14 +340,18 @@ class Vocabulary:
         except RefusedError as refused:
             raise errors.refused(refused, held.keys, column, name) from refused
 
-    def _replace(self, made: Callable[[Held], Held]) -> None:
+    def _take_over(self, other: Vocabulary, also: Sequence[Call]) -> None:
+        """Hold what another one holds, which is given up; `also` is made together with that."""
+        self._replace(lambda _: other._held, also)
+
+    def _replace(self, made: Callable[[Held], Held], also: Sequence[Call] = ()) -> None:
         """Hold what is made of what is held; it is made again if a signal's handler has replaced that meanwhile."""
 
         def replace() -> None:
             done = False
             while not done:
                 since = self._version.number
-                done = self._version.change(since, [partial(setattr, self, "_held", made(self._held))])
+                done = self._version.change(since, [partial(setattr, self, "_held", made(self._held)), *also])
 
         self._lock.holding(replace)
 
@@ -402,16 +407,6 @@ class Vocabulary:
 
     def __setstate__(self, held: Mapping[str, Any]) -> None:
         self._start(Held(*state.import_state(held)))
-
-    def __copy__(self) -> Self:
-        # Two vocabularies that shared their keys would not share the lock.
-        made = object.__new__(type(self))
-        made.__setstate__(self.__getstate__())
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = memo[id(self)] = self.__copy__()
-        return made
 
     def __repr__(self) -> str:
         held = self._held

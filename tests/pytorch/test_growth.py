@@ -260,7 +260,7 @@ def test_errors() -> None:
         (lambda: layer.remove(4), IndexError, "id 4 at position () is out of range"),
         (lambda: layer.remove([1, 2]), IndexError, "id 2 at position 1 is that of a removed row"),
         (lambda: layer.remove(torch.tensor([0.5])), TypeError, "`rows` must be integers"),
-        (lambda: setattr(layer, "frozen", [True]), ValueError, "a mask of rows must have shape (4,). Received: shape (1,)."),
+        (lambda: setattr(layer, "frozen", [True]), ValueError, "must have shape (4,). Received: `frozen` of shape (1,)."),
     ):  # fmt: skip
         with pytest.raises(kind, match=re.escape(message)):
             call()

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.graph.engine import FROZEN, Traced
-from unhot.ids import as_ids, as_plain, in_range, not_removed
 from unhot.jax.operations import Operations, into_large_pages
 from unhot.jax.table import TableState, settle
+from unhot.row_numbers import existing, named
 
 Rows = npt.NDArray[np.int64]
 
@@ -85,7 +85,7 @@ def remove(state: TableState, rows: Any) -> TableState:
         (array([1, 3]), array([3]))
     """
     _require_known(state, "remove")
-    gone, (count, dim) = np.unique(_existing(state, rows)), state.shape
+    gone, (count, dim) = np.unique(existing(rows, state.shape[0], removed(state))), state.shape
     states = _begun(state.trained, jnp.zeros((len(gone), dim), state.rows["weights"].dtype))
     made = {**state.rows, "removed": state.rows.get("removed", jnp.zeros(count, bool))}
     parts = {**dict(zip(state.trained.names, states, strict=True)), "removed": jnp.ones(len(gone), bool)}
@@ -113,14 +113,7 @@ def freeze(state: TableState, rows: Any) -> TableState:
     """
     _require_known(state, "freeze")
     count = state.shape[0]
-    given = as_plain([] if rows is None else rows, "rows")
-    if given.dtype == np.bool_ and given.shape != (count,):
-        raise ValueError(f"a mask of rows must have shape ({count},). Received: shape {given.shape}.")
-    still = (
-        np.flatnonzero(given)
-        if given.dtype == np.bool_
-        else np.unique(_existing(state, given if given.size else np.empty(0, int)))
-    )
+    still = named(rows, count, removed(state))
     state = settle(state)
     old = state.trained
     trained = Traced(old.optimizer, old.dtype, count, freezes=len(still) > 0)
@@ -171,13 +164,6 @@ def _require_known(state: TableState, name: str) -> None:
         raise TypeError(
             f"`unhot.jax.{name}` changes or asks for rows that must be known: call it outside of compiled functions."
         )
-
-
-def _existing(state: TableState, rows: Any) -> Rows:
-    """Flat numbers of rows that are there, else an IndexError."""
-    ids, marks = as_ids(rows, "rows"), np.zeros(state.shape[0], bool)
-    marks[removed(state)] = True
-    return not_removed(in_range(ids, state.shape[0], "raise")[0], None, marks, ids.shape, "raise")[0]
 
 
 def _begun(trained: Traced, weights: jax.Array) -> tuple[jax.Array, ...]:

@@ -13,9 +13,10 @@ from keras import ops
 
 from unhot.atomic import Call
 from unhot.creation import as_size
-from unhot.ids import OutOfRange, as_ids, as_plain, in_range, not_removed
+from unhot.ids import OutOfRange, as_plain
 from unhot.keras.growth import Given, freeze, put_rows
 from unhot.keras.kinds import Option, Tensor, Variable
+from unhot.row_numbers import existing, named
 
 Rows = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -130,7 +131,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
             array([1, 4])
         """
         self._require_rows()
-        gone = np.unique(self._existing(rows))
+        gone = np.unique(existing(_on_host(rows), self.input_dim, self._removed_rows))
         if self.out_of_range in gone.tolist():
             raise ValueError(f"row {self.out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
         tables = self._row_tables()
@@ -165,7 +166,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
 
     @frozen.setter
     def frozen(self, rows: Any) -> None:
-        self._freeze(np.empty(0, np.int64) if rows is None else self._named(rows, "frozen"))
+        self._freeze(named(_on_host(rows), self.input_dim, self._removed_rows, "frozen"))
 
     def only_train(self, rows: Any) -> None:
         """Freeze all rows but these, such as newly added ones.
@@ -183,7 +184,8 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
             >>> layer.frozen
             array([0, 1, 2, 3])
         """
-        self._freeze(np.setdiff1d(np.arange(self.input_dim), self._named(rows, "rows")))
+        trained = named(_on_host(rows), self.input_dim, self._removed_rows)
+        self._freeze(np.setdiff1d(np.arange(self.input_dim), trained))
 
     def _freeze(self, rows: Rows) -> None:
         if not self.built:
@@ -213,22 +215,6 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
                 " before `quantize`."
             )
 
-    def _existing(self, rows: Any) -> Rows:
-        """Flat numbers of rows that are there, else an IndexError."""
-        ids = as_ids(ops.convert_to_numpy(rows) if ops.is_tensor(rows) else rows, "rows")
-        removed = np.zeros(self.input_dim, bool)
-        removed[self._removed_rows] = True
-        return not_removed(in_range(ids, self.input_dim, "raise")[0], None, removed, ids.shape, "raise")[0]
-
-    def _named(self, rows: Any, name: str) -> Rows:
-        """The row numbers that are given as such or by a mask, in rising order."""
-        given = as_plain(ops.convert_to_numpy(rows) if ops.is_tensor(rows) else rows, name)
-        if given.dtype != np.bool_:
-            return np.unique(self._existing(given))
-        if given.shape != (self.input_dim,):
-            raise ValueError(f"a mask of rows must have shape ({self.input_dim},). Received: `{name}` of shape {given.shape}.")
-        return np.flatnonzero(given)
-
     # ------------------------------------------------------------------ saving
 
     def get_build_config(self) -> dict[str, Option]:
@@ -241,6 +227,11 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         super().build_from_config({name: value for name, value in config.items() if name != "removed"})
         if "removed" in config:
             self.__dict__["_removed_rows"] = np.array(config["removed"], np.int64)
+
+
+def _on_host(rows: Any) -> Any:
+    """Row numbers, or a mask, as the core takes them."""
+    return ops.convert_to_numpy(rows) if ops.is_tensor(rows) else rows
 
 
 def as_values(given: Tensor) -> Values:

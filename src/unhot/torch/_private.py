@@ -259,6 +259,14 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version if ON else 0
 
 
+def was_written(tensor: Tensor, version: int) -> bool:
+    """Whether a parameter was written since it had this version.
+
+    Without `_version`, whether it has no gradient, as after a step and `zero_grad`.
+    """
+    return tensor._version != version if ON else tensor.grad is None
+
+
 def in_data_parallel() -> bool:
     """Whether a model wrapped in DistributedDataParallel is computing. Without its name for that, whether there is a group."""
     if not ON:

@@ -151,8 +151,7 @@ def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequen
     clock.load_state({**numbers, **dict(start.kept)})
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
-    engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels)
-    engine.planned = planned
+    engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels, planned)
     calls: list[Call] = []
     for place, (table, (tensors, _)) in enumerate(zip(tables, slots, strict=True)):
         calls += table.backend.bound(engine, place, table.state, tensors)

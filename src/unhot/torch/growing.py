@@ -6,16 +6,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from unhot.creation import as_size
-from unhot.ids import as_ids, as_plain, in_range, not_removed
+from unhot.row_numbers import existing, named
 from unhot.torch.growth import add_rows, freeze, resize
 from unhot.torch.parameter import TableParameter
 
-Rows = npt.NDArray[np.int64]
 NewRows = Literal["mean"] | Tensor | Callable[[Tensor], object]
 """What new rows hold."""
 
@@ -55,8 +53,7 @@ class Growing(nn.Module):
         again = table.removed_rows[:count]
         with torch.no_grad():
             given = self._new_rows(table, count, init)
-        add_rows(table, again, given, from_the_start=not (isinstance(init, (str, Tensor))))
-        table.__dict__["_removed_rows"] = table.removed_rows[len(again) :]
+        add_rows(table, again, given, table.removed_rows[count:], from_the_start=not isinstance(init, (str, Tensor)))
         added = np.arange(len(table) - count + len(again), len(table))
         return torch.from_numpy(np.concatenate([again, added]))
 
@@ -95,10 +92,10 @@ class Growing(nn.Module):
             tensor([1, 4])
         """
         table = self._table()
-        given = np.unique(_existing(table, rows))
+        given = np.unique(existing(_on_host(rows), len(table), table.removed_rows))
         freeze(table, np.setdiff1d(table.frozen_rows, given))
-        add_rows(table, given, torch.zeros(len(given), table.size(1)), from_the_start=False)
-        table.__dict__["_removed_rows"] = np.union1d(table.removed_rows, given)
+        zeros = torch.zeros(len(given), table.size(1))
+        add_rows(table, given, zeros, np.union1d(table.removed_rows, given), from_the_start=False)
 
     @property
     def frozen(self) -> Tensor:
@@ -119,7 +116,7 @@ class Growing(nn.Module):
     @frozen.setter
     def frozen(self, rows: Any) -> None:
         table = self._table()
-        freeze(table, np.empty(0, np.int64) if rows is None else _named(table, rows))
+        freeze(table, named(_on_host(rows), len(table), table.removed_rows, "frozen"))
 
     def only_train(self, rows: Any) -> None:
         """Freeze all rows but these, such as newly added ones.
@@ -138,7 +135,7 @@ class Growing(nn.Module):
             tensor([0, 1, 2, 3])
         """
         table = self._table()
-        freeze(table, np.setdiff1d(np.arange(len(table)), _named(table, rows)))
+        freeze(table, np.setdiff1d(np.arange(len(table)), named(_on_host(rows), len(table), table.removed_rows)))
 
     def _resize(self, rows: int) -> None:
         """Have so many rows, whatever they hold, for a state that is going to be loaded."""
@@ -156,19 +153,6 @@ class Growing(nn.Module):
         return weight
 
 
-def _existing(table: TableParameter, rows: Any) -> Rows:
-    """Flat numbers of rows that are there, else an IndexError."""
-    ids = as_ids(rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows, "rows")
-    removed = np.zeros(len(table), bool)
-    removed[table.removed_rows] = True
-    return not_removed(in_range(ids, len(table), "raise")[0], None, removed, ids.shape, "raise")[0]
-
-
-def _named(table: TableParameter, rows: Any) -> Rows:
-    """The row numbers that are given as such or by a mask, in rising order."""
-    given = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else as_plain(rows, "rows")
-    if given.dtype != np.bool_:
-        return np.unique(_existing(table, given))
-    if given.shape != (len(table),):
-        raise ValueError(f"a mask of rows must have shape ({len(table)},). Received: shape {given.shape}.")
-    return np.flatnonzero(given)
+def _on_host(rows: Any) -> Any:
+    """Row numbers, or a mask, as the core takes them."""
+    return rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows

@@ -28,12 +28,14 @@ from unhot.training import ownership_of
 Rows = npt.NDArray[np.int64]
 
 
-def add_rows(table: TableParameter, again: Rows, weights: Tensor, *, from_the_start: bool) -> None:
+def add_rows(table: TableParameter, again: Rows, weights: Tensor, removed: Rows, *, from_the_start: bool) -> None:
     """Give a table rows with these weights: the first of them take the places of the rows `again`, the others come at the end.
 
-    Rows that are there from the start of training have had no gradient in the steps made so far; others begin now.
+    Rows that are there from the start of training have had no gradient in the steps made so far; others begin now. With the
+    rows, it is noted which ones are `removed` then.
     """
-    without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start))
+    noted = partial(table.__dict__.update, _removed_rows=removed)
+    without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start, noted))
 
 
 def freeze(table: TableParameter, rows: Rows) -> None:
@@ -57,7 +59,7 @@ def resize(table: TableParameter, rows: int) -> None:
 def _resize(table: TableParameter, rows: int, backend: TorchBackend | None) -> None:
     if backend is not None:
         backend.hand_over()
-        backend._pointer = -1
+        backend.kept, backend._pointer = {}, -1
     table.grad = None
     table.notes.rooms.clear()
     together(_in_place(table, None, {"": table.detach().new_zeros((rows, table.size(1)))}))
@@ -73,19 +75,22 @@ def _of_owner(table: TableParameter, work: Callable[[TorchBackend | None], None]
 
 
 def _freeze(table: TableParameter, rows: Rows, backend: TorchBackend | None) -> None:
+    noted = partial(table.__dict__.update, _frozen_rows=rows)
     engine = None if backend is None else backend.engine
-    if engine is not None:
-        assert backend is not None
-        frozen = [engine.frozen_in(place) + store.first for place, store in enumerate(engine.stores)]
-        frozen[backend.place] = backend.memory.of_host(rows + engine.stores[backend.place].first)
-        backend.memory.alone(partial(engine.freeze, engine.kernels.joined(frozen)))
-    table.__dict__["_frozen_rows"] = rows
+    if backend is None or engine is None:
+        noted()
+        return
+    frozen = [engine.frozen_in(place) + store.first for place, store in enumerate(engine.stores)]
+    frozen[backend.place] = backend.memory.of_host(rows + engine.stores[backend.place].first)
+    backend.memory.alone(partial(engine.freeze, engine.kernels.joined(frozen), [noted]))
 
 
-def _add(table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, backend: TorchBackend | None) -> None:
+def _add(
+    table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, noted: Call, backend: TorchBackend | None
+) -> None:
     engine = None if backend is None else backend._current()
     if backend is not None and engine is not None and isinstance(backend.memory, Host):
-        engine.change_rows(lambda: _added_to_engine(table, backend, engine, again, weights, from_the_start))
+        engine.change_rows(lambda: [*_added_to_engine(table, backend, engine, again, weights, from_the_start), noted])
         engine.replan()
         return
     if backend is not None:
@@ -104,7 +109,7 @@ def _add(table: TableParameter, again: Rows, weights: Tensor, from_the_start: bo
             partial(setitem, grown[name].data, slice(len(tensor), stop), part[len(again) :].to(tensor)),
         ]
     with unseen():
-        together([*calls, *_in_place(table, backend, grown)])
+        together([*calls, *_in_place(table, backend, grown), noted])
 
 
 def _added_to_engine(

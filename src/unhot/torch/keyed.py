@@ -14,7 +14,7 @@ from torch import Tensor
 from unhot.creation import as_size
 from unhot.keyed_rows import KeyedRows
 from unhot.keys.reading import KeysLike
-from unhot.optimizers.base import flag
+from unhot.torch._private import version_of, was_written
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.growing import Growing, NewRows
 from unhot.torch.growth import reserve
@@ -62,8 +62,8 @@ class KeyedEmbedding(Embedding):
         initializer: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
             place, such as `torch.nn.init.zeros_`.
         capacity: the number of rows to have room for. Only rows that are there take memory.
-        min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`; a step is a lookup in training. No key is
-            forgotten while the weight has a gradient.
+        min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`. No key is forgotten that was looked up
+            since the last step of the optimizer.
 
     Raises: TypeError or ValueError for unusable arguments.
 
@@ -100,12 +100,12 @@ class KeyedEmbedding(Embedding):
     ) -> None:
         hide_from_compiler(KeyedEmbedding, "_rows_of")
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
-        flag("KeyedEmbedding", "bias", bias)
         super().__init__(
             max(vocabulary.rows, 1), embedding_dim, None, max_norm, norm_type, scale_grad_by_freq, sparse, device=device,
             dtype=dtype, bias=bias, activation=activation, out_of_range="zero",
         )  # fmt: skip
         self.keyed, self.initializer = keyed, initializer
+        self._seen = version_of(self.weight)
         if callable(initializer):
             with torch.no_grad():
                 initializer(self.weight.detach())
@@ -148,7 +148,8 @@ class KeyedEmbedding(Embedding):
     def _admitted(self, keys: KeysLike) -> Ids:
         def admitted() -> Ids:
             rows = _Rows(self)
-            if self.weight.grad is None:
+            if was_written(self.weight, self._seen):  # since the last lookup, by the step of an optimizer
+                self._seen = version_of(self.weight)
                 self.keyed.stepped(rows)
             return self.keyed.admitted(keys, rows)
 
