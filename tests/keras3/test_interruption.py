@@ -5,6 +5,7 @@ Keras's own layer and optimizer, in float64, say where training is after it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from interrupts import everywhere
+from selection import some
 
 import unhot.keras
 
@@ -121,3 +123,48 @@ def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor, eve
         others.submit(train, made, 5).result(LIMIT)
         train(made, 6)
         np.testing.assert_allclose(weights(made), expected, rtol=1e-9, atol=1e-12)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "grow": lambda layer: layer.grow(2, "ones"),
+    "grow, in rows that were removed": lambda layer: layer.grow(1, "ones"),
+    "remove": lambda layer: layer.remove([1, 2]),
+    "freeze": lambda layer: setattr(layer, "frozen", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("change", some(CHANGES, ["remove"]))
+def test_changes_of_rows(change: str, everything: bool) -> None:
+    """Layer and optimizer are before or after the change, and training goes on from there."""
+
+    def prepare() -> keras.Model:
+        gc.collect()  # a change asks all optimizers there are, and so has more bytecodes if there are more
+        made = model(unhot.keras, "AdamW")
+        made.layers[-1].remove([ROWS - 1])
+        made.layers[-1].frozen = [2]
+        train(made, 1, 2)
+        return made
+
+    def seen(made: keras.Model) -> tuple[Any, ...]:
+        layer = made.layers[-1]
+        return layer.input_dim, *layer.frozen.tolist(), "removed", *layer._removed_rows.tolist()
+
+    def trained(made: keras.Model) -> list[np.ndarray]:
+        train(made, 3, 4)
+        trained = np.setdiff1d(np.arange(made.layers[-1].input_dim), made.layers[-1].frozen)  # what the slots of others hold is open
+        return [weights(made), *(np.array(slot)[trained] for slot in made.optimizer.variables[2:])]
+
+    expected = {}
+    for changed in (False, True):
+        made = prepare()
+        if changed:
+            CHANGES[change](made.layers[-1])
+        expected[seen(made)] = trained(made)
+    found = set()
+    for made in everywhere(prepare, lambda made: CHANGES[change](made.layers[-1]), 67 if everything else 151):
+        state = seen(made)
+        found.add(state)
+        for array, wanted in zip(trained(made), expected[state], strict=True):
+            np.testing.assert_allclose(array, wanted, rtol=1e-9, atol=1e-12)
+        made.layers[-1].grow(1)
+    assert found == set(expected)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from selection import product
+from interrupts import everywhere
+from selection import product, slow, some
 from torch import Tensor, nn
 
 import unhot.torch
@@ -269,3 +270,56 @@ def test_errors() -> None:
         torch.nn.utils.parametrizations.weight_norm(layer)
         with pytest.raises(TypeError, match="only a table that is the layer's own parameter has rows that come, go or freeze"):
             layer.grow(1)
+
+
+CHANGES: dict[str, Callable[[unhot.torch.Embedding], object]] = {
+    "grow": lambda layer: layer.grow(3, nn.init.ones_),
+    "grow, in rows that were removed": lambda layer: layer.grow(1, nn.init.ones_),
+    "remove": lambda layer: layer.remove([1, 3]),
+    "remove a frozen row": lambda layer: layer.remove([2]),
+    "freeze": lambda layer: setattr(layer, "frozen", [0, 1]),
+    "only_train": lambda layer: layer.only_train([4]),
+}
+SOME_CHANGES = ["grow", "remove a frozen row", "freeze"]
+
+
+@pytest.mark.parametrize("kernels", ["native", pytest.param("torch", marks=slow)])
+@pytest.mark.parametrize("change", some(CHANGES, SOME_CHANGES))
+def test_interrupted_changes(change: str, kernels: str, monkeypatch: pytest.MonkeyPatch, everything: bool) -> None:
+    """An exception at any bytecode leaves layer and optimizer before or after the change, and training goes on from there."""
+    monkeypatch.setenv("UNHOT_TORCH_KERNELS", kernels)
+
+    def prepare() -> tuple[unhot.torch.Embedding, torch.optim.Optimizer]:
+        layer = unhot.torch.Embedding(8, DIM, _weight=start()[:8].clone())
+        optimizer = optimizer_of("AdamW", unhot.torch, layer)
+        for number in range(4):
+            step(layer, optimizer, [number, 4])
+        layer.remove([5])
+        layer.frozen = torch.tensor([2])
+        layer.weight.grad = None
+        layer(torch.tensor([0, 4])).sum().backward()
+        return layer, optimizer
+
+    def seen(layer: unhot.torch.Embedding) -> tuple[Any, ...]:
+        return layer.num_embeddings, *layer.frozen.tolist(), "removed", *layer._table().removed_rows.tolist()
+
+    def trained(layer: unhot.torch.Embedding, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+        optimizer.step()
+        step(layer, optimizer, [0, 6])
+        return [layer.weight.detach().clone(), *(optimizer.state[layer.weight][name] for name in ("exp_avg", "max_exp_avg_sq"))]
+
+    expected = {}
+    for change_it in (False, True):
+        pair = prepare()
+        if change_it:
+            CHANGES[change](pair[0])
+        expected[seen(pair[0])] = trained(*pair)
+    found = set()
+    for pair in everywhere(prepare, lambda pair: CHANGES[change](pair[0]), 13 if everything else 47):
+        torch.set_grad_enabled(True)  # an exception at the end of a block of `torch.no_grad` leaves gradients off
+        state = seen(pair[0])
+        found.add(state)
+        for tensor, wanted in zip(trained(*pair), expected[state], strict=True):
+            torch.testing.assert_close(tensor, wanted, rtol=1e-12, atol=1e-14)
+        pair[0].grow(1)
+    assert found == set(expected)

@@ -139,7 +139,7 @@ def untouched(optimizer: Owner, variable: Variable, weights: Rows) -> tuple[Rows
     if issubclass(optimizer.core, unhot.Ftrl) and len(rates):
         clock = optimizer.row_optimizer(variable, float(rates[-1])).clock(np.dtype(np.float64), 1)
         assert isinstance(clock, ClosedFormClock)
-        clock.load_state({"rate": float(rates[-1]), **_shrunk(clock, rates, counts, decay)})
+        clock.load_state({"rate": float(rates[-1]), "begun": 1.0, **_shrunk(clock, rates, counts, decay)})
         moved = dict(zip(("weights", *clock.slots), clock.untouched(weights), strict=True))
         return moved.pop("weights"), moved
     return weights * np.prod((1.0 - rates * decay) ** counts) if decay else weights, {}

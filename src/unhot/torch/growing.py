@@ -93,7 +93,6 @@ class Growing(nn.Module):
         """
         table = self._table()
         given = np.unique(existing(_on_host(rows), len(table), table.removed_rows))
-        freeze(table, np.setdiff1d(table.frozen_rows, given))
         zeros = torch.zeros(len(given), table.size(1))
         add_rows(table, given, zeros, np.union1d(table.removed_rows, given), from_the_start=False)
 

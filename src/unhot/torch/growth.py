@@ -31,10 +31,10 @@ Rows = npt.NDArray[np.int64]
 def add_rows(table: TableParameter, again: Rows, weights: Tensor, removed: Rows, *, from_the_start: bool) -> None:
     """Give a table rows with these weights: the first of them take the places of the rows `again`, the others come at the end.
 
-    Rows that are there from the start of training have had no gradient in the steps made so far; others begin now. With the
-    rows, it is noted which ones are `removed` then.
+    Rows that are there from the start of training have had no gradient in the steps made so far; others begin now. None of
+    them is frozen. With the rows, it is noted which ones are `removed` then.
     """
-    noted = partial(table.__dict__.update, _removed_rows=removed)
+    noted = partial(table.__dict__.update, _removed_rows=removed, _frozen_rows=np.setdiff1d(table.frozen_rows, again))
     without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start, noted))
 
 
@@ -80,9 +80,14 @@ def _freeze(table: TableParameter, rows: Rows, backend: TorchBackend | None) -> 
     if backend is None or engine is None:
         noted()
         return
+    backend.memory.alone(partial(engine.freeze, _frozen_with(backend, engine, rows), [noted]))
+
+
+def _frozen_with(backend: TorchBackend, engine: Engine, rows: Rows) -> Any:
+    """The frozen rows of an engine's stores, of which those of one table are these."""
     frozen = [engine.frozen_in(place) + store.first for place, store in enumerate(engine.stores)]
     frozen[backend.place] = backend.memory.of_host(rows + engine.stores[backend.place].first)
-    backend.memory.alone(partial(engine.freeze, engine.kernels.joined(frozen), [noted]))
+    return engine.kernels.joined(frozen)
 
 
 def _add(
@@ -126,9 +131,12 @@ def _added_to_engine(
 
     def larger(_: Store, rows: int) -> list[Any]:
         rooms.update({name: with_room(table, name, tensor, rows) for name, tensor in tensors.items()})
-        return [room.numpy() for room in rooms.values()]
+        shared = min(map(len, rooms.values()))  # those that were made before the optimizer's have another size
+        return [room[:shared].numpy() for room in rooms.values()]
 
     calls = engine.adding(backend.place, again, state, larger)
+    if len(left := np.setdiff1d(table.frozen_rows, again)) < len(table.frozen_rows):
+        calls = [*engine.freezing(_frozen_with(backend, engine, left)), *calls]
     stop = len(table) + len(given) - len(again)
     if stop == len(table):
         return calls
@@ -200,12 +208,28 @@ def _in_place(table: TableParameter, backend: TorchBackend | None, grown: dict[s
 
 def in_larger_memory(parameter: Tensor, weights: Tensor) -> list[Call]:
     """What gives a parameter this memory, and its gradient zeros for the rows that it has not had."""
+    follow(parameter)
     # The node of autograd that collects the gradient goes on wanting the old shape, unless the dtype changes.
     other = torch.empty(0, dtype=torch.float64 if weights.dtype != torch.float64 else torch.float32, device=weights.device)
     calls: list[Call] = [partial(setattr, parameter, "data", other), partial(setattr, parameter, "data", weights)]
     if parameter.grad is not None:
         calls.append(partial(setattr, parameter, "grad", larger_gradient(parameter.grad, weights.shape)))
     return calls
+
+
+def follow(parameter: Tensor) -> None:
+    """Have the gradients of lookups made so far, whose `backward` is yet to come, become larger if the parameter has."""
+
+    def forward(gradients: tuple[Tensor | None]) -> tuple[None] | None:
+        (gradient,) = gradients
+        if gradient is None or gradient.shape == parameter.shape:
+            return None
+        larger = larger_gradient(gradient, parameter.shape)
+        torch.autograd.backward([parameter], [larger], create_graph=torch.is_grad_enabled())
+        return (None,)
+
+    if parameter.requires_grad:
+        torch.autograd.graph.get_gradient_edge(parameter).node.register_prehook(forward)
 
 
 def larger_gradient(gradient: Tensor, shape: torch.Size) -> Tensor:
