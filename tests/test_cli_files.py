@@ -35,7 +35,7 @@ def test_info_of_a_table(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     table = trained("adam", steps=12)
     table.out_of_range = 3
-    table.save(path, vocabulary={"keys": np.arange(9)})
+    table._save(path, {"keys": np.arange(9)})
     done = run("info", path)
     assert done.exit_code == 0, done.output
     found = facts(done.stdout)

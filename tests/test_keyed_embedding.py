@@ -258,8 +258,47 @@ def test_files(options: dict[str, Any], tmp_path: Path) -> None:
     keys = list(embedding.vocabulary)
     assert loaded.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
     assert loaded.table.frozen.tolist() == embedding.table.frozen.tolist()
+    assert not mapped.lookup(["a new key"]).any() or options["reserved"]
+    assert "a new key" not in mapped
+    del mapped
+    with unhot.load(path, mmap=True, mode="r+").table as table:
+        assert table.rows == embedding.table.rows
+
+
+def test_refused_rows_leave_no_keys(tmp_path: Path) -> None:
+    """A table that cannot have a new row keeps the vocabulary as it is: known keys are there, and the next key can come."""
+    path, fails = tmp_path / "keys.safetensors", [False]
+
+    def init(shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+        if fails[0]:
+            raise MemoryError
+        return np.ones(shape)
+
+    made = unhot.Embedding(unhot.Vocabulary(["a"], unknown="grow"), 2, optimizer=unhot.SGD(1.0), init=init, min_count=1)
+    made.remove(["a"])
+    assert made["b"].tolist() == [1, 1]
+    fails[0] = True
+    for call in (lambda: made.lookup(["c", "b", "d"]), lambda: made.step(["c"], np.ones((1, 2)))):
+        with pytest.raises(MemoryError):
+            call()
+    fails[0] = False
+    assert list(made.vocabulary) == ["b"]
+    assert made.encode(["b", "c"]).tolist() == [0, -1]
+    made.lookup(["d", "b"])
+    assert made.encode(["b", "c", "d"]).tolist() == [0, -1, 1]
+    made.save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    mapped.step(["d"], np.ones((1, 2)))
     with pytest.raises(RuntimeError, match="the rows of a table that is mapped from a file are those of the file"):
-        mapped.lookup(["a new key"])
+        mapped.lookup(["c"])
+    mapped.step(["d"], np.ones((1, 2)))
+    mapped.table.close()
+    assert unhot.load(path).lookup("d").tolist() == [-1, -1]
+    with pytest.raises(RuntimeError, match="Pass it again"):
+        unhot.load(path).lookup("new")
+    assert unhot.load(path, init="zeros").lookup("new").tolist() == [0, 0]
+    with pytest.raises(ValueError, match="leave it out"):
+        unhot.load(path, mmap=True, init="zeros")  # type: ignore[call-overload]
 
 
 def test_files_that_do_not_fit(tmp_path: Path) -> None:
@@ -267,15 +306,22 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "keys.safetensors"
     table, words = unhot.Table(3, 2), unhot.Vocabulary(["a", "b"], reserved=1)
     for changed, message in (
-        (unhot.Vocabulary(["a"]), "the vocabulary has 1 rows, and the table 3."),
+        (unhot.Vocabulary(list("abcd")).state_dict(), "the vocabulary has 4 rows, and the table 3."),
         ({**words.state_dict(), "offsets": np.array([0, 2, 1])}, "'offsets' must rise from 0 to 2"),
         ({**words.state_dict(), "max_rows": np.array(-1)}, "'vocabulary.max_rows' must be a whole number"),
     ):
-        table.save(path, vocabulary=changed)
+        table._save(path, changed)
         for mmap in (False, True):
             with pytest.raises(ValueError, match=f"keys.safetensors.*{message}"):
                 unhot.load(path, mmap=mmap)  # type: ignore[call-overload]
-    table.save(path, vocabulary=words)
+    for fits in (words, unhot.Vocabulary(["a"])):
+        table.save(path, vocabulary=fits)
+        assert isinstance(unhot.load(path), unhot.Embedding)
+    with pytest.raises(ValueError, match=re.escape("the vocabulary has 4 rows, and the table 3. Let it `grow` first.")):
+        table.save(path, vocabulary=unhot.Vocabulary(list("abcd")))
+    for wrong in ({"a": 0}, ["a"]):
+        with pytest.raises(TypeError, match="`vocabulary` must be an unhot"):
+            table.save(path, vocabulary=wrong)  # type: ignore[arg-type]
     assert isinstance(unhot.load(path), unhot.Embedding)
 
 

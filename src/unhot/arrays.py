@@ -44,7 +44,11 @@ def reserved(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if not sys.platform.startswith("linux"):
             raise
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, _room(shape, dtype), flags=private), dtype, math.prod(shape)).reshape(shape)
+    try:
+        memory = mmap.mmap(-1, _room(shape, dtype), flags=private)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"an array of shape {shape} does not fit into the address space.") from error
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -39,7 +39,8 @@ class Embedding(CopiedByState):
 
     With a vocabulary that grows (unknown="grow"), a key that is looked up for the first time gets a row, and the table grows
     with it. It then trains as if it had had the row from the start: see `Table.grow`. With any other vocabulary, a lookup
-    changes nothing.
+    changes nothing. Nor does it in a file that is mapped for reading: there, an unknown key has the first reserved row of the
+    vocabulary, or a zero vector if there is none.
 
     Args:
         vocabulary: an `unhot.Vocabulary`. Its keys come and go by the methods of the embedding, or by its own; but remove keys
@@ -102,6 +103,7 @@ class Embedding(CopiedByState):
         *,
         optimizer: Optimizer | None = None,
         init: Init = "uniform",
+        dtype: npt.DTypeLike | None = None,
         seed: int | None = None,
         **options: Any,
     ) -> Self:
@@ -109,9 +111,11 @@ class Embedding(CopiedByState):
 
         Args:
             keys: the keys of the vectors, each once.
-            vectors: an array of shape (keys, dim), float32 or float64.
-            vocabulary: the keys that get rows; those without a vector are initialized by `init`, and vectors of other keys are
-                left out. None for a vocabulary of all keys.
+            vectors: an array of shape (keys, dim).
+            vocabulary: the keys that get rows; those without a vector are initialized by `init`. Vectors of other keys are
+                left out, unless the vocabulary grows (unknown="grow"): then it takes their keys. None for a vocabulary of all
+                keys.
+            dtype: as for `Embedding`; None for that of the vectors, or float32 if they are no float32 or float64.
             optimizer, init, seed, options: as for `Embedding`.
 
         Raises: as for `Embedding`; ValueError for shapes that do not fit.
@@ -126,12 +130,18 @@ class Embedding(CopiedByState):
         given = as_plain(vectors, "vectors")
         if given.ndim != 2:
             raise ValueError(f"`vectors` must have two dimensions, (keys, dim). Received: shape {given.shape}.")
+        if given.dtype.kind not in "fiu":
+            raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
         if vocabulary is None:
             vocabulary = Vocabulary(keys)
+        elif vocabulary.unknown == "grow":
+            vocabulary.extend(keys)
         numbers = np.asarray(vocabulary.encode(keys, unknown=-1)).reshape(-1)
         if len(numbers) != len(given):
             raise ValueError(f"`keys` and `vectors` must be as many. Received: {len(numbers)} keys, {len(given)} vectors.")
-        made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=given.dtype, seed=seed, **options)
+        if dtype is None:
+            dtype = given.dtype if given.dtype in (np.float32, np.float64) else np.float32
+        made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=dtype, seed=seed, **options)
         known = numbers >= 0
         made._table.assign(numbers[known], given[known])
         return made
@@ -145,7 +155,11 @@ class Embedding(CopiedByState):
 
     @property
     def table(self) -> Table:
-        """The table. `table.frozen` and `table.only_train` take the rows that `encode` gives."""
+        """The table. `table.frozen` and `table.only_train` take the rows that `encode` gives.
+
+        Remove keys by the embedding's `remove`; the table's own leaves the keys. Of an embedding that is mapped from a file,
+        `table.flush` and `table.close` are those of `MappedTable`.
+        """
         self._follow()
         return self._table
 
@@ -175,7 +189,9 @@ class Embedding(CopiedByState):
         return key in self.vocabulary
 
     def __repr__(self) -> str:
-        return f"Embedding({self.vocabulary!r}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r})"
+        limits = zip(LIMITS, self._keyed.limits, strict=True)
+        given = "".join(f", {name}={limit}" for name, limit in limits if limit not in (None, 1))
+        return f"Embedding({self.vocabulary!r}, {self.dim}, optimizer={self.optimizer!r}, dtype={self.dtype.name!r}{given})"
 
     # ------------------------------------------------------------------ lookups and steps
 
@@ -199,7 +215,7 @@ class Embedding(CopiedByState):
 
     def _in_use(self, keys: KeysLike) -> Ids:
         """The rows of keys that are looked up."""
-        if self.vocabulary.unknown != "grow":
+        if self.vocabulary.unknown != "grow" or self._table._only_read:
             ids = self._keyed.known(keys)
             if self.vocabulary.rows > self._table.rows:
                 self._follow()
@@ -379,7 +395,7 @@ class Embedding(CopiedByState):
         def save() -> None:
             self._keyed.follow(self._table)
             limits = {name: np.array(value or 0) for name, value in zip(LIMITS, self._keyed.limits, strict=True)}
-            self._table.save(path, vocabulary=self.vocabulary.state_dict() | limits)
+            self._table._save(path, self.vocabulary.state_dict() | limits)
 
         self._lock.holding(save)
 
@@ -389,7 +405,7 @@ class Embedding(CopiedByState):
         limits = [whole(float(words.get(name, 0)), f"the file's 'vocabulary.{name}'") or None for name in LIMITS]
         vocabulary = Vocabulary()
         vocabulary.load_state_dict({name: value for name, value in words.items() if name not in LIMITS})
-        if table.rows != max(vocabulary.rows, 1):
+        if table.rows < vocabulary.rows:
             raise ValueError(f"the vocabulary has {vocabulary.rows} rows, and the table {table.rows}.")
         if table.out_of_range != "zero":
             table.out_of_range = "zero"

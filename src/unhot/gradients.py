@@ -30,7 +30,8 @@ def as_gradients(grads: RealsLike, wanted: tuple[int, ...], dtype: np.dtype[Any]
     """Gradients of the wanted shape, as the kernels read them; else an error, in which `named` says what that shape is."""
     gradients = as_plain(grads, "grads")
     if gradients.dtype.kind != "f" and gradients.size:
-        raise TypeError(f"`grads` must be real floating point numbers. Received: dtype {gradients.dtype}.")
+        remedy = " Write np.asarray(grads, float)." if gradients.dtype.kind in "iu" else ""
+        raise TypeError(f"`grads` must be real floating point numbers. Received: dtype {gradients.dtype}.{remedy}")
     if gradients.shape != wanted and (gradients.size or 0 not in wanted):
         raise ValueError(f"`grads` must have shape {named}{wanted}. Received: shape {gradients.shape}.")
     with np.errstate(over="ignore"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +224,9 @@ class Growing(Shared):
 
         self._lock.holding(work)
 
+    _only_read = False
+    """Whether nothing ever changes the table: it lies in a file that is mapped for reading."""
+
     def _require_own_rows(self) -> None:
         """Raise RuntimeError if the rows are not the table's to add, remove, assign or freeze."""
 
@@ -291,9 +294,8 @@ class Growing(Shared):
 
     def _growth_state(self) -> dict[str, Array]:
         """What of a state goes beyond arrays and clock: which rows are removed or frozen, and what new ones begin with."""
-        state: dict[str, Array] = {"generator": generator_state(self._generator)}
-        if isinstance(self._init, str):
-            state["init"] = encoded(self._init)
+        init = self._init if isinstance(self._init, str) else CALLABLE
+        state: dict[str, Array] = {"generator": generator_state(self._generator), "init": encoded(init)}
         return state | {name: rows for name in ("frozen", "removed") if len(rows := getattr(self, name))}
 
     def _load_growth(self, state: Mapping[str, Any], engine: Engine) -> list[Call]:
@@ -308,8 +310,22 @@ class Growing(Shared):
         calls: list[Call] = [partial(setattr, self, "_removed", marks if len(removed) else None)]
         if "generator" in state:
             calls.append(partial(setattr, self, "_generator", loaded_generator(state["generator"])))
-        init = str(decoded(state, "init")) if "init" in state else ""
-        return [*calls, partial(setattr, self, "_init", init)] if init in ("uniform", "normal", "zeros") else calls
+        init: Any = str(decoded(state, "init")) if "init" in state else ""
+        if init == CALLABLE and isinstance(self._init, str):
+            init = lost
+        return [*calls, partial(setattr, self, "_init", init)] if init in ("uniform", "normal", "zeros", lost) else calls
+
+
+CALLABLE = "callable"
+"""What a state says of an `init` that it cannot hold."""
+
+
+def lost(shape: tuple[int, int]) -> NoReturn:
+    """In the place of a callable that no state holds, of a table that is loaded."""
+    raise RuntimeError(
+        "what new rows begin with was a callable (`init`) when the table was saved, which no file can hold. Pass it again:"
+        " unhot.load(path, init=...), or table.grow(rows, init=...)."
+    )
 
 
 def _row_numbers(state: Mapping[str, Any], name: str, rows: int) -> npt.NDArray[np.int64]:

@@ -74,8 +74,8 @@ def _remedy(values: npt.NDArray[Any], name: str) -> str:
     kind = values.dtype.kind
     if kind in "US" or (kind == "O" and any(isinstance(x, (str, bytes)) for x in values)):
         return (
-            "Number the strings from 0 on: `vocabulary, ids = np.unique(strings, return_inverse=True)`. Keep the vocabulary:"
-            " `np.searchsorted(vocabulary, strings)` numbers strings that are in it again."
+            "Number the strings from 0 on: `vocabulary = unhot.Vocabulary().fit(strings)`, and then"
+            " `ids = vocabulary.encode(strings)`. Where there is an embedding of strings, its `encode` gives their rows."
         )
     if kind == "b" or (kind == "O" and any(isinstance(x, (bool, np.bool_)) for x in values)):
         return MASKS

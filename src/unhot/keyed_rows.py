@@ -128,12 +128,24 @@ class KeyedRows:
         if self.vocabulary.unknown != "grow":
             return self.known(keys)
         ids = self._with_frequent(keys) if self.min_count > 1 else np.asarray(self.vocabulary.encode(keys))
-        self.follow(table)
+        try:
+            self.follow(table)
+        except Exception:  # there is no memory, say, or the table lies in a file
+            self._refuse(ids, table)
+            raise
         if self._usage is not None:
             self._usage.reach(table.rows)
             self._usage.note(ids[ids >= 0])
             self._keep_within(table)
         return ids
+
+    def _refuse(self, ids: Ids, table: RowTable) -> None:
+        """Forget the keys of these rows that the table has not."""
+        rows = np.unique(ids)
+        without = rows[(rows >= table.rows) | np.isin(rows, table.removed)]
+        if len(without):
+            self.vocabulary.remove(self.vocabulary.decode(without))
+            self.vocabulary._cut(table.rows)
 
     def _with_frequent(self, keys: KeysLike) -> Ids:
         """The rows of keys; those that have now been seen often enough get one."""

@@ -16,10 +16,10 @@ from unhot.ids import OutOfRange, check_policy
 from unhot.optimizers import Optimizer
 from unhot.state import export_state, import_state
 from unhot.store import Store
+from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unhot.storage.files import Path
-    from unhot.storage.tables import Stateful
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ class StatefulTable(Growing):
         if self._pending:
             raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
 
-    def save(self, path: Path, *, vocabulary: Stateful | Mapping[str, Any] | None = None) -> None:
+    def save(self, path: Path, *, vocabulary: Vocabulary | None = None) -> None:
         """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
 
         The file holds the settled state of one moment between two steps. It is written beside `path`, brought to the disk
@@ -101,11 +101,10 @@ class StatefulTable(Growing):
 
         Args:
             path: the file, mostly with the ending ".safetensors". A file that is there is replaced.
-            vocabulary: what is to be saved with the table, by names that begin with "vocabulary.": a flat dict of arrays,
-                numbers and strings, or something whose `state_dict` gives one.
+            vocabulary: the keys of the rows, which are saved with the table. `unhot.load` then gives an `Embedding` of both.
 
-        Raises: OSError if the file cannot be written; ValueError if there is something at `path` that is no file; RuntimeError
-            as for `state_dict`.
+        Raises: OSError if the file cannot be written; ValueError if there is something at `path` that is no file, or if the
+            vocabulary has more rows than the table; TypeError for any other vocabulary; RuntimeError as for `state_dict`.
 
         Example:
             >>> import os, tempfile, unhot
@@ -114,15 +113,24 @@ class StatefulTable(Growing):
             >>> unhot.load(path).shape
             (1000, 4)
         """
+        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+            raise TypeError(f"`vocabulary` must be an unhot.Vocabulary. Received: {vocabulary!r}.")
+        self._save(path, {} if vocabulary is None else vocabulary.state_dict(), 0 if vocabulary is None else vocabulary.rows)
+
+    def _save(self, path: Path, words: Mapping[str, Any], least: int = 0) -> None:
+        """Save the table, which is to have so many rows at least, and what the file holds of its vocabulary."""
         from unhot.storage import files  # which no table needs that is not saved
 
-        files.replace(path, lambda file: self._lock.holding(partial(self._write, file, vocabulary)))
+        files.replace(path, lambda file: self._lock.holding(partial(self._write, file, words, least)))
 
-    def _write(self, file: BinaryIO, vocabulary: Stateful | Mapping[str, Any] | None) -> None:
+    def _write(self, file: BinaryIO, words: Mapping[str, Any], least: int) -> None:
         from unhot.storage.tables import write_table
 
         self._require_nothing_waits("save")
-        parts = {"vocabulary": vocabulary}
+        rows = self._engine.stores[0].rows
+        if rows < least:
+            raise ValueError(f"the vocabulary has {least:,} rows, and the table {rows:,}. Let it `grow` first.")
+        parts = {"vocabulary": words}
         self._engine.settled(lambda: write_table(file, self._export(copies=False), parts, self.out_of_range))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -326,7 +326,7 @@ class Vocabulary(CopiedByState):
         out = np.empty(len(column.keys), np.int64)
         first = held.keys.remove(column.keys, Rows(held.policies.first, -1, AS_KEY), out) if self._fits(held, column) else 0
         if first >= 0:
-            raise errors.unknown(column, first)
+            raise errors.not_there(column, first)
         return column.spread(out)
 
     def _add(self, column: Column, name: str, **how: bool) -> None:
@@ -343,6 +343,13 @@ class Vocabulary(CopiedByState):
     def _take_over(self, other: Vocabulary, also: Sequence[Call]) -> None:
         """Hold what another one holds, which is given up; `also` is made together with that."""
         self._replace(lambda _: other._held, also)
+
+    def _cut(self, rows: int) -> None:
+        """Have no free rows from the number `rows` on."""
+        state_dict = self.state_dict()
+        state_dict["free"] = state_dict["free"][state_dict["free"] < rows - self._held.policies.first]
+        held = Held(*state.import_state(state_dict))
+        self._replace(lambda _: held)
 
     def _replace(self, made: Callable[[Held], Held], also: Sequence[Call] = ()) -> None:
         """Hold what is made of what is held; it is made again if a signal's handler has replaced that meanwhile."""
@@ -389,7 +396,7 @@ class Vocabulary(CopiedByState):
         Args:
             state_dict: the state of a vocabulary, also as read back by `numpy.load`.
 
-        Raises: ValueError for a state that no vocabulary can have. The vocabulary is then as it was.
+        Raises: ValueError or TypeError for a state that no vocabulary can have. The vocabulary is then as it was.
 
         Example:
             >>> import unhot
@@ -399,6 +406,8 @@ class Vocabulary(CopiedByState):
             >>> other.encode(["cat", "owl"])
             array([2, 0])
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"`state_dict` must be what `state_dict()` returned. Received: {state_dict!r}.")
         held = Held(*state.import_state(state_dict))
         self._replace(lambda _: held)
 

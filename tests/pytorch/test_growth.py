@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from interrupts import everywhere
@@ -323,3 +324,102 @@ def test_interrupted_changes(change: str, kernels: str, monkeypatch: pytest.Monk
             torch.testing.assert_close(tensor, wanted, rtol=1e-12, atol=1e-14)
         pair[0].grow(1)
     assert found == set(expected)
+
+
+@pytest.mark.parametrize("sparse", [None, False, True])
+@pytest.mark.parametrize("name", [None, "SGD", "SGD momentum", "AdamW"])
+def test_a_loss_with_lookups_from_before_a_growth(name: str | None, sparse: bool | None) -> None:
+    """Its gradient is that of all its lookups, also after several growths, of bags, and of a graph that is older than `.grad`."""
+    weights = start()
+    stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
+    layer = unhot.torch.Embedding(4, DIM, _weight=weights[:4].clone(), sparse=sparse)
+    bag = unhot.torch.EmbeddingBag(4, DIM, mode="sum", sparse=sparse)
+    bag.weight = layer.weight
+    if name is not None:
+        theirs, ours = optimizer_of(name, torch.optim, stock), optimizer_of(name, unhot.torch, layer)
+    for turn in range(2):
+        size = len(layer.weight)
+        older = layer(torch.tensor([1])).square().sum()
+        first = (layer(torch.tensor([0, 1])) * bag(torch.tensor([[2, 3, 2]]))).sum()
+        layer.grow(2, of(weights[size : size + 2]))
+        second = layer(torch.tensor([size, 1])).square().sum()
+        layer.grow(1, of(weights[size + 2 : size + 3]))
+        (first * 3 + second + layer(torch.tensor([size + 2])).sum()).backward()
+        older.backward()
+        rows = stock.weight
+        loss = (rows[[0, 1]] * (2 * rows[[2]] + rows[[3]])).sum() * 3 + rows[[size, 1]].square().sum() + rows[size + 2].sum()
+        (loss + rows[1].square().sum()).backward()
+        assert layer.weight.grad is not None
+        assert stock.weight.grad is not None
+        found = layer.weight.grad.to_dense() if layer.weight.grad.is_sparse else layer.weight.grad
+        torch.testing.assert_close(found.clone(), stock.weight.grad[: len(layer.weight)], rtol=1e-12, atol=1e-12)
+        if name is not None and not (sparse and name == "AdamW"):
+            for optimizer in (theirs, ours):
+                optimizer.step()
+                optimizer.zero_grad()
+        layer.weight.grad = stock.weight.grad = None
+        if turn:
+            torch.testing.assert_close(layer.weight.detach(), stock.weight.detach()[: len(layer.weight)], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", some(range(40), range(8)))
+def test_growth_at_any_moment(seed: int) -> None:
+    """Before and after the optimizer is made, between `backward` and step, with room and without."""
+    random = np.random.default_rng(seed)
+    weights = torch.randn(400, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    stock = nn.Embedding(400, DIM, _weight=weights.clone())
+    rows = int(random.integers(1, 12))
+    layer = unhot.torch.Embedding(rows, DIM, _weight=weights[:rows].clone())
+
+    def grow() -> None:
+        rows, more = len(layer.weight), int(random.choice([0, 0, 1, 2, 5]))
+        if more:
+            layer.grow(more, of(weights[rows : rows + more]))
+
+    grow()
+    theirs, ours = (optimizer_of("AdamW", module, each) for module, each in ((torch.optim, stock), (unhot.torch, layer)))
+    for _ in range(15):
+        for optimizer in (theirs, ours):
+            optimizer.zero_grad()
+        for _ in range(int(random.integers(1, 3))):
+            grow()
+            ids = torch.from_numpy(random.integers(0, len(layer.weight), 3))
+            for each in (stock, layer):
+                each(ids).square().sum().backward()
+        grow()
+        for optimizer in (theirs, ours):
+            optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), stock.weight.detach()[: len(layer.weight)], rtol=1e-9, atol=1e-12)
+
+
+def test_states_say_which_rows_are_frozen_or_removed() -> None:
+    layer = unhot.torch.Embedding(6, DIM)
+    assert list(layer.state_dict()) == ["weight"]
+    layer.frozen = torch.tensor([1, 4])
+    layer.remove([2])
+    model, other = nn.Sequential(layer), nn.Sequential(unhot.torch.Embedding(6, DIM))
+    state = model.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    other.load_state_dict(state)
+    assert (other[0].frozen.tolist(), other[0].grow(2).tolist()) == ([1, 4], [2, 6])
+    layer.grow(1)
+    frozen = unhot.torch.Embedding(7, DIM, frozen=[0])
+    frozen.load_state_dict({"weight": torch.zeros(7, DIM)})
+    assert frozen.frozen.tolist() == [0]
+    with pytest.raises(IndexError, match="id 7 at position 0 is out of range"):
+        frozen.load_state_dict({"weight": torch.zeros(7, DIM), "frozen_rows": torch.tensor([7])})
+
+
+def test_rows_that_cannot_go_or_come() -> None:
+    padded = unhot.torch.Embedding(4, DIM, padding_idx=-1)
+    with pytest.raises(ValueError, match="row 3 cannot be removed: it is the layer's `padding_idx`"):
+        padded.remove([0, 3])
+    standing_in = unhot.torch.EmbeddingBag(4, DIM, out_of_range=1)
+    with pytest.raises(ValueError, match="row 1 cannot be removed: it is the layer's `out_of_range`"):
+        standing_in.remove([1])
+    padded.remove([1])
+    padded.share_memory()
+    with pytest.raises(RuntimeError, match="memory that other processes share"):
+        padded.grow(2)
+    assert padded.grow(1).tolist() == [1]
+    assert padded.weight.is_shared()

@@ -160,6 +160,8 @@ def removed(state: TableState) -> Rows:
 
 
 def _require_known(state: TableState, name: str) -> None:
+    if not isinstance(state, TableState):
+        raise TypeError(f"`state` must be a table of `unhot.jax.from_array`. Received: {type(state).__name__}.")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
         raise TypeError(
             f"`unhot.jax.{name}` changes or asks for rows that must be known: call it outside of compiled functions."

@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from unhot.keys.packing import KINDS, Array, Ids, Key, Kind, Mask, Packed, marked, pack, unpack
 
-FLOATS = "If each of them is a whole number, write np.asarray(keys).astype(np.int64), or .astype('Int64') in pandas."
+FLOATS = (
+    "If each of them is a whole number, write np.asarray(keys).astype(np.int64); in pandas, .astype('Int64'), which keeps"
+    " missing values."
+)
 """What to do about floats."""
 
 

@@ -18,6 +18,11 @@ def unknown(column: Column, place: int) -> KeyError:
     )
 
 
+def not_there(column: Column, place: int) -> KeyError:
+    """For an unknown key that is to be removed."""
+    return KeyError(f"the key {shown(column.keys[place])}{column.where(place)} is unknown, so it cannot be removed.")
+
+
 def missing(column: Column, name: str) -> ValueError:
     """For the first missing value, by missing="raise"."""
     mask = column.keys.missing

@@ -50,7 +50,11 @@ class Policies(NamedTuple):
             return known[known.index(policy)]
         if _is_int(policy) and -1 <= policy < self.reserved:
             return int(policy)
-        rows = f"a row number in [0, {self.reserved}), which are the reserved rows" if self.reserved else "a reserved row"
+        rows = (
+            f"a row number in [0, {self.reserved}), which are the reserved rows"
+            if self.reserved
+            else ("a reserved row, of which there are none here: make the vocabulary with reserved=1")
+        )
         raise ValueError(f"`{name}` must be {', '.join(map(repr, known))}, -1 or {rows}. Received: {policy!r}.")
 
     def rows(self, unknown: Unknown) -> Rows:

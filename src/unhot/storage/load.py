@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
+from unhot.creation import Init, check_init
 from unhot.embedding import VOCABULARY, Embedding
 from unhot.optimizers import Optimizer
 from unhot.storage.files import Path
@@ -19,12 +20,16 @@ T = TypeVar("T", bound=Table)
 
 
 @overload
-def load(path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None) -> Table | Embedding: ...
+def load(
+    path: Path, *, mmap: Literal[False] = False, optimizer: Optimizer | None = None, init: Init | None = None
+) -> Table | Embedding: ...
 @overload
 def load(
     path: Path, *, mmap: Literal[True], mode: Mode = "r", optimizer: Optimizer | None = None
 ) -> MappedTable | Embedding: ...
-def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None) -> Table | Embedding:
+def load(
+    path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimizer | None = None, init: Init | None = None
+) -> Table | Embedding:
     """The table that `Table.save` wrote, or the embedding that `Embedding.save` wrote. Training goes on, bit for bit.
 
     Args:
@@ -33,6 +38,8 @@ def load(path: Path, *, mmap: bool = False, mode: Mode = "r", optimizer: Optimiz
         mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`.
         optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
             hyperparameters become the file's.
+        init: what new rows begin with, in the place of what the file says; for a table in memory. If it was a callable, which
+            no file can hold, adding rows is an error without this.
 
     Returns: a table with the file's weights, slots, clock and hyperparameters; with mmap, a `MappedTable`. If the file has a
         vocabulary, an `Embedding` of both.
@@ -53,7 +60,11 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         >>> bool((again.array == table.array).all())
         True
     """
+    if init is not None:
+        check_init(init)
     if mmap:
+        if init is not None:
+            raise ValueError("`init` is for new rows, and a table that is mapped from a file has none: leave it out.")
         mapped = MappedTable(path, mode, optimizer)
         try:
             with errors_name(path):
@@ -69,7 +80,10 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         like = like_of(header)
         trained = optimizer_of(state, optimizer)
         require_memory([like], trained)
-        return with_vocabulary(Table._of_state(state, like, trained, policy_of(header)), part(state, VOCABULARY))
+        table = Table._of_state(state, like, trained, policy_of(header))
+        if init is not None:
+            table._init = init
+        return with_vocabulary(table, part(state, VOCABULARY))
 
 
 def with_vocabulary(table: T, words: Mapping[str, Array]) -> T | Embedding:

@@ -26,7 +26,6 @@ from unhot.storage.tables import (
     NOT_WHOLE,
     WHOLE,
     Mode,
-    Stateful,
     errors_name,
     like_of,
     lock,
@@ -157,6 +156,7 @@ class MappedTable(Table):
         self.__dict__.update(made.__dict__)
         self._file, self._views, self._notes = file, views, None
         self.path, self.mode, self._process = os.path.realpath(path), mode, os.getpid()
+        self._only_read = mode == "r"
         self._mark_is_safe = True
         if mode == "r+":
             files.remove_left_behind(*os.path.split(self.path))  # of notes that were not begun
@@ -290,11 +290,11 @@ class MappedTable(Table):
     def _load_state(self, state: Mapping[str, Any]) -> NoReturn:
         raise RuntimeError("a state is not loaded into a file that is mapped: make a table of it in memory, and save that.")
 
-    def save(self, path: files.Path, *, vocabulary: Stateful | Mapping[str, Any] | None = None) -> None:
-        """As `Table.save`, to another file. Of a table mapped for reading, the weights and the clock are saved."""
+    def _save(self, path: files.Path, words: Mapping[str, Any], least: int = 0) -> None:
+        """To another file. Of a table mapped for reading, the weights and the clock are saved."""
         if os.path.realpath(path) == self.path:
             raise ValueError("this is the file that is mapped. `flush()` brings what was trained in it to the disk.")
-        super().save(path, vocabulary=vocabulary)
+        super()._save(path, words, least)
 
     # ------------------------------------------------------------------ the end
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +37,8 @@ WHOLE, NOT_WHOLE = b"yes", b"no "
 NAMES = "unhot.tables"
 
 
-class Stateful(Protocol):
-    """What can be saved with a table: a vocabulary, say."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """All of it, as a flat dict of arrays, numbers and strings."""
-
-
-Parts = Mapping[str, Stateful | Mapping[str, Any] | None]
+Parts = Mapping[str, Mapping[str, Any]]
+"""What belongs to a table, by the name of each part: a flat dict of arrays, numbers and strings."""
 
 
 def _array(value: Any) -> Array:
@@ -61,9 +55,7 @@ def write_table(
     """
     found = dict(state)
     for part, given in parts.items():
-        if given is not None:
-            named = given if isinstance(given, Mapping) else given.state_dict()
-            found |= {f"{part}.{name}": _array(value) for name, value in named.items()}
+        found |= {f"{part}.{name}": _array(value) for name, value in given.items()}
     metadata = {MARK: WHOLE.decode(), KIND: "table" if names is None else "tables", POLICY: str(policy)}
     if names is not None:
         metadata[NAMES] = json.dumps(list(names))

@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from unhot.atomic import Call, together
-from unhot.clock import Hyper
+from unhot.clock import Clock, Hyper
 from unhot.engine import Batch, Engine
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.store import numbered
-from unhot.torch.backend import TorchBackend, why_dense
-from unhot.torch.held_state import Owner, StateError
+from unhot.torch.backend import OF_NEW_ROWS, TorchBackend, why_dense
+from unhot.torch.held_state import Owner, Start, StateError
 from unhot.torch.joint import Joint, joint_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
@@ -141,14 +141,27 @@ def grouped(owner: Owner, tables: Sequence[Ready]) -> list[list[Ready]]:
     return list(groups.values())
 
 
+def go_on(clock: Clock, start: Start) -> None:
+    """Let a new clock go on from here."""
+    numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
+    clock.load_state({**numbers, **dict(start.kept)})
+
+
+def after_dense_step(core: Optimizer, start: Start) -> dict[str, float]:
+    """What is known of rows without a gradient after a step that torch's code is going to make."""
+    _, clock = clock_of(core, start.dtype, 1, start.held)
+    go_on(clock, start)
+    together(clock.advance(start.now + 1, core.read(start.now + 1)))
+    return {name: number for name, number in clock.state().items() if name in OF_NEW_ROWS}
+
+
 def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]
     planned = sum(max(len(array), table.parameter.notes.capacity) for array, table in zip(weights, tables, strict=True))
     snapshot, clock = clock_of(core, start.dtype, planned, start.held)
-    numbers = {"momentum_begun": start.momentum_begun, "momentum_product": start.momentum_product, "largest_beta": 0.0}
-    clock.load_state({**numbers, **dict(start.kept)})
+    go_on(clock, start)
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
     engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels, planned)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unhot.creation import as_size
 from unhot.row_numbers import existing, named
 from unhot.torch.growth import add_rows, freeze, resize
-from unhot.torch.parameter import TableParameter
+from unhot.torch.parameter import ROW_NUMBERS, TableParameter
 
 NewRows = Literal["mean"] | Tensor | Callable[[Tensor], object]
 """What new rows hold."""
@@ -36,9 +36,13 @@ class Growing(nn.Module):
             rows: how many.
             init: what the new rows hold: None for numbers from a standard normal distribution, as the layer begins with; a
                 function that fills a tensor in place, such as `torch.nn.init.zeros_`; "mean" for the mean of all rows; or a
-                tensor of shape (rows, embedding_dim).
+                tensor or an array of shape (rows, embedding_dim).
 
-        Raises: TypeError or ValueError for unusable arguments, or for a weight that is no table (a parametrization).
+        A loss may hold lookups from before the growth; `backward` gives their rows the gradient. `torch.autograd.grad` sees
+        the lookups since the last growth only.
+
+        Raises: TypeError or ValueError for unusable arguments, or for a weight that is no table (a parametrization);
+            RuntimeError for a weight in memory that other processes share, which would not see more rows.
 
         Example:
             >>> import torch, unhot.torch
@@ -59,6 +63,8 @@ class Growing(nn.Module):
 
     def _new_rows(self, table: TableParameter, count: int, init: NewRows | None) -> Tensor:
         shape = (count, table.size(1))
+        if isinstance(init, (list, tuple, np.ndarray)):
+            init = torch.as_tensor(np.asarray(init))
         if isinstance(init, Tensor):
             if init.shape != shape or init.is_complex():
                 raise ValueError(f"`init` must have shape (rows, dim) = {shape}. Received: {tuple(init.shape)}, {init.dtype}.")
@@ -70,7 +76,10 @@ class Growing(nn.Module):
         if init is None:
             return nn.init.normal_(made)
         if not callable(init):
-            raise TypeError(f"`init` must be 'mean', a tensor, or a function that fills one. Received: {init!r}.")
+            raise TypeError(
+                "`init` must be 'mean', a tensor, or a function that fills one, such as torch.nn.init.zeros_. Received:"
+                f" {init!r}."
+            )
         init(made)
         return made
 
@@ -82,7 +91,8 @@ class Growing(nn.Module):
         Args:
             rows: integers of any shape, each of them once or several times.
 
-        Raises: IndexError for an id that is out of range or removed already; TypeError for ids that are not integers.
+        Raises: IndexError for an id that is out of range or removed already; TypeError for ids that are not integers;
+            ValueError for the row of padding, or for the one that stands for ids out of range.
 
         Example:
             >>> import unhot.torch
@@ -93,6 +103,10 @@ class Growing(nn.Module):
         """
         table = self._table()
         given = np.unique(existing(_on_host(rows), len(table), table.removed_rows))
+        for name in ("padding_idx", "out_of_range"):
+            row = getattr(self, name, None)
+            if isinstance(row, int) and row % len(table) in given:
+                raise ValueError(f"row {row} cannot be removed: it is the layer's `{name}`.")
         zeros = torch.zeros(len(given), table.size(1))
         add_rows(table, given, zeros, np.union1d(table.removed_rows, given), from_the_start=False)
 
@@ -135,6 +149,28 @@ class Growing(nn.Module):
         """
         table = self._table()
         freeze(table, np.setdiff1d(np.arange(len(table)), named(_on_host(rows), len(table), table.removed_rows)))
+
+    # ------------------------------------------------------------------ states
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """As torch's; with the numbers of frozen and of removed rows, if there are any."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        table = self._parameters.get("weight")
+        if isinstance(table, TableParameter):
+            for name in ROW_NUMBERS:
+                if len(rows := getattr(table, name.removeprefix("_"))):
+                    destination[prefix + name.removeprefix("_")] = torch.from_numpy(rows.copy())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """As torch's; with frozen and removed rows, if the state has such."""
+        names = {prefix + name.removeprefix("_"): name for name in ROW_NUMBERS}
+        found = {names[key]: state_dict[key] for key in names if key in state_dict}
+        super()._load_from_state_dict({key: value for key, value in state_dict.items() if key not in names}, prefix, *args)
+        table = self._parameters.get("weight")
+        if found and isinstance(table, TableParameter):
+            given = {name: existing(_on_host(rows), len(table), np.empty(0, np.int64), name) for name, rows in found.items()}
+            table.__dict__.update({"_removed_rows": np.unique(given.get("_removed_rows", table.removed_rows))})
+            freeze(table, np.unique(given.get("_frozen_rows", table.frozen_rows)))
 
     def _resize(self, rows: int) -> None:
         """Have so many rows, whatever they hold, for a state that is going to be loaded."""

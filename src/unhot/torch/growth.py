@@ -34,6 +34,11 @@ def add_rows(table: TableParameter, again: Rows, weights: Tensor, removed: Rows,
     Rows that are there from the start of training have had no gradient in the steps made so far; others begin now. None of
     them is frozen. With the rows, it is noted which ones are `removed` then.
     """
+    if len(weights) > len(again) and table.is_cpu and table.is_shared():  # type: ignore[no-untyped-call]
+        raise RuntimeError(
+            "the weight lies in memory that other processes share, which would not see its new rows. Add rows before"
+            " `share_memory()`."
+        )
     noted = partial(table.__dict__.update, _removed_rows=removed, _frozen_rows=np.setdiff1d(table.frozen_rows, again))
     without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start, noted))
 

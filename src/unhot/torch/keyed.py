@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from unhot.keyed_rows import KeyedRows
 from unhot.keys.reading import KeysLike
 from unhot.torch._private import version_of, was_written
 from unhot.torch.backend import hide_from_compiler
-from unhot.torch.growing import Growing, NewRows
+from unhot.torch.growing import Growing
 from unhot.torch.growth import reserve
 from unhot.torch.layer import Embedding
 from unhot.torch.on_table import Activation
@@ -92,12 +93,17 @@ class KeyedEmbedding(Embedding):
         dtype: Any = None,
         bias: bool = False,
         activation: Activation | None = None,
-        initializer: NewRows | None = None,
+        initializer: Callable[[Tensor], object] | None = None,
         capacity: int | None = None,
         min_count: int = 1,
         max_rows: int | None = None,
         max_idle: int | None = None,
     ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError(
+                "`initializer` must be None or a function that fills a tensor in place, such as torch.nn.init.zeros_. Received:"
+                f" {initializer!r}."
+            )
         hide_from_compiler(KeyedEmbedding, "_rows_of")
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
         super().__init__(
@@ -106,7 +112,7 @@ class KeyedEmbedding(Embedding):
         )  # fmt: skip
         self.keyed, self.initializer = keyed, initializer
         self._seen = version_of(self.weight)
-        if callable(initializer):
+        if initializer is not None:
             with torch.no_grad():
                 initializer(self.weight.detach())
         if capacity is not None:
@@ -174,13 +180,21 @@ class KeyedEmbedding(Embedding):
 
     # ------------------------------------------------------------------ states
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The vocabulary, for the layer's `state_dict`."""
-        return {name: _saved(value) for name, value in self.vocabulary.state_dict().items()}
+    def extra_repr(self) -> str:
+        """The vocabulary, and what was given besides."""
+        text = super().extra_repr().split(", ", 1)[1].replace(", out_of_range='zero'", "")
+        return f"{self.vocabulary!r}, {text}"
 
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+    def get_extra_state(self) -> Tensor:
+        """The vocabulary as bytes, for the layer's `state_dict`: so all of that is tensors."""
+        held, words = io.BytesIO(), self.vocabulary.state_dict()
+        np.savez(held, allow_pickle=False, **words)
+        return torch.frombuffer(bytearray(held.getbuffer()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
         """Take the vocabulary of a loaded state."""
-        self.vocabulary.load_state_dict({name: _read_back(value) for name, value in state.items()})
+        with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as held:
+            self.vocabulary.load_state_dict(held)
         free = self.vocabulary.free
         first = np.arange(0 if self.vocabulary.rows else 1)
         self._table().__dict__["_removed_rows"] = np.union1d(free, first)
@@ -196,12 +210,3 @@ class KeyedEmbedding(Embedding):
 def _host(keys: KeysLike | Tensor) -> Any:
     """Keys as a vocabulary reads them."""
     return keys.detach().cpu().numpy() if isinstance(keys, Tensor) else keys
-
-
-def _saved(value: Any) -> Any:
-    """An array of a state as a tensor, which PyTorch loads without pickle."""
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-def _read_back(value: Any) -> Any:
-    return value.cpu().numpy() if isinstance(value, Tensor) else value

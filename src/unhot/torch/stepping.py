@@ -6,7 +6,7 @@ import copy
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
                     core = self._core_of(group)
                 reason = self._prepared(group, core, tie.backend, parameter, gradient)
                 if reason:
-                    dense.append(self._densely(tie.backend, parameter, reason))
+                    dense.append(self._densely(core, tie.backend, parameter, reason))
                 else:
                     ready.append(Ready(parameter, tie.backend, gradient, self.held_state[parameter]))
             if not ready:
@@ -197,7 +197,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 for table in step.tables:
                     table.parameter.notes.reason_for_dense = ""
                     if step.reason:
-                        dense.append(self._densely(table.backend, table.parameter, step.reason))
+                        dense.append(self._densely(core, table.backend, table.parameter, step.reason))
         if dense:
             frozen = [(held, rows, held.detach()[rows]) for held in dense if len(rows := frozen_rows(held))]
             _torch_step(self._partner(dense) if self.lock is not None else self)
@@ -229,14 +229,18 @@ class RowOptimizer(Base):  # type: ignore[misc]
             return table.notes.reason_for_dense or AS_A_WHOLE
         return core if isinstance(core, str) else backend.prepare(group, core, self.held_state[table])
 
-    def _densely(self, backend: TorchBackend, table: TableParameter, reason: str) -> Tensor:
+    def _densely(self, core: Optimizer | str, backend: TorchBackend, table: TableParameter, reason: str) -> Tensor:
         """The table, ready for a step that torch's own code makes."""
         gradient = table.grad
         assert gradient is not None
         if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
             table.grad = as_dense(gradient)
         backend.hand_over()  # an error would leave everything as it was
-        backend.kept = {}
+        try:
+            start = backend.start(self.held_state.get(table, {}), cast("Any", self))
+            backend.kept = {} if isinstance(core, str) else clocks.after_dense_step(core, start)
+        except (TypeError, ValueError):  # what torch takes and we do not: new rows then hold what they are given
+            backend.kept = {}
         self._tell(table, backend, reason, gradient)
         return table
 
