@@ -31,7 +31,6 @@ from unhot.formats.base import (
 from unhot.state import FORMAT
 from unhot.state import encoded as of_state
 from unhot.storage import safetensors
-from unhot.storage.files import Path
 from unhot.storage.tables import like_of, one_table, opened
 
 TEXT, ENDS, NUMBERS = "keys.text", "keys.ends", "keys.numbers"
@@ -46,7 +45,7 @@ RESERVED = 4096
 
 
 @contextmanager
-def read_npy(path: Path, options: Options) -> Iterator[Source]:
+def read_npy(path: str, options: Options) -> Iterator[Source]:
     """An array (rows, dim); the keys are the rows' numbers."""
     with open(path, "rb") as file:
         shape, dtype = _npy_header(file)
@@ -106,7 +105,7 @@ def _exactly(file: Stream, size: int) -> bytearray:
 
 
 @contextmanager
-def read_npz(path: Path, options: Options) -> Iterator[Source]:
+def read_npz(path: str, options: Options) -> Iterator[Source]:
     """Arrays named "keys" (texts or integers) and "vectors" or "weights"; without keys, they are the rows' numbers."""
     with _errors_of_archives(), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -208,7 +207,7 @@ def write_npz(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
 
 
 @contextmanager
-def read_safetensors(path: Path, options: Options) -> Iterator[Source]:
+def read_safetensors(path: str, options: Options) -> Iterator[Source]:
     """The weights of a table's file, with the keys of its rows if it has them; else they are the rows' numbers."""
     with opened(path) as (state, header):
         one_table(header)

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import RealsLike
-from unhot.creation import as_dtype
 from unhot.formats import registry
 from unhot.formats.base import (
     Array,
@@ -20,11 +19,15 @@ from unhot.formats.base import (
     Keys,
     Numbers,
     Options,
+    Wording,
     distinct,
     rows_in_chunk,
 )
 from unhot.ids import as_plain
-from unhot.storage.files import Path
+from unhot.storage.files import Path, as_path
+
+ONE_VECTOR = "Give one vector for each key."
+"""What to do about keys that are to be written twice."""
 
 
 class Vectors(NamedTuple):
@@ -45,19 +48,6 @@ class Vectors(NamedTuple):
 
     keys: list[str] | Numbers
     vectors: Array
-
-
-def _options(errors: Any, duplicates: Any, dim: Any, dtype: npt.DTypeLike) -> Options:
-    """The options, checked."""
-    for name, value, all_ in (
-        ("errors", errors, ("strict", "replace", "ignore")),
-        ("duplicates", duplicates, ("raise", "first", "keep")),
-    ):
-        if value not in all_:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, all_))}. Received: {value!r}.")
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
-        raise ValueError(f"`dim` must be a positive integer or None. Received: {dim!r}.")
-    return Options(errors, None if dim is None else int(dim), as_dtype(dtype))
 
 
 def read_vectors(
@@ -99,9 +89,10 @@ def read_vectors(
         (['king', 'queen'], [[0.5, 1.0], [0.25, -1.0]])
         >>> table = unhot.Table.from_array(vectors, optimizer=unhot.Adam())
     """
-    options = _options(errors, duplicates, dim, dtype)
-    with registry.opened(path, format, options) as (head, chunks):
-        return _collected(head, distinct(chunks, duplicates))
+    name = as_path(path)
+    options = Options.checked(errors, duplicates, dim, dtype, wording=Wording())
+    with registry.opened(name, format, options) as (head, chunks):
+        return _collected(head, distinct(chunks, duplicates, options.leave_out_later()))
 
 
 def _collected(head: Head, chunks: Iterable[Chunk]) -> Vectors:
@@ -148,6 +139,7 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
         >>> unhot.read_vectors(path).keys
         ['New York', 'Rome']
     """
+    name = as_path(path)
     array = as_plain(vectors, "vectors")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"`vectors` must be floats. Received: dtype {array.dtype}.")
@@ -160,7 +152,7 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     head = Head(len(array), array.shape[1], array.dtype, "text" if isinstance(named, list) else "numbers")
     step = rows_in_chunk(head)
     parts = (Chunk(named[at : at + step], array[at : at + step], 0.0) for at in range(0, len(array), step))
-    registry.write(path, format, head, distinct(parts, "raise"))
+    registry.write(name, format, head, distinct(parts, "raise", ONE_VECTOR), Wording())
 
 
 def as_keys(keys: Any) -> Keys:
@@ -188,6 +180,9 @@ def as_keys(keys: Any) -> Keys:
     raise TypeError("`keys` must be texts or integers, one for each row, in a list or an array of one dimension.")
 
 
+IN_PYTHON = Wording("source_format", "target_format")
+
+
 def convert(
     source: Path,
     target: Path,
@@ -199,6 +194,7 @@ def convert(
     dim: int | None = None,
     dtype: npt.DTypeLike = "float32",
     progress: Callable[[float, int], object] = lambda part, rows: None,
+    wording: Wording = IN_PYTHON,
 ) -> int:
     """Turn a file of one format into one of another, piece by piece: the vectors are never in memory all at once.
 
@@ -206,6 +202,7 @@ def convert(
         source, source_format, errors, duplicates, dim, dtype: as for `read_vectors`. To find duplicates, all keys are kept.
         target, target_format: as for `write_vectors`.
         progress: called after each piece, with the part of the source that has been read, and the rows written.
+        wording: what errors call the options.
 
     Returns: the number of rows.
 
@@ -222,7 +219,8 @@ def convert(
         >>> unhot.load(os.path.join(folder, "words.safetensors")).shape
         (2, 2)
     """
-    options = _options(errors, duplicates, dim, dtype)
+    from_, to = as_path(source, "source"), as_path(target, "target")
+    options = Options.checked(errors, duplicates, dim, dtype, wording=wording)
     rows = 0
 
     def told(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -232,6 +230,6 @@ def convert(
             rows += len(chunk.keys)
             progress(chunk.read, rows)
 
-    with registry.opened(source, source_format, options) as (head, chunks):
-        registry.write(target, target_format, head, told(distinct(chunks, duplicates)))
+    with registry.opened(from_, source_format, options) as (head, chunks):
+        registry.write(to, target_format, head, told(distinct(chunks, duplicates, options.leave_out_later())), wording)
     return rows

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from unhot.embedding import VOCABULARY, Embedding
 from unhot.optimizers import Optimizer
-from unhot.storage.files import Path
+from unhot.storage.files import Path, as_path
 from unhot.storage.mapped import MappedTable, recover
 from unhot.storage.tables import Mode, errors_name, like_of, one_table, opened, optimizer_of, part, policy_of, require_memory
 from unhot.table import Table
@@ -53,6 +53,7 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         >>> bool((again.array == table.array).all())
         True
     """
+    path = as_path(path)
     if mmap:
         mapped = MappedTable(path, mode, optimizer)
         try:
