@@ -86,6 +86,32 @@ def test_convert(tmp_path: Path) -> None:
     assert_bits(found.vectors, np.array([[0, 1], [1, 1], [2, 1.0]]))
 
 
+def test_convert_names_all_files_that_it_writes(tmp_path: Path) -> None:
+    """TensorBoard's projector has two, which the page names as well."""
+    unhot.write_vectors(tmp_path / "x.vec", ["a"], np.ones((1, 2)))
+    page = (Path(__file__).parents[1] / "docs" / "saving.md").read_text()
+    for name, labels in (("words.tsv", "words_metadata.tsv"), ("vectors.tsv", "metadata.tsv")):
+        before = set(tmp_path.iterdir())
+        done = run("convert", tmp_path / "x.vec", tmp_path / name)
+        assert done.stdout == f"1 rows: {tmp_path / name} and {tmp_path / labels}\n"
+        assert set(tmp_path.iterdir()) - before == {tmp_path / name, tmp_path / labels}
+        assert f"`{name}`" in page
+        assert f"`{labels}`" in page
+
+
+def test_an_embedding(tmp_path: Path) -> None:
+    """Its keys: `info` says what they are, and `convert` writes them."""
+    users = unhot.Embedding(unhot.Vocabulary(["ann", "bob", "cid"], reserved=2), 3)
+    users.remove(["bob"])
+    users.save(tmp_path / "x.safetensors")
+    assert facts(run("info", tmp_path / "x.safetensors").stdout)["keys"] == "texts"
+    assert run("convert", tmp_path / "x.safetensors", tmp_path / "x.vec").stdout == f"2 rows: {tmp_path / 'x.vec'}\n"
+    assert (tmp_path / "x.vec").read_text().split("\n")[0] == "2 3"
+    found = unhot.read_vectors(tmp_path / "x.vec")
+    assert found.keys == ["ann", "cid"]
+    assert_bits(found.vectors, users[["ann", "cid"]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection import product, some
@@ -219,27 +218,6 @@ def test_numpy_files(tmp_path: Path) -> None:
             unhot.read_vectors(tmp_path / "x.npy")
 
 
-def test_tables_of_vectors(tmp_path: Path) -> None:
-    """Vectors become a table that `unhot.load` reads and maps; a table's weights become vectors."""
-    path = tmp_path / "x.safetensors"
-    given_ = vectors(9, 3)
-    keys = [*PLAIN, "a key with spaces\nand lines"]
-    unhot.write_vectors(path, keys, given_)
-    for mapped in (False, True):
-        table = unhot.load(path, mmap=True) if mapped else unhot.load(path)
-        assert_bits(table.array, given_)
-    assert_bits(safetensors.numpy.load_file(path)["weights"], given_)
-    trained = unhot.Table.from_array(given_, optimizer=unhot.Adam(0.1))
-    trained.step([1], np.ones((1, 3)))
-    trained.save(path)
-    found = unhot.read_vectors(path)
-    assert_bits(found.keys, np.arange(9))  # type: ignore[arg-type]
-    assert_bits(found.vectors, trained.array)
-    unhot.TableCollection({"a": (5, 2)}).save(path)
-    with pytest.raises(ValueError, match="a collection of tables"):
-        unhot.read_vectors(path)
-
-
 def test_labels_of_tensorboard(tmp_path: Path) -> None:
     """Beside vectors.tsv in metadata.tsv; a file with several columns begins with their names."""
     path, labels = tmp_path / "vectors.tsv", tmp_path / "metadata.tsv"
@@ -257,6 +235,8 @@ def test_labels_of_tensorboard(tmp_path: Path) -> None:
         unhot.read_vectors(path)
     labels.unlink()
     assert list(unhot.read_vectors(path).keys) == [0, 1, 2]
+    unhot.write_vectors(tmp_path / "words.tsv", ["a"], np.ones((1, 2)))
+    assert (tmp_path / "words_metadata.tsv").read_text() == "a\n"
     assert text.labels_path("a/words_tensor.tsv") == "a/words_metadata.tsv"
     assert text.labels_path("vectors/x.tsv") == "vectors/x_metadata.tsv"
 

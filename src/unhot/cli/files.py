@@ -17,6 +17,7 @@ from rich.table import Table
 from unhot.cli.screen import console
 from unhot.formats.base import Duplicates, Errors, Wording
 from unhot.formats.registry import FORMATS, format_of
+from unhot.formats.text import labels_path
 from unhot.formats.vectors import convert
 from unhot.storage.describe import Described, describe
 
@@ -105,4 +106,5 @@ def convert_command(
                 duplicates=cast("Duplicates", duplicates), dim=dim, dtype=dtype, progress=show_progress,
                 wording=CONVERTING,
             )  # fmt: skip  # `convert` checks what they are
-        console().print(f"{rows:,} rows: {os.fspath(target)}", markup=False, soft_wrap=True)
+        written = [os.fspath(target), labels_path(os.fspath(target))][: 2 if formats[1] == "projector" else 1]
+        console().print(f"{rows:,} rows: {' and '.join(written)}", markup=False, soft_wrap=True)

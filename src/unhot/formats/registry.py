@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, NamedTuple
 
-from unhot.formats import arrays, arrow, binary, text
+from unhot.formats import arrays, arrow, binary, table_files, text
 from unhot.formats.base import Chunk, Head, Options, Source, Wording, Writer
 from unhot.storage import files
 
@@ -37,7 +37,7 @@ FORMATS = {
     "parquet": Format(arrow.read_parquet, arrow.write_parquet, (".parquet",)),
     "arrow": Format(arrow.read_arrow, arrow.write_arrow, (".arrow", ".feather", ".ipc")),
     "projector": Format(text.read_projector, None, (".tsv",)),
-    "safetensors": Format(arrays.read_safetensors, arrays.write_safetensors, (".safetensors",)),
+    "safetensors": Format(table_files.read_safetensors, table_files.write_safetensors, (".safetensors",)),
 }
 
 PACKED = ("word2vec", "word2vec-binary", "glove", "fasttext", "projector")

@@ -59,14 +59,15 @@ def read_vectors(
     dim: int | None = None,
     dtype: npt.DTypeLike = "float32",
 ) -> Vectors:
-    """Keys and vectors from a file of word2vec, GloVe, fastText, NumPy, Parquet, Arrow, TensorBoard's projector or a table.
+    """Keys and vectors from a file of word2vec, GloVe, fastText, NumPy, Parquet, Arrow, TensorBoard's projector or unhot.
 
     Args:
         path: the file. Files of text and of word2vec may be compressed with gzip, with the ending ".gz".
         format: "word2vec" (text), "word2vec-binary", "glove", "fasttext" (.vec), "npy" (vectors alone), "npz" ("keys" and
-            "vectors"), "parquet", "arrow" (Feather, too), "projector" (vectors.tsv with metadata.tsv beside it) or
-            "safetensors" (a table's). None goes by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet,
-            .arrow or .feather, .tsv, .safetensors. A .txt is word2vec's if its first line is two integers, else GloVe's.
+            "vectors", or a `state_dict`), "parquet", "arrow" (Feather, too), "projector" (two files: x.tsv has its keys in
+            x_metadata.tsv beside it, and vectors.tsv in metadata.tsv) or "safetensors" (a table's or an embedding's). None goes
+            by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet, .arrow or .feather, .tsv, .safetensors. A
+            .txt is word2vec's if its first line is two integers, else GloVe's.
         errors: what happens to a key that is not UTF-8: "strict" (an error), "replace" or "ignore".
         duplicates: what happens to a key that has been there before: "raise" (an error), "first" (later ones are left out, as
             gensim does) or "keep".
@@ -75,7 +76,8 @@ def read_vectors(
         dtype: what the numbers of a text become, "float32" or "float64". Other formats say it themselves.
 
     Returns: keys (a list of texts, or int64 numbers, which are the rows' if the file has no keys), and vectors of shape
-        (rows, dim).
+        (rows, dim). Of an embedding, its keys in the order of their rows, without reserved rows, buckets and the missing key;
+        keys that are bytes become texts. Of a table, the rows that are not removed.
 
     Raises: ValueError if the file is truncated, damaged or of another format, with the number of the line or row; OSError if it
         cannot be read; ModuleNotFoundError if Parquet or Arrow needs pyarrow.
@@ -120,10 +122,12 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     """Write keys and vectors into a file of any format that `read_vectors` reads.
 
     The file is there as a whole once all is written, and not before, as with `Table.save`. Numbers in text have as many digits
-    as it takes to read the same back.
+    as it takes to read the same back. `unhot.load` reads a safetensors file as an embedding without an optimizer, whose
+    vocabulary has the keys; or as a table, if the keys are the rows' numbers from 0 on.
 
     Args:
-        path: the file. With the ending ".gz", text and word2vec's binary format are compressed.
+        path: the file. With the ending ".gz", text and word2vec's binary format are compressed. With ".tsv", the keys go into
+            a second file beside it: those of x.tsv into x_metadata.tsv, and of vectors.tsv into metadata.tsv.
         keys: texts, or integers, one for each row, all different. Formats of text hold integers as their digits.
         vectors: floats of shape (rows, dim).
         format: as for `read_vectors`. None goes by the name's ending, and a .txt is GloVe's.
@@ -216,8 +220,8 @@ def convert(
         >>> unhot.write_vectors(words, ["king", "queen"], np.eye(2))
         >>> convert(words, os.path.join(folder, "words.safetensors"))
         2
-        >>> unhot.load(os.path.join(folder, "words.safetensors")).shape
-        (2, 2)
+        >>> unhot.load(os.path.join(folder, "words.safetensors"))["queen"]
+        array([0., 1.])
     """
     from_, to = as_path(source, "source"), as_path(target, "target")
     options = Options.checked(errors, duplicates, dim, dtype, wording=wording)

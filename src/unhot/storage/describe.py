@@ -83,6 +83,9 @@ def _table(state: Arrays, header: Header) -> dict[str, str]:
         facts["tables"] = ", ".join(f"{name} {_shape(header, f'{name}.weights')}" for name in names)
     elif "weights" in header.entries:
         facts["table"] = _shape(header, "weights")
+    if {"vocabulary.kind", "vocabulary.keys"} <= state.keys():
+        kind = decoded(state, "vocabulary.kind")
+        facts["keys"] = {"str": "texts", "int": "integers", "": "none"}.get(kind, str(kind))
     if "rule" in state:
         facts["optimizer"] = _optimizer(state)
     if "clock" in state:

@@ -181,6 +181,11 @@ def optimizer_of(state: Mapping[str, Array], given: Optimizer | None) -> Optimiz
         hyperparameters that there are not.
     """
     if "rule" not in state:
+        if given is not None and {"vocabulary.kind", "vocabulary.keys"} <= state.keys():
+            raise ValueError(
+                "the embedding was saved without an optimizer, and so without slots. Leave out `optimizer`, or make another of"
+                " its vectors: unhot.Embedding.from_vectors(*unhot.read_vectors(path), optimizer=...)."
+            )
         if given is not None:
             raise ValueError(
                 "the table was saved without an optimizer, and so without slots. Leave out `optimizer`, or make a table of its"
