@@ -221,7 +221,7 @@ def convert(
         >>> convert(words, os.path.join(folder, "words.safetensors"))
         2
         >>> unhot.load(os.path.join(folder, "words.safetensors"))["queen"]
-        array([0., 1.])
+        array([0., 1.], dtype=float32)
     """
     from_, to = as_path(source, "source"), as_path(target, "target")
     options = Options.checked(errors, duplicates, dim, dtype, wording=wording)
