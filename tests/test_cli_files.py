@@ -86,6 +86,32 @@ def test_convert(tmp_path: Path) -> None:
     assert_bits(found.vectors, np.array([[0, 1], [1, 1], [2, 1.0]]))
 
 
+def test_convert_names_all_files_that_it_writes(tmp_path: Path) -> None:
+    """TensorBoard's projector has two, which the page names as well."""
+    unhot.write_vectors(tmp_path / "x.vec", ["a"], np.ones((1, 2)))
+    page = (Path(__file__).parents[1] / "docs" / "saving.md").read_text()
+    for name, labels in (("words.tsv", "words_metadata.tsv"), ("vectors.tsv", "metadata.tsv")):
+        before = set(tmp_path.iterdir())
+        done = run("convert", tmp_path / "x.vec", tmp_path / name)
+        assert done.stdout == f"1 rows: {tmp_path / name} and {tmp_path / labels}\n"
+        assert set(tmp_path.iterdir()) - before == {tmp_path / name, tmp_path / labels}
+        assert f"`{name}`" in page
+        assert f"`{labels}`" in page
+
+
+def test_an_embedding(tmp_path: Path) -> None:
+    """Its keys: `info` says what they are, and `convert` writes them."""
+    users = unhot.Embedding(unhot.Vocabulary(["ann", "bob", "cid"], reserved=2), 3)
+    users.remove(["bob"])
+    users.save(tmp_path / "x.safetensors")
+    assert facts(run("info", tmp_path / "x.safetensors").stdout)["keys"] == "texts"
+    assert run("convert", tmp_path / "x.safetensors", tmp_path / "x.vec").stdout == f"2 rows: {tmp_path / 'x.vec'}\n"
+    assert (tmp_path / "x.vec").read_text().split("\n")[0] == "2 3"
+    found = unhot.read_vectors(tmp_path / "x.vec")
+    assert found.keys == ["ann", "cid"]
+    assert_bits(found.vectors, users[["ann", "cid"]])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -94,18 +120,40 @@ def test_convert(tmp_path: Path) -> None:
         (("convert", "none.vec", "x.npz"), "No such file"),
         (("convert", "bad.safetensors", "x.npz"), "is announced"),
         (("convert", "good.vec", "x.xyz"), "does not say its format"),
-        (("convert", "good.vec", "x.npz", "--errors", "maybe"), "`errors` must be one of 'strict'"),
-        (("convert", "good.vec", "x.npz", "--duplicates", "maybe"), "`duplicates` must be one of 'raise'"),
+        (("convert", "good.vec", "x.npz", "--errors", "maybe"), "--errors must be one of 'strict'"),
+        (("convert", "good.vec", "x.npz", "--duplicates", "maybe"), "--duplicates must be one of 'raise'"),
+        (("convert", "good.vec", "x.npz", "--dtype", "int8"), "--dtype must be float32 or float64. Received: 'int8'"),
+        (("convert", "good.vec", "x.npz", "--dim", "0"), "--dim must be a positive integer"),
+        (("info", "good.vec", "--dim", "-1"), "--dim must be a positive integer"),
         (("convert", "good.vec", "none/x.npz"), "No such file"),
+        (("convert", "good.vec", "x.xyz"), "Pass --to, one of"),
+        (("convert", "good.xyz", "x.npz"), "Pass --from, one of"),
+        (("info", "good.xyz"), "Pass --format, one of"),
+        (
+            ("convert", "twice.vec", "x.npz"),
+            "Pass --duplicates first to leave out later vectors of the same key, or --duplicates keep",
+        ),
+        (("convert", "latin.vec", "x.npz"), "Pass --errors replace or --errors ignore to read it all the same"),
+        (("convert", "latin.bin", "x.npz"), "Pass --errors replace or --errors ignore to read it all the same"),
+        (("convert", "latin.tsv", "x.npz"), "Pass --errors replace or --errors ignore to read it all the same"),
+        (("convert", "spaced.glove", "x.npz"), "If that key has spaces, pass --dim, the length of a vector"),
+        (("info", "spaced.glove"), "If that key has spaces, pass --dim, the length of a vector"),
     ],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.safetensors").write_bytes(b"x" * 100)
     Path("good.vec").write_text("1 1\nkey 1\n")
+    Path("twice.vec").write_text("2 1\nkey 1\nkey 2\n")
+    Path("latin.vec").write_bytes(b"1 1\n\xff 1\n")
+    Path("latin.bin").write_bytes(b"1 1\n\xff " + bytes(4))
+    Path("latin.tsv").write_text("1\n")
+    Path("latin_metadata.tsv").write_bytes(b"\xff\n")
+    Path("spaced.glove").write_text("New York 1 2\nRome 3 4\n")
     done = run(*arguments)
     assert done.exit_code == 2
     assert message in done.stderr
+    assert not re.search(r"`|\b\w+=", done.stderr), "an option as Python has it"
     assert len(done.stderr.splitlines()) == 1
     assert not done.stdout
     assert not list(tmp_path.glob("x.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import itertools
 import os
 import re
@@ -18,7 +19,6 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection import product, some
@@ -218,27 +218,6 @@ def test_numpy_files(tmp_path: Path) -> None:
             unhot.read_vectors(tmp_path / "x.npy")
 
 
-def test_tables_of_vectors(tmp_path: Path) -> None:
-    """Vectors become a table that `unhot.load` reads and maps; a table's weights become vectors."""
-    path = tmp_path / "x.safetensors"
-    given_ = vectors(9, 3)
-    keys = [*PLAIN, "a key with spaces\nand lines"]
-    unhot.write_vectors(path, keys, given_)
-    for mapped in (False, True):
-        table = unhot.load(path, mmap=True) if mapped else unhot.load(path)
-        assert_bits(table.array, given_)
-    assert_bits(safetensors.numpy.load_file(path)["weights"], given_)
-    trained = unhot.Table.from_array(given_, optimizer=unhot.Adam(0.1))
-    trained.step([1], np.ones((1, 3)))
-    trained.save(path)
-    found = unhot.read_vectors(path)
-    assert_bits(found.keys, np.arange(9))  # type: ignore[arg-type]
-    assert_bits(found.vectors, trained.array)
-    unhot.TableCollection({"a": (5, 2)}).save(path)
-    with pytest.raises(ValueError, match="a collection of tables"):
-        unhot.read_vectors(path)
-
-
 def test_labels_of_tensorboard(tmp_path: Path) -> None:
     """Beside vectors.tsv in metadata.tsv; a file with several columns begins with their names."""
     path, labels = tmp_path / "vectors.tsv", tmp_path / "metadata.tsv"
@@ -256,6 +235,8 @@ def test_labels_of_tensorboard(tmp_path: Path) -> None:
         unhot.read_vectors(path)
     labels.unlink()
     assert list(unhot.read_vectors(path).keys) == [0, 1, 2]
+    unhot.write_vectors(tmp_path / "words.tsv", ["a"], np.ones((1, 2)))
+    assert (tmp_path / "words_metadata.tsv").read_text() == "a\n"
     assert text.labels_path("a/words_tensor.tsv") == "a/words_metadata.tsv"
     assert text.labels_path("vectors/x.tsv") == "vectors/x_metadata.tsv"
 
@@ -292,6 +273,25 @@ GOOD: dict[str, tuple[bytes, dict[str, Any], list[str]]] = {
 def test_text_as_it_is_found(name: str, tmp_path: Path) -> None:
     content, options, keys = GOOD[name]
     assert read(content, tmp_path, **options) == (keys, [[1, 2], [3, 4]])
+
+
+SPACED = (
+    b"New York 1 2\nRome 3 4\n",  # a word among the numbers of the first line
+    b"route 66 1 2\nRome 3 4\n",  # fewer fields in a later one
+    b"route 66 1 2\nNew York 3 4\n",  # a word among the numbers of a later one
+)
+
+
+@pytest.mark.parametrize("content", SPACED)
+def test_a_first_key_with_spaces(content: bytes, tmp_path: Path) -> None:
+    """The error says that `dim` is what resolves it, and it does."""
+    with pytest.raises(ValueError, match=r"line [12]: number 1 is 'York'|line 2 has 3 fields") as error:
+        read(content, tmp_path)
+    assert str(error.value).endswith("If that key has spaces, pass dim=, the length of a vector.")
+    assert read(content, tmp_path, dim=2)[1] == [[1, 2], [3, 4]]
+    with pytest.raises(ValueError, match="line 1") as error:
+        read(b"the 1\n", tmp_path, dim=2)
+    assert "dim=" not in str(error.value), "it was passed"
 
 
 def test_which_text_a_txt_is(tmp_path: Path) -> None:
@@ -411,7 +411,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "dim": (lambda p: unhot.read_vectors(p / "x.vec", dim=0), ValueError, "`dim` must be a positive integer or None"),
     "dtype": (lambda p: unhot.read_vectors(p / "x.vec", dtype="int32"), ValueError, "must be float32 or float64"),
     "no file": (lambda p: unhot.read_vectors(p / "x.vec"), FileNotFoundError, "x.vec"),
-    "a key twice": (lambda p: unhot.write_vectors(p / "x.vec", ["a", "a"], np.ones((2, 1))), ValueError, "'a' occurs again"),
+    "a key twice": (
+        lambda p: unhot.write_vectors(p / "x.vec", ["a", "a"], np.ones((2, 1))), ValueError,
+        r"the key 'a' occurs again, in row 1\. Give one vector for each key\.$",
+    ),
     "fewer keys": (lambda p: unhot.write_vectors(p / "x.vec", ["a"], np.ones((2, 1))), ValueError, "1 keys and 2 vectors"),
     "integers": (lambda p: unhot.write_vectors(p / "x.vec", ["a"], np.ones((1, 1), int)), TypeError, "must be floats"),
     "one dimension": (lambda p: unhot.write_vectors(p / "x.vec", ["a"], np.ones(1)), ValueError, r"of shape \(rows, dim\)"),
@@ -460,6 +463,38 @@ def test_duplicates_are_left_out_on_the_way(tmp_path: Path) -> None:
         found = unhot.read_vectors(tmp_path / name)
         assert found.keys == [f"key{i}" for i in range(8)]
         assert found.vectors[:, 0].tolist() == list(range(8))
+
+
+def options_named(message: str) -> set[str]:
+    """The options that a message tells to pass."""
+    return set(re.findall(r"(\w+)=", message))
+
+
+@pytest.mark.parametrize("call", [unhot.read_vectors, unhot.write_vectors, convert], ids=lambda call: call.__name__)
+def test_errors_name_options_that_there_are(call: Callable[..., Any], tmp_path: Path) -> None:
+    """What an error tells to pass, the function that was called takes."""
+    contents = {
+        "twice.vec": b"2 1\nkey 1\nkey 2\n", "latin.vec": b"1 1\n\xff 1\n", "latin.bin": b"1 1\n\xff " + bytes(4),
+        "latin.tsv": b"1\n", "latin_metadata.tsv": b"\xff\n", "spaced.glove": b"New York 1 2\n", "good.vec": b"1 1\nkey 1\n",
+        "no.format": b"",
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    new = tmp_path / "new"
+    arguments: list[tuple[Any, ...]] = [(tmp_path / name,) for name in contents if not name.startswith(("latin_", "good"))]
+    if call is unhot.write_vectors:
+        arguments = [(new, ["a"], np.ones((1, 1))), (tmp_path / "new.vec", ["a", "a"], np.ones((2, 1)))]
+    if call is convert:
+        arguments = [(*source, tmp_path / "new.npz") for source in arguments] + [(tmp_path / "good.vec", new)]
+    named = set()
+    for given_ in arguments:
+        with pytest.raises(ValueError, match=r"\.$") as error:
+            call(*given_)
+        named |= options_named(str(error.value))
+    assert named <= inspect.signature(call).parameters.keys()
+    reads = {"errors", "duplicates", "dim"}
+    formats = {"source_format", "target_format"} if call is convert else {"format"}
+    assert named == (formats if call is unhot.write_vectors else formats | reads)
 
 
 def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_iterables() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"unknown": "zero"}, ValueError, "-1 or a reserved row, of which there are none here: make the vocabulary with reserved=1"),
+        ({"unknown": "zero"}, ValueError, "of which there are none here: make the vocabulary with reserved=1"),
         ({"unknown": "hash"}, ValueError, "needs rows for unknown keys"),
         ({"unknown": 3, "reserved": 2}, ValueError, r"a row number in \[0, 2\).*Received: 3"),
         ({"unknown": True}, ValueError, "Received: True"),

@@ -329,7 +329,7 @@ def test_interrupted_changes(change: str, kernels: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("sparse", [None, False, True])
 @pytest.mark.parametrize("name", [None, "SGD", "SGD momentum", "AdamW"])
 def test_a_loss_with_lookups_from_before_a_growth(name: str | None, sparse: bool | None) -> None:
-    """Its gradient is that of all its lookups, also after several growths, of bags, and of a graph that is older than `.grad`."""
+    """Its gradient is that of all its lookups, also after several growths, and of a graph that is older than `.grad`."""
     weights = start()
     stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
     layer = unhot.torch.Embedding(4, DIM, _weight=weights[:4].clone(), sparse=sparse)

@@ -15,12 +15,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from unhot.cli.screen import console
-from unhot.formats.base import Duplicates, Errors
+from unhot.formats.base import Duplicates, Errors, Wording
 from unhot.formats.registry import FORMATS, format_of
+from unhot.formats.text import labels_path
 from unhot.formats.vectors import convert
 from unhot.storage.describe import Described, describe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+READING = Wording("format", command_line=True)
+CONVERTING = Wording("from", "to", command_line=True)
 
 NAMES = ", ".join(FORMATS)
 
@@ -48,7 +52,7 @@ def info(
 ) -> None:
     """What is in a file: format, rows, dim, dtype; of a table, optimizer, steps and arrays, too. Nothing large is read."""
     with errors():
-        show(console(), describe(file, format_, dim))
+        show(console(), describe(file, format_, dim, READING))
 
 
 def show(out: Console, found: Described) -> None:
@@ -86,7 +90,11 @@ def convert_command(
         TimeRemainingColumn(),
     )  # fmt: skip
     with errors():
-        named = f"{format_of(source, from_, reading=True)} to {format_of(target, to, reading=False)}"
+        formats = [
+            format_of(os.fspath(source), from_, CONVERTING, reading=True),
+            format_of(os.fspath(target), to, CONVERTING, reading=False),
+        ]
+        named = " to ".join(formats)
         with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
             task = bar.add_task(named, total=1.0)
 
@@ -96,5 +104,7 @@ def convert_command(
             rows = convert(
                 source, target, source_format=from_, target_format=to, errors=cast("Errors", encoding_errors),
                 duplicates=cast("Duplicates", duplicates), dim=dim, dtype=dtype, progress=show_progress,
+                wording=CONVERTING,
             )  # fmt: skip  # `convert` checks what they are
-        console().print(f"{rows:,} rows: {os.fspath(target)}", markup=False, soft_wrap=True)
+        written = [os.fspath(target), labels_path(os.fspath(target))][: 2 if formats[1] == "projector" else 1]
+        console().print(f"{rows:,} rows: {' and '.join(written)}", markup=False, soft_wrap=True)

@@ -1,20 +1,22 @@
-"""Vectors as arrays: NumPy's .npy and .npz, and safetensors, such as the files of tables."""
+"""Vectors as NumPy's arrays: .npy and .npz."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from unhot.embedding import VOCABULARY
 from unhot.formats.base import (
     Array,
     Chunk,
@@ -28,25 +30,22 @@ from unhot.formats.base import (
     numbers_from,
     rows_in_chunk,
 )
-from unhot.state import FORMAT
-from unhot.state import encoded as of_state
-from unhot.storage import safetensors
-from unhot.storage.files import Path
-from unhot.storage.tables import like_of, one_table, opened
-
-TEXT, ENDS, NUMBERS = "keys.text", "keys.ends", "keys.numbers"
-"""The arrays that hold the keys of a table's rows: all texts in UTF-8, one after the other, and where each ends; or int64."""
+from unhot.formats.rows import REMOVED, rows_read
 
 NPY_HEADER = 128
-RESERVED = 4096
-"""Bytes of headers that are written once all is known."""
+"""Bytes of a header that is written once all is known."""
+
+KeysOf = Callable[[int, Array], tuple[Keys, Array]]
+"""The keys of rows from a number on, and the vectors of those that have one."""
 
 
-# ------------------------------------------------------------------ NumPy
+def all_numbered(start: int, vectors: Array) -> tuple[Keys, Array]:
+    """The rows' numbers as keys."""
+    return numbers_from(start, len(vectors)), vectors
 
 
 @contextmanager
-def read_npy(path: Path, options: Options) -> Iterator[Source]:
+def read_npy(path: str, options: Options) -> Iterator[Source]:
     """An array (rows, dim); the keys are the rows' numbers."""
     with open(path, "rb") as file:
         shape, dtype = _npy_header(file)
@@ -57,7 +56,7 @@ def read_npy(path: Path, options: Options) -> Iterator[Source]:
                 f"the array of shape {shape} takes more than the {size - start:,} bytes that the file has: truncated."
             )
         head = Head(rows, dim, np.dtype(np.float64 if dtype.itemsize == 8 else np.float32), "numbers")
-        yield Source(head, _pieces(file, head, dtype))
+        yield Source(head, pieces(file, rows, head, dtype))
 
 
 def _npy_header(file: Stream) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -83,16 +82,14 @@ def _checked(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, int, np
     return shape[0], shape[1], dtype
 
 
-def _pieces(file: Stream, head: Head, dtype: np.dtype[Any], keys: Keys | None = None) -> Iterator[Chunk]:
-    """The rows from here on, as they lie in the file."""
-    assert head.rows is not None
+def pieces(file: Stream, rows: int, head: Head, dtype: np.dtype[Any], keys_of: KeysOf = all_numbered) -> Iterator[Chunk]:
+    """So many rows from here on, as they lie in the file; those that have keys."""
     step, row_bytes = rows_in_chunk(head), head.dim * dtype.itemsize
-    for start in range(0, head.rows, step):
-        count = min(step, head.rows - start)
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
         data = _exactly(file, count * row_bytes)
         vectors = np.frombuffer(data, dtype).reshape(count, head.dim).astype(head.dtype, copy=False)
-        named = numbers_from(start, count) if keys is None else keys[start : start + count]
-        yield Chunk(named, vectors, (start + count) / head.rows)
+        yield Chunk(*keys_of(start, vectors), (start + count) / rows)
 
 
 def _exactly(file: Stream, size: int) -> bytearray:
@@ -106,23 +103,38 @@ def _exactly(file: Stream, size: int) -> bytearray:
 
 
 @contextmanager
-def read_npz(path: Path, options: Options) -> Iterator[Source]:
-    """Arrays named "keys" (texts or integers) and "vectors" or "weights"; without keys, they are the rows' numbers."""
+def read_npz(path: str, options: Options) -> Iterator[Source]:
+    """Arrays named "keys" (texts or integers) and "vectors" or "weights"; or the state of a table or an embedding."""
     with _errors_of_archives(), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         wanted = next((name for name in ("vectors", "weights") if name in names), None)
         if wanted is None:
             raise ValueError(f"there is no array 'vectors' (or 'weights') in the file. It holds: {sorted(names)[:8]}.")
-        keys: Keys | None = None
         if "keys" in names:
             with archive.open("keys.npy") as member:
                 keys = _npz_keys(member)
+            count, kind, keys_of = len(keys), kind_of(keys), _listed(keys)
+        else:
+            state = {name: _npz_array(archive, name) for name in names if name == REMOVED or name.startswith(f"{VOCABULARY}.")}
         with archive.open(f"{wanted}.npy") as member:
             rows, dim, dtype = _checked(*_npy_header(member))
-            if keys is not None and len(keys) != rows:
-                raise ValueError(f"there are {len(keys):,} keys and {rows:,} vectors.")
-            head = Head(rows, dim, np.dtype(np.float64 if dtype.itemsize == 8 else np.float32), kind_of(keys))
-            yield Source(head, _pieces(member, head, dtype, keys))
+            if "keys" not in names:
+                read = rows_read(state, rows, options)
+                count, kind, keys_of = read.count, read.kind, read.of
+            elif count != rows:
+                raise ValueError(f"there are {count:,} keys and {rows:,} vectors.")
+            head = Head(count, dim, np.dtype(np.float64 if dtype.itemsize == 8 else np.float32), kind)
+            yield Source(head, pieces(member, rows, head, dtype, keys_of))
+
+
+def _listed(keys: Keys) -> KeysOf:
+    return lambda start, vectors: (keys[start : start + len(vectors)], vectors)
+
+
+def _npz_array(archive: zipfile.ZipFile, name: str) -> Array:
+    with archive.open(f"{name}.npy") as member:
+        shape, dtype = _npy_header(member)
+        return np.frombuffer(_exactly(member, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
 @contextmanager
@@ -202,76 +214,3 @@ def write_npz(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
             with archive.open("vectors.npy", "w", force_zip64=True) as member:
                 while piece := vectors.read(1 << 20):
                     member.write(piece)
-
-
-# ------------------------------------------------------------------ safetensors
-
-
-@contextmanager
-def read_safetensors(path: Path, options: Options) -> Iterator[Source]:
-    """The weights of a table's file, with the keys of its rows if it has them; else they are the rows' numbers."""
-    with opened(path) as (state, header):
-        one_table(header)
-        store = like_of(header)
-        keys: Keys | None = None
-        if TEXT in state and ENDS in state:
-            keys = _named(state[TEXT], state[ENDS])
-        elif NUMBERS in state:
-            keys = state[NUMBERS]
-            if keys.dtype != np.int64 or keys.ndim != 1:
-                raise ValueError(f"{NUMBERS!r} must be int64 of shape (rows,).")
-        if keys is not None and len(keys) != store.rows:
-            raise ValueError(f"there are {len(keys):,} keys and {store.rows:,} vectors.")
-        head = Head(store.rows, store.dim, store.weights.dtype, kind_of(keys))
-        with open(path, "rb") as file:
-            file.seek(header.entries["weights"].start)
-            yield Source(head, _pieces(file, head, store.weights.dtype.newbyteorder("<"), keys))
-
-
-def _named(text: Array, ends: Array) -> list[str]:
-    """The keys that these arrays hold."""
-    if text.dtype != np.uint8 or text.ndim != 1 or ends.dtype != np.int64 or ends.ndim != 1:
-        raise ValueError(f"{TEXT!r} must be uint8 and {ENDS!r} int64, each of one dimension.")
-    starts = np.concatenate([[0], ends[:-1]])
-    if len(ends) and (ends[-1] != len(text) or (ends < starts).any() or starts[0] != 0):
-        raise ValueError(f"{ENDS!r} must rise from 0 to the length of {TEXT!r}.")
-    data = text.tobytes()
-    try:
-        return [data[start:stop].decode() for start, stop in zip(starts.tolist(), ends.tolist(), strict=True)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{TEXT!r} is not UTF-8: {error}.") from None
-
-
-def write_safetensors(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
-    """A table without an optimizer, for `unhot.load`, with the keys of its rows."""
-    file.write(bytes(RESERVED))
-    rows, checksum = 0, 0
-    texts, ends, numbers = bytearray(), [numbers_from(0, 0)], [numbers_from(0, 0)]
-    for chunk in chunks:
-        data = np.ascontiguousarray(chunk.vectors, head.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
-        checksum = zlib.crc32(data, checksum)
-        file.write(data)
-        if isinstance(chunk.keys, list):
-            names = encoded(chunk.keys, rows, "safetensors")
-            ends.append(len(texts) + np.cumsum([len(name) for name in names], dtype=np.int64))
-            texts += b"".join(names)
-        else:
-            numbers.append(chunk.keys)
-        rows += len(chunk.keys)
-    if not rows:
-        raise ValueError("a table has at least one row, and there are no vectors.")
-    weights = np.broadcast_to(head.dtype.type(0), (rows, head.dim))
-    others: dict[str, Array] = {TEXT: np.frombuffer(texts, np.uint8), ENDS: np.concatenate(ends)}
-    if head.kind == "numbers":
-        others = {NUMBERS: np.concatenate(numbers)}
-        if np.array_equal(others[NUMBERS], numbers_from(0, rows)):
-            others = {}
-    others |= {name: of_state(value).astype(np.uint8) for name, value in (("format", FORMAT), ("clock", 0))}
-    sums = f"{checksum:08x}"
-    for array in others.values():
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        file.write(data)
-        sums += f"{zlib.crc32(data):08x}"
-    metadata = {"unhot.whole": "yes", "unhot.kind": "table", safetensors.CHECKSUMS: sums}
-    file.seek(0)
-    file.write(safetensors.header_of({"weights": weights, **others}, metadata, RESERVED))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -11,7 +10,6 @@ import numpy as np
 
 from unhot.extras import missing
 from unhot.formats.base import Array, Chunk, Head, Keys, Options, Source, encoded, rows_in_chunk
-from unhot.storage.files import Path
 
 KEYS, VECTORS = "key", "vector"
 """The columns' names where they are written here. Where they are read, any names will do."""
@@ -28,18 +26,18 @@ def pyarrow() -> Any:
 
 
 @contextmanager
-def read_parquet(path: Path, options: Options) -> Iterator[Source]:
+def read_parquet(path: str, options: Options) -> Iterator[Source]:
     pa = pyarrow()
-    with _errors(pa), pa.parquet.ParquetFile(os.fspath(path)) as file:
+    with _errors(pa), pa.parquet.ParquetFile(path) as file:
         columns = _columns(pa, file.schema_arrow)
         total = max(1, file.metadata.num_rows)
         yield _source(pa, file.iter_batches(batch_size=4096, columns=list(columns)), columns, file.metadata.num_rows, total)
 
 
 @contextmanager
-def read_arrow(path: Path, options: Options) -> Iterator[Source]:
+def read_arrow(path: str, options: Options) -> Iterator[Source]:
     pa = pyarrow()
-    with _errors(pa), pa.memory_map(os.fspath(path)) as mapped:
+    with _errors(pa), pa.memory_map(path) as mapped:
         file = pa.ipc.open_file(mapped)
         columns = _columns(pa, file.schema)
         batches = (file.get_batch(number).select(list(columns)) for number in range(file.num_record_batches))

@@ -11,6 +11,8 @@ from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from unhot.creation import as_dtype
+
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
 Keys = list[str] | Numbers
@@ -64,6 +66,34 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What errors call the options: what whoever asked calls them, in Python or on the command line.
+
+    Args:
+        source, target: the options that name the format of the file to read, and of that to write.
+        command_line: whether they were given there.
+
+    Example:
+        >>> Wording().given("duplicates", "first"), Wording(command_line=True).given("duplicates", "first")
+        ("duplicates='first'", '--duplicates first')
+    """
+
+    source: str = "format"
+    target: str = "format"
+    command_line: bool = False
+
+    def given(self, option: str, value: str = "") -> str:
+        """How an option is given, with this value or with any."""
+        if self.command_line:
+            return f"--{option} {value}".rstrip()
+        return f"{option}={value!r}" if value else f"{option}="
+
+    def named(self, option: str) -> str:
+        """What an option is called."""
+        return f"--{option}" if self.command_line else f"`{option}`"
+
+
+@dataclass(frozen=True)
 class Options:
     """How a file is read.
 
@@ -71,11 +101,42 @@ class Options:
         errors: what happens to keys that are not UTF-8: "strict" (an error), "replace" or "ignore", as in `bytes.decode`.
         dim: the length of a vector, where a file of text does not say and its first key contains spaces.
         dtype: what the numbers of a text become.
+        duplicates: what happens to keys that have been there before.
+        wording: what errors call these options.
     """
 
     errors: Errors = "strict"
     dim: int | None = None
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
+    duplicates: Duplicates = "raise"
+    wording: Wording = field(default_factory=Wording)
+
+    @classmethod
+    def checked(
+        cls, errors: Any = "strict", duplicates: Any = "raise", dim: Any = None, dtype: Any = "float32", *, wording: Wording
+    ) -> Options:
+        """The options that a user gives; ValueError or TypeError for those that there are not."""
+        for name, value, all_ in (
+            ("errors", errors, ("strict", "replace", "ignore")),
+            ("duplicates", duplicates, ("raise", "first", "keep")),
+        ):
+            if value not in all_:
+                raise ValueError(f"{wording.named(name)} must be one of {', '.join(map(repr, all_))}. Received: {value!r}.")
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
+            raise ValueError(f"{wording.named('dim')} must be a positive integer or None. Received: {dim!r}.")
+        if wording.command_line and dtype not in ("float32", "float64"):
+            raise ValueError(f"--dtype must be float32 or float64. Received: {dtype!r}.")
+        return cls(errors, None if dim is None else int(dim), as_dtype(dtype), duplicates, wording)
+
+    def read_all_the_same(self) -> str:
+        """What to do about keys that are not UTF-8."""
+        replace, ignore = self.wording.given("errors", "replace"), self.wording.given("errors", "ignore")
+        return f"Pass {replace} or {ignore} to read it all the same."
+
+    def leave_out_later(self) -> str:
+        """What to do about keys that occur again."""
+        first, keep = self.wording.given("duplicates", "first"), self.wording.given("duplicates", "keep")
+        return f"Pass {first} to leave out later vectors of the same key, or {keep} to have all."
 
 
 class Writer(Protocol):
@@ -124,8 +185,11 @@ def encoded(keys: Sequence[str], first: int, format_: str, forbidden: re.Pattern
         raise ValueError(f"the key {keys[row]!r} of row {first + row} is no Unicode text, and cannot be written.") from None
 
 
-def distinct(chunks: Iterable[Chunk], duplicates: Duplicates) -> Iterator[Chunk]:
-    """The chunks without, or with an error for, keys that have been there before; all keys are kept in memory meanwhile."""
+def distinct(chunks: Iterable[Chunk], duplicates: Duplicates, advice: str) -> Iterator[Chunk]:
+    """The chunks without, or with an error for, keys that have been there before; all keys are kept in memory meanwhile.
+
+    The error ends with `advice`: what to do.
+    """
     if duplicates == "keep":
         yield from chunks
         return
@@ -144,10 +208,7 @@ def distinct(chunks: Iterable[Chunk], duplicates: Duplicates) -> Iterator[Chunk]
                     seen.add(key)
                     kept.append(place)
                 elif duplicates == "raise":
-                    raise ValueError(
-                        f"the key {key!r} occurs again, in row {row + place}. Pass duplicates='first' to leave out later"
-                        " vectors of the same key, or 'keep' to have all."
-                    )
+                    raise ValueError(f"the key {key!r} occurs again, in row {row + place}. {advice}")
             some = [chunk.keys[place] for place in kept] if isinstance(chunk.keys, list) else chunk.keys[kept]
             yield Chunk(some, chunk.vectors[kept], chunk.read)
         row += len(keys)

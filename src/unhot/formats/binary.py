@@ -10,7 +10,6 @@ import numpy as np
 
 from unhot.formats.base import ANY_KEY, Array, Chunk, Head, Options, Source, Stream, encoded, rows_in_chunk, texts
 from unhot.formats.text import LONGEST_LINE, NO_KEY, as_many, first_line, opened, said
-from unhot.storage.files import Path
 
 FASTTEXT = (793712314).to_bytes(4, "little")
 """What a model of fastText begins with, whose files end in ".bin" as well."""
@@ -20,7 +19,7 @@ FLOAT32 = np.dtype("<f4")
 
 
 @contextmanager
-def read_binary(path: Path, options: Options) -> Iterator[Source]:
+def read_binary(path: str, options: Options) -> Iterator[Source]:
     with opened(path) as (stream, read):
         line = first_line(stream)
         if line.startswith(FASTTEXT):
@@ -60,8 +59,7 @@ def _chunks(stream: Stream, head: Head, options: Options, read: Callable[[], flo
             keys.append(rest[start:stop].decode("utf-8", options.errors))
         except UnicodeDecodeError:
             raise ValueError(
-                f"the key of row {row}, {rest[start:stop][:60]!r}, is not UTF-8. Pass errors='replace' or 'ignore' to read it"
-                " all the same."
+                f"the key of row {row}, {rest[start:stop][:60]!r}, is not UTF-8. {options.read_all_the_same()}"
             ) from None
         if not keys[-1]:
             raise ValueError(f"row {row} has no key.")

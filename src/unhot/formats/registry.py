@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, NamedTuple
 
-from unhot.formats import arrays, arrow, binary, text
-from unhot.formats.base import Chunk, Head, Options, Source, Writer
+from unhot.formats import arrays, arrow, binary, table_files, text
+from unhot.formats.base import Chunk, Head, Options, Source, Wording, Writer
 from unhot.storage import files
-from unhot.storage.files import Path
 
 
 class Format(NamedTuple):
     """How a format is read and written."""
 
-    read: Callable[[Path, Options], AbstractContextManager[Source]]
+    read: Callable[[str, Options], AbstractContextManager[Source]]
     write: Writer | None
     """None for the one that writes two files."""
 
@@ -38,14 +37,14 @@ FORMATS = {
     "parquet": Format(arrow.read_parquet, arrow.write_parquet, (".parquet",)),
     "arrow": Format(arrow.read_arrow, arrow.write_arrow, (".arrow", ".feather", ".ipc")),
     "projector": Format(text.read_projector, None, (".tsv",)),
-    "safetensors": Format(arrays.read_safetensors, arrays.write_safetensors, (".safetensors",)),
+    "safetensors": Format(table_files.read_safetensors, table_files.write_safetensors, (".safetensors",)),
 }
 
 PACKED = ("word2vec", "word2vec-binary", "glove", "fasttext", "projector")
 """The formats that may be compressed, in files that end with ".gz"."""
 
 
-def format_of(path: Path, format_: str | None, *, reading: bool) -> str:
+def format_of(path: str, format_: str | None, wording: Wording, *, reading: bool) -> str:
     """The format that was asked for, or that the file's name says; a ".txt" that is there may be word2vec's.
 
     Raises: ValueError if there is no such format, or if the name does not say which.
@@ -55,40 +54,40 @@ def format_of(path: Path, format_: str | None, *, reading: bool) -> str:
             raise ValueError(f"there is no format {format_!r}. There are: {', '.join(FORMATS)}.")
         name = format_
     else:
-        plain = os.fspath(path).lower().removesuffix(".gz")
+        plain = path.lower().removesuffix(".gz")
         ending = os.path.splitext(plain)[1]
         found = next((name for name, one in FORMATS.items() if ending in one.endings), None)
         if found is None:
+            option = wording.given(wording.source if reading else wording.target)
             known = ", ".join(ending for one in FORMATS.values() for ending in one.endings)
             raise ValueError(
-                f"the name of {os.fspath(path)!r} does not say its format. Pass format=, one of {', '.join(FORMATS)}, or use"
-                f" one of the endings {known}."
+                f"the name of {path!r} does not say its format. Pass {option}, one of {', '.join(FORMATS)}, or use one of the"
+                f" endings {known}."
             )
         name = found
         if reading and ending == ".txt":
             with text.opened(path) as (stream, _):
                 name = "word2vec" if text.counts(text.first_line(stream)) else "glove"
-    if os.fspath(path).endswith(".gz") and name not in PACKED:
+    if path.endswith(".gz") and name not in PACKED:
         raise ValueError(f"files of the format {name!r} are not compressed with gzip here. Leave out '.gz'.")
     return name
 
 
 @contextmanager
-def opened(path: Path, format_: str | None, options: Options) -> Iterator[Source]:
+def opened(path: str, format_: str | None, options: Options) -> Iterator[Source]:
     """The vectors of a file.  Errors about what it holds begin with its path."""
     try:
-        name = format_of(path, format_, reading=True)
+        name = format_of(path, format_, options.wording, reading=True)
         with FORMATS[name].read(path, options) as source:
             yield source
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        shown = os.fspath(path)
-        raise ValueError(str(error) if str(error).startswith(repr(shown)) else f"{shown!r}: {error}") from error
+        raise ValueError(str(error) if str(error).startswith(repr(path)) else f"{path!r}: {error}") from error
 
 
-def write(path: Path, format_: str | None, head: Head, chunks: Iterable[Chunk]) -> None:
+def write(path: str, format_: str | None, head: Head, chunks: Iterable[Chunk], wording: Wording) -> None:
     """Write vectors into a file, which is there as a whole once all is written, and not before."""
-    name = format_of(path, format_, reading=False)
-    writer, packed = FORMATS[name].write, os.fspath(path).endswith(".gz")
+    name = format_of(path, format_, wording, reading=False)
+    writer, packed = FORMATS[name].write, path.endswith(".gz")
     if writer is not None:
         files.replace(path, _packing(lambda file: writer(file, head, chunks), packed))
         return

@@ -12,10 +12,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from unhot.formats.base import Chunk, Errors, Head, Keys, Options, Source, Stream, encoded, numbers_from, texts
+from unhot.formats.base import Chunk, Head, Keys, Options, Source, Stream, encoded, numbers_from, texts
 from unhot.kernels import active as kernels
 from unhot.kernels.reference_text import number
-from unhot.storage.files import Path
 
 BLOCK = 1 << 22
 LONGEST_LINE = 1 << 26
@@ -29,11 +28,11 @@ NO_LABEL = re.compile(r"[\t\n\r]")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Stream, Callable[[], float]]]:
+def opened(path: str) -> Iterator[tuple[Stream, Callable[[], float]]]:
     """A file, unpacked if its name ends with ".gz", and what tells which part of it has been read."""
     with open(path, "rb") as file:
         size = max(1, os.fstat(file.fileno()).st_size)
-        if os.fspath(path).endswith(".gz"):
+        if path.endswith(".gz"):
             with gzip.open(file) as unpacked:
                 yield unpacked, lambda: min(1.0, file.tell() / size)
         else:
@@ -50,13 +49,23 @@ class Lines:
         keyless: whether the lines have no keys.
         spaced: whether keys may contain separators.
         line: the number of the first line, for errors.
+        advice: what errors about the number of fields, or about words among them, end with.
     """
 
     def __init__(
-        self, stream: Stream, dim: int, separator: int, *, keyless: bool, spaced: bool, options: Options, line: int = 1
+        self,
+        stream: Stream,
+        dim: int,
+        separator: int,
+        *,
+        keyless: bool,
+        spaced: bool,
+        options: Options,
+        line: int = 1,
+        advice: str = "",
     ) -> None:
         self._stream, self._dim, self._separator, self._keyless, self._spaced = stream, dim, separator, keyless, spaced
-        self._options, self._line = options, line
+        self._options, self._line, self._advice = options, line, advice
 
     def chunks(self, read: Callable[[], float]) -> Iterator[Chunk]:
         """The chunks to the end of the stream; without keys, they are the rows' numbers."""
@@ -98,11 +107,11 @@ class Lines:
                 field = text[start + begin : start + end]
                 value = number(field)
                 if value is None:
-                    raise ValueError(f"line {self._line + at}: number {column + 1} is {_shown(field)}.")
+                    raise ValueError(f"line {self._line + at}: number {column + 1} is {_shown(field)}.{self._advice}")
                 vectors[at, column] = value
         keys: Keys = numbers_from(row, rows)
         if not self._keyless:
-            keys = _keys(text, (spans[:rows] + start).tolist(), self._options.errors, self._line)
+            keys = _keys(text, (spans[:rows] + start).tolist(), self._options, self._line)
         self._line += rows
         return Chunk(keys, vectors[:rows], 0.0), consumed
 
@@ -116,21 +125,20 @@ class Lines:
                 return
         fields = len(line.rstrip(b" \t\r").split(bytes([self._separator]))) if line.strip() else 0
         wanted = f"{self._dim} numbers" if self._keyless else f"a key and {self._dim} numbers"
-        raise ValueError(f"line {self._line} has {fields} fields, and should have {wanted}: {_shown(line)}.")
+        raise ValueError(f"line {self._line} has {fields} fields, and should have {wanted}: {_shown(line)}.{self._advice}")
 
 
 def _shown(text: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:57] + b"...").removeprefix("b")
 
 
-def _keys(text: bytes, spans: list[list[int]], errors: Errors, line: int) -> list[str]:
+def _keys(text: bytes, spans: list[list[int]], options: Options, line: int) -> list[str]:
     try:
-        keys = [text[start:stop].decode("utf-8", errors) for start, stop in spans]
+        keys = [text[start:stop].decode("utf-8", options.errors) for start, stop in spans]
     except UnicodeDecodeError as error:
         at = next(at for at, (start, stop) in enumerate(spans) if text[start:stop] == error.object)
         raise ValueError(
-            f"line {line + at}: the key {_shown(error.object)} is not UTF-8. Pass errors='replace' or 'ignore' to read it all"
-            " the same."
+            f"line {line + at}: the key {_shown(error.object)} is not UTF-8. {options.read_all_the_same()}"
         ) from None
     if "" in keys:
         raise ValueError(f"line {line + keys.index('')}: there is no key.")
@@ -165,7 +173,7 @@ def said(line: bytes, format_: str) -> tuple[int, int]:
 
 
 @contextmanager
-def read_word2vec(path: Path, options: Options) -> Iterator[Source]:
+def read_word2vec(path: str, options: Options) -> Iterator[Source]:
     """word2vec's text, and fastText's `.vec`: a line with rows and dim, then a line for each key."""
     with opened(path) as (stream, read):
         rows, dim = said(first_line(stream), "word2vec")
@@ -220,17 +228,24 @@ def _shortest(chunk: Chunk) -> Iterator[list[bytes]]:
 
 
 @contextmanager
-def read_glove(path: Path, options: Options) -> Iterator[Source]:
+def read_glove(path: str, options: Options) -> Iterator[Source]:
     """GloVe's text: a line for each key, which may contain spaces; the numbers are the last fields of the line."""
-    dim = options.dim
+    dim, advice = options.dim, ""
     if dim is None:
         with opened(path) as (stream, _):
             line = first_line(stream)
         dim = line.rstrip(b" ").count(b" ")
         if dim == 0:
             raise ValueError(f"line 1 has no numbers: {_shown(line)}. A file of GloVe's has a key and its vector in each line.")
+        advice = (
+            f" The first line was read as a key without spaces and {dim} numbers. If that key has spaces, pass"
+            f" {options.wording.given('dim')}, the length of a vector."
+        )
+        for place, field in enumerate(line.rstrip(b" ").split(b" ")[1:]):
+            if number(field) is None:  # also for those who ask for nothing but the dim
+                raise ValueError(f"line 1: number {place + 1} is {_shown(field)}.{advice}")
     with opened(path) as (stream, read):
-        lines = Lines(stream, dim, SPACE, keyless=False, spaced=True, options=options)
+        lines = Lines(stream, dim, SPACE, keyless=False, spaced=True, options=options, advice=advice)
         yield Source(Head(None, dim, options.dtype, "text"), lines.chunks(read))
 
 
@@ -241,9 +256,9 @@ def write_glove(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
 # ------------------------------------------------------------------ TensorBoard's projector
 
 
-def labels_path(path: Path) -> str:
+def labels_path(path: str) -> str:
     """Where the labels of a file of vectors are: "vectors.tsv" has its in "metadata.tsv", "x.tsv" in "x_metadata.tsv"."""
-    folder, name = os.path.split(os.fspath(path))
+    folder, name = os.path.split(path)
     packed = ".gz" if name.endswith(".gz") else ""
     stem = name.removesuffix(packed).removesuffix(".tsv")
     labels = re.sub(r"(vectors|tensors?)$", "metadata", stem)
@@ -251,7 +266,7 @@ def labels_path(path: Path) -> str:
 
 
 @contextmanager
-def read_projector(path: Path, options: Options) -> Iterator[Source]:
+def read_projector(path: str, options: Options) -> Iterator[Source]:
     """The vectors of TensorBoard's projector, a line of numbers for each, with the labels of the file beside it as keys.
 
     A file of labels with several columns begins with their names, and the first column has the keys. Without such a file, the
@@ -264,19 +279,19 @@ def read_projector(path: Path, options: Options) -> Iterator[Source]:
         labels = labels_path(path)
         if os.path.exists(labels):
             with opened(labels) as (names, _):
-                yield Source(Head(None, dim, options.dtype, "text"), _labelled(lines, _labels(names, options.errors)))
+                yield Source(Head(None, dim, options.dtype, "text"), _labelled(lines, _labels(names, options)))
         else:
             yield Source(Head(None, dim, options.dtype, "numbers"), lines)
 
 
-def _labels(stream: Stream, errors: Errors) -> Iterator[str]:
+def _labels(stream: Stream, options: Options) -> Iterator[str]:
     several = False
     for number_, line in enumerate(iter(lambda: stream.readline(LONGEST_LINE), b"")):
         fields = line.rstrip(b"\r\n").split(b"\t")
         if number_ == 0:
             several = len(fields) > 1
         if number_ or not several:
-            yield _keys(fields[0], [[0, len(fields[0])]], errors, number_ + 1)[0]
+            yield _keys(fields[0], [[0, len(fields[0])]], options, number_ + 1)[0]
 
 
 def _labelled(chunks: Iterable[Chunk], labels: Iterator[str]) -> Iterator[Chunk]:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.arraylike import RealsLike
-from unhot.creation import as_dtype
 from unhot.formats import registry
 from unhot.formats.base import (
     Array,
@@ -20,11 +19,15 @@ from unhot.formats.base import (
     Keys,
     Numbers,
     Options,
+    Wording,
     distinct,
     rows_in_chunk,
 )
 from unhot.ids import as_plain
-from unhot.storage.files import Path
+from unhot.storage.files import Path, as_path
+
+ONE_VECTOR = "Give one vector for each key."
+"""What to do about keys that are to be written twice."""
 
 
 class Vectors(NamedTuple):
@@ -47,19 +50,6 @@ class Vectors(NamedTuple):
     vectors: Array
 
 
-def _options(errors: Any, duplicates: Any, dim: Any, dtype: npt.DTypeLike) -> Options:
-    """The options, checked."""
-    for name, value, all_ in (
-        ("errors", errors, ("strict", "replace", "ignore")),
-        ("duplicates", duplicates, ("raise", "first", "keep")),
-    ):
-        if value not in all_:
-            raise ValueError(f"`{name}` must be one of {', '.join(map(repr, all_))}. Received: {value!r}.")
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1):
-        raise ValueError(f"`dim` must be a positive integer or None. Received: {dim!r}.")
-    return Options(errors, None if dim is None else int(dim), as_dtype(dtype))
-
-
 def read_vectors(
     path: Path,
     format: str | None = None,
@@ -69,14 +59,15 @@ def read_vectors(
     dim: int | None = None,
     dtype: npt.DTypeLike = "float32",
 ) -> Vectors:
-    """Keys and vectors from a file of word2vec, GloVe, fastText, NumPy, Parquet, Arrow, TensorBoard's projector or a table.
+    """Keys and vectors from a file of word2vec, GloVe, fastText, NumPy, Parquet, Arrow, TensorBoard's projector or unhot.
 
     Args:
         path: the file. Files of text and of word2vec may be compressed with gzip, with the ending ".gz".
         format: "word2vec" (text), "word2vec-binary", "glove", "fasttext" (.vec), "npy" (vectors alone), "npz" ("keys" and
-            "vectors"), "parquet", "arrow" (Feather, too), "projector" (vectors.tsv with metadata.tsv beside it) or
-            "safetensors" (a table's). None goes by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet,
-            .arrow or .feather, .tsv, .safetensors. A .txt is word2vec's if its first line is two integers, else GloVe's.
+            "vectors", or a `state_dict`), "parquet", "arrow" (Feather, too), "projector" (two files: x.tsv has its keys in
+            x_metadata.tsv beside it, and vectors.tsv in metadata.tsv) or "safetensors" (a table's or an embedding's). None goes
+            by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet, .arrow or .feather, .tsv, .safetensors. A
+            .txt is word2vec's if its first line is two integers, else GloVe's.
         errors: what happens to a key that is not UTF-8: "strict" (an error), "replace" or "ignore".
         duplicates: what happens to a key that has been there before: "raise" (an error), "first" (later ones are left out, as
             gensim does) or "keep".
@@ -85,7 +76,8 @@ def read_vectors(
         dtype: what the numbers of a text become, "float32" or "float64". Other formats say it themselves.
 
     Returns: keys (a list of texts, or int64 numbers, which are the rows' if the file has no keys), and vectors of shape
-        (rows, dim).
+        (rows, dim). Of an embedding, its keys in the order of their rows, without reserved rows, buckets and the missing key;
+        keys that are bytes become texts. Of a table, the rows that are not removed.
 
     Raises: ValueError if the file is truncated, damaged or of another format, with the number of the line or row; OSError if it
         cannot be read; ModuleNotFoundError if Parquet or Arrow needs pyarrow.
@@ -99,9 +91,10 @@ def read_vectors(
         (['king', 'queen'], [[0.5, 1.0], [0.25, -1.0]])
         >>> table = unhot.Table.from_array(vectors, optimizer=unhot.Adam())
     """
-    options = _options(errors, duplicates, dim, dtype)
-    with registry.opened(path, format, options) as (head, chunks):
-        return _collected(head, distinct(chunks, duplicates))
+    name = as_path(path)
+    options = Options.checked(errors, duplicates, dim, dtype, wording=Wording())
+    with registry.opened(name, format, options) as (head, chunks):
+        return _collected(head, distinct(chunks, duplicates, options.leave_out_later()))
 
 
 def _collected(head: Head, chunks: Iterable[Chunk]) -> Vectors:
@@ -129,10 +122,12 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     """Write keys and vectors into a file of any format that `read_vectors` reads.
 
     The file is there as a whole once all is written, and not before, as with `Table.save`. Numbers in text have as many digits
-    as it takes to read the same back.
+    as it takes to read the same back. `unhot.load` reads a safetensors file as an embedding without an optimizer, whose
+    vocabulary has the keys; or as a table, if the keys are the rows' numbers from 0 on.
 
     Args:
-        path: the file. With the ending ".gz", text and word2vec's binary format are compressed.
+        path: the file. With the ending ".gz", text and word2vec's binary format are compressed. With ".tsv", the keys go into
+            a second file beside it: those of x.tsv into x_metadata.tsv, and of vectors.tsv into metadata.tsv.
         keys: texts, or integers, one for each row, all different. Formats of text hold integers as their digits.
         vectors: floats of shape (rows, dim).
         format: as for `read_vectors`. None goes by the name's ending, and a .txt is GloVe's.
@@ -148,6 +143,7 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
         >>> unhot.read_vectors(path).keys
         ['New York', 'Rome']
     """
+    name = as_path(path)
     array = as_plain(vectors, "vectors")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"`vectors` must be floats. Received: dtype {array.dtype}.")
@@ -160,7 +156,7 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     head = Head(len(array), array.shape[1], array.dtype, "text" if isinstance(named, list) else "numbers")
     step = rows_in_chunk(head)
     parts = (Chunk(named[at : at + step], array[at : at + step], 0.0) for at in range(0, len(array), step))
-    registry.write(path, format, head, distinct(parts, "raise"))
+    registry.write(name, format, head, distinct(parts, "raise", ONE_VECTOR), Wording())
 
 
 def as_keys(keys: Any) -> Keys:
@@ -188,6 +184,9 @@ def as_keys(keys: Any) -> Keys:
     raise TypeError("`keys` must be texts or integers, one for each row, in a list or an array of one dimension.")
 
 
+IN_PYTHON = Wording("source_format", "target_format")
+
+
 def convert(
     source: Path,
     target: Path,
@@ -199,6 +198,7 @@ def convert(
     dim: int | None = None,
     dtype: npt.DTypeLike = "float32",
     progress: Callable[[float, int], object] = lambda part, rows: None,
+    wording: Wording = IN_PYTHON,
 ) -> int:
     """Turn a file of one format into one of another, piece by piece: the vectors are never in memory all at once.
 
@@ -206,6 +206,7 @@ def convert(
         source, source_format, errors, duplicates, dim, dtype: as for `read_vectors`. To find duplicates, all keys are kept.
         target, target_format: as for `write_vectors`.
         progress: called after each piece, with the part of the source that has been read, and the rows written.
+        wording: what errors call the options.
 
     Returns: the number of rows.
 
@@ -219,10 +220,11 @@ def convert(
         >>> unhot.write_vectors(words, ["king", "queen"], np.eye(2))
         >>> convert(words, os.path.join(folder, "words.safetensors"))
         2
-        >>> unhot.load(os.path.join(folder, "words.safetensors")).shape
-        (2, 2)
+        >>> unhot.load(os.path.join(folder, "words.safetensors"))["queen"]
+        array([0., 1.], dtype=float32)
     """
-    options = _options(errors, duplicates, dim, dtype)
+    from_, to = as_path(source, "source"), as_path(target, "target")
+    options = Options.checked(errors, duplicates, dim, dtype, wording=wording)
     rows = 0
 
     def told(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -232,6 +234,6 @@ def convert(
             rows += len(chunk.keys)
             progress(chunk.read, rows)
 
-    with registry.opened(source, source_format, options) as (head, chunks):
-        registry.write(target, target_format, head, told(distinct(chunks, duplicates)))
+    with registry.opened(from_, source_format, options) as (head, chunks):
+        registry.write(to, target_format, head, told(distinct(chunks, duplicates, options.leave_out_later())), wording)
     return rows

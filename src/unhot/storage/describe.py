@@ -7,14 +7,16 @@ import math
 import os
 from typing import NamedTuple
 
-from unhot.formats.base import Options
+from unhot.formats.base import Options, Wording
 from unhot.formats.registry import format_of
 from unhot.formats.registry import opened as opened_vectors
 from unhot.optimizers import OPTIMIZERS
 from unhot.state import decoded
-from unhot.storage.files import Path
+from unhot.storage.files import Path, as_path
 from unhot.storage.safetensors import CHECKSUMS, Arrays, Header
 from unhot.storage.tables import MARK, NOT_WHOLE, names_of, opened, policy_of
+
+IN_PYTHON = Wording("format_")
 
 
 class ArrayFacts(NamedTuple):
@@ -33,11 +35,12 @@ class Described(NamedTuple):
     arrays: list[ArrayFacts]
 
 
-def describe(path: Path, format_: str | None = None, dim: int | None = None) -> Described:
+def describe(path: Path, format_: str | None = None, dim: int | None = None, wording: Wording = IN_PYTHON) -> Described:
     """What is in a file.
 
     Args:
         path, format_, dim: as for `unhot.read_vectors`.
+        wording: what errors call these.
 
     Raises: as for `unhot.read_vectors`, as far as the file is read.
 
@@ -48,15 +51,17 @@ def describe(path: Path, format_: str | None = None, dim: int | None = None) -> 
         >>> describe(path).facts["optimizer"]
         "SGD(learning_rate=0.1, weight_decay=0.0, momentum=0.0, nesterov=False, dampening=0.0, convention='keras')"
     """
-    name = format_of(path, format_, reading=True)
-    facts = {"format": name, "bytes": f"{os.stat(path).st_size:,}"}
+    file = as_path(path)
+    options = Options.checked(dim=dim, wording=wording)
+    name = format_of(file, format_, wording, reading=True)
+    facts = {"format": name, "bytes": f"{os.stat(file).st_size:,}"}
     if name == "safetensors":
-        with opened(path) as (state, header):
+        with opened(file) as (state, header):
             arrays = [
                 ArrayFacts(named, entry.dtype, entry.shape, entry.stop - entry.start) for named, entry in header.entries.items()
             ]
             return Described(facts | _table(state, header), arrays)
-    with opened_vectors(path, format_, Options(dim=dim)) as (head, _):
+    with opened_vectors(file, format_, options) as (head, _):
         facts |= {
             "rows": "as many as lines" if head.rows is None else f"{head.rows:,}",
             "dim": f"{head.dim:,}",
@@ -78,6 +83,9 @@ def _table(state: Arrays, header: Header) -> dict[str, str]:
         facts["tables"] = ", ".join(f"{name} {_shape(header, f'{name}.weights')}" for name in names)
     elif "weights" in header.entries:
         facts["table"] = _shape(header, "weights")
+    if {"vocabulary.kind", "vocabulary.keys"} <= state.keys():
+        kind = decoded(state, "vocabulary.kind")
+        facts["keys"] = {"str": "texts", "int": "integers", "": "none"}.get(kind, str(kind))
     if "rule" in state:
         facts["optimizer"] = _optimizer(state)
     if "clock" in state:

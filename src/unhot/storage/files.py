@@ -15,10 +15,33 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-Path = str | os.PathLike[str]
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""What users may give as the name of a file; `as_path` makes a str of it."""
 
 ENDING = ".unhot-part"
 """Of the names of files that are being written."""
+
+
+def as_path(path: object, name: str = "path") -> str:
+    """The name of a file, which the argument `name` was to give.
+
+    Raises: TypeError for what is no such name. Integers are none, though `open` would take them for open files.
+
+    Example:
+        >>> import pathlib
+        >>> as_path(pathlib.PurePosixPath("words.vec")), as_path(b"words.vec")
+        ('words.vec', 'words.vec')
+    """
+    if isinstance(path, (str, bytes, os.PathLike)):
+        return os.fsdecode(path)
+    opened = hasattr(path, "read") or hasattr(path, "write")
+    advice = " unhot opens files itself: pass the file's name instead of an open file." if opened else ""
+    shown = " ".join(repr(path).split())  # in one line
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    raise TypeError(
+        f"`{name}` must be the name of a file: a str, bytes, or an os.PathLike such as pathlib.Path. Received:"
+        f" {shown} ({type(path).__name__}).{advice}"
+    )
 
 
 def replace(path: Path, write: Callable[[BinaryIO], None], name: str = "") -> None:
@@ -33,7 +56,7 @@ def replace(path: Path, write: Callable[[BinaryIO], None], name: str = "") -> No
         name: what an error calls the file; by default `path`.
 
     Raises: OSError if it cannot be written, for example because the disk is full; ValueError if there is something at `path`
-        that is no file.
+        that is no file; TypeError as of `as_path`.
 
     Example:
         >>> import os, tempfile
@@ -42,7 +65,7 @@ def replace(path: Path, write: Callable[[BinaryIO], None], name: str = "") -> No
         >>> os.path.getsize(path)
         3
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(as_path(path))
     folder, own = os.path.split(target)
     before = os.stat(target) if os.path.lexists(target) else None
     if before is not None and not stat.S_ISREG(before.st_mode):

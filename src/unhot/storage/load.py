@@ -10,7 +10,7 @@ import numpy.typing as npt
 from unhot.creation import Init, check_init
 from unhot.embedding import VOCABULARY, Embedding
 from unhot.optimizers import Optimizer
-from unhot.storage.files import Path
+from unhot.storage.files import Path, as_path
 from unhot.storage.mapped import MappedTable, recover
 from unhot.storage.tables import Mode, errors_name, like_of, one_table, opened, optimizer_of, part, policy_of, require_memory
 from unhot.table import Table
@@ -60,6 +60,7 @@ convention='keras', amsgrad=False, decoupled_weight_decay=False), dtype='float32
         >>> bool((again.array == table.array).all())
         True
     """
+    path = as_path(path)
     if init is not None:
         check_init(init)
     if mmap:

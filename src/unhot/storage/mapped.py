@@ -136,15 +136,16 @@ class MappedTable(Table):
             raise ValueError(f"`mode` must be 'r' or 'r+'. Received: {mode!r}.")
         if mode == "r" and optimizer is not None:
             raise ValueError("a table that is mapped for reading has no optimizer: leave it out, or use mode='r+'.")
-        recover(path)
-        file = open(path, "rb") if mode == "r" else open(path, "r+b")  # noqa: SIM115  (it stays open)
+        name = files.as_path(path)
+        recover(name)
+        file = open(name, "rb") if mode == "r" else open(name, "r+b")  # noqa: SIM115  (it stays open)
         try:
-            self._open(file, path, mode, optimizer)
+            self._open(file, name, mode, optimizer)
         except BaseException:
             file.close()
             raise
 
-    def _open(self, file: BufferedIOBase, path: files.Path, mode: Mode, optimizer: Optimizer | None) -> None:
+    def _open(self, file: BufferedIOBase, path: str, mode: Mode, optimizer: Optimizer | None) -> None:
         lock(file.fileno(), path, mode)
         with errors_name(path):
             header = read_header(file, os.fstat(file.fileno()).st_size)
@@ -292,7 +293,7 @@ class MappedTable(Table):
 
     def _save(self, path: files.Path, words: Mapping[str, Any], least: int = 0) -> None:
         """To another file. Of a table mapped for reading, the weights and the clock are saved."""
-        if os.path.realpath(path) == self.path:
+        if os.path.realpath(files.as_path(path)) == self.path:
             raise ValueError("this is the file that is mapped. `flush()` brings what was trained in it to the disk.")
         super()._save(path, words, least)
 
@@ -374,7 +375,7 @@ def _places(views: Views) -> tuple[slice, slice]:
     return found[0], found[1]
 
 
-def recover(path: files.Path) -> None:
+def recover(path: str) -> None:
     """Bring a file back to its last flush, if the process that trained the table in it was killed, and notes tell how.
 
     Nothing happens if the file is whole, if a process has it open, or if there are no notes, or none that are of use.

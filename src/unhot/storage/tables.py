@@ -18,7 +18,7 @@ from unhot.optimizers import OPTIMIZERS, Optimizer
 from unhot.settling import clock_of
 from unhot.state import decoded, encoded
 from unhot.storage import safetensors
-from unhot.storage.files import Path, locked
+from unhot.storage.files import Path, as_path, locked
 from unhot.storage.safetensors import Arrays, Header, dtype_of, read_header
 from unhot.store import Store
 
@@ -78,26 +78,27 @@ def part(state: Mapping[str, Array], name: str) -> dict[str, Array]:
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Arrays, Header]]:
     """The arrays of a file and its header, with errors as of `errors_name`; a BlockingIOError while it is trained in."""
+    path = as_path(path)
     with open(path, "rb") as file, errors_name(path):
         lock(file.fileno(), path, "r")
         header = read_header(file, os.fstat(file.fileno()).st_size)
         yield Arrays(file, header), header
 
 
-def lock(descriptor: int, path: Path, mode: Mode) -> None:
+def lock(descriptor: int, path: str, mode: Mode) -> None:
     """Take the lock of a table's file for reading, which others may do as well, or to train in it; else a BlockingIOError."""
     if not locked(descriptor, shared=mode == "r"):
         others = "trained" if mode == "r" else "read or trained"
-        raise BlockingIOError(f"{os.fspath(path)!r}: this table is {others} by another process, or opened in this one already.")
+        raise BlockingIOError(f"{path!r}: this table is {others} by another process, or opened in this one already.")
 
 
 @contextmanager
-def errors_name(path: Path) -> Iterator[None]:
+def errors_name(path: str) -> Iterator[None]:
     """Let errors about what a file holds begin with its path; all are ValueErrors, since it is the file that is at fault."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{os.fspath(path)!r}: {error}") from error
+        raise ValueError(f"{path!r}: {error}") from error
 
 
 def policy_of(header: Header) -> OutOfRange:
@@ -172,6 +173,11 @@ def optimizer_of(state: Mapping[str, Array], given: Optimizer | None) -> Optimiz
         hyperparameters that there are not.
     """
     if "rule" not in state:
+        if given is not None and {"vocabulary.kind", "vocabulary.keys"} <= state.keys():
+            raise ValueError(
+                "the embedding was saved without an optimizer, and so without slots. Leave out `optimizer`, or make another of"
+                " its vectors: unhot.Embedding.from_vectors(*unhot.read_vectors(path), optimizer=...)."
+            )
         if given is not None:
             raise ValueError(
                 "the table was saved without an optimizer, and so without slots. Leave out `optimizer`, or make a table of its"
