@@ -204,6 +204,10 @@ def test_vectors_that_are_given() -> None:
     words = unhot.Vocabulary(["dog", "owl", "cat"], unknown=0)
     embedding = unhot.Embedding.from_vectors(["cat", "elk", "dog"], vectors, words, init="zeros")
     assert embedding[["dog", "cat", "owl"]].tolist() == [vectors[2].tolist(), vectors[0].tolist(), [0.0] * DIM]
+    whole = unhot.Embedding.from_vectors(["cat"], [[1, 2]], dtype="float64")
+    assert (whole["cat"].tolist(), whole.dtype) == ([1, 2], np.float64)
+    growing = unhot.Embedding.from_vectors(["cat", "elk"], vectors[:2], unhot.Vocabulary(["elk"], unknown="grow"))
+    assert growing[["elk", "cat"]].tolist() == vectors[[1, 0]].tolist()
     assert unhot.Embedding.from_vectors([3, 1], vectors[:2].astype("float32"))[1].tolist() == vectors[1].tolist()
     for keys, given, message in (
         (["a"], vectors, "`keys` and `vectors` must be as many. Received: 1 keys, 3 vectors."),

@@ -92,6 +92,7 @@ def test_checkpoints(trained: bool) -> None:
     for number in range(20):
         step(layer, optimizer, [f"key {number % 7}", f"key {number // 4}"])
     layer.remove(["key 2"])
+    assert all(isinstance(value, Tensor) for value in layer.state_dict().values())  # as safetensors wants it
     file = io.BytesIO()
     torch.save({"model": layer.state_dict(), "optimizer": optimizer.state_dict()}, file)
     file.seek(0)
@@ -147,10 +148,25 @@ def test_errors() -> None:
         (lambda: layer.remove([3]), KeyError, "3"),
         (lambda: unhot.torch.KeyedEmbedding({"a": 1}, 2), TypeError, "`vocabulary` must be an unhot.Vocabulary"),  # type: ignore[arg-type]
         (lambda: unhot.torch.KeyedEmbedding(unhot.Vocabulary(), 2, max_rows=3), ValueError, "unknown='grow'"),
+        (lambda: grows(initializer="zeros"), TypeError, "must be None or a function that fills a tensor"),
+        (lambda: layer.grow(1, 0.5), TypeError, "such as torch.nn.init.zeros_"),  # type: ignore[arg-type]
     ):  # fmt: skip
         with pytest.raises(kind, match=re.escape(message)):
             call()
     assert list(layer.vocabulary) == [1, 2]
+    assert repr(layer) == f"KeyedEmbedding({layer.vocabulary!r}, {DIM})"
+
+
+def test_refused_rows_leave_no_keys() -> None:
+    """In shared memory, a new key is an error each time; all else goes on."""
+    layer = grows()
+    layer(["a", "b"])
+    layer.share_memory()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="memory that other processes share"):
+            layer(["b", "c"])
+        assert list(layer.vocabulary) == ["a", "b"]
+    assert layer(["a"]).shape == (1, DIM)
 
 
 def test_in_a_compiled_model() -> None:
