@@ -220,15 +220,16 @@ def test_rows_that_are_given_and_the_mean() -> None:
     np.testing.assert_allclose(numbers(layer._embeddings)[7:], whole[7:] * (1 - 0.05) ** 3, rtol=1e-5)
 
 
-FROZEN = [*itertools.product(["Adagrad", "AdamW", "SGD", "Ftrl", "Lion"], ["rows", "small", "dense"]), ("LazyAdam", "rows")]
+WAYS = ["rows", "small", "dense", "accumulated"]
+FROZEN = [*itertools.product(["Adagrad", "AdamW", "SGD", "Ftrl", "Lion"], WAYS), ("LazyAdam", "rows")]
 
 
 @pytest.mark.parametrize(("name", "way"), some(FROZEN, [("Adagrad", "rows"), ("SGD", "rows"), ("SGD", "dense")]))
 def test_frozen_rows(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No step changes a bit of them, by rows or densely; all others train as in Keras's layer."""
+    """No step changes a bit of them or of their slots, by rows or densely; all others train as in Keras's layer."""
     if way == "small":
         monkeypatch.setattr(backend, "FEWEST_ROWS", 100)
-    layer, _, *models = pair(name, alone=True)
+    layer, _, *models = pair(name, alone=True, **({"gradient_accumulation_steps": 2} if way == "accumulated" else {}))
     if way == "dense":
         layer._embeddings.regularizer = keras.regularizers.L2(0.0)
     layer.grow(ROWS - FIRST, of(start()[FIRST:]))
@@ -236,18 +237,35 @@ def test_frozen_rows(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> No
     for number in range(3):
         if number:
             layer.frozen = frozen
-            kept = numbers(layer._embeddings)[frozen]
+            kept = rows_of(models[0], frozen)
         train(models, ROWS, number)
         if number:
-            assert numbers(layer._embeddings)[frozen].tobytes() == kept.tobytes()
-            assert owned(layer) == (way != "dense")
+            assert rows_of(models[0], frozen) == kept
+            assert owned(layer) == (way in ("rows", "small"))
     both = [numbers(model.weights[0])[others] for model in models]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
     layer.only_train(frozen)
-    kept = numbers(layer._embeddings)[others]
+    kept = rows_of(models[0], others)
     train(models[:1], ROWS, 9)
-    assert numbers(layer._embeddings)[others].tobytes() == kept.tobytes()
+    assert rows_of(models[0], others) == kept
     assert layer.frozen.tolist() == others
+
+
+def rows_of(model: keras.Model, rows: Any) -> list[bytes]:
+    """These rows of a table that has all rows, and of its slots."""
+    table = model.get_layer("table")._embeddings
+    slots = (model.optimizer.slot_of(table, name) for name in model.optimizer._names.slots)
+    return [numbers(variable)[rows].tobytes() for variable in (table, *slots) if variable is not None]
+
+
+def test_averages_of_frozen_rows() -> None:
+    """They are averages of what these rows hold, and not of what a dense step has made of them in between."""
+    layer = unhot.keras.Embedding(ROWS, DIM, frozen=[1, 4], name="table")
+    model = model_of(layer, unhot.keras.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5), alone=True)
+    for _ in range(3):
+        model.train_on_batch(np.arange(ROWS)[:, None], np.ones((ROWS, 1), np.float32))
+    (average,) = (average for average in model.optimizer.averages() if tuple(average.shape) == (ROWS, DIM))
+    np.testing.assert_allclose(numbers(average)[[1, 4]], numbers(layer._embeddings)[[1, 4]], rtol=1e-6)
 
 
 def test_checkpoints(tmp_path: Path) -> None:
@@ -269,6 +287,13 @@ def test_checkpoints(tmp_path: Path) -> None:
     stock = keras.layers.Embedding(ROWS, DIM, name="table")
     theirs = model_of(stock, keras.optimizers.SGD(0.05, **OPTIMIZERS["SGD"]))
     theirs.load_weights(tmp_path / "model.weights.h5")
+    smaller = unhot.keras.Embedding(FIRST, DIM, name="table")
+    other = model_of(smaller, unhot.keras.SGD(0.05))
+    with pytest.raises(ValueError, match="could not be loaded"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    smaller.grow(ROWS - FIRST)
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(numbers(smaller._embeddings), numbers(layer._embeddings))
     state: dict[str, Any] = {}
     model.optimizer.save_own_variables(state)
     theirs.optimizer.build(theirs.trainable_variables)
@@ -306,7 +331,7 @@ def test_a_shared_layer_and_two_optimizers() -> None:
 
 def test_errors() -> None:
     """They name what is wrong, and the layer stays as it was."""
-    layer = unhot.keras.Embedding(4, DIM, out_of_range=3, frozen=[0])
+    layer = unhot.keras.Embedding(4, DIM, out_of_range=3, frozen=[0], mask_zero=True)
     layer.remove(2)
     before = numbers(layer._embeddings)
     for call, kind, message in (
@@ -316,7 +341,8 @@ def test_errors() -> None:
         (lambda: layer.grow(2, "onse"), ValueError, "onse"),
         (lambda: layer.remove(4), IndexError, "id 4 at position () is out of range"),
         (lambda: layer.remove([1, 2]), IndexError, "id 2 at position 1 is that of a removed row"),
-        (lambda: layer.remove(3), ValueError, "row 3 stands for ids out of range"),
+        (lambda: layer.remove(3), ValueError, "row 3 stands for ids out of range. Assign another `out_of_range` first."),
+        (lambda: layer.remove([1, 0]), ValueError, "row 0 stands for ids that are masked (mask_zero=True)."),
         (lambda: layer.remove(np.array([0.5])), TypeError, "`rows` must be integers"),
         (lambda: setattr(layer, "frozen", [True]), ValueError, "a mask of rows must have shape (4,)"),
     ):  # fmt: skip
@@ -329,6 +355,17 @@ def test_errors() -> None:
     layer.quantize("int8")
     with pytest.raises(ValueError, match="cannot change, since it is quantized"):
         layer.grow(1)
+
+
+def test_rows_that_stand_for_other_ids_are_not_new_ones() -> None:
+    """Not even if they were removed before they came to do so."""
+    layer = unhot.keras.Embedding(5, DIM)
+    layer.remove([0, 2, 3])
+    layer.mask_zero, layer.out_of_range = True, 2
+    assert layer.grow(2, "ones").tolist() == [3, 5]
+    assert not numbers(layer._embeddings)[[0, 2]].any()
+    layer.mask_zero, layer.out_of_range = False, "raise"
+    assert layer.grow(3).tolist() == [0, 2, 6]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions, which hold on to variables")
