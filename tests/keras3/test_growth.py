@@ -101,7 +101,7 @@ def owned(layer: Any) -> bool:
     return backend.ownable(layer._embeddings).ownership is not None
 
 
-@pytest.mark.parametrize("name", some([*OPTIMIZERS, *OWN], ["Ftrl"]))
+@pytest.mark.parametrize("name", some([*OPTIMIZERS, *OWN], ["Ftrl", "Adagrad"]))
 def test_as_if_all_rows_had_been_there(name: str) -> None:
     """Weights and optimizer's state of a table that grows between calls of `fit`, while its learning rate changes."""
     layer, _, *models = pair(name)
