@@ -264,6 +264,21 @@ def nnx_enabled() -> bool:
 # ---------------------------------------------------------------- JAX
 
 
+def tell_trainer(model: keras.Model) -> None:
+    """Have Keras's trainer on JAX take the values of a model's variables, which have changed between two steps, for the latest.
+
+    Needs: where `fit` keeps the values of the last step, which it goes back to if an error comes before the next.
+    Fallback: nothing. After such an error, the values from before the change do not fit the variables: another error hides it,
+    and what the variables held is lost.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not (ON and state and getattr(model, "_jax_state_synced", False)):
+        return
+    for name in state:
+        held = model.optimizer.variables if name == "optimizer_variables" else getattr(model, name)
+        state[name] = [variable.value for variable in held]
+
+
 def same_trace(array: Any, other: Any) -> bool:
     """Whether both are JAX's stand-ins for arrays, in the same of its traces.
 

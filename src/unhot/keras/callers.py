@@ -6,7 +6,7 @@ import weakref
 
 import keras
 
-from unhot.keras._private import entry_layer
+from unhot.keras._private import entry_layer, tell_trainer
 from unhot.keras.kinds import Variable
 
 CALLERS: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -22,8 +22,17 @@ def note_caller() -> None:
 
 def call_anew(variable: Variable) -> None:
     """Have the models that call a table make their functions for `fit`, `evaluate` and `predict` anew, also within `fit`."""
-    for model in list(CALLERS):
-        if any(variable is other for other in model.variables):
-            for kind in ("train", "test", "predict"):
-                if getattr(model, f"{kind}_function", None) is not None:
-                    getattr(model, f"make_{kind}_function")(force=True)
+    for model in _callers_of(variable):
+        for kind in ("train", "test", "predict"):
+            if getattr(model, f"{kind}_function", None) is not None:
+                getattr(model, f"make_{kind}_function")(force=True)
+
+
+def note_change(variable: Variable) -> None:
+    """Tell the trainers of the models that call a table of its new value, which they go back to after an error in `fit`."""
+    for model in _callers_of(variable):
+        tell_trainer(model)
+
+
+def _callers_of(variable: Variable) -> list[keras.Model]:
+    return [model for model in list(CALLERS) if any(variable is other for other in model.variables)]

@@ -30,6 +30,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
     input_dim: int
     output_dim: int
     out_of_range: OutOfRange
+    mask_zero: bool
     embeddings_initializer: Any  # an initializer of Keras
     _embeddings: Variable
     lora_enabled: bool
@@ -72,7 +73,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         """
         count = as_size("rows", rows)
         self._require_rows()
-        again = self._removed_rows[:count]
+        again = np.setdiff1d(self._removed_rows, list(self._meanings()))[:count]
         numbers = np.concatenate([again, np.arange(self.input_dim, self.input_dim + count - len(again))])
         total = int(self.input_dim + count - len(again))
         from_the_start, drawn = self._new_rows(numbers, total, init)
@@ -83,7 +84,7 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         if reverse is not None:
             columns = as_values(self.embeddings_initializer((self.output_dim, total), dtype=reverse.dtype))[:, numbers]
             given.append(Given(reverse, columns, True, axis=1))
-        left = self._removed_rows[count:]
+        left = np.setdiff1d(self._removed_rows, again)
         put_rows(again, given, lambda: self._sized(total, left))
         return numbers
 
@@ -121,7 +122,8 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
             rows: integers of any shape, each of them once or several times.
 
         Raises: IndexError for an id that is out of range or removed already; TypeError for ids that are not integers;
-            ValueError for the row that stands for ids out of range; what `grow` raises.
+            ValueError for the row that stands for ids out of range, or, with `mask_zero`, for what is masked; what `grow`
+            raises.
 
         Example:
             >>> import unhot.keras
@@ -132,8 +134,9 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         """
         self._require_rows()
         gone = np.unique(existing(_on_host(rows), self.input_dim, self._removed_rows))
-        if self.out_of_range in gone.tolist():
-            raise ValueError(f"row {self.out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
+        for row, meaning in self._meanings().items():
+            if row in gone:
+                raise ValueError(f"row {row} stands for {meaning}")
         tables = self._row_tables()
         given = [Given(table, np.zeros((len(gone), table.shape[1])), False) for table in tables]
         reverse = self._reverse()
@@ -195,6 +198,13 @@ class Growing(keras.layers.Layer):  # type: ignore[misc]  # Keras comes without 
         freeze(self._row_tables(), rows)
 
     # ------------------------------------------------------------------ checks
+
+    def _meanings(self) -> dict[int, str]:
+        """The rows that can neither be removed nor be new ones, and for what they stand."""
+        masked = {0: "ids that are masked (mask_zero=True)."} if self.mask_zero else {}
+        if isinstance(self.out_of_range, str):
+            return masked
+        return masked | {self.out_of_range: "ids out of range. Assign another `out_of_range` first."}
 
     def _row_tables(self) -> list[Variable]:
         """The variables with a row for each id."""

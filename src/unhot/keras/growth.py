@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unhot.atomic import Call, together
 from unhot.keras.backend import New, Owner, Slot
 from unhot.keras.backends import backend
-from unhot.keras.callers import call_anew
+from unhot.keras.callers import call_anew, note_change
 from unhot.keras.kinds import Option, Variable
 from unhot.keras.untouched import untouched
 from unhot.training import ownership_of
@@ -78,6 +78,8 @@ def _between_owners(variables: Sequence[Variable], change: Callable[[], None]) -
     finally:
         for variable, owner in zip(variables, owners, strict=True):
             _take_up(variable, owner)
+        for variable in variables:
+            note_change(variable)
 
 
 def _let_go(variable: Variable) -> Owner | None:

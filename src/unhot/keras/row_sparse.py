@@ -177,20 +177,35 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
                 tie.regain()
         with backend.around_step(self):
             gradients = backend.row_gradients(self, list(grads), variables)
-            kept = self._frozen_of_dense(gradients, variables)
-            super().apply(gradients, variables)
-            for variable, rows, vectors in kept:
-                variable.assign(keras.ops.scatter_update(variable.value, rows[:, None], vectors))
+            self.__dict__["_kept"] = self._frozen_of_dense(gradients, variables)
+            try:
+                super().apply(gradients, variables)
+                self._put_frozen_back()
+            finally:
+                self.__dict__["_kept"] = ()
+
+    _kept: Sequence[tuple[Variable, Any, Tensor]] = ()
+    """In a step: variables, rows of them that must stay as they are, and what these held before."""
 
     def _frozen_of_dense(self, gradients: list[Gradient], variables: list[Variable]) -> list[tuple[Variable, Any, Tensor]]:
-        """Tables whose step is not by rows, and the rows of them that do not train."""
+        """Tables whose step is not by rows, with their slots, and the rows of them that do not train."""
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
             rows = getattr(variable, "frozen_rows", ())
             if len(rows) and not (isinstance(gradient, RowGradient) and self._steps_as_here):
-                vectors = keras.ops.take(variable.value, rows, axis=0)
-                found.append((variable, rows, keras.ops.stop_gradient(vectors)))
+                slots = (self.slot_of(variable, name) for name in self._names.slots)
+                for held in (variable, *(slot for slot in slots if slot is not None)):
+                    vectors = keras.ops.take(held.value, rows, axis=0)
+                    found.append((held, rows, keras.ops.stop_gradient(vectors)))
         return found
+
+    def _put_frozen_back(self) -> None:
+        for variable, rows, vectors in self._kept:
+            variable.assign(keras.ops.scatter_update(variable.value, rows[:, None], vectors))
+
+    def _update_model_variables_moving_average(self, trainable_variables: list[Variable]) -> None:
+        self._put_frozen_back()  # or the averages would be of what a dense step has made of these rows
+        super()._update_model_variables_moving_average(trainable_variables)
 
     def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
         rate = self._get_current_learning_rate()

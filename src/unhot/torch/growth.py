@@ -238,11 +238,12 @@ def follow(parameter: Tensor) -> None:
 
 
 def larger_gradient(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """The gradient of a table that has had rows added, whose gradient is 0."""
+    """The gradient of a parameter that has had rows or columns added, whose gradient is 0."""
     if isinstance(gradient, RowGradient) and gradient.content.rows is not None:
         return RowGradient(Content(shape, gradient.content.rows, None, gradient.content.notes))
     if gradient.is_sparse:
         return torch.sparse_coo_tensor(gradient._indices(), gradient._values(), shape)
     dense = gradient.content.dense if isinstance(gradient, RowGradient) else gradient
     assert dense is not None
-    return torch.cat([dense, dense.new_zeros(shape[0] - len(dense), *shape[1:])])
+    added = [(0, size - before) for size, before in zip(shape, dense.shape, strict=True)]
+    return torch.nn.functional.pad(dense, [number for pair in reversed(added) for number in pair])
