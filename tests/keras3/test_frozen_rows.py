@@ -14,6 +14,7 @@ from selection import some
 import unhot.keras
 from unhot.keras.backends import backend
 
+from .calls import BACKEND, ON
 from .test_growth import DIM, FIRST, ROWS, model_of, numbers, of, owned, pair, start, train
 
 WAYS = ["rows", "small", "dense", "accumulated"]
@@ -23,6 +24,8 @@ FROZEN = [*itertools.product(["Adagrad", "AdamW", "SGD", "Ftrl", "Lion"], WAYS),
 @pytest.mark.parametrize(("name", "way"), some(FROZEN, [("Adagrad", "rows"), ("SGD", "rows"), ("SGD", "dense")]))
 def test_frozen_rows(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No step changes a bit of them or of their slots, by rows or densely; all others train as in Keras's layer."""
+    if BACKEND == "jax" and not ON and way != "rows":
+        pytest.skip("needs the model that calls a layer, which Keras does not publish")
     if way == "small":
         monkeypatch.setattr(backend, "FEWEST_ROWS", 100)
     layer, _, *models = pair(name, alone=True, **({"gradient_accumulation_steps": 2} if way == "accumulated" else {}))

@@ -112,7 +112,7 @@ def entry_layer() -> keras.Layer | None:
 
     Needs: what Keras keeps on its call.
     Fallback: None. When a table grows on TensorFlow, the functions that `fit` has compiled then have to be made anew by the
-    user, and an error says so.
+    user, and an error says so. On JAX, rows that are frozen after a dense step was compiled go on to train: freeze them before.
     """
     try:
         from keras.src.backend.common.global_state import get_global_attribute

@@ -22,7 +22,7 @@ from unhot.settling import clock_of
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged
-from unhot.torch.held_state import Owner, Start, StateHolder, require_shape, steps_made
+from unhot.torch.held_state import Owner, Start, StateHolder, require_shape
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
 
@@ -317,10 +317,7 @@ class TorchBackend(Backend):
 
     def start(self, state: Mapping[str, Any], owner: Owner) -> Start:
         """From where the table goes on: what torch's state says, in our words."""
-        now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
-        held = frozenset(name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor))
-        begun, product = float("momentum" in held), float(state.get("mu_product", 1.0))
-        return Start(now, held, begun, product, dtype_of(self._weights), self.memory.kernels, tuple(self.kept.items()))
+        return Start.of(state, owner, self.kept, dtype_of(self._weights), self.memory.kernels)
 
     def slots_for(
         self, clock: Clock, owner: Owner, group: Mapping[str, Any], state: Mapping[str, Any], held: frozenset[str]

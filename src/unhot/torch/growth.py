@@ -21,6 +21,7 @@ from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Content
+from unhot.torch.held_state import slots_in
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.training import ownership_of
@@ -153,8 +154,7 @@ def slots_of(table: TableParameter, backend: TorchBackend) -> dict[str, Tensor]:
     """What the optimizer keeps of each row of the table, by torch's names."""
     owner: Any = backend.owner
     state = owner.held_state.get(table, {})
-    named = {name: state[name] for name in owner.slots.values() if isinstance(state.get(name), Tensor)}
-    return {name: slot for name, slot in named.items() if slot.dim() == 2 and len(slot) == len(table)}
+    return slots_in({name: state.get(name) for name in owner.slots.values()}, table)
 
 
 def with_room(table: TableParameter, name: str, tensor: Tensor, rows: int) -> Tensor:

@@ -49,6 +49,14 @@ class Start(NamedTuple):
     kept: tuple[tuple[str, float], ...] = ()
     """What the clock knew of rows that had no gradient yet."""
 
+    @classmethod
+    def of(cls, state: Mapping[str, Any], owner: Owner, kept: Mapping[str, float], dtype: Any, kernels: Any) -> Start:
+        """What torch's state of a table says, and what it has no place for."""
+        now = steps_made(state.get("step", 0), "the 'step' in `optimizer.state` of a table")
+        held = frozenset(name for name, theirs in owner.slots.items() if isinstance(state.get(theirs), Tensor))
+        begun, product = float("momentum" in held), float(state.get("mu_product", 1.0))
+        return cls(now, held, begun, product, dtype, kernels, tuple(kept.items()))
+
 
 class StateError(ValueError):
     """A loaded state from which no training can go on."""
@@ -61,6 +69,12 @@ def require_shape(name: str, slot: Tensor, shape: tuple[int, int]) -> None:
             f"{name!r} in `optimizer.state` of a table must have shape {shape}. Received: shape {tuple(slot.shape)}. Load a"
             " state that an optimizer of the same class has saved, or make a new optimizer."
         )
+
+
+def slots_in(state: Mapping[str, Any], table: Tensor) -> dict[str, Tensor]:
+    """What a state holds of each row of a table, by torch's names."""
+    slots = {name: slot for name, slot in state.items() if isinstance(slot, Tensor)}
+    return {name: slot for name, slot in slots.items() if slot.dim() == 2 and len(slot) == len(table)}
 
 
 def steps_made(count: Any, what: str) -> int:

@@ -20,6 +20,7 @@ from unhot.torch.backend import DTYPES, TorchBackend, hide_from_compiler, why_de
 from unhot.torch.clocks import Ready, Step
 from unhot.torch.collection_lookup import CollectionLookup
 from unhot.torch.gradient import RowGradient
+from unhot.torch.held_state import Start, slots_in
 from unhot.torch.lookup import ASKED_FOR, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
 from unhot.training import Ownership, warn_of_dense_training
@@ -199,12 +200,19 @@ class RowOptimizer(Base):  # type: ignore[misc]
                     if step.reason:
                         dense.append(self._densely(core, table.backend, table.parameter, step.reason))
         if dense:
-            frozen = [(held, rows, held.detach()[rows]) for held in dense if len(rows := frozen_rows(held))]
+            frozen = [(held, rows, self._held_in(held, rows)) for held in dense if len(rows := frozen_rows(held))]
             _torch_step(self._partner(dense) if self.lock is not None else self)
-            for held, rows, kept in frozen:
-                held.detach()[rows] = kept
+            for held, rows, (weights, slots) in frozen:
+                held.detach()[rows] = weights
+                for name, slot in slots_in(self.held_state[held], held).items():
+                    slot[rows] = slots.get(name, 0.0)  # those that the step has made begin at 0
         for maximize, step in steps:
             step.make(maximize)
+
+    def _held_in(self, table: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What rows of a table and of its slots hold."""
+        slots = slots_in(self.held_state.get(table, {}), table)
+        return table.detach()[rows], {name: slot[rows] for name, slot in slots.items()}
 
     def _core_of(self, group: Mapping[str, Any]) -> Optimizer | str:
         """The optimizer of the core with the hyperparameters of a group; or why it has none such."""
@@ -237,7 +245,8 @@ class RowOptimizer(Base):  # type: ignore[misc]
             table.grad = as_dense(gradient)
         backend.hand_over()  # an error would leave everything as it was
         try:
-            start = backend.start(self.held_state.get(table, {}), cast("Any", self))
+            state, owner = self.held_state.get(table, {}), cast("Any", self)
+            start = Start.of(state, owner, backend.kept, np.dtype(np.float64), None)
             backend.kept = {} if isinstance(core, str) else clocks.after_dense_step(core, start)
         except (TypeError, ValueError):  # what torch takes and we do not: new rows then hold what they are given
             backend.kept = {}
