@@ -39,7 +39,7 @@ def test_keys_that_arrive_are_exact(name: str, options: dict[str, Any], reserved
     start = torch.randn(40, DIM, dtype=torch.float64)
     given = iter(start[reserved:].unbind())
     layer = grows(dtype=torch.float64, reserved=reserved)
-    layer.initializer = lambda rows: [row.copy_(next(given)) for row in rows.unbind()]
+    layer.init = lambda rows: [row.copy_(next(given)) for row in rows.unbind()]
     with torch.no_grad():
         layer.weight[:reserved] = start[:reserved]
     stock = nn.Embedding(40, DIM, _weight=start.clone())
@@ -148,7 +148,7 @@ def test_errors() -> None:
         (lambda: layer.remove([3]), KeyError, "3"),
         (lambda: unhot.torch.KeyedEmbedding({"a": 1}, 2), TypeError, "`vocabulary` must be an unhot.Vocabulary"),  # type: ignore[arg-type]
         (lambda: unhot.torch.KeyedEmbedding(unhot.Vocabulary(), 2, max_rows=3), ValueError, "unknown='grow'"),
-        (lambda: grows(initializer="zeros"), TypeError, "must be None or a function that fills a tensor"),
+        (lambda: grows(init="zeros"), TypeError, "must be None or a function that fills a tensor"),
         (lambda: layer.grow(1, 0.5), TypeError, "such as torch.nn.init.zeros_"),  # type: ignore[arg-type]
     ):  # fmt: skip
         with pytest.raises(kind, match=re.escape(message)):

@@ -43,7 +43,7 @@ class _Rows:
         return table.removed_rows
 
     def grow(self, rows: int) -> object:
-        return Growing.grow(self.layer, rows, self.layer.initializer)
+        return Growing.grow(self.layer, rows, self.layer.init)
 
     def remove(self, rows: Ids) -> None:
         Growing.remove(self.layer, rows)
@@ -60,7 +60,7 @@ class KeyedEmbedding(Embedding):
         vocabulary: an `unhot.Vocabulary`. Remove keys only by the layer's `remove`.
         embedding_dim: the length of a vector.
         max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype, bias, activation: as for `Embedding`.
-        initializer: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
+        init: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
             place, such as `torch.nn.init.zeros_`.
         capacity: the number of rows to have room for. Only rows that are there take memory.
         min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`. No key is forgotten that was looked up
@@ -93,16 +93,16 @@ class KeyedEmbedding(Embedding):
         dtype: Any = None,
         bias: bool = False,
         activation: Activation | None = None,
-        initializer: Callable[[Tensor], object] | None = None,
+        init: Callable[[Tensor], object] | None = None,
         capacity: int | None = None,
         min_count: int = 1,
         max_rows: int | None = None,
         max_idle: int | None = None,
     ) -> None:
-        if initializer is not None and not callable(initializer):
+        if init is not None and not callable(init):
             raise TypeError(
-                "`initializer` must be None or a function that fills a tensor in place, such as torch.nn.init.zeros_. Received:"
-                f" {initializer!r}."
+                "`init` must be None or a function that fills a tensor in place, such as torch.nn.init.zeros_. Received:"
+                f" {init!r}."
             )
         hide_from_compiler(KeyedEmbedding, "_rows_of")
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
@@ -110,11 +110,11 @@ class KeyedEmbedding(Embedding):
             max(vocabulary.rows, 1), embedding_dim, None, max_norm, norm_type, scale_grad_by_freq, sparse, device=device,
             dtype=dtype, bias=bias, activation=activation, out_of_range="zero",
         )  # fmt: skip
-        self.keyed, self.initializer = keyed, initializer
+        self.keyed, self.init = keyed, init
         self._seen = version_of(self.weight)
-        if initializer is not None:
+        if init is not None:
             with torch.no_grad():
-                initializer(self.weight.detach())
+                init(self.weight.detach())
         if capacity is not None:
             reserve(self._table(), as_size("capacity", capacity))
         if not vocabulary.rows:  # a table has a row at least; the first key gets it
