@@ -26,7 +26,7 @@ Described = dict[str, Any]
 def file_of(table: unhot.Table) -> bytes:
     """The bytes of a table's file."""
     buffer = io.BytesIO()
-    table._write(buffer, None)
+    table._write(buffer, {}, 0)
     return buffer.getvalue()
 
 
