@@ -14,7 +14,7 @@ from selection import some
 import unhot.keras
 from unhot.keras.backends import backend
 
-from .calls import BACKEND, ON
+from .calls import BACKEND, ON, unpublished
 from .test_growth import DIM, FIRST, ROWS, model_of, numbers, of, owned, pair, start, train
 
 WAYS = ["rows", "small", "dense", "accumulated"]
@@ -67,6 +67,7 @@ def test_averages_of_frozen_rows() -> None:
     np.testing.assert_allclose(numbers(average)[[1, 4]], numbers(layer._embeddings)[[1, 4]], rtol=1e-6)
 
 
+@unpublished
 def test_several_tables() -> None:
     """Each has its own, also where one call makes the steps of all."""
     ids = keras.Input((1,), dtype="int32")
@@ -85,6 +86,7 @@ def test_several_tables() -> None:
             assert np.flatnonzero(stood).tolist() == layer.frozen.tolist()
 
 
+@unpublished
 def test_lora() -> None:
     """Frozen rows of the low-rank table stand still, others train."""
     layer = unhot.keras.Embedding(ROWS, DIM, lora_rank=2)

@@ -13,6 +13,7 @@ from selection import some
 
 import unhot.keras
 
+from .calls import unpublished
 from .test_growth import DIM, FIRST, ROWS, numbers, start
 
 
@@ -39,6 +40,7 @@ REVERSIBLE: dict[str, tuple[Any, str, dict[str, Any]]] = {
 TIES = list(itertools.product(REVERSIBLE, [True, False]))
 
 
+@unpublished
 @pytest.mark.parametrize(("name", "tied"), some(TIES, [("no slots", False), ("AdamW", False)]))
 def test_reversible_embeddings_that_train(name: str, tied: bool) -> None:
     """The table, the matrix that gives logits and their slots, as if all rows had been there; removed ones begin anew."""
