@@ -209,6 +209,10 @@ def test_vectors_that_are_given() -> None:
     growing = unhot.Embedding.from_vectors(["cat", "elk"], vectors[:2], unhot.Vocabulary(["elk"], unknown="grow"))
     assert growing[["elk", "cat"]].tolist() == vectors[[1, 0]].tolist()
     assert unhot.Embedding.from_vectors([3, 1], vectors[:2].astype("float32"))[1].tolist() == vectors[1].tolist()
+    kept = unhot.Vocabulary(["elk"], unknown="grow")
+    with pytest.raises(ValueError, match="must be as many"):
+        unhot.Embedding.from_vectors(["cat", "owl"], vectors, kept)
+    assert list(kept) == ["elk"]
     for keys, given, message in (
         (["a"], vectors, "`keys` and `vectors` must be as many. Received: 1 keys, 3 vectors."),
         (["a"], vectors[0], "`vectors` must have two dimensions, (keys, dim). Received: shape (3,)."),

@@ -134,11 +134,11 @@ class Embedding(CopiedByState):
             raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
         if vocabulary is None:
             vocabulary = Vocabulary(keys)
-        elif vocabulary.unknown == "grow":
-            vocabulary.extend(keys)
         numbers = np.asarray(vocabulary.encode(keys, unknown=-1)).reshape(-1)
         if len(numbers) != len(given):
             raise ValueError(f"`keys` and `vectors` must be as many. Received: {len(numbers)} keys, {len(given)} vectors.")
+        if vocabulary.unknown == "grow":
+            numbers = np.asarray(vocabulary.encode(keys)).reshape(-1)
         if dtype is None:
             dtype = given.dtype if given.dtype in (np.float32, np.float64) else np.float32
         made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=dtype, seed=seed, **options)

@@ -39,6 +39,8 @@ class Growing(Shared):
     _removed: npt.NDArray[np.bool_] | None
     """Which rows have been removed, and not been given anew; None if none has."""
     _out_of_range: OutOfRange
+    _only_read = False
+    """Whether nothing ever changes the table: it lies in a file that is mapped for reading."""
 
     @property
     def removed(self) -> npt.NDArray[np.int64]:
@@ -223,9 +225,6 @@ class Growing(Shared):
             self._engine.change_rows(lambda: self._engine.assigning(flat, rows))
 
         self._lock.holding(work)
-
-    _only_read = False
-    """Whether nothing ever changes the table: it lies in a file that is mapped for reading."""
 
     def _require_own_rows(self) -> None:
         """Raise RuntimeError if the rows are not the table's to add, remove, assign or freeze."""

@@ -353,6 +353,11 @@ class KerasLion(Keras):
         self.m = self.m * h.beta_2 + g * (1 - h.beta_2)
 
 
+def rounded_power(x: Array, exponent: float) -> Array:
+    """x**exponent, rounded once: NumPy's float32 powers are not, and little may be left of their difference."""
+    return np.asarray((x.astype(np.float64) ** exponent).astype(x.dtype))
+
+
 class KerasFtrl(Keras):
     """keras/src/optimizers/ftrl.py."""
 
@@ -378,8 +383,8 @@ class KerasFtrl(Keras):
             n_new, g = self.n + g * g, g + 2 * h.l2_shrinkage_regularization_strength * self.w
         else:
             n_new = self.n + g * g
-        risen = n_new**power
-        self.z += g - (risen - self.n**power) / rate * self.w
+        risen = rounded_power(n_new, power)
+        self.z += g - (risen - rounded_power(self.n, power)) / rate * self.w
         self.w = (np.clip(self.z, -l1, l1) - self.z) / (risen / rate + 2 * l2)
         self.n = n_new
 

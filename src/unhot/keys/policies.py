@@ -53,7 +53,7 @@ class Policies(NamedTuple):
         rows = (
             f"a row number in [0, {self.reserved}), which are the reserved rows"
             if self.reserved
-            else ("a reserved row, of which there are none here: make the vocabulary with reserved=1")
+            else "a reserved row, of which there are none here: make the vocabulary with reserved=1"
         )
         raise ValueError(f"`{name}` must be {', '.join(map(repr, known))}, -1 or {rows}. Received: {policy!r}.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -165,10 +165,11 @@ class Growing(nn.Module):
         """As torch's; with frozen and removed rows, if the state has such."""
         names = {prefix + name.removeprefix("_"): name for name in ROW_NUMBERS}
         found = {names[key]: state_dict[key] for key in names if key in state_dict}
+        rows, none = len(cast("Tensor", self._parameters.get("weight", ()))), np.empty(0, np.int64)
+        given = {name: existing(_on_host(numbers), rows, none, name) for name, numbers in found.items()}
         super()._load_from_state_dict({key: value for key, value in state_dict.items() if key not in names}, prefix, *args)
         table = self._parameters.get("weight")
-        if found and isinstance(table, TableParameter):
-            given = {name: existing(_on_host(rows), len(table), np.empty(0, np.int64), name) for name, rows in found.items()}
+        if given and isinstance(table, TableParameter):
             table.__dict__.update({"_removed_rows": np.unique(given.get("_removed_rows", table.removed_rows))})
             freeze(table, np.unique(given.get("_frozen_rows", table.frozen_rows)))
 

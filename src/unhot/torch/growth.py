@@ -213,7 +213,7 @@ def _in_place(table: TableParameter, backend: TorchBackend | None, grown: dict[s
 
 def in_larger_memory(parameter: Tensor, weights: Tensor) -> list[Call]:
     """What gives a parameter this memory, and its gradient zeros for the rows that it has not had."""
-    follow(parameter)
+    enlarge_on_arrival(parameter)
     # The node of autograd that collects the gradient goes on wanting the old shape, unless the dtype changes.
     other = torch.empty(0, dtype=torch.float64 if weights.dtype != torch.float64 else torch.float32, device=weights.device)
     calls: list[Call] = [partial(setattr, parameter, "data", other), partial(setattr, parameter, "data", weights)]
@@ -222,10 +222,10 @@ def in_larger_memory(parameter: Tensor, weights: Tensor) -> list[Call]:
     return calls
 
 
-def follow(parameter: Tensor) -> None:
+def enlarge_on_arrival(parameter: Tensor) -> None:
     """Have the gradients of lookups made so far, whose `backward` is yet to come, become larger if the parameter has."""
 
-    def forward(gradients: tuple[Tensor | None]) -> tuple[None] | None:
+    def enlarge(gradients: tuple[Tensor | None]) -> tuple[None] | None:
         (gradient,) = gradients
         if gradient is None or gradient.shape == parameter.shape:
             return None
@@ -234,7 +234,7 @@ def follow(parameter: Tensor) -> None:
         return (None,)
 
     if parameter.requires_grad:
-        torch.autograd.graph.get_gradient_edge(parameter).node.register_prehook(forward)
+        torch.autograd.graph.get_gradient_edge(parameter).node.register_prehook(enlarge)
 
 
 def larger_gradient(gradient: Tensor, shape: torch.Size) -> Tensor:
