@@ -194,12 +194,12 @@ class Engine(Membership):
         self._swept = due
 
     def _due(self, due: int, turns: int) -> list[Array]:
-        """The rows whose turn it is, a few that follow each other of every `turns` times as many."""
+        """The rows whose turn it is, a few that follow each other of every `turns` times as many, also of a table's shards."""
         found = []
         for store in self.stores:
             block = store.turn // SWEPT_TOGETHER  # the first one, whose rows may be another store's in part
             first = (block + (due - block) % turns) * SWEPT_TOGETHER - store.turn
-            if first < store.rows:
-                spread = self.kernels.spread(first, store.rows, SWEPT_TOGETHER, turns * SWEPT_TOGETHER)
-                found.append(spread + store.first)
+            if first < store.whole_rows:
+                spread = self.kernels.spread(first, store.whole_rows, SWEPT_TOGETHER, turns * SWEPT_TOGETHER)
+                found.append((spread if store.shard is None else store.shard.own(spread)) + store.first)
         return found

@@ -84,7 +84,7 @@ class Membership(Settling):
     def _emptied(self, store: Store) -> Store:
         """What stands in the place of a store that has left: no rows, and no view that keeps those in memory."""
         weights, *slots = (self.kernels.copied(array[:0]) for array in store.state)
-        return store._replace(weights=weights, slots=tuple(slots), room=())
+        return store._replace(weights=weights, slots=tuple(slots), shard=None, room=())
 
     def apart(self, places: Sequence[int]) -> Self:
         """An engine for the stores at these places, with a copy of the clock: they go on from where they are on their own.

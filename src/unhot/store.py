@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from unhot.layouts import Shard
+
 
 class Store(NamedTuple):
     """Weights, (rows, dim), and slots, each of the same shape or (rows, 1) (`Law.row_slots`), in the order of the law's row
@@ -20,6 +22,8 @@ class Store(NamedTuple):
     turn: int = 0
     """The number of the first row among those that are settled in turn. It stays as it is in an engine in which the store goes
     on: a row whose turn came later there might rest for longer than the history reaches."""
+    shard: Shard | None = None
+    """Of which table the rows are some, so that each is settled when it would be if the table were in one piece."""
     room: tuple[Any, ...] = ()
     """Arrays that begin with weights and slots and have rows to spare, for more rows; nothing where there are none."""
 
@@ -39,6 +43,11 @@ class Store(NamedTuple):
         return self.weights, *self.slots
 
     @property
+    def whole_rows(self) -> int:
+        """The number of rows of the table of which this is a shard, or of the table."""
+        return self.rows if self.shard is None else self.shard.layout.rows
+
+    @property
     def stop(self) -> int:
         """The number after that of the last row."""
         return self.first + self.rows
@@ -54,10 +63,13 @@ class Store(NamedTuple):
         return len(self.room[0]) if self.room else self.rows
 
 
-def numbered(states: Iterable[tuple[Any, Sequence[Any]]]) -> tuple[Store, ...]:
-    """Stores of these (weights, slots), whose rows are numbered one after the other."""
-    stores = renumbered([Store(weights, tuple(slots)) for weights, slots in states])
-    return tuple(store._replace(turn=store.first) for store in stores)
+def numbered(states: Iterable[tuple[Any, Sequence[Any]]], shards: Sequence[Shard | None] = ()) -> tuple[Store, ...]:
+    """Stores of these (weights, slots), whose rows are numbered one after the other; some may be shards of tables."""
+    stores = [Store(weights, tuple(slots)) for weights, slots in states]
+    if shards:
+        stores = [store._replace(shard=shard) for store, shard in zip(stores, shards, strict=True)]
+    turns = accumulate((store.whole_rows for store in stores), initial=0)
+    return tuple(store._replace(turn=turn) for store, turn in zip(renumbered(stores), turns, strict=False))
 
 
 def renumbered(stores: Sequence[Store]) -> tuple[Store, ...]:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -273,6 +274,15 @@ def in_data_parallel() -> bool:
         return torch.distributed.is_available() and torch.distributed.is_initialized()
     module: Any = torch.nn.parallel.DistributedDataParallel
     return module._get_active_ddp_module() is not None
+
+
+def timeout_of(group: Any) -> timedelta | None:
+    """The timeout of a process group. Without the names of its backends, None, which stands for PyTorch's default."""
+    if not ON:
+        return None
+    backend = group._get_backend(group._device_types[0] if len(group._device_types) == 1 else torch.device("cpu"))
+    found: timedelta | None = getattr(backend.options, "_timeout", None)
+    return found
 
 
 def constructs_parameter(depth: int) -> bool:

@@ -155,16 +155,23 @@ def after_dense_step(core: Optimizer, start: Start) -> dict[str, float]:
     return {name: number for name, number in clock.state().items() if name in OF_NEW_ROWS}
 
 
+def planned_rows(table: Ready) -> int:
+    """For how many rows the history is made: all of a table's, also where some of them are here."""
+    shard = table.parameter.shard
+    return max(len(table.parameter), table.parameter.notes.capacity) if shard is None else shard.layout.rows
+
+
 def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
     """Make an engine on torch's memory, which goes on from what torch's state holds; it is given the slots that it lacks."""
     start = tables[0].backend.start(tables[0].state, owner)
     weights = [table.backend.weights_array() for table in tables]
-    planned = sum(max(len(array), table.parameter.notes.capacity) for array, table in zip(weights, tables, strict=True))
+    shards = [table.parameter.shard for table in tables]
+    planned = sum(map(planned_rows, tables))
     snapshot, clock = clock_of(core, start.dtype, planned, start.held)
     go_on(clock, start)
     slots = [table.backend.slots_for(clock, owner, group, table.state, start.held) for table in tables]
     states = [(array, arrays) for array, (_, arrays) in zip(weights, slots, strict=True)]
-    engine = Engine(numbered(states), snapshot, clock, start.now, start.kernels, planned)
+    engine = Engine(numbered(states, shards), snapshot, clock, start.now, start.kernels, planned)
     calls: list[Call] = []
     for place, (table, (tensors, _)) in enumerate(zip(tables, slots, strict=True)):
         calls += table.backend.bound(engine, place, table.state, tensors)

@@ -39,6 +39,8 @@ class Feature(NamedTuple):
     mode: str = ""
     given: Tensor | None = None
     """The ids as they were given, where `ids` are others."""
+    of_bags: tuple[Array, Array] | None = None
+    """The bag of each id, and its factor, where what is pooled elsewhere has its gradient here."""
 
 
 def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
@@ -49,6 +51,16 @@ def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tu
 def _joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
     if in_data_parallel():
         return None
+    owners = owners_of(features)
+    if owners is None:
+        return None
+    tables = list({id(feature.weight): feature.weight for feature in features}.values())
+    found: Any = CollectionLookup.apply(features, owners, concatenated, *tables)  # type: ignore[no-untyped-call]
+    return found[0] if concatenated else tuple(found)
+
+
+def owners_of(features: Sequence[Feature]) -> list[list[tuple[int, TorchBackend]]] | None:
+    """What reads the features, those of one owner together; None if they are not all trained by rows here, in one dtype."""
     dtype = features[0].weight.dtype
     by_lock: dict[int, list[tuple[int, TorchBackend]]] = {}
     for k, feature in enumerate(features):
@@ -57,10 +69,7 @@ def _joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | t
             return None
         require_indices(feature.ids)
         by_lock.setdefault(id(tie.backend.lock), []).append((k, tie.backend))
-    tables = list({id(feature.weight): feature.weight for feature in features}.values())
-    owners = list(by_lock.values())
-    found: Any = CollectionLookup.apply(features, owners, concatenated, *tables)  # type: ignore[no-untyped-call]
-    return found[0] if concatenated else tuple(found)
+    return list(by_lock.values())
 
 
 def read_features(
@@ -184,17 +193,24 @@ class CollectionLookup(torch.autograd.Function):
         own = [None if grad is None else grad.clone(memory_format=torch.contiguous_format) for grad in grads]
         like = next((grad for grad in own if grad is not None), features[0].weight)
         values = by_feature(own, ctx.dims, ctx.concatenated)
-        parts: dict[int, JointPart] = {}
-        for group in ctx.looked:
-            parts |= group.gradient(features, values, like)
-        found = []
-        for table, shape, notes in ctx.tables:
-            if table in parts:
-                found.append(RowGradient.made_of(parts[table], shape, notes))
-            else:  # the table makes the step, too
-                none = torch.empty((0, shape[1]), dtype=like.dtype)
-                found.append(RowGradient.of(torch.empty(0, dtype=torch.int64), none, shape[0], notes))
-        return (None, None, None, *found)
+        return (None, None, None, *row_gradients(features, ctx.looked, values, like, ctx.tables))
+
+
+def row_gradients(
+    features: Sequence[Feature], looked: Sequence[Looked], values: Sequence[Array | None], like: Tensor, tables: Iterable[Any]
+) -> list[Tensor]:
+    """The gradient of each table, from those of the features, (ids, dim) or (bags, dim); of some, there may be none."""
+    parts: dict[int, JointPart] = {}
+    for group in looked:
+        parts |= group.gradient(features, values, like)
+    found: list[Tensor] = []
+    for table, shape, notes in tables:
+        if table in parts:
+            found.append(RowGradient.made_of(parts[table], shape, notes))
+        else:  # the table makes the step, too
+            none = torch.empty((0, shape[1]), dtype=like.dtype)
+            found.append(RowGradient.of(torch.empty(0, dtype=torch.int64), none, shape[0], notes))
+    return found
 
 
 def by_feature(tensors: Sequence[Tensor | None], dims: Sequence[int], concatenated: bool) -> list[Any]:
@@ -208,6 +224,8 @@ def by_feature(tensors: Sequence[Tensor | None], dims: Sequence[int], concatenat
 
 def pooled(feature: Feature) -> tuple[Any, Any]:
     """The bag of each id, and what its gradient is multiplied by; None for both where features are not pooled."""
+    if feature.of_bags is not None:
+        return feature.of_bags
     return (None, None) if feature.starts is None else bags_of(feature.starts, feature.mode == "mean")
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from unhot.layouts import Shard
 from unhot.torch._private import (
     beneath_transforms,
     constructs_parameter,
@@ -68,6 +69,9 @@ class Notes:
 
 
 ROW_NUMBERS = ("_frozen_rows", "_removed_rows")
+"""Attributes that say something of rows."""
+
+COPIED = (*ROW_NUMBERS, "_shard")
 """Attributes that every copy of a table has, too."""
 
 
@@ -89,6 +93,12 @@ class TableParameter(nn.Parameter):
     def removed_rows(self) -> npt.NDArray[np.int64]:
         """The numbers of rows that have been given back, in rising order; copies of the table have the same."""
         return np.asarray(self.__dict__.get("_removed_rows", ()), np.int64)
+
+    @property
+    def shard(self) -> Shard | None:
+        """Of which table the rows are some; copies are so, too. None where they are all rows."""
+        found: Shard | None = self.__dict__.get("_shard")
+        return found
 
     @property
     def notes(self) -> Notes:
@@ -131,7 +141,7 @@ class TableParameter(nn.Parameter):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         made: Any = super().__deepcopy__(memo)  # type: ignore[no-untyped-call]
-        made.__dict__.update({name: self.__dict__[name] for name in ROW_NUMBERS if name in self.__dict__})
+        made.__dict__.update({name: self.__dict__[name] for name in COPIED if name in self.__dict__})
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:

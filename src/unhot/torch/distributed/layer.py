@@ -1,0 +1,256 @@
+"""`ShardedEmbedding` and `ShardedEmbeddingBag`: layers whose rows are spread over processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unhot.creation import as_size
+from unhot.ids import OutOfRange, check_policy
+from unhot.layouts import Layout, LayoutName, Shard, layout_of
+from unhot.torch._private import is_transformed
+from unhot.torch.backend import require_indices
+from unhot.torch.distributed.lookup import Options, Wanted, look_up
+from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.distributed.routing import Asked, BadId, Route, Router
+from unhot.torch.gradient_content import bags_of
+from unhot.torch.lookup import bag_starts, without_padding
+from unhot.torch.on_table import Activation, room_for
+from unhot.torch.parameter import TableParameter, become_table
+
+Reduction = Literal["mean", "sum"]
+
+
+class Sharded(nn.Module):
+    """A table of which this process has some rows."""
+
+    weight: TableParameter
+    num_embeddings: int
+    embedding_dim: int
+    peers: Peers
+
+    def _spread(
+        self, rows: Any, dim: Any, group: Group, layout: LayoutName, reduction: Reduction, device: Any, dtype: Any
+    ) -> None:
+        """Make the parameter of the rows that are here."""
+        kind = type(self).__name__
+        self.num_embeddings, self.embedding_dim = as_size("num_embeddings", rows), as_size("embedding_dim", dim)
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"{kind}: `reduction` must be 'mean' or 'sum'. Received: {reduction!r}.")
+        self.reduction = reduction
+        layout_of(layout, 1, 1)
+        self.peers = group if isinstance(group, Peers) else Peers(group)
+        shard = Shard(layout_of(layout, self.num_embeddings, self.peers.size), self.peers.rank)
+        room = room_for(shard.rows, self.embedding_dim, device, dtype)
+        weight = torch.empty((shard.rows, self.embedding_dim), device=device, dtype=dtype) if room is None else room
+        self.register_parameter("weight", nn.Parameter(weight))
+        self._become_shard(shard)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As torch's; a plain parameter that is put in the weight's place becomes a table, and stays the object it is."""
+        super().register_parameter(name, param)
+        if name == "weight":
+            become_table(param)
+
+    def _become_shard(self, shard: Shard) -> None:
+        self.weight.__dict__["_shard"] = shard
+
+    @property
+    def shard(self) -> Shard:
+        """Which rows are here."""
+        found = self.weight.shard
+        assert found is not None
+        return found
+
+    @property
+    def layout(self) -> LayoutName:
+        """How rows are spread: "mod", "range" or "hash"."""
+        return self.shard.layout.name
+
+    def rows_here(self) -> Tensor:
+        """The numbers, in the whole table, of the rows that are in `weight`, in their order there."""
+        shard = self.shard
+        found: Tensor = shard.layout.number_of(shard.index, torch.arange(shard.rows))
+        return found
+
+    def reset_parameters(self) -> None:
+        """Draw new weights, by numbers that differ from one process to the other even if all have the same seed."""
+        drawn = torch.randint(2**62, ())
+        generator = torch.Generator(self.weight.device).manual_seed((int(drawn) + self.peers.rank) % 2**63)
+        with torch.no_grad():
+            self.weight.normal_(generator=generator)
+
+    def extra_repr(self) -> str:
+        """The arguments, and which of the rows are here."""
+        return (
+            f"{self.num_embeddings}, {self.embedding_dim}, layout={self.layout!r}, reduction={self.reduction!r},"
+            f" process {self.peers.rank} of {self.peers.size}"
+        )
+
+
+class ShardedLayer(Sharded):
+    """What both layers do."""
+
+    padding_idx: int | None
+    pooled = False
+
+    def _set_up(
+        self,
+        padding_idx: int | None,
+        max_norm: float | None,
+        norm_type: float,
+        scale_grad_by_freq: bool,
+        bias: bool,
+        activation: Activation | None,
+        out_of_range: OutOfRange,
+    ) -> None:
+        rows = self.num_embeddings
+        if padding_idx is not None:
+            if not -rows <= padding_idx < rows:
+                raise AssertionError("Padding_idx must be within num_embeddings")
+            padding_idx %= rows
+        self.padding_idx, self.max_norm, self.norm_type = padding_idx, max_norm, norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
+        self.register_parameter("bias", nn.Parameter(self.weight.new_zeros(self.embedding_dim)) if bias else None)
+        self.activation = activation
+        self.out_of_range = check_policy(out_of_range, rows)
+        self._ahead: deque[tuple[tuple[Any, ...], Wanted, Route]] = deque()
+        self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled)
+
+    @property
+    def _options(self) -> Options:
+        padding_idx = -1
+        if self.padding_idx is not None and not self.pooled:
+            own = self.shard.own(torch.tensor([self.padding_idx]))
+            padding_idx = int(own[0]) if len(own) else -1
+        return Options(padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq)
+
+    def _wanted(self, *given: Any) -> Wanted:
+        raise NotImplementedError
+
+    def _begin(self, *given: Any) -> tuple[Wanted, Route]:
+        """Begin a lookup. What is wrong with what is given here is told to the other processes first."""
+        try:
+            wanted = self._wanted(*given)
+        except BaseException:
+            route = self._router.start([self._nothing()], failed=True)
+            route.finish_failed()
+            raise
+        bad = first_outside(wanted.asked.ids, self.num_embeddings)
+        asked = wanted.asked if bad is None else self._nothing()
+        return wanted, self._router.start([asked], bad)
+
+    def _nothing(self) -> Asked:
+        none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+        return Asked(none, none, none.double()) if self.pooled else Asked(none)
+
+    def prefetch(self, *given: Any) -> None:
+        """Begin to send the ids of a later call, which is made with the same arguments.
+
+        The call finds the ids where they have to be. All processes make this call together, as they do a lookup. Several
+        lookups may be begun; they are made in the same order.
+
+        Args:
+            given: what the layer is called with.
+
+        Raises: nothing of its own: an id that is out of range is an IndexError of the call.
+
+        Example: see `ShardedEmbedding`.
+        """
+        self._ahead.append((given, *self._begin(*given)))
+
+    def _vectors(self, *given: Any) -> Tensor:
+        if self._ahead:
+            begun, wanted, route = self._ahead.popleft()
+            if not all_same(begun, given):
+                raise ValueError("the layer is called with other ids than `prefetch` was. Call it in the order of the prefetches.")
+        else:
+            wanted, route = self._begin(*given)
+        route.finish()
+        return look_up([wanted], route, self.reduction == "mean")[0]
+
+    def _with_dense_parts(self, found: Tensor) -> Tensor:
+        found = found if self.bias is None else found + self.bias
+        return found if self.activation is None else self.activation(found)
+
+
+def all_same(first: Any, second: Any) -> bool:
+    """Whether these are the same arguments."""
+    if len(first) != len(second):
+        return False
+    pairs = zip(first, second, strict=True)
+    return all(a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)) for a, b in pairs)
+
+
+def first_outside(ids: Tensor, rows: int) -> BadId | None:
+    """The first of the ids that is no row's."""
+    outside = (ids < 0) | (ids >= rows)
+    if not bool(outside.any()):
+        return None
+    place = int(outside.to(torch.uint8).argmax())
+    return BadId(0, int(ids[place]), place)
+
+
+class ShardedEmbedding(ShardedLayer):
+    """`unhot.torch.Embedding` whose rows are spread over the processes of a group: each holds and trains its share.
+
+    All processes make the layer, call it, and go backward and step together, each with ids of its own. The vectors and trained
+    weights are those of one process with all ids. The layer's weight is the share of this process, and no part of
+    DistributedDataParallel: see `shard`.
+
+    Args: those of `unhot.torch.Embedding` but `sparse` and `frozen`, and
+        group: a process group, a one-dimensional DeviceMesh, or None for all processes.
+        layout: where the rows are: "mod" (row r in process r % processes), "range" (rows that follow each other) or "hash".
+        reduction: "mean" divides the gradients, summed over the processes, by their number, as DistributedDataParallel does;
+            "sum" does not.
+
+    Raises: what `unhot.torch.Embedding` raises; RuntimeError where there is no process group yet. A call raises IndexError in
+        all processes for an id out of range in one of them, and PeerError if another process does not do its part.
+
+    Example: with `torchrun --nproc-per-node=2`:
+
+        torch.distributed.init_process_group("gloo")
+        layer = unhot.torch.distributed.ShardedEmbedding(1_000_000, 64)
+        optimizer = unhot.torch.Adam(layer.parameters())
+        layer(ids).sum().backward()
+        optimizer.step()
+
+    References: torchrec/distributed/embedding.py.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = False,
+        activation: Activation | None = None,
+        out_of_range: OutOfRange = "raise",
+        group: Group = None,
+        layout: LayoutName = "mod",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, bias, activation, out_of_range)
+        self.reset_parameters()
+
+    def _wanted(self, ids: Tensor) -> Wanted:
+        require_indices(ids)
+        flat = ids.detach().reshape(-1).to(self.weight.device, torch.int64)
+        return Wanted("ids", self.weight, Asked(flat), self._options)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
+        found = self._vectors(input)
+        return self._with_dense_parts(found.view(*input.shape, self.embedding_dim))

@@ -1,0 +1,183 @@
+"""Lookups of tables whose rows are spread over processes: the vectors of this process's ids, with gradients for all owners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unhot.kernels import active as kernels
+from unhot.torch._private import without_torch_functions
+from unhot.torch.collection_lookup import Feature, by_feature, owners_of, read_features, row_gradients
+from unhot.torch.distributed.routing import Asked, Route
+from unhot.torch.lookup import lookup
+from unhot.torch.parameter import TableParameter
+
+
+class Options(NamedTuple):
+    """How a table is looked up, as `torch.nn.functional.embedding` has it; `padding_idx` is a row of this shard, or -1."""
+
+    padding_idx: int = -1
+    max_norm: float | None = None
+    norm_type: float = 2.0
+    scale_grad_by_freq: bool = False
+    sparse: bool | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the lookup alone."""
+        return self.max_norm is None and self.padding_idx < 0 and not self.scale_grad_by_freq and self.sparse is None
+
+
+class Wanted(NamedTuple):
+    """What is looked up of one feature."""
+
+    name: str
+    weight: TableParameter
+    """The rows that are here."""
+    asked: Asked
+    """The ids, as numbers of the whole table's rows."""
+    options: Options
+    starts: Tensor | None = None
+    """Where each bag begins among the ids, and the number of ids; None where they are not pooled."""
+    mode: str = ""
+    factors: Tensor | None = None
+    """What each vector is multiplied by, as it was given, with its gradient."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the kernels do all of it."""
+        by_torch = self.mode == "max" or (self.factors is not None and self.factors.requires_grad)
+        return self.options.plain and not by_torch
+
+
+def look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
+    """The vectors of each feature, (ids, dim) or (bags, dim), of which `route` has the ids.
+
+    The gradients are summed over all processes, and divided by their number if `mean` says so.
+    """
+    return without_torch_functions(_look_up, wanted, route, mean)
+
+
+def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
+    here = [
+        Feature(feature.name, feature.weight, asked.ids, asked.ids.shape) for feature, asked in zip(wanted, route.asked, strict=True)
+    ]
+    tables = list({id(feature.weight): feature.weight for feature in wanted}.values())
+    owners = owners_of(here) if all(feature.plain for feature in wanted) else None
+    if owners is not None:
+        found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]
+        return list(found)
+    rows = []
+    for feature, asked in zip(wanted, route.asked, strict=True):
+        padding_idx, *rest = feature.options
+        rows.append(lookup(asked.ids, feature.weight, None if padding_idx < 0 else padding_idx, *rest))
+    vectors: Any = RowsSent.apply(route, mean, *rows)  # type: ignore[no-untyped-call]
+    return [pooled_by_torch(feature, part) if feature.mode else part for feature, part in zip(wanted, vectors, strict=True)]
+
+
+def pooled_by_torch(feature: Wanted, vectors: Tensor) -> Tensor:
+    """The bags of vectors, one for each id."""
+    assert feature.starts is not None
+    places = torch.arange(len(vectors), device=vectors.device)
+    return nn.functional.embedding_bag(
+        places, vectors, feature.starts, mode=feature.mode, include_last_offset=True,
+        per_sample_weights=feature.factors,
+    )  # fmt: skip
+
+
+class RowsSent(torch.autograd.Function):
+    """Forward: rows go to those who asked for them.  Backward: their gradients come here."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Route, mean: bool, *rows: Tensor) -> tuple[Tensor, ...]:
+        ctx.route, ctx.mean = route, mean
+        return tuple(route.send_rows(rows))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        found: Any = GradientsSent.apply(ctx.route, ctx.mean, *gradients)  # type: ignore[no-untyped-call]
+        return (None, None, *found)
+
+
+class GradientsSent(torch.autograd.Function):
+    """Forward: gradients go to where the rows are.  Backward: the gradients of these come here."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Route, mean: bool, *gradients: Tensor) -> tuple[Tensor, ...]:
+        ctx.route, ctx.mean = route, mean
+        return tuple(received(route, gradients, mean, of_bags=False))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        found: Any = RowsSent.apply(ctx.route, ctx.mean, *gradients)  # type: ignore[no-untyped-call]
+        size = ctx.route.router.peers.size
+        return (None, None, *(part / size if ctx.mean else part for part in found))
+
+
+def received(route: Route, gradients: Sequence[Tensor], mean: bool, *, of_bags: bool) -> list[Tensor]:
+    """The gradients of the rows that are here, or of their bags."""
+    found = route.send_gradients(gradients, of_bags=of_bags)
+    size = route.router.peers.size
+    return [part.div_(size) for part in found] if mean and size > 1 else found
+
+
+class JointLookup(torch.autograd.Function):
+    """Forward: settled rows of all features, pooled or not.  Backward: the gradient of each table, by rows.
+
+    All tables are trained by rows, and lie in host memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, wanted: Sequence[Wanted], route: Route, mean: bool, here: Sequence[Feature], owners: Any, *tables: Any
+    ) -> tuple[Tensor, ...]:
+        dims = [feature.weight.size(1) for feature in wanted]
+        like = tables[0]
+        rows = [like.new_empty((len(asked.ids), dim)) for asked, dim in zip(route.asked, dims, strict=True)]
+        outs = by_feature(rows, dims, False)
+        looked: list[Any] = []
+        for members in owners:
+            looked += members[0][1].lock.holding(partial(read_features, here, members, outs))
+        ctx.here, ctx.looked, ctx.route, ctx.mean, ctx.dims = here, looked, route, mean, dims
+        ctx.tables = [(id(table), table.shape, table.notes) for table in tables]
+        return tuple(pooled_here(feature, part) for feature, part in zip(wanted, route.send_rows(rows), strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return JointLookup._gradients(ctx, gradients)
+
+    @staticmethod
+    def _gradients(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        route, pooled = ctx.route, ctx.route.router.pooled
+        features: list[Feature] = ctx.here
+        if pooled:
+            features = [
+                feature._replace(of_bags=(bags.numpy(), factors.numpy()))
+                for feature, (_, bags, factors) in zip(features, route.asked, strict=True)
+            ]
+        if torch.is_grad_enabled():  # `create_graph=True`
+            return (None, None, None, None, None, *differentiable(ctx, features, gradients))
+        own = received(route, [part.contiguous() for part in gradients], ctx.mean, of_bags=pooled)
+        values = by_feature(own, ctx.dims, False)
+        return (None, None, None, None, None, *row_gradients(features, ctx.looked, values, own[0], ctx.tables))
+
+
+def differentiable(ctx: Any, features: Sequence[Feature], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of the tables, dense, through which autograd goes on."""
+    raise RuntimeError("sharded tables have no second derivatives yet")
+
+
+def pooled_here(feature: Wanted, vectors: Tensor) -> Tensor:
+    """The bags of vectors, one for each id; the same as the kernels give where the rows are in one process."""
+    if feature.starts is None:
+        return vectors
+    out = vectors.new_empty((len(feature.starts) - 1, vectors.size(1)))
+    factors = feature.asked.factors if feature.mode == "sum" else None
+    weights = None if factors is None else factors.numpy()
+    places = torch.arange(len(vectors)).numpy()
+    kernels.pool(vectors.numpy(), places, feature.starts.numpy(), weights, feature.mode, out.numpy())
+    return out

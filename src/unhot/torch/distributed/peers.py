@@ -1,0 +1,152 @@
+"""The processes among which rows are spread: what they tell each other, and the error for one that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unhot.torch._private import timeout_of
+
+Group = Any
+"""A `torch.distributed.ProcessGroup`, a one-dimensional `DeviceMesh`, or None for all processes."""
+
+
+class PeerError(RuntimeError):
+    """Another process has not done its part of an exchange. The message says what was waited for, and what to do.
+
+    Args:
+        message: what was waited for, by whom, and what PyTorch says.
+
+    Raises: nothing.
+
+    Example:
+        >>> from unhot.torch.distributed import PeerError
+        >>> issubclass(PeerError, RuntimeError)
+        True
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class Peers:
+    """A group of processes, of which this is one. Each call of `exchange` is one collective operation."""
+
+    def __init__(self, given: Group, timeout: timedelta | None = None) -> None:
+        """For a group or a mesh. A collective operation: all processes of the group make it together.
+
+        The group is a copy of the given one, so that what goes on there (the gradients of DistributedDataParallel, say) may
+        come in another order in each process.
+        """
+        self.given = as_group(given)
+        self.group = copied(self.given, timeout)
+        self.size = dist.get_world_size(self.group)
+        self.rank = dist.get_rank(self.group)
+
+    def exchange(self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str) -> None:
+        """Send each process its part of `given`, and receive its part of `out`.
+
+        `counts` are how many elements come from each process, and go to each; None if all parts are of the same size. `what`
+        says what is waited for.
+        """
+        self.begin(out, given, counts, what).wait()
+
+    def begin(
+        self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str
+    ) -> Exchange:
+        """The same, of which the end is waited for later."""
+        if self.size == 1:
+            out.copy_(given)
+            return Exchange(self, None, what)
+        received, sent = (None, None) if counts is None else (list(counts[0]), list(counts[1]))
+        try:
+            work = dist.all_to_all_single(out, given, received, sent, group=self.group, async_op=True)
+        except RuntimeError as error:
+            raise self.failed(what, error) from error
+        return Exchange(self, work, what)
+
+    def failed(self, what: str, error: RuntimeError) -> PeerError:
+        """The error of an exchange."""
+        return PeerError(
+            f"process {self.rank} of {self.size} waited for {what} of the other processes, and did not get it: one of them has"
+            " ended, has raised an error, makes other lookups than this one, or takes longer than the group's timeout. This"
+            " table is as it was after its last step. Look at what the other processes say, and go on from the last"
+            f" checkpoint. PyTorch says: {error}"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Peers:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Peers, (None,)
+
+
+class Exchange:
+    """A collective operation that may not have ended yet."""
+
+    def __init__(self, peers: Peers, work: Any, what: str) -> None:
+        self.peers, self.work, self.what = peers, work, what
+
+    def wait(self) -> None:
+        """Wait for its end.
+
+        Raises: PeerError if it has none.
+        """
+        if self.work is None:
+            return
+        try:
+            self.work.wait()
+        except RuntimeError as error:
+            raise self.peers.failed(self.what, error) from error
+
+
+def as_group(given: Group) -> dist.ProcessGroup:
+    """The process group that is meant.
+
+    Raises: RuntimeError where there is none yet; TypeError or ValueError for what is no group or no one-dimensional mesh.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            "there is no process group yet. Start the program by `torchrun --nproc-per-node=2 program.py`, and call"
+            " `torch.distributed.init_process_group()` first."
+        )
+    if given is None:
+        found: Any = dist.group.WORLD
+        return found
+    if isinstance(given, dist.ProcessGroup):
+        return given
+    if isinstance(given, dist.DeviceMesh):
+        if given.ndim != 1:
+            raise ValueError(
+                f"rows are spread along one dimension of a mesh. Received: a mesh of dimensions {given.mesh_dim_names or given.ndim}."
+                " Hand over one of them, e.g. mesh['data']."
+            )
+        return given.get_group()
+    raise TypeError(f"a process group, a DeviceMesh or None is needed. Received: {type(given).__name__}.")
+
+
+_copies: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+
+
+def copied(group: dist.ProcessGroup, timeout: timedelta | None) -> dist.ProcessGroup:
+    """A group of the same processes, with the same timeout unless another is given; the same one each time."""
+    found = _copies.get(group)
+    if found is None or timeout is not None:
+        ranks = dist.get_process_group_ranks(group)
+        made: Any = dist.new_group(
+            ranks, timeout=timeout_of(group) if timeout is None else timeout, backend=dist.get_backend_config(group),
+            use_local_synchronization=True,
+        )  # fmt: skip
+        found = _copies[group] = made
+    return found
+
+
+def device_of(tensor: Tensor) -> torch.device:
+    """Where what is sent has to lie."""
+    return tensor.device
