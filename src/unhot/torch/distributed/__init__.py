@@ -1,0 +1,8 @@
+"""Tables whose rows are spread over the processes of `torch.distributed`, with the trained weights of one process."""
+
+from __future__ import annotations
+
+from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
+from unhot.torch.distributed.peers import PeerError
+
+__all__ = ["PeerError", "ShardedEmbedding", "ShardedEmbeddingBag"]

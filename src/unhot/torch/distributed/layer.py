@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -11,13 +10,13 @@ from torch import Tensor, nn
 
 from unhot.creation import as_size
 from unhot.ids import OutOfRange, check_policy
-from unhot.layouts import Layout, LayoutName, Shard, layout_of
-from unhot.torch._private import is_transformed
+from unhot.layouts import LayoutName, Shard, layout_of
 from unhot.torch.backend import require_indices
 from unhot.torch.distributed.lookup import Options, Wanted, look_up
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.routing import Asked, BadId, Route, Router
 from unhot.torch.gradient_content import bags_of
+from unhot.torch.layer import before
 from unhot.torch.lookup import bag_starts, without_padding
 from unhot.torch.on_table import Activation, room_for
 from unhot.torch.parameter import TableParameter, become_table
@@ -163,7 +162,17 @@ class ShardedLayer(Sharded):
         """
         self._ahead.append((given, *self._begin(*given)))
 
-    def _vectors(self, *given: Any) -> Tensor:
+    def _within(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The flat ids as `out_of_range` has them, and which of them are left, if not all are."""
+        if self.out_of_range == "raise":
+            return ids, None
+        bad = (ids < 0) | (ids >= self.num_embeddings)
+        if self.out_of_range == "zero":
+            return (ids[~bad], ~bad) if bool(bad.any()) else (ids, None)
+        return ids.masked_fill(bad, self.out_of_range), None
+
+    def _vectors(self, *given: Any) -> tuple[Tensor, Wanted]:
+        """The vectors of the ids, and what was looked up."""
         if self._ahead:
             begun, wanted, route = self._ahead.popleft()
             if not all_same(begun, given):
@@ -171,7 +180,7 @@ class ShardedLayer(Sharded):
         else:
             wanted, route = self._begin(*given)
         route.finish()
-        return look_up([wanted], route, self.reduction == "mean")[0]
+        return look_up([wanted], route, self.reduction == "mean")[0], wanted
 
     def _with_dense_parts(self, found: Tensor) -> Tensor:
         found = found if self.bias is None else found + self.bias
@@ -247,10 +256,107 @@ class ShardedEmbedding(ShardedLayer):
 
     def _wanted(self, ids: Tensor) -> Wanted:
         require_indices(ids)
-        flat = ids.detach().reshape(-1).to(self.weight.device, torch.int64)
-        return Wanted("ids", self.weight, Asked(flat), self._options)
+        flat, kept = self._within(ids.detach().reshape(-1).to(self.weight.device, torch.int64))
+        return Wanted("ids", self.weight, Asked(flat), self._options, kept=kept)
 
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
-        found = self._vectors(input)
+        found, wanted = self._vectors(input)
+        if wanted.kept is not None:
+            none = found.new_zeros((input.numel(), self.embedding_dim))
+            found = none.masked_scatter(wanted.kept.unsqueeze(1), found)
         return self._with_dense_parts(found.view(*input.shape, self.embedding_dim))
+
+
+class ShardedEmbeddingBag(ShardedLayer):
+    """`unhot.torch.EmbeddingBag` whose rows are spread over the processes of a group: each holds and trains its share.
+
+    Args: those of `unhot.torch.EmbeddingBag` but `sparse` and `frozen`, and `group`, `layout` and `reduction` as for
+        `ShardedEmbedding`.
+
+    Raises: what `unhot.torch.EmbeddingBag` and `ShardedEmbedding` raise.
+
+    Example: with `torchrun --nproc-per-node=2`:
+
+        layer = unhot.torch.distributed.ShardedEmbeddingBag(1_000_000, 64, mode="sum")
+        layer(ids, offsets).sum().backward()
+
+    References: torchrec/distributed/embeddingbag.py.
+    """
+
+    pooled = True
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = False,
+        activation: Activation | None = None,
+        out_of_range: OutOfRange = "raise",
+        group: Group = None,
+        layout: LayoutName = "mod",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        if mode not in ("sum", "mean", "max"):
+            raise ValueError(f"ShardedEmbeddingBag: `mode` must be 'sum', 'mean' or 'max'. Received: {mode!r}.")
+        if mode == "max" and scale_grad_by_freq:
+            raise ValueError("max mode does not support scaling the gradient by the frequency")
+        self.mode, self.include_last_offset = mode, include_last_offset
+        self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, bias, activation, out_of_range)
+        self.reset_parameters()
+
+    def _wanted(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Wanted:
+        require_indices(ids)
+        if per_sample_weights is not None and self.mode != "sum":
+            raise NotImplementedError(f"per_sample_weights go with mode='sum'. Received: mode={self.mode!r}.")
+        starts = bag_starts(ids, offsets, self.include_last_offset, "sum", None)
+        if starts is None:
+            raise ValueError(
+                "bags are ids of shape (bags, length), or flat ids with offsets that begin with 0, never fall, and end at or"
+                f" before the number of ids. Received: ids of shape {tuple(ids.shape)}, offsets {offsets}."
+            )
+        if per_sample_weights is not None and per_sample_weights.shape != ids.shape:
+            raise ValueError(
+                f"per_sample_weights must have the shape of the ids, {tuple(ids.shape)}. Received:"
+                f" {tuple(per_sample_weights.shape)}."
+            )
+        flat, kept = self._within(ids.detach().reshape(-1))
+        factors = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+        missing = None
+        if kept is not None:
+            missing = before(~kept)[starts].diff()
+            starts, factors = before(kept)[starts], None if factors is None else factors[kept]
+        if self.padding_idx is not None:
+            flat, starts, factors = without_padding(flat, starts, factors, self.padding_idx)
+        asked = self._asked(flat, starts, factors)
+        return Wanted("ids", self.weight, asked, self._options, starts, self.mode, factors, kept, missing)
+
+    def _asked(self, ids: Tensor, starts: Tensor, factors: Tensor | None) -> Asked:
+        """The ids with their bags, and the factors of their gradients."""
+        bags, shares = bags_of(starts.cpu(), self.mode == "mean")
+        by = factors.detach().double() if factors is not None else None if shares is None else torch.from_numpy(shares)
+        device = self.weight.device
+        return Asked(ids.to(device, torch.int64), torch.from_numpy(bags).to(device), None if by is None else by.to(device))
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""
+        found, wanted = self._vectors(input, offsets, per_sample_weights)
+        if wanted.missing is not None and wanted.starts is not None:
+            missing = wanted.missing.unsqueeze(1)
+            if self.mode == "max":
+                found = torch.where(missing > 0, found.clamp(min=0), found)
+            elif self.mode == "mean":
+                left = wanted.starts.diff().unsqueeze(1)
+                found = found * (left / (left + missing).clamp(min=1)).to(found.dtype)
+        return self._with_dense_parts(found)

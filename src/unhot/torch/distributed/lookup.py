@@ -46,6 +46,10 @@ class Wanted(NamedTuple):
     mode: str = ""
     factors: Tensor | None = None
     """What each vector is multiplied by, as it was given, with its gradient."""
+    kept: Tensor | None = None
+    """Which of the ids as they were given these are; None for all."""
+    missing: Tensor | None = None
+    """How many ids of each bag have a vector of zeros; None if none has."""
 
     @property
     def plain(self) -> bool:
