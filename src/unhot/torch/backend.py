@@ -21,7 +21,6 @@ from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
-from unhot.torch.gradient_content import Bagged
 from unhot.torch.held_state import Owner, Start, StateHolder, require_shape
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.training import Backend, Ownership
@@ -294,8 +293,9 @@ class TorchBackend(Backend):
         """The ids of a row-sparse gradient, as numbers of the engine's rows, and their vectors."""
         bags = factors = None
         source = gradient.content.source if isinstance(gradient, RowGradient) else None
-        if isinstance(source, Bagged) and isinstance(self.memory, Host):
-            named, values, bags, factors = source
+        bagged = None if source is None or not isinstance(self.memory, Host) else source.bagged()
+        if bagged is not None:
+            named, values, bags, factors = bagged
         elif isinstance(gradient, RowGradient):
             assert gradient.content.rows is not None
             named, values, *_ = gradient.content.rows

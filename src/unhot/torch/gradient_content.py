@@ -42,6 +42,9 @@ class Source(Protocol):
     def expanded(self) -> Rows:
         """The rows."""
 
+    def bagged(self) -> Bagged | None:
+        """The same as the gradient of ids that were pooled, if it is one: its factors are not rounded yet."""
+
 
 class Bagged(NamedTuple):
     """The gradient of ids that were pooled: each id has that of its bag, times a factor.
@@ -62,6 +65,10 @@ class Bagged(NamedTuple):
     def like(self) -> Tensor:
         """A tensor of the dtype, and on the device, of the gradient."""
         return self.values
+
+    def bagged(self) -> Bagged | None:
+        """Itself."""
+        return self
 
     def expanded(self) -> Rows:
         """The same with a gradient for each id."""

@@ -44,6 +44,17 @@ class JointPart(NamedTuple):
         """A tensor of the dtype, and on the device, of the gradient."""
         return self.joint.like
 
+    def bagged(self) -> Bagged | None:
+        """The same as the gradient of pooled ids, if it is that of one feature."""
+        if len(self.features) > 1:
+            return None
+        _, vectors, bags, factors = self.joint.segments[self.features.start]
+        if bags is None:
+            return None
+        ids = torch.from_numpy(self.joint.numbers[self.ids] - self.first)
+        weights = None if factors is None else torch.from_numpy(factors)
+        return Bagged(ids, torch.from_numpy(vectors), torch.from_numpy(bags), weights)
+
     def expanded(self) -> Rows:
         """The same with a gradient for each id."""
         ids = torch.from_numpy(self.joint.numbers[self.ids] - self.first)

@@ -321,6 +321,8 @@ class ShardedEmbeddingBag(ShardedLayer):
         if per_sample_weights is not None and self.mode != "sum":
             raise NotImplementedError(f"per_sample_weights go with mode='sum'. Received: mode={self.mode!r}.")
         starts = bag_starts(ids, offsets, self.include_last_offset, "sum", None)
+        if starts is None and offsets is not None and not ids.numel() and not offsets.numel():  # of a process without a share
+            starts = offsets.new_zeros(1, dtype=torch.int64)
         if starts is None:
             raise ValueError(
                 "bags are ids of shape (bags, length), or flat ids with offsets that begin with 0, never fall, and end at or"

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -41,11 +40,11 @@ class Peers:
     def __init__(self, given: Group, timeout: timedelta | None = None) -> None:
         """For a group or a mesh. A collective operation: all processes of the group make it together.
 
-        The group is a copy of the given one, so that what goes on there (the gradients of DistributedDataParallel, say) may
-        come in another order in each process.
+        Instead of the group of all processes it takes a copy, so that what else goes on there (the gradients of
+        DistributedDataParallel, say) may come in another order in each process.
         """
         self.given = as_group(given)
-        self.group = copied(self.given, timeout)
+        self.group = own_group(timeout) if self.given is dist.group.WORLD else self.given
         self.size = dist.get_world_size(self.group)
         self.rank = dist.get_rank(self.group)
 
@@ -131,22 +130,15 @@ def as_group(given: Group) -> dist.ProcessGroup:
     raise TypeError(f"a process group, a DeviceMesh or None is needed. Received: {type(given).__name__}.")
 
 
-_copies: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+_own: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
 
 
-def copied(group: dist.ProcessGroup, timeout: timedelta | None) -> dist.ProcessGroup:
-    """A group of the same processes, with the same timeout unless another is given; the same one each time."""
-    found = _copies.get(group)
+def own_group(timeout: timedelta | None) -> dist.ProcessGroup:
+    """A group of all processes for all tables, with the timeout of the one that there is unless another is given."""
+    world: Any = dist.group.WORLD
+    found = _own.get(world)
     if found is None or timeout is not None:
-        ranks = dist.get_process_group_ranks(group)
-        made: Any = dist.new_group(
-            ranks, timeout=timeout_of(group) if timeout is None else timeout, backend=dist.get_backend_config(group),
-            use_local_synchronization=True,
-        )  # fmt: skip
-        found = _copies[group] = made
+        until = timeout_of(world) if timeout is None else timeout
+        made: Any = dist.new_group(timeout=until, backend=dist.get_backend_config(world))
+        found = _own[world] = made
     return found
-
-
-def device_of(tensor: Tensor) -> torch.device:
-    """Where what is sent has to lie."""
-    return tensor.device
