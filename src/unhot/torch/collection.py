@@ -137,6 +137,11 @@ class Collection(nn.Module):
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        self._require_features(features)
+        return self._vectors(features)
+
+    def _require_features(self, features: Mapping[str, Ids]) -> None:
+        """Raise TypeError or KeyError if not each feature is given."""
         if not hasattr(features, "keys"):
             raise TypeError(
                 f"{type(self).__name__}: ids must be given in a dict, by feature. Received: {type(features).__name__}."
@@ -147,21 +152,28 @@ class Collection(nn.Module):
             raise KeyError(
                 f"{type(self).__name__}: ids must be given for each feature. Missing: {missing}; unknown: {unknown}."
             )
+
+    def _vectors(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
+        """The vectors of all features, of which each is given."""
         if torch.compiler.is_compiling() or is_transformed() or not all(map(only_looks_up, self.layers.values())):
             return self._one_by_one(features)
         given = [self._feature(name, features[name]) for name in self.features]
-        if self.output == "concatenated" and len({feature.shape for feature in given}) > 1:
-            shapes = {feature.name: tuple(feature.shape) for feature in given}
-            raise ValueError(
-                f"{type(self).__name__}: vectors are concatenated sample by sample, so all features must have the same number"
-                f" of samples. Received: {shapes}. Use output='dict' otherwise."
-            )
+        self._require_alike(given)
         found = joint_lookup(given, self.output == "concatenated")
         if found is None:
             return self._one_by_one(features)
         if isinstance(found, Tensor):
             return found
         return dict(zip(self.features, found, strict=True))
+
+    def _require_alike(self, given: Sequence[Feature]) -> None:
+        """Raise ValueError if the vectors are to be concatenated, and cannot be."""
+        if self.output == "concatenated" and len({feature.shape for feature in given}) > 1:
+            shapes = {feature.name: tuple(feature.shape) for feature in given}
+            raise ValueError(
+                f"{type(self).__name__}: vectors are concatenated sample by sample, so all features must have the same number"
+                f" of samples. Received: {shapes}. Use output='dict' otherwise."
+            )
 
     def _one_by_one(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The same by calls of the layers: where no optimizer of unhot's trains them, something traces, or one does more."""
@@ -171,6 +183,14 @@ class Collection(nn.Module):
     def _apart(self, name: str, ids: Any) -> Tensor:
         """The vectors of one feature."""
         raise NotImplementedError
+
+
+def pooling_of(config: Any) -> str:
+    """The mode of a configuration."""
+    pooling = str(getattr(config.pooling, "value", config.pooling)).lower()  # TorchRec's is an enumeration
+    if pooling not in ("sum", "mean"):
+        raise ValueError(f"EmbeddingBagCollection: `pooling` must be 'sum' or 'mean'. Received: {config.pooling!r}.")
+    return pooling
 
 
 def only_looks_up(layer: nn.Module) -> bool:
@@ -282,11 +302,8 @@ class EmbeddingBagCollection(Collection):
         super().__init__(tables, output, device, dtype)
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
-        pooling = str(getattr(config.pooling, "value", config.pooling)).lower()  # TorchRec's is an enumeration
-        if pooling not in ("sum", "mean"):
-            raise ValueError(f"EmbeddingBagCollection: `pooling` must be 'sum' or 'mean'. Received: {config.pooling!r}.")
         return EmbeddingBag(
-            config.num_embeddings, config.embedding_dim, mode=pooling, padding_idx=getattr(config, "padding_idx", None),
+            config.num_embeddings, config.embedding_dim, mode=pooling_of(config), padding_idx=getattr(config, "padding_idx", None),
             device=device, dtype=dtype,
         )  # fmt: skip
 

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 import unhot.torch
-from unhot.torch.distributed import ShardedEmbedding, ShardedEmbeddingBag
+from unhot.torch.distributed import (
+    ShardedEmbedding,
+    ShardedEmbeddingBag,
+    ShardedEmbeddingBagCollection,
+    ShardedEmbeddingCollection,
+)
 
 ROWS, DIM = 300, 4
 
@@ -129,3 +134,58 @@ def put_together(parts: Sequence[Any]) -> tuple[Tensor, dict[str, Tensor], list[
     weights = torch.cat([part[1] for part in parts])[order]
     slots = {name: torch.cat([part[3][name] for part in parts])[order] for name in parts[0][3]}
     return weights, slots, [torch.cat(vectors) for vectors in zip(*(part[2] for part in parts), strict=True)]
+
+
+# ------------------------------------------------------------------ collections
+
+TABLES = [("user", 300, 4, ["user", "friend"]), ("item", 57, 8, ["item"]), ("kind", 3, 2, ["kind"])]
+"""The last one has fewer rows than there may be processes."""
+
+
+def collection_of(pooled: bool, group: Any = None, **sharding: Any) -> Any:
+    """A collection with first weights of its own; sharded ones in a group."""
+    if pooled:
+        tables: list[Any] = [
+            unhot.torch.EmbeddingBagConfig(rows, dim, name, features, pooling="mean" if name == "item" else "sum")
+            for name, rows, dim, features in TABLES
+        ]
+        kind: Any = unhot.torch.EmbeddingBagCollection if group is None else ShardedEmbeddingBagCollection
+    else:
+        tables = [unhot.torch.EmbeddingConfig(rows, dim, name, features) for name, rows, dim, features in TABLES]
+        kind = unhot.torch.EmbeddingCollection if group is None else ShardedEmbeddingCollection
+    options = {} if group is None else {"group": group, "reduction": "sum", **sharding}
+    made = kind(tables, **options)
+    for layer, (_, rows, dim, _) in zip(made.layers.values(), TABLES, strict=True):
+        weights = first_weights(rows, dim)
+        with torch.no_grad():
+            layer.weight.copy_(weights if group is None else weights[layer.rows_here()])
+    return made
+
+
+def train_collection(group: Any, pooled: bool, layout: str, count: int, prefetched: bool = False) -> Any:
+    """The rows and weights of each table at the end, and all vectors; of one process without a group."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    layer = collection_of(pooled, group, layout=layout)
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.05)
+    rng = np.random.default_rng(5)
+    batches = []
+    for k in range(count):
+        samples = 0 if k % 9 == 5 else int(rng.integers(1, 40))
+        cuts = [round(samples * (r / world) ** 2) for r in range(world + 1)]
+        features = {}
+        for _, rows, _, names in TABLES:
+            for name in names:
+                ids = torch.from_numpy((rng.zipf(1.3, (samples, 3)) % rows).astype(np.int64))
+                features[name] = (ids if pooled else ids[:, 0])[cuts[rank] : cuts[rank + 1]]
+        batches.append((features, torch.from_numpy(rng.normal(size=(samples, 18)).astype(np.float32))[cuts[rank] : cuts[rank + 1]]))
+    found = []
+    for k, (features, gradients) in enumerate(batches):
+        optimizer.zero_grad()
+        vectors = layer(features)
+        if prefetched and k + 1 < count:
+            layer.prefetch(batches[k + 1][0])
+        found.append(vectors.detach().clone())
+        (vectors * gradients).sum().backward()
+        optimizer.step()
+    rows = [torch.arange(len(one.weight)) if group is None else one.rows_here() for one in layer.layers.values()]
+    return rows, [one.weight.detach().clone() for one in layer.layers.values()], found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from unhot.torch.distributed.collection import ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
 from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
 from unhot.torch.distributed.peers import PeerError
 
-__all__ = ["PeerError", "ShardedEmbedding", "ShardedEmbeddingBag"]
+__all__ = ["PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection", "ShardedEmbeddingCollection"]

@@ -1,0 +1,184 @@
+"""Collections whose tables are spread over processes: one exchange for the lookup of all features."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unhot.layouts import LayoutName
+from unhot.torch.backend import require_indices
+from unhot.torch.collection import (
+    Collection,
+    EmbeddingBagCollection,
+    EmbeddingCollection,
+    Ids,
+    Output,
+    Tables,
+    pooling_of,
+)
+from unhot.torch.collection_lookup import Feature
+from unhot.torch.distributed.layer import Reduction, ShardedEmbedding, ShardedEmbeddingBag, first_outside
+from unhot.torch.distributed.lookup import Options, Wanted, look_up
+from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.distributed.routing import Asked, BadId, Route, Router
+from unhot.torch.gradient_content import bags_of
+
+
+class ShardedCollection(Collection):
+    """What both collections do."""
+
+    pooled = False
+    reduction: Reduction
+
+    def __init__(
+        self, tables: Tables, output: Output, device: Any, dtype: Any, group: Group, layout: LayoutName, reduction: Reduction
+    ) -> None:
+        peers = group if isinstance(group, Peers) else Peers(group)
+        self.__dict__.update(_peers=peers, _layout=layout, reduction=reduction)  # of which the layers are made
+        super().__init__(tables, output=output, device=device, dtype=dtype)
+        layouts = [self._layer_of(name).shard.layout for name in self.features]
+        self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled)
+        self._ahead: deque[tuple[list[Feature], list[Wanted], Route]] = deque()
+
+    @property
+    def _sharding(self) -> dict[str, Any]:
+        """The arguments of the layers."""
+        return {"group": self._peers, "layout": self._layout, "reduction": self.reduction}
+
+    def _layer_of(self, feature: str) -> Any:
+        return self.layers[self.features[feature]]
+
+    def _asked(self, feature: Feature) -> Asked:
+        flat = feature.ids.detach().reshape(-1).to(feature.weight.device, torch.int64)
+        if feature.starts is None:
+            return Asked(flat)
+        bags, shares = bags_of(feature.starts.cpu(), feature.mode == "mean")
+        factors = None if shares is None else torch.from_numpy(shares).to(flat.device)
+        return Asked(flat, torch.from_numpy(bags).to(flat.device), factors)
+
+    def _nothing(self) -> list[Asked]:
+        device = next(iter(self.layers.parameters())).device
+        none = torch.empty(0, dtype=torch.int64, device=device)
+        return [Asked(none, none, none.double()) if self.pooled else Asked(none)] * len(self.features)
+
+    def _begin(self, features: Mapping[str, Ids]) -> tuple[list[Feature], list[Wanted], Route]:
+        """Begin a lookup. What is wrong with what is given here is told to the other processes first."""
+        try:
+            self._require_features(features)
+            given = [self._feature(name, features[name]) for name in self.features]
+            self._require_alike(given)
+            for feature in given:
+                require_indices(feature.ids)
+            asked = [self._asked(feature) for feature in given]
+        except BaseException:
+            self._router.start(self._nothing(), failed=True).finish_failed()
+            raise
+        bad: BadId | None = None
+        for k, (feature, ids) in enumerate(zip(given, asked, strict=True)):
+            found = first_outside(ids.ids, self._layer_of(feature.name).num_embeddings)
+            if found is not None and bad is None:
+                bad = found._replace(feature=k)
+        wanted = [
+            Wanted(feature.name, feature.weight, ids, Options(), feature.starts, feature.mode)
+            for feature, ids in zip(given, asked, strict=True)
+        ]
+        return given, wanted, self._router.start(self._nothing() if bad is not None else asked, bad)
+
+    def prefetch(self, features: Mapping[str, Ids]) -> None:
+        """Begin to send the ids of a later call, which is made with the same arguments; see `ShardedEmbedding.prefetch`.
+
+        Args:
+            features: what the collection is called with.
+
+        Raises: nothing of its own: an id that is out of range is an IndexError of the call.
+
+        Example: see `ShardedEmbedding`.
+        """
+        self._ahead.append(self._begin(features))
+
+    def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
+        """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        if self._ahead:
+            given, wanted, route = self._ahead.popleft()
+            now = [self._feature(name, features[name]) for name in self.features]
+            if not all(torch.equal(a.ids, b.ids) for a, b in zip(given, now, strict=True)):
+                raise ValueError("the collection is called with other ids than `prefetch` was. Call it in the order of the prefetches.")
+        else:
+            given, wanted, route = self._begin(features)
+        route.finish()
+        vectors = look_up(wanted, route, self.reduction == "mean")
+        shaped = [found.view(*feature.shape, found.size(-1)) for feature, found in zip(given, vectors, strict=True)]
+        return torch.cat(shaped, -1) if self.output == "concatenated" else dict(zip(self.features, shaped, strict=True))
+
+
+class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
+    """`unhot.torch.EmbeddingCollection` whose tables are spread over processes, with one exchange for all of them.
+
+    Args: those of `unhot.torch.EmbeddingCollection`, and `group`, `layout` and `reduction` as for `ShardedEmbedding`.
+
+    Raises: what `unhot.torch.EmbeddingCollection` and `ShardedEmbedding` raise.
+
+    Example: with `torchrun --nproc-per-node=2`:
+
+        layer = unhot.torch.distributed.ShardedEmbeddingCollection({"user": (1_000_000, 64), "item": (100_000, 32)})
+        layer({"user": users, "item": items}).sum().backward()
+
+    References: torchrec/distributed/embedding.py.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        *,
+        output: Output = "concatenated",
+        device: Any = None,
+        dtype: Any = None,
+        group: Group = None,
+        layout: LayoutName = "mod",
+        reduction: Reduction = "mean",
+    ) -> None:
+        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction)
+
+    def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
+        return ShardedEmbedding(config.num_embeddings, config.embedding_dim, device=device, dtype=dtype, **self._sharding)
+
+
+class ShardedEmbeddingBagCollection(ShardedCollection, EmbeddingBagCollection):
+    """`unhot.torch.EmbeddingBagCollection` whose tables are spread over processes, with one exchange for all of them.
+
+    Args: those of `unhot.torch.EmbeddingBagCollection`, and `group`, `layout` and `reduction` as for `ShardedEmbedding`.
+
+    Raises: what `unhot.torch.EmbeddingBagCollection` and `ShardedEmbedding` raise.
+
+    Example: with `torchrun --nproc-per-node=2`:
+
+        layer = unhot.torch.distributed.ShardedEmbeddingBagCollection({"user": (1_000_000, 64), "words": (100_000, 32)})
+        layer({"user": users, "words": (words, offsets)}).sum().backward()
+
+    References: torchrec/distributed/embeddingbag.py.
+    """
+
+    pooled = True
+
+    def __init__(
+        self,
+        tables: Tables,
+        *,
+        output: Output = "concatenated",
+        device: Any = None,
+        dtype: Any = None,
+        group: Group = None,
+        layout: LayoutName = "mod",
+        reduction: Reduction = "mean",
+    ) -> None:
+        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction)
+
+    def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
+        return ShardedEmbeddingBag(
+            config.num_embeddings, config.embedding_dim, mode=pooling_of(config),
+            padding_idx=getattr(config, "padding_idx", None), device=device, dtype=dtype, **self._sharding,
+        )  # fmt: skip
