@@ -285,6 +285,19 @@ def timeout_of(group: Any) -> timedelta | None:
     return found
 
 
+def ignored_in_data_parallel(module: torch.nn.Module, names: Sequence[str]) -> None:
+    """Let `DistributedDataParallel(module)` leave the parameters of these names alone.
+
+    Without its name for that, it would send rows of one process to others, or stop at rows of different numbers.
+    """
+    if ON:
+        kind: Any = torch.nn.parallel.DistributedDataParallel
+        kind._set_params_and_buffers_to_ignore_for_model(module, [*getattr(module, _IGNORED, ()), *names])
+
+
+_IGNORED = "_ddp_params_and_buffers_to_ignore"
+
+
 def constructs_parameter(depth: int) -> bool:
     """Whether `nn.Parameter(data)` calls `detach` of `data`, `depth` Python frames above the caller of this.
 

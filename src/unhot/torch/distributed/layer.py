@@ -78,10 +78,15 @@ class Sharded(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw new weights, by numbers that differ from one process to the other even if all have the same seed."""
+        if self.weight.is_meta:
+            return
         drawn = torch.randint(2**62, ())
         generator = torch.Generator(self.weight.device).manual_seed((int(drawn) + self.peers.rank) % 2**63)
         with torch.no_grad():
             self.weight.normal_(generator=generator)
+            padding_idx = getattr(self, "padding_idx", None)
+            if padding_idx is not None:
+                self.weight[self.shard.own(torch.tensor([padding_idx]))] = 0
 
     def extra_repr(self) -> str:
         """The arguments, and which of the rows are here."""
@@ -103,6 +108,7 @@ class ShardedLayer(Sharded):
         max_norm: float | None,
         norm_type: float,
         scale_grad_by_freq: bool,
+        sparse: bool | None,
         bias: bool,
         activation: Activation | None,
         out_of_range: OutOfRange,
@@ -113,7 +119,7 @@ class ShardedLayer(Sharded):
                 raise AssertionError("Padding_idx must be within num_embeddings")
             padding_idx %= rows
         self.padding_idx, self.max_norm, self.norm_type = padding_idx, max_norm, norm_type
-        self.scale_grad_by_freq = scale_grad_by_freq
+        self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, sparse
         self.register_parameter("bias", nn.Parameter(self.weight.new_zeros(self.embedding_dim)) if bias else None)
         self.activation = activation
         self.out_of_range = check_policy(out_of_range, rows)
@@ -126,7 +132,7 @@ class ShardedLayer(Sharded):
         if self.padding_idx is not None and not self.pooled:
             own = self.shard.own(torch.tensor([self.padding_idx]))
             padding_idx = int(own[0]) if len(own) else -1
-        return Options(padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq)
+        return Options(padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse)
 
     def _wanted(self, *given: Any) -> Wanted:
         raise NotImplementedError
@@ -211,7 +217,7 @@ class ShardedEmbedding(ShardedLayer):
     weights are those of one process with all ids. The layer's weight is the share of this process, and no part of
     DistributedDataParallel: see `shard`.
 
-    Args: those of `unhot.torch.Embedding` but `sparse` and `frozen`, and
+    Args: those of `unhot.torch.Embedding` but `frozen`, and
         group: a process group, a one-dimensional DeviceMesh, or None for all processes.
         layout: where the rows are: "mod" (row r in process r % processes), "range" (rows that follow each other) or "hash".
         reduction: "mean" divides the gradients, summed over the processes, by their number, as DistributedDataParallel does;
@@ -239,6 +245,7 @@ class ShardedEmbedding(ShardedLayer):
         max_norm: float | None = None,
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
+        sparse: bool | None = None,
         device: Any = None,
         dtype: Any = None,
         *,
@@ -251,7 +258,7 @@ class ShardedEmbedding(ShardedLayer):
     ) -> None:
         super().__init__()
         self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
-        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, bias, activation, out_of_range)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range)
         self.reset_parameters()
 
     def _wanted(self, ids: Tensor) -> Wanted:
@@ -271,7 +278,7 @@ class ShardedEmbedding(ShardedLayer):
 class ShardedEmbeddingBag(ShardedLayer):
     """`unhot.torch.EmbeddingBag` whose rows are spread over the processes of a group: each holds and trains its share.
 
-    Args: those of `unhot.torch.EmbeddingBag` but `sparse` and `frozen`, and `group`, `layout` and `reduction` as for
+    Args: those of `unhot.torch.EmbeddingBag` but `frozen`, and `group`, `layout` and `reduction` as for
         `ShardedEmbedding`.
 
     Raises: what `unhot.torch.EmbeddingBag` and `ShardedEmbedding` raise.
@@ -294,6 +301,7 @@ class ShardedEmbeddingBag(ShardedLayer):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         mode: str = "mean",
+        sparse: bool | None = None,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
         device: Any = None,
@@ -313,7 +321,7 @@ class ShardedEmbeddingBag(ShardedLayer):
             raise ValueError("max mode does not support scaling the gradient by the frequency")
         self.mode, self.include_last_offset = mode, include_last_offset
         self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
-        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, bias, activation, out_of_range)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range)
         self.reset_parameters()
 
     def _wanted(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Wanted:
