@@ -212,6 +212,7 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "plus dense": lambda g: g + MASK, "histogram": lambda g: torch.histc(g.float(), 5), "list": lambda g: g.tolist(),
     "median": torch.median, "kthvalue": lambda g: g.sum(0).kthvalue(2), "equal": lambda g: torch.equal(g, held(g)),
     "nonzero": torch.nonzero, "sorted": lambda g: g.sort(0)[0], "divided": lambda g: g / g.norm(dim=1, keepdim=True),
+    "times infinity, in place": lambda g: g.clone().mul_(float("inf")).isnan().sum(),
     "times infinity": lambda g: (g * float("inf")).isnan().sum(), "by infinities": lambda g: g * (MASK / 0),
 }  # fmt: skip
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from unhot.torch.gradient_content import coalesced
+from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import Content, coalesced
 from unhot.torch.lookup import sparse_tensor
+from unhot.torch.parameter import TableParameter
 
 
 def clip_grad_norm_(
@@ -20,7 +22,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     """`torch.nn.utils.clip_grad_norm_` that also accepts sparse gradients, which layers made with `sparse=True` have.
 
-    The norm is that of the dense gradients: the gradients of a repeated id are summed first. Without such layers, it does what
+    The norm is that of the dense gradients: the gradients of a repeated id are summed first. Of tables whose rows are spread over
+    processes it is the norm of the whole tables; all processes make the call together. Without such layers, it does what
     PyTorch's own does.
 
     Args: those of `torch.nn.utils.clip_grad_norm_`.
@@ -47,6 +50,10 @@ def clip_grad_norm_(
             grads.append(parameter.grad._values())
         else:
             grads.append(parameter.grad)
+        shards = parameter.notes.other_shards if isinstance(parameter, TableParameter) else None
+        if shards is not None and not isinstance(parameter.grad, RowGradient):  # which would answer for all shards itself
+            content = Content(grads[-1].shape, None, grads[-1], parameter.notes)
+            grads[-1] = RowGradient(content)
     total = torch.nn.utils.get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     with torch.no_grad():

@@ -46,6 +46,20 @@ class Source(Protocol):
         """The same as the gradient of ids that were pooled, if it is one: its factors are not rounded yet."""
 
 
+class OtherShards(Protocol):
+    """The shards of the same table in other processes. Each method is a collective operation."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the whole table."""
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over all shards of what each has."""
+
+    def largest(self, own: Tensor) -> Tensor:
+        """The largest of what each has."""
+
+
 class Bagged(NamedTuple):
     """The gradient of ids that were pooled: each id has that of its bag, times a factor.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unhot.torch._private import effects
 from unhot.torch.gradient_content import Content, HeldByRows, Rows
-from unhot.torch.gradient_reductions import REDUCTIONS, over_all
+from unhot.torch.gradient_reductions import REDUCTIONS, over_all, shards_of
 from unhot.torch.nested import mapped
 
 aten: Any = torch.ops.aten
@@ -180,7 +180,7 @@ def multiplied(func: Any, args: Any, kwargs: Any) -> Any:
     writes = bool(effects(func).writes)
     gradient, factor = (first, second) if isinstance(first, HeldByRows) else (second, first)
     content = gradient.content
-    if isinstance(factor, HeldByRows) or (writes and gradient is not first) or content.summands() is None:
+    if not isinstance(factor, Tensor) or isinstance(factor, HeldByRows) or (writes and gradient is not first) or content.summands() is None:
         return NotImplemented
     if not broadcastable(factor, content.shape) or not bool(torch.isfinite(factor).all()):  # 0 * inf is no 0
         return NotImplemented
@@ -332,7 +332,12 @@ def unscaled(func: Any, args: Any, kwargs: Any) -> Any:
             tensors.append(rows.values)
         else:
             tensors.append(value.content.write("`unscale_`") if isinstance(value, HeldByRows) else value)
-    return func(tensors, *args[1:], **kwargs)
+    result = func(tensors, *args[1:], **kwargs)
+    found_inf = args[1]
+    for shards in {shards_of(value.content): None for value in args[0] if isinstance(value, HeldByRows)}:
+        if shards is not None:  # whether to step is for all processes to agree on
+            found_inf.copy_(shards.largest(found_inf))
+    return result
 
 
 RULES: dict[Any, Rule] = {

@@ -19,6 +19,7 @@ from unhot.torch._private import (
     without_torch_functions,
 )
 from unhot.torch.backend import TorchBackend
+from unhot.torch.gradient_content import OtherShards
 from unhot.torch.lookup import bag_lookup, known_to_tracers, lookup
 from unhot.torch.nested import mapped
 from unhot.training import Ownership
@@ -66,6 +67,8 @@ class Notes:
         """Tensors that begin with the weights ("") and the slots, by their names, and have rows to spare."""
         self.capacity = 0
         """The number of rows to have room for."""
+        self.other_shards: OtherShards | None = None
+        """The shards of the same table in other processes, if there are such."""
 
 
 ROW_NUMBERS = ("_frozen_rows", "_removed_rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,6 +71,16 @@ class Peers:
             raise self.failed(what, error) from error
         return Exchange(self, work, what)
 
+    def agreed(self, own: Tensor, operation: Any, what: str) -> Tensor:
+        """The sum or the largest of what each process has; a collective operation."""
+        found = own.clone()
+        if self.size > 1:
+            try:
+                dist.all_reduce(found, operation, group=self.group)
+            except RuntimeError as error:
+                raise self.failed(what, error) from error
+        return found
+
     def failed(self, what: str, error: RuntimeError) -> PeerError:
         """The error of an exchange."""
         return PeerError(
@@ -84,6 +95,22 @@ class Peers:
 
     def __reduce__(self) -> Any:
         return Peers, (None,)
+
+
+@dataclass(frozen=True)
+class OtherShards:
+    """The shards of a table in other processes, for what is asked of the gradient of the whole table."""
+
+    peers: Peers
+    rows: int
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self.peers.agreed(own, dist.ReduceOp.SUM, "a reduction of a table's gradient")
+
+    def largest(self, own: Tensor) -> Tensor:
+        """The largest of all processes."""
+        return self.peers.agreed(own, dist.ReduceOp.MAX, "a reduction of a table's gradient")
 
 
 class Exchange:

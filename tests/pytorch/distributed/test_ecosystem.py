@@ -1,0 +1,147 @@
+"""What people do between `backward` and `step`, with tables in several processes: clipping, scaling, accumulation, Join."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import unhot.torch
+from pytorch.distributed import models
+from pytorch.distributed.models import Recommender, batches, part, weights_of
+from unhot.torch.distributed import ShardedEmbedding, shard
+
+CLIPS = {"torch": torch.nn.utils.clip_grad_norm_, "unhot": unhot.torch.clip_grad_norm_}
+
+
+def clipped(group: Any, which: str, kind: str, norm_type: float) -> Any:
+    """The weights after training with clipped gradients, and the norms; in one process without a group."""
+    norms = []
+
+    def clip(model: Any) -> None:
+        norms.append(float(CLIPS[which](model.parameters(), 0.05, norm_type)))
+
+    if group is None:
+        return models.in_one_process(20, clip, kind), norms
+    model: Any = Recommender(0)
+    shard(model, group)
+    model = nn.parallel.DistributedDataParallel(model, process_group=group)
+    module = unhot.torch if hasattr(unhot.torch, kind) else torch.optim
+    models.train(model, getattr(module, kind)(model.parameters(), lr=0.01), group.rank(), group.size(), 20, clip)
+    return weights_of(model, group), norms
+
+
+@pytest.mark.parametrize(("which", "norm_type"), [("torch", 2.0), ("unhot", 2.0), ("unhot", float("inf")), ("torch", 1.0)])
+def test_clipping(pool: Any, which: str, norm_type: float) -> None:
+    """The norm is that of the whole tables, the same in all processes."""
+    expected, expected_norms = clipped(None, which, "Adam", norm_type)
+    found = pool.run(clipped, which, "Adam", norm_type, world=3)
+    assert found[0][1] == found[1][1] == found[2][1]
+    torch.testing.assert_close(torch.tensor(found[0][1]), torch.tensor(expected_norms), rtol=1e-4, atol=0)
+    for name, weight in found[0][0].items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
+
+
+REDUCTIONS = {
+    "sum": lambda g: g.sum(), "mean": lambda g: g.mean(), "std": lambda g: g.std(), "max": lambda g: g.max(), "min": lambda g: g.min(),
+    "finite": lambda g: g.isfinite().all(), "nan": lambda g: g.isnan().any(), "count": lambda g: g.count_nonzero(),
+    "norm": lambda g: g.norm(), "one": lambda g: g.norm(1), "inf": lambda g: g.norm(float("inf")), "square": lambda g: g.square().sum(),
+}  # fmt: skip
+
+
+def reduced(group: Any, infinite: bool, dense: bool) -> dict[str, float]:
+    """Reductions of a gradient, in one process or of a shard."""
+    if group is None:
+        layer: Any = unhot.torch.Embedding(2, 3)
+        rank, world = 0, 1
+    else:
+        layer = ShardedEmbedding(2, 3, group=group, reduction="sum")
+        rank, world = group.rank(), group.size()
+    optimizer = unhot.torch.Adam(layer.parameters())
+    ids, factors = torch.tensor([0, 1, 1, 0, 1, 1]), torch.arange(18.0).view(6, 3) - 7
+    if infinite:
+        factors[5, 2] = torch.inf
+    (layer(ids.tensor_split(world)[rank]) * factors.tensor_split(world)[rank]).sum().backward()
+    if dense:
+        layer.weight.grad.data_ptr()
+    found = {name: float(reduce(layer.weight.grad)) for name, reduce in REDUCTIONS.items()}
+    optimizer.zero_grad()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("infinite", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_reductions_are_of_the_whole_gradient(pool: Any, infinite: bool, dense: bool) -> None:
+    """Also where a process has no row of the table. What elementwise functions make of a dense gradient is the process's own."""
+    own = ("finite", "nan", "square") if dense else ()
+    expected = reduced(None, infinite, dense)
+    for found in pool.run(reduced, infinite, dense, world=3):
+        for name in REDUCTIONS.keys() - own:
+            assert found[name] == pytest.approx(expected[name], rel=1e-6, nan_ok=True), name
+
+
+def scaled(group: Any) -> Any:
+    """The weights after training with a scale, where one process has an infinite gradient in one step; and the scales."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    model: Any = Recommender(0)
+    if group is not None:
+        shard(model, group)
+        model = nn.parallel.DistributedDataParallel(model, process_group=group)
+    optimizer = unhot.torch.Adam(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=4)
+    scales = []
+    for k, batch in enumerate(batches(12)):
+        own = part(batch, rank, world)
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(own), own["target"])
+        scaler.scale(loss).backward()
+        if k == 5:  # in one of the processes
+            inner = model if group is None else model.module
+            if group is None or len(inner.words.shard.own(torch.tensor([1]))):
+                inner.words.weight.grad.mul_(torch.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    return weights_of(model, group) if group is not None else dict(model.named_parameters()), scales
+
+
+def test_scaled_gradients(pool: Any) -> None:
+    """A gradient that is not finite in one process is a step that none makes."""
+    expected, expected_scales = scaled(None)
+    for weights, scales in pool.run(scaled, world=2):
+        assert scales == expected_scales
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name].detach(), rtol=1e-4, atol=2e-6)
+
+
+def accumulated(group: Any) -> Any:
+    """The weights of a layer that steps after every third batch."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    if group is None:
+        layer: Any = unhot.torch.Embedding(50, 3)
+        first = torch.arange(150.0).view(50, 3) / 100
+    else:
+        layer = ShardedEmbedding(50, 3, group=group, reduction="sum")
+        first = (torch.arange(150.0).view(50, 3) / 100)[layer.rows_here()]
+    with torch.no_grad():
+        layer.weight.copy_(first)
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    for k in range(30):
+        ids = torch.randint(50, (14,), generator=generator)
+        factors = torch.randn((14, 3), generator=generator)
+        (layer(ids.tensor_split(world)[rank]) * factors.tensor_split(world)[rank]).sum().backward()
+        if k % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    rows = torch.arange(50) if group is None else layer.rows_here()
+    return rows, layer.weight.detach().clone()
+
+
+def test_accumulated_gradients(pool: Any) -> None:
+    _, expected = accumulated(None)
+    for rows, weights in pool.run(accumulated, world=3):
+        assert torch.equal(weights, expected[rows])
