@@ -20,6 +20,10 @@ TIMEOUT = timedelta(seconds=20)
 """Of the collective operations."""
 
 
+OTHERS: dict[int, Any] = {}
+"""In a process, another group of so many processes: for tables of a model whose dense part has the first one."""
+
+
 class FailedError(Exception):
     """What a process has raised, by rank."""
 
@@ -79,6 +83,7 @@ def _serve(pipe: Any, rank: int, count: int, meeting: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=TIMEOUT)
     groups = {world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count)}
     groups[count] = dist.group.WORLD
+    OTHERS.update({world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count + 1)})
     while True:
         try:
             world, function, arguments = pipe.recv()

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.join import Join
 
 import unhot.torch
 from pytorch.distributed import models
+from pytorch.distributed.ranks import OTHERS
 from pytorch.distributed.models import Recommender, batches, part, weights_of
-from unhot.torch.distributed import ShardedEmbedding, shard
+from unhot.torch.distributed import JoinTables, ShardedEmbedding, shard
 
 CLIPS = {"torch": torch.nn.utils.clip_grad_norm_, "unhot": unhot.torch.clip_grad_norm_}
 
@@ -145,3 +147,50 @@ def test_accumulated_gradients(pool: Any) -> None:
     _, expected = accumulated(None)
     for rows, weights in pool.run(accumulated, world=3):
         assert torch.equal(weights, expected[rows])
+
+
+def joined(group: Any, buffers: bool) -> Any:
+    """The weights after each process has made as many steps as it had batches."""
+    model: Any = Recommender(0)
+    if buffers:
+        model.head = nn.Sequential(nn.BatchNorm1d(13, affine=False), model.head)
+    shard(model, OTHERS[group.size()])
+    model = nn.parallel.DistributedDataParallel(model, process_group=group)
+    optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
+    own = [part(batch, group.rank(), group.size()) for batch in batches(9)][: (9, 4, 6)[group.rank()]]
+    tables = JoinTables(model, optimizer)
+    with Join([tables, model]):
+        for batch in own:
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(batch), batch["target"]).backward()
+            optimizer.step()
+    return weights_of(model, group)
+
+
+def joined_in_one_process() -> Any:
+    """The same: gradients of processes without a batch are zero, and they are divided by the number of all processes."""
+    model = Recommender(0)
+    optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
+    for k, batch in enumerate(batches(9)):
+        optimizer.zero_grad()
+        for rank, count in enumerate((9, 4, 6)):
+            if k < count:
+                own = part(batch, rank, 3)
+                (nn.functional.mse_loss(model(own), own["target"]) / 3).backward()
+        optimizer.step()
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def test_unequal_numbers_of_steps(pool: Any) -> None:
+    expected = joined_in_one_process()
+    for weights in pool.run(joined, False, world=3):
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_unequal_numbers_of_steps_with_buffers(pool: Any) -> None:
+    """DistributedDataParallel sends buffers before each step, for which it waits."""
+    first, *others = pool.run(joined, True, world=3)
+    for weights in others:
+        for name, weight in weights.items():
+            assert torch.equal(weight, first[name]), name

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from unhot.torch.distributed.collection import ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
+from unhot.torch.distributed.join import JoinTables
 from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
 from unhot.torch.distributed.peers import PeerError
 from unhot.torch.distributed.sharding import shard, tables
 
 __all__ = [
-    "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection", "ShardedEmbeddingCollection",
+    "JoinTables", "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection", "ShardedEmbeddingCollection",
     "shard", "tables",
 ]  # fmt: skip

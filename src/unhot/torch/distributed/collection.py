@@ -45,6 +45,11 @@ class ShardedCollection(Collection):
         self._ahead: deque[tuple[list[Feature], list[Wanted], Route]] = deque()
 
     @property
+    def peers(self) -> Peers:
+        """The processes over which the tables are spread."""
+        return self._peers
+
+    @property
     def _sharding(self) -> dict[str, Any]:
         """The arguments of the layers."""
         return {"group": self._peers, "layout": self._layout, "reduction": self.reduction}
@@ -87,6 +92,18 @@ class ShardedCollection(Collection):
             for feature, ids in zip(given, asked, strict=True)
         ]
         return given, wanted, self._router.start(self._nothing() if bad is not None else asked, bad)
+
+    def look_up_nothing(self) -> list[Tensor]:
+        """Take part in a lookup of the other processes, without ids of one's own."""
+        asked = self._nothing()
+        starts = asked[0].ids.new_zeros(1) if self.pooled else None
+        wanted = [
+            Wanted(name, self._layer_of(name).weight, asked[0], Options(), starts, getattr(self._layer_of(name), "mode", ""))
+            for name in self.features
+        ]
+        route = self._router.start(asked)
+        route.finish()
+        return look_up(wanted, route, self.reduction == "mean")
 
     def prefetch(self, features: Mapping[str, Ids]) -> None:
         """Begin to send the ids of a later call, which is made with the same arguments; see `ShardedEmbedding.prefetch`.

@@ -188,6 +188,15 @@ class ShardedLayer(Sharded):
         route.finish()
         return look_up([wanted], route, self.reduction == "mean")[0], wanted
 
+    def look_up_nothing(self) -> list[Tensor]:
+        """Take part in a lookup of the other processes, without ids of one's own."""
+        nothing = self._nothing()
+        starts = nothing.ids.new_zeros(1) if self.pooled else None
+        wanted = Wanted("ids", self.weight, nothing, self._options, starts, getattr(self, "mode", ""))
+        route = self._router.start([nothing])
+        route.finish()
+        return look_up([wanted], route, self.reduction == "mean")
+
     def _with_dense_parts(self, found: Tensor) -> Tensor:
         found = found if self.bias is None else found + self.bias
         return found if self.activation is None else self.activation(found)
