@@ -59,6 +59,12 @@ class OtherShards(Protocol):
     def largest(self, own: Tensor) -> Tensor:
         """The largest of what each has."""
 
+    def as_whole(self, own: Tensor) -> Tensor:
+        """The rows of all shards, as one tensor that is spread over the processes in the order of the rows."""
+
+    def own_rows(self, whole: Tensor, name: str) -> Tensor:
+        """The rows of this shard, of such a tensor or of one with all rows."""
+
 
 class Bagged(NamedTuple):
     """The gradient of ids that were pooled: each id has that of its bag, times a factor.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -20,6 +20,7 @@ from unhot.torch.backend import DTYPES, TorchBackend, hide_from_compiler, why_de
 from unhot.torch.clocks import Ready, Step
 from unhot.torch.collection_lookup import CollectionLookup
 from unhot.torch.gradient import RowGradient
+from unhot.torch.gradient_content import OtherShards
 from unhot.torch.held_state import Start, slots_in
 from unhot.torch.lookup import ASKED_FOR, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
@@ -327,13 +328,32 @@ class RowOptimizer(Base):  # type: ignore[misc]
         """As torch's, with all rows settled: it loads into torch's own optimizer, which goes on as this would."""
         self.hand_over()
         found: dict[str, Any] = super().state_dict()
+        for number, table, shards in self._sharded(found):
+            held = found["state"].get(number, {})
+            rows = slots_in(held, table)
+            if rows:
+                found["state"][number] = {**held, **{name: shards.as_whole(slot) for name, slot in rows.items()}}
         return found
+
+    def _sharded(self, state_dict: Mapping[str, Any]) -> Iterator[tuple[Any, TableParameter, OtherShards]]:
+        """The tables whose rows are spread over processes, with their numbers in a state, and what knows the other shards."""
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
+            for number, table in zip(saved["params"], group["params"], strict=False):
+                shards = table.notes.other_shards if isinstance(table, TableParameter) else None
+                if shards is not None:
+                    yield number, table, shards
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, also from torch's own optimizer. It shares no memory with what is given."""
+        state = dict(state_dict["state"])
+        for number, _, shards in self._sharded(state_dict):
+            held = state.get(number, {})
+            rows = {name: slot for name, slot in held.items() if isinstance(slot, Tensor) and slot.dim() == 2}
+            if rows:
+                state[number] = {**held, **{name: shards.own_rows(slot, name) for name, slot in rows.items()}}
         for tie in self._owned():
             tie.backend.forget()
-        super().load_state_dict({**state_dict, "state": copy.deepcopy(state_dict["state"])})
+        super().load_state_dict({**state_dict, "state": copy.deepcopy(state)})
 
     def __getstate__(self) -> dict[str, Any]:
         self.hand_over()

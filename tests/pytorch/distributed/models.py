@@ -18,14 +18,15 @@ ROWS = 200
 class Recommender(nn.Module):
     """Two layers, a collection, and a dense part; with a layer that no lookup uses."""
 
-    def __init__(self, seed: int, device: str = "cpu") -> None:
+    def __init__(self, seed: int, device: str = "cpu", unused: bool = False) -> None:
         super().__init__()
         torch.manual_seed(seed)
         with torch.device(device):
             self.words = unhot.torch.Embedding(ROWS, 4, padding_idx=0)
             self.tags = unhot.torch.EmbeddingBag(ROWS, 4, mode="mean", bias=True)
             self.sides = unhot.torch.EmbeddingCollection({"user": (50, 3), "item": (7, 2)})
-            self.unused = unhot.torch.Embedding(10, 2)
+            if unused:
+                self.unused = unhot.torch.Embedding(10, 2)
             self.head = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 1))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -79,9 +80,9 @@ def train(model: nn.Module, optimizer: Any, rank: int, world: int, count: int, a
         optimizer.step()
 
 
-def in_one_process(count: int, after: Any = None, kind: str = "Adam") -> dict[str, Tensor]:
+def in_one_process(count: int, after: Any = None, kind: str = "Adam", *, unused: bool = False) -> dict[str, Tensor]:
     """The weights after training in one process."""
-    model = Recommender(0)
+    model = Recommender(0, unused=unused)
     train(model, getattr(unhot.torch, kind)(model.parameters(), lr=0.01), 0, 1, count, after)
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -89,7 +90,7 @@ def in_one_process(count: int, after: Any = None, kind: str = "Adam") -> dict[st
 def in_many(group: Any, layout: str, count: int, device: str = "cpu", **wrapping: Any) -> Any:
     """The weights after training in several; the first process's weights count."""
     torch.manual_seed(7)
-    model: Any = Recommender(group.rank(), device if group.rank() else "cpu")
+    model: Any = Recommender(group.rank(), device if group.rank() else "cpu", unused=True)
     done = shard(model, group, layout=layout)
     for module in model.modules():  # the dense parts were on the "meta" device
         if device == "meta" and group.rank() and isinstance(module, nn.Linear):

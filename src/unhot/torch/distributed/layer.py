@@ -15,6 +15,7 @@ from unhot.torch.backend import require_indices
 from unhot.torch.distributed.lookup import Options, Wanted, look_up
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.routing import Asked, BadId, Route, Router
+from unhot.torch.distributed.states import OtherShards
 from unhot.torch.gradient_content import bags_of
 from unhot.torch.layer import before
 from unhot.torch.lookup import bag_starts, without_padding
@@ -57,6 +58,23 @@ class Sharded(nn.Module):
 
     def _become_shard(self, shard: Shard) -> None:
         self.weight.__dict__["_shard"] = shard
+        self.weight.notes.other_shards = OtherShards(self.peers, shard.layout)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """As torch's, with the whole table, spread over the processes as a `DTensor`; all of them ask for it together."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        shards = OtherShards(self.peers, self.shard.layout)
+        destination[f"{prefix}weight"] = shards.as_whole(self.weight.detach())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """As torch's, of a tensor that `state_dict` gave, whatever the layout was, or of one with all rows."""
+        name, shard = f"{prefix}weight", self.shard
+        if name in state_dict:
+            shards = OtherShards(self.peers, shard.layout)
+            state_dict = {**state_dict, name: shards.own_rows(state_dict[name], name)}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        become_table(self.weight)
+        self._become_shard(shard)
 
     @property
     def shard(self) -> Shard:

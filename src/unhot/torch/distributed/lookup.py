@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from unhot.kernels import active as kernels
 from unhot.torch._private import without_torch_functions
 from unhot.torch.collection_lookup import Feature, by_feature, owners_of, read_features, row_gradients
-from unhot.torch.distributed.peers import OtherShards
 from unhot.torch.distributed.routing import Asked, Route
+from unhot.torch.distributed.states import OtherShards
 from unhot.torch.lookup import lookup
 from unhot.torch.parameter import TableParameter
 
@@ -74,7 +74,8 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
     tables = list({id(feature.weight): feature.weight for feature in wanted}.values())
     for table in tables:
         assert table.shard is not None
-        table.notes.other_shards = OtherShards(route.router.peers, table.shard.layout.rows)
+        if table.notes.other_shards is None:  # of a copy
+            table.notes.other_shards = OtherShards(route.router.peers, table.shard.layout)
     owners = owners_of(here) if all(feature.plain for feature in wanted) else None
     if owners is not None:
         found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,6 +47,7 @@ class Peers:
         self.group = own_group(timeout) if self.given is dist.group.WORLD else self.given
         self.size = dist.get_world_size(self.group)
         self.rank = dist.get_rank(self.group)
+        self._meshes: dict[str, dist.DeviceMesh] = {}
 
     def exchange(self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str) -> None:
         """Send each process its part of `given`, and receive its part of `out`.
@@ -81,6 +81,12 @@ class Peers:
                 raise self.failed(what, error) from error
         return found
 
+    def mesh(self, device_type: str) -> dist.DeviceMesh:
+        """The processes as a mesh of one dimension."""
+        if device_type not in self._meshes:
+            self._meshes[device_type] = dist.DeviceMesh.from_group(self.group, device_type)
+        return self._meshes[device_type]
+
     def failed(self, what: str, error: RuntimeError) -> PeerError:
         """The error of an exchange."""
         return PeerError(
@@ -95,22 +101,6 @@ class Peers:
 
     def __reduce__(self) -> Any:
         return Peers, (None,)
-
-
-@dataclass(frozen=True)
-class OtherShards:
-    """The shards of a table in other processes, for what is asked of the gradient of the whole table."""
-
-    peers: Peers
-    rows: int
-
-    def total(self, own: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.SUM, "a reduction of a table's gradient")
-
-    def largest(self, own: Tensor) -> Tensor:
-        """The largest of all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.MAX, "a reduction of a table's gradient")
 
 
 class Exchange:
