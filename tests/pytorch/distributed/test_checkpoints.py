@@ -15,7 +15,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 import unhot.torch
 from pytorch.distributed import models
 from pytorch.distributed.models import Recommender, batches, part, weights_of
-from unhot.torch.distributed import shard
+from pytorch.distributed.programs import made, optimizer_of, share, steps, train, whole_training
+from unhot.torch.distributed import load_table, save_table, shard
 
 
 def trained(group: Any, layout: str, kind: str, folder: str, first: int, stop: int, load: bool, save: bool) -> Any:
@@ -133,3 +134,34 @@ def test_states_of_one_process(pool: Any) -> None:
     for name, weight in expected.items():
         assert torch.equal(stock[name], weight), name
         assert torch.equal(loaded[name], weight), name
+
+
+def with_file(group: Any, kind: str, folder: str) -> Any:
+    """A layer's weights after training, saving to a file, and training on from it, in another layout."""
+    options = ("NAdam", {"lr": 0.01}) if kind == "NAdam" else (kind, {"lr": 0.05})
+    batches_here = [share(step, group.rank(), group.size(), False) for step in steps(30)]
+    layer = made("", {}, group, layout="mod")
+    optimizer = optimizer_of(layer, *options)
+    train(layer, optimizer, batches_here[:15], "")
+    save_table(layer, f"{folder}/table.safetensors", optimizer)
+    other = made("", {}, group, layout="hash")
+    with torch.no_grad():
+        other.weight.zero_()
+    again = optimizer_of(other, *options)
+    load_table(other, f"{folder}/table.safetensors", again)
+    train(other, again, batches_here[15:], "")
+    return other.rows_here(), other.weight.detach().clone()
+
+
+@pytest.mark.parametrize("kind", ["Adam", "NAdam", "SGD", "RowwiseAdagrad"])
+def test_files_of_tables(pool: Any, tmp_path: Path, kind: str) -> None:
+    """`unhot.load` reads what a sharded layer wrote, and trains on; so does a layer in another layout."""
+    options = ("NAdam", {"lr": 0.01}) if kind == "NAdam" else (kind, {"lr": 0.05})
+    _, expected, _, _ = whole_training("", {}, options, 30)
+    for rows, weights in pool.run(with_file, kind, str(tmp_path), world=3):
+        torch.testing.assert_close(weights, expected[rows], rtol=1e-5, atol=1e-6)
+    table = unhot.load(tmp_path / "table.safetensors")
+    for step in [share(step, 0, 1, False) for step in steps(30)][15:]:
+        table.accumulate(step.ids.numpy(), step.gradients[: len(step.ids)].numpy())
+        table.step()
+    torch.testing.assert_close(torch.from_numpy(table.array), expected, rtol=1e-5, atol=1e-6)

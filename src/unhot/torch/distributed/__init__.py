@@ -7,8 +7,9 @@ from unhot.torch.distributed.join import JoinTables
 from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
 from unhot.torch.distributed.peers import PeerError
 from unhot.torch.distributed.sharding import shard, tables
+from unhot.torch.distributed.tables import load_table, save_table
 
 __all__ = [
     "JoinTables", "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection", "ShardedEmbeddingCollection",
-    "shard", "tables",
+    "load_table", "save_table", "shard", "tables",
 ]  # fmt: skip
