@@ -112,7 +112,7 @@ def sharded_training(
     trainer = optimizer_of(layer, *optimizer)
     batches = [share(step, rank, world, bool(pooling)) for step in steps(count)]
     found = train(layer, trainer, batches, pooling)
-    slots = {name: slot for name, slot in trainer.state_dict()["state"].get(0, {}).items() if slot.dim() == 2}
+    slots = {name: slot for name, slot in trainer.state.get(layer.weight, {}).items() if slot.dim() == 2}
     return layer.rows_here(), layer.weight.detach().clone(), found, slots
 
 
@@ -122,7 +122,7 @@ def whole_training(pooling: str, options: Mapping[str, Any], optimizer: tuple[st
     trainer = optimizer_of(layer, *optimizer)
     batches = [share(step, 0, 1, bool(pooling)) for step in steps(count)]
     found = train(layer, trainer, batches, pooling)
-    slots = {name: slot for name, slot in trainer.state_dict()["state"].get(0, {}).items() if slot.dim() == 2}
+    slots = {name: slot for name, slot in trainer.state.get(layer.weight, {}).items() if slot.dim() == 2}
     return torch.arange(ROWS), layer.weight.detach().clone(), found, slots
 
 

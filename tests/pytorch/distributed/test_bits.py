@@ -43,3 +43,14 @@ def test_one_process(pool: Any, world: int, layout: str, pooling: str, optimizer
     torch.testing.assert_close(weights, expected[1], **close)
     torch.testing.assert_close(vectors, expected[2], **close)
     torch.testing.assert_close(slots, expected[3], **close)
+
+
+@pytest.mark.parametrize(("world", "pooling"), [(2, ""), (3, "mean"), (2, "weighted"), (2, "max"), (3, "sum")])
+@pytest.mark.parametrize("kind", ["Adam", "torch.Adam"])
+def test_each_id_sent_once(pool: Any, world: int, pooling: str, kind: str) -> None:
+    """The same but for rounding."""
+    optimizer = (kind, {"lr": 0.05})
+    expected = whole_training(pooling, {}, optimizer, 60)
+    found = put_together(pool.run(sharded_training, "mod", pooling, {"dedup": True}, optimizer, 60, world=world))
+    for weights, whole in ((found[0], expected[1]), (found[2], expected[2]), (found[1], expected[3])):
+        torch.testing.assert_close(weights, whole, rtol=2e-5, atol=2e-6)

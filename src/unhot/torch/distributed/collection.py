@@ -22,7 +22,7 @@ from unhot.torch.collection import (
 )
 from unhot.torch.collection_lookup import Feature
 from unhot.torch.distributed.layer import Reduction, ShardedEmbedding, ShardedEmbeddingBag, first_outside
-from unhot.torch.distributed.lookup import Options, Wanted, look_up
+from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.routing import Asked, BadId, Route, Router
 from unhot.torch.gradient_content import bags_of
@@ -33,15 +33,24 @@ class ShardedCollection(Collection):
 
     pooled = False
     reduction: Reduction
+    dedup: bool
 
     def __init__(
-        self, tables: Tables, output: Output, device: Any, dtype: Any, group: Group, layout: LayoutName, reduction: Reduction
+        self,
+        tables: Tables,
+        output: Output,
+        device: Any,
+        dtype: Any,
+        group: Group,
+        layout: LayoutName,
+        reduction: Reduction,
+        dedup: bool,
     ) -> None:
         peers = group if isinstance(group, Peers) else Peers(group)
-        self.__dict__.update(_peers=peers, _layout=layout, reduction=reduction)  # of which the layers are made
+        self.__dict__.update(_peers=peers, _layout=layout, reduction=reduction, dedup=dedup)  # of which the layers are made
         super().__init__(tables, output=output, device=device, dtype=dtype)
         layouts = [self._layer_of(name).shard.layout for name in self.features]
-        self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled)
+        self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled and not dedup)
         self._ahead: deque[tuple[list[Feature], list[Wanted], Route]] = deque()
 
     @property
@@ -68,7 +77,7 @@ class ShardedCollection(Collection):
     def _nothing(self) -> list[Asked]:
         device = next(iter(self.layers.parameters())).device
         none = torch.empty(0, dtype=torch.int64, device=device)
-        return [Asked(none, none, none.double()) if self.pooled else Asked(none)] * len(self.features)
+        return [Asked(none, none, none.double()) if self._router.pooled else Asked(none)] * len(self.features)
 
     def _begin(self, features: Mapping[str, Ids]) -> tuple[list[Feature], list[Wanted], Route]:
         """Begin a lookup. What is wrong with what is given here is told to the other processes first."""
@@ -91,7 +100,11 @@ class ShardedCollection(Collection):
             Wanted(feature.name, feature.weight, ids, Options(), feature.starts, feature.mode)
             for feature, ids in zip(given, asked, strict=True)
         ]
-        return given, wanted, self._router.start(self._nothing() if bad is not None else asked, bad)
+        if bad is not None:
+            return given, wanted, self._router.start(self._nothing(), bad)
+        if self.dedup:
+            wanted = [deduplicated(feature) for feature in wanted]
+        return given, wanted, self._router.start([feature.asked for feature in wanted])
 
     def look_up_nothing(self) -> list[Tensor]:
         """Take part in a lookup of the other processes, without ids of one's own."""
@@ -101,6 +114,7 @@ class ShardedCollection(Collection):
             Wanted(name, self._layer_of(name).weight, asked[0], Options(), starts, getattr(self._layer_of(name), "mode", ""))
             for name in self.features
         ]
+        wanted = [deduplicated(feature) for feature in wanted] if self.dedup else wanted
         route = self._router.start(asked)
         route.finish()
         return look_up(wanted, route, self.reduction == "mean")
@@ -135,7 +149,7 @@ class ShardedCollection(Collection):
 class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
     """`unhot.torch.EmbeddingCollection` whose tables are spread over processes, with one exchange for all of them.
 
-    Args: those of `unhot.torch.EmbeddingCollection`, and `group`, `layout` and `reduction` as for `ShardedEmbedding`.
+    Args: those of `unhot.torch.EmbeddingCollection`, and `group`, `layout`, `reduction` and `dedup` as for `ShardedEmbedding`.
 
     Raises: what `unhot.torch.EmbeddingCollection` and `ShardedEmbedding` raise.
 
@@ -157,8 +171,9 @@ class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
         group: Group = None,
         layout: LayoutName = "mod",
         reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
-        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction)
+        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction, dedup)
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
         return ShardedEmbedding(config.num_embeddings, config.embedding_dim, device=device, dtype=dtype, **self._sharding)
@@ -167,7 +182,7 @@ class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
 class ShardedEmbeddingBagCollection(ShardedCollection, EmbeddingBagCollection):
     """`unhot.torch.EmbeddingBagCollection` whose tables are spread over processes, with one exchange for all of them.
 
-    Args: those of `unhot.torch.EmbeddingBagCollection`, and `group`, `layout` and `reduction` as for `ShardedEmbedding`.
+    Args: those of `unhot.torch.EmbeddingBagCollection`, and `group`, `layout`, `reduction` and `dedup` as for `ShardedEmbedding`.
 
     Raises: what `unhot.torch.EmbeddingBagCollection` and `ShardedEmbedding` raise.
 
@@ -191,8 +206,9 @@ class ShardedEmbeddingBagCollection(ShardedCollection, EmbeddingBagCollection):
         group: Group = None,
         layout: LayoutName = "mod",
         reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
-        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction)
+        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction, dedup)
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
         return ShardedEmbeddingBag(

@@ -12,7 +12,7 @@ from unhot.creation import as_size
 from unhot.ids import OutOfRange, check_policy
 from unhot.layouts import LayoutName, Shard, layout_of
 from unhot.torch.backend import require_indices
-from unhot.torch.distributed.lookup import Options, Wanted, look_up
+from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.routing import Asked, BadId, Route, Router
 from unhot.torch.distributed.states import OtherShards
@@ -130,7 +130,11 @@ class ShardedLayer(Sharded):
         bias: bool,
         activation: Activation | None,
         out_of_range: OutOfRange,
+        dedup: bool,
     ) -> None:
+        if dedup and scale_grad_by_freq:
+            raise ValueError(f"{type(self).__name__}: with dedup=True, an id is not counted. Leave out one of the two.")
+        self.dedup = dedup
         rows = self.num_embeddings
         if padding_idx is not None:
             if not -rows <= padding_idx < rows:
@@ -142,7 +146,7 @@ class ShardedLayer(Sharded):
         self.activation = activation
         self.out_of_range = check_policy(out_of_range, rows)
         self._ahead: deque[tuple[tuple[Any, ...], Wanted, Route]] = deque()
-        self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled)
+        self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled and not dedup)
 
     @property
     def _options(self) -> Options:
@@ -164,12 +168,14 @@ class ShardedLayer(Sharded):
             route.finish_failed()
             raise
         bad = first_outside(wanted.asked.ids, self.num_embeddings)
+        if self.dedup and bad is None:
+            wanted = deduplicated(wanted)
         asked = wanted.asked if bad is None else self._nothing()
         return wanted, self._router.start([asked], bad)
 
     def _nothing(self) -> Asked:
         none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
-        return Asked(none, none, none.double()) if self.pooled else Asked(none)
+        return Asked(none, none, none.double()) if self._router.pooled else Asked(none)
 
     def prefetch(self, *given: Any) -> None:
         """Begin to send the ids of a later call, which is made with the same arguments.
@@ -211,6 +217,7 @@ class ShardedLayer(Sharded):
         nothing = self._nothing()
         starts = nothing.ids.new_zeros(1) if self.pooled else None
         wanted = Wanted("ids", self.weight, nothing, self._options, starts, getattr(self, "mode", ""))
+        wanted = deduplicated(wanted) if self.dedup else wanted
         route = self._router.start([nothing])
         route.finish()
         return look_up([wanted], route, self.reduction == "mean")
@@ -249,6 +256,8 @@ class ShardedEmbedding(ShardedLayer):
         layout: where the rows are: "mod" (row r in process r % processes), "range" (rows that follow each other) or "hash".
         reduction: "mean" divides the gradients, summed over the processes, by their number, as DistributedDataParallel does;
             "sum" does not.
+        dedup: whether each process sends an id once, however often it has it, and its gradients summed. That is less to send
+            where ids repeat, and the same but for rounding.
 
     Raises: what `unhot.torch.Embedding` raises; RuntimeError where there is no process group yet. A call raises IndexError in
         all processes for an id out of range in one of them, and PeerError if another process does not do its part.
@@ -282,10 +291,11 @@ class ShardedEmbedding(ShardedLayer):
         group: Group = None,
         layout: LayoutName = "mod",
         reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
         super().__init__()
         self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
-        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range, dedup)
         self.reset_parameters()
 
     def _wanted(self, ids: Tensor) -> Wanted:
@@ -305,7 +315,7 @@ class ShardedEmbedding(ShardedLayer):
 class ShardedEmbeddingBag(ShardedLayer):
     """`unhot.torch.EmbeddingBag` whose rows are spread over the processes of a group: each holds and trains its share.
 
-    Args: those of `unhot.torch.EmbeddingBag` but `frozen`, and `group`, `layout` and `reduction` as for
+    Args: those of `unhot.torch.EmbeddingBag` but `frozen`, and `group`, `layout`, `reduction` and `dedup` as for
         `ShardedEmbedding`.
 
     Raises: what `unhot.torch.EmbeddingBag` and `ShardedEmbedding` raise.
@@ -340,6 +350,7 @@ class ShardedEmbeddingBag(ShardedLayer):
         group: Group = None,
         layout: LayoutName = "mod",
         reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
         super().__init__()
         if mode not in ("sum", "mean", "max"):
@@ -348,7 +359,7 @@ class ShardedEmbeddingBag(ShardedLayer):
             raise ValueError("max mode does not support scaling the gradient by the frequency")
         self.mode, self.include_last_offset = mode, include_last_offset
         self._spread(num_embeddings, embedding_dim, group, layout, reduction, device, dtype)
-        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range)
+        self._set_up(padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, bias, activation, out_of_range, dedup)
         self.reset_parameters()
 
     def _wanted(self, ids: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Wanted:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from unhot.kernels import active as kernels
 from unhot.torch._private import without_torch_functions
@@ -33,6 +35,17 @@ class Options(NamedTuple):
         return self.max_norm is None and self.padding_idx < 0 and not self.scale_grad_by_freq and self.sparse is None
 
 
+class Repeats(NamedTuple):
+    """Where distinct ids occur among all ids."""
+
+    places: Tensor
+    """Which of the distinct ids each id is."""
+    order: Tensor
+    """The ids by what they are, in the order in which they occur."""
+    starts: Tensor
+    """Where each distinct id begins in that order, and the number of all ids."""
+
+
 class Wanted(NamedTuple):
     """What is looked up of one feature."""
 
@@ -51,6 +64,10 @@ class Wanted(NamedTuple):
     """Which of the ids as they were given these are; None for all."""
     missing: Tensor | None = None
     """How many ids of each bag have a vector of zeros; None if none has."""
+    repeats: Repeats | None = None
+    """Where the ids occur, if each is sent once; None if they are sent as often as they occur."""
+    occurring: Asked | None = None
+    """The ids as they occur, if each is sent once."""
 
     @property
     def plain(self) -> bool:
@@ -79,19 +96,73 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
     owners = owners_of(here) if all(feature.plain for feature in wanted) else None
     if owners is not None:
         found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]
-        return list(found)
+        return [part if feature.repeats is None else repeated(feature, part) for feature, part in zip(wanted, found, strict=True)]
     rows = []
     for feature, asked in zip(wanted, route.asked, strict=True):
         padding_idx, *rest = feature.options
         rows.append(lookup(asked.ids, feature.weight, None if padding_idx < 0 else padding_idx, *rest))
     vectors: Any = RowsSent.apply(route, mean, *rows)  # type: ignore[no-untyped-call]
-    return [pooled_by_torch(feature, part) if feature.mode else part for feature, part in zip(wanted, vectors, strict=True)]
+    return [by_torch(feature, part) for feature, part in zip(wanted, vectors, strict=True)]
 
 
-def pooled_by_torch(feature: Wanted, vectors: Tensor) -> Tensor:
-    """The bags of vectors, one for each id."""
+def deduplicated(feature: Wanted) -> Wanted:
+    """The same, where each id is sent once."""
+    ids = feature.asked.ids
+    if ids.is_cpu:
+        plan = kernels.group(np.ascontiguousarray(ids.numpy()))
+        order, starts = torch.from_numpy(plan.order), torch.from_numpy(plan.starts)
+        places = torch.empty_like(ids)
+        places[order] = torch.arange(len(plan.rows)).repeat_interleave(starts.diff())
+        distinct = torch.from_numpy(plan.rows.copy())
+    else:
+        distinct, places, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+        order, starts = torch.argsort(places, stable=True), nn.functional.pad(counts.cumsum(0), (1, 0))
+    return feature._replace(asked=Asked(distinct), occurring=feature.asked, repeats=Repeats(places, order, starts))
+
+
+def repeated(feature: Wanted, vectors: Tensor) -> Tensor:
+    """The vector of each id or bag, from those of the distinct ids."""
+    found: Any = Repeated.apply(feature, vectors)  # type: ignore[no-untyped-call]
+    made: Tensor = found
+    return made
+
+
+class Repeated(torch.autograd.Function):
+    """Forward: vectors of ids or bags, from those of the distinct ids.  Backward: sums in float64, rounded once. In host memory."""
+
+    @staticmethod
+    def forward(ctx: Any, feature: Wanted, vectors: Tensor) -> Tensor:
+        ctx.feature = feature
+        assert feature.repeats is not None
+        if feature.starts is None:
+            return vectors.index_select(0, feature.repeats.places)
+        return pooled(vectors, feature.repeats.places, feature.starts, feature.factors, feature.mode)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        repeats, occurring = ctx.feature.repeats, ctx.feature.occurring
+        order, factors = repeats.order, occurring.factors
+        bags = order if occurring.bags is None else occurring.bags[order]
+        by = None if factors is None else factors[order]
+        return None, pooled(gradient.contiguous(), bags, repeats.starts, by, "sum")
+
+
+def pooled(vectors: Tensor, places: Tensor, starts: Tensor, factors: Tensor | None, mode: str) -> Tensor:
+    """out[b] = the sum or mean of vectors[places[i]], times a factor, from starts[b] to starts[b + 1]; in host memory."""
+    out = vectors.new_empty((len(starts) - 1, vectors.size(1)))
+    by = None if factors is None else factors.detach().double().numpy()
+    kernels.pool(vectors.detach().numpy(), places.numpy(), starts.numpy(), by, mode, out.numpy())
+    return out
+
+
+def by_torch(feature: Wanted, vectors: Tensor) -> Tensor:
+    """The vectors of ids or bags, by torch's operations."""
+    repeats = feature.repeats
+    if not feature.mode:
+        return vectors if repeats is None else vectors.index_select(0, repeats.places)
     assert feature.starts is not None
-    places = torch.arange(len(vectors), device=vectors.device)
+    places = torch.arange(len(vectors), device=vectors.device) if repeats is None else repeats.places
     return nn.functional.embedding_bag(
         places, vectors, feature.starts, mode=feature.mode, include_last_offset=True,
         per_sample_weights=feature.factors,
@@ -153,7 +224,8 @@ class JointLookup(torch.autograd.Function):
             looked += members[0][1].lock.holding(partial(read_features, here, members, outs))
         ctx.here, ctx.looked, ctx.route, ctx.mean, ctx.dims = here, looked, route, mean, dims
         ctx.tables = [(id(table), table.shape, table.notes) for table in tables]
-        return tuple(pooled_here(feature, part) for feature, part in zip(wanted, route.send_rows(rows), strict=True))
+        found = zip(wanted, route.send_rows(rows), strict=True)
+        return tuple(pooled_here(feature, part) if route.router.pooled else part for feature, part in found)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -182,11 +254,6 @@ def differentiable(ctx: Any, features: Sequence[Feature], gradients: Sequence[Te
 
 def pooled_here(feature: Wanted, vectors: Tensor) -> Tensor:
     """The bags of vectors, one for each id; the same as the kernels give where the rows are in one process."""
-    if feature.starts is None:
-        return vectors
-    out = vectors.new_empty((len(feature.starts) - 1, vectors.size(1)))
+    assert feature.starts is not None
     factors = feature.asked.factors if feature.mode == "sum" else None
-    weights = None if factors is None else factors.numpy()
-    places = torch.arange(len(vectors)).numpy()
-    kernels.pool(vectors.numpy(), places, feature.starts.numpy(), weights, feature.mode, out.numpy())
-    return out
+    return pooled(vectors, torch.arange(len(vectors)), feature.starts, factors, feature.mode)

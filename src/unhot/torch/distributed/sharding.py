@@ -30,6 +30,7 @@ def shard(
     *,
     layout: LayoutName = "mod",
     reduction: Reduction = "mean",
+    dedup: bool = False,
     timeout: timedelta | None = None,
 ) -> Conversion[M]:
     """Spread the rows of a model's unhot layers over the processes of a group, in place.
@@ -44,7 +45,7 @@ def shard(
             unhot's of torch's.)
         group: a process group, a one-dimensional DeviceMesh, or None for all processes. Give it a group in which nothing else
             goes on at the same time.
-        layout, reduction: as for `ShardedEmbedding`.
+        layout, reduction, dedup: as for `ShardedEmbedding`.
         timeout: how long to wait for other processes; None for the timeout of all processes. Only where `group` is None.
 
     Returns: a `Conversion` with the model, which layers were replaced, and which were left alone and why.
@@ -65,7 +66,7 @@ def shard(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`shard` takes a module of torch. Received: {type(model).__name__}.")
     done = Conversion(model, in_place=True)
-    sharder = _Sharder(Peers(group, timeout), layout, reduction)
+    sharder = _Sharder(Peers(group, timeout), layout, reduction, dedup)
     used = uses(model)
     for name, module in found(model):
         why = reason_to_leave(module, used)
@@ -155,9 +156,9 @@ def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 class _Sharder:
     """Makes the layers of one call of `shard`."""
 
-    def __init__(self, peers: Peers, layout: LayoutName, reduction: Reduction) -> None:
+    def __init__(self, peers: Peers, layout: LayoutName, reduction: Reduction, dedup: bool) -> None:
         self.peers = peers
-        self.sharding: dict[str, Any] = {"group": peers, "layout": layout, "reduction": reduction}
+        self.sharding: dict[str, Any] = {"group": peers, "layout": layout, "reduction": reduction, "dedup": dedup}
 
     def sharded(self, module: Any) -> Any:
         """The same with rows that are spread."""
