@@ -141,14 +141,14 @@ class Shard(NamedTuple):
     """One shard of a table."""
 
     layout: Layout
-    index: int
+    rank: int
 
     @property
     def rows(self) -> int:
         """How many rows it has."""
-        return self.layout.count(self.index)
+        return self.layout.count(self.rank)
 
     def own(self, rows: Any) -> Any:
         """Those of the whole table's rows that this shard has, by its own numbers."""
         shards, local = self.layout.split(rows)
-        return local[shards == self.index]
+        return local[shards == self.rank]

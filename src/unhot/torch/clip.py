@@ -10,7 +10,6 @@ from torch import Tensor
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Content, coalesced
 from unhot.torch.lookup import sparse_tensor
-from unhot.torch.parameter import TableParameter
 
 
 def clip_grad_norm_(
@@ -22,8 +21,8 @@ def clip_grad_norm_(
 ) -> Tensor:
     """`torch.nn.utils.clip_grad_norm_` that also accepts sparse gradients, which layers made with `sparse=True` have.
 
-    The norm is that of the dense gradients: the gradients of a repeated id are summed first. Of tables whose rows are spread over
-    processes it is the norm of the whole tables; all processes make the call together. Without such layers, it does what
+    The norm is that of the dense gradients: the gradients of a repeated id are summed first. Of tables whose rows are spread
+    over processes it is that of the whole tables, and all processes make the call together. Without such layers, it does what
     PyTorch's own does.
 
     Args: those of `torch.nn.utils.clip_grad_norm_`.
@@ -50,9 +49,11 @@ def clip_grad_norm_(
             grads.append(parameter.grad._values())
         else:
             grads.append(parameter.grad)
-        shards = parameter.notes.other_shards if isinstance(parameter, TableParameter) else None
-        if shards is not None and not isinstance(parameter.grad, RowGradient):  # which would answer for all shards itself
-            content = Content(grads[-1].shape, None, grads[-1], parameter.notes)
+        notes = getattr(parameter, "notes", None)
+        if (
+            notes is not None and notes.other_shards is not None and not isinstance(parameter.grad, RowGradient)
+        ):  # which would answer for all shards itself
+            content = Content(grads[-1].shape, None, grads[-1], notes)
             grads[-1] = RowGradient(content)
     total = torch.nn.utils.get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)

@@ -303,8 +303,8 @@ class EmbeddingBagCollection(Collection):
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
         return EmbeddingBag(
-            config.num_embeddings, config.embedding_dim, mode=pooling_of(config), padding_idx=getattr(config, "padding_idx", None),
-            device=device, dtype=dtype,
+            config.num_embeddings, config.embedding_dim, mode=pooling_of(config),
+            padding_idx=getattr(config, "padding_idx", None), device=device, dtype=dtype,
         )  # fmt: skip
 
     def _feature(self, name: str, ids: Any) -> Feature:

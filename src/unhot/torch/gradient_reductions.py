@@ -20,7 +20,12 @@ def over_all(func: Any, args: Any, kwargs: Any) -> Any:
     positional = POSITIONAL.get(name, ("dim", "keepdim"))
     options = {**kwargs, **dict(zip(positional, rest, strict=False))}
     spread = shards_of(content) is not None
-    if (content.rows is None and not spread) or len(rest) > len(positional) or options.pop("keepdim", False) or "out" in options:
+    if (
+        (content.rows is None and not spread)
+        or len(rest) > len(positional)
+        or options.pop("keepdim", False)
+        or "out" in options
+    ):
         return NotImplemented
     dims = options.pop("dim", None)
     if dims is not None and (isinstance(dims, int) or sorted(dim % 2 for dim in dims) not in ([], [0, 1])):
@@ -133,6 +138,7 @@ def _extreme(name: str, sign: int) -> Callable[[Content], Any]:
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {
     "sum": _sum, "mean": _mean, "var": _var, "std": _std, "linalg_vector_norm": _norm, "count_nonzero": _count,
-    **{name: _extreme(name, 1) for name in ("any", "max", "amax")}, **{name: _extreme(name, -1) for name in ("all", "min", "amin")},
+    **{name: _extreme(name, 1) for name in ("any", "max", "amax")},
+    **{name: _extreme(name, -1) for name in ("all", "min", "amin")},
 }  # fmt: skip
 """By the name of the operator; what is passed on are its arguments beside `dim` and `keepdim`."""

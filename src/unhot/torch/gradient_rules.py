@@ -180,7 +180,12 @@ def multiplied(func: Any, args: Any, kwargs: Any) -> Any:
     writes = bool(effects(func).writes)
     gradient, factor = (first, second) if isinstance(first, HeldByRows) else (second, first)
     content = gradient.content
-    if not isinstance(factor, Tensor) or isinstance(factor, HeldByRows) or (writes and gradient is not first) or content.summands() is None:
+    if (
+        not isinstance(factor, Tensor)
+        or isinstance(factor, HeldByRows)
+        or (writes and gradient is not first)
+        or content.summands() is None
+    ):
         return NotImplemented
     if not broadcastable(factor, content.shape) or not bool(torch.isfinite(factor).all()):  # 0 * inf is no 0
         return NotImplemented

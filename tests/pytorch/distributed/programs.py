@@ -177,7 +177,9 @@ def train_collection(group: Any, pooled: bool, layout: str, count: int, prefetch
             for name in names:
                 ids = torch.from_numpy((rng.zipf(1.3, (samples, 3)) % rows).astype(np.int64))
                 features[name] = (ids if pooled else ids[:, 0])[cuts[rank] : cuts[rank + 1]]
-        batches.append((features, torch.from_numpy(rng.normal(size=(samples, 18)).astype(np.float32))[cuts[rank] : cuts[rank + 1]]))
+        batches.append(
+            (features, torch.from_numpy(rng.normal(size=(samples, 18)).astype(np.float32))[cuts[rank] : cuts[rank + 1]])
+        )
     found = []
     for k, (features, gradients) in enumerate(batches):
         optimizer.zero_grad()

@@ -9,13 +9,12 @@ import torch
 from selection import cover
 
 from pytorch.distributed.programs import put_together, sharded_training, whole_training
-from unhot import DenseFallbackWarning
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 0.05}), ("AdamW", {"lr": 0.05, "weight_decay": 0.1}), ("SGD", {"lr": 0.05, "momentum": 0.9}),
     ("RMSprop", {"lr": 0.01}), ("Adagrad", {"lr": 0.1}), ("NAdam", {"lr": 0.01}), ("RowwiseAdagrad", {"lr": 0.1}),
-    ("Adadelta", {"lr": 1.0}), ("Adamax", {"lr": 0.01, "betas": (0.8, 0.999)}), ("RAdam", {"lr": 0.01}), ("LazyAdam", {"lr": 0.05}),
-    ("Adam", {"lr": 0.05, "weight_decay": 0.1}), ("torch.Adam", {"lr": 0.05}),
+    ("Adadelta", {"lr": 1.0}), ("Adamax", {"lr": 0.01, "betas": (0.8, 0.999)}), ("RAdam", {"lr": 0.01}),
+    ("LazyAdam", {"lr": 0.05}), ("Adam", {"lr": 0.05, "weight_decay": 0.1}), ("torch.Adam", {"lr": 0.05}),
 ]  # fmt: skip
 """The last two train densely."""
 
@@ -38,7 +37,11 @@ CASES = cover(
 def test_one_process(pool: Any, world: int, layout: str, pooling: str, optimizer: Any) -> None:
     expected = whole_training(pooling, {}, optimizer, 120)
     weights, slots, vectors = put_together(pool.run(sharded_training, layout, pooling, {}, optimizer, 120, world=world))
-    exact = pooling in ("", "sum", "mean", "weighted") and not optimizer[0].startswith("torch.") and "weight_decay" not in optimizer[1]
+    exact = (
+        pooling in ("", "sum", "mean", "weighted")
+        and not optimizer[0].startswith("torch.")
+        and "weight_decay" not in optimizer[1]
+    )
     close = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-6}
     torch.testing.assert_close(weights, expected[1], **close)
     torch.testing.assert_close(vectors, expected[2], **close)

@@ -119,7 +119,7 @@ def full_states(group: Any) -> Any:
     shard(model, group)
     optimizer = unhot.torch.Adam(model.parameters(), lr=0.01)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights, state = get_state_dict(model, optimizer, options=options)
+    weights, _ = get_state_dict(model, optimizer, options=options)
     stock: Any = {name: weight.clone() for name, weight in weights.items()} if group.rank() == 0 else {}
     other: Any = Recommender(3)
     shard(other, group, layout="hash")

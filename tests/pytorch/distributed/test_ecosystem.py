@@ -11,8 +11,8 @@ from torch.distributed.algorithms.join import Join
 
 import unhot.torch
 from pytorch.distributed import models
-from pytorch.distributed.ranks import OTHERS
 from pytorch.distributed.models import Recommender, batches, part, weights_of
+from pytorch.distributed.ranks import OTHERS
 from unhot.torch.distributed import JoinTables, ShardedEmbedding, shard
 
 CLIPS = {"torch": torch.nn.utils.clip_grad_norm_, "unhot": unhot.torch.clip_grad_norm_}
@@ -47,9 +47,10 @@ def test_clipping(pool: Any, which: str, norm_type: float) -> None:
 
 
 REDUCTIONS = {
-    "sum": lambda g: g.sum(), "mean": lambda g: g.mean(), "std": lambda g: g.std(), "max": lambda g: g.max(), "min": lambda g: g.min(),
-    "finite": lambda g: g.isfinite().all(), "nan": lambda g: g.isnan().any(), "count": lambda g: g.count_nonzero(),
-    "norm": lambda g: g.norm(), "one": lambda g: g.norm(1), "inf": lambda g: g.norm(float("inf")), "square": lambda g: g.square().sum(),
+    "sum": lambda g: g.sum(), "mean": lambda g: g.mean(), "std": lambda g: g.std(), "max": lambda g: g.max(),
+    "min": lambda g: g.min(), "finite": lambda g: g.isfinite().all(), "nan": lambda g: g.isnan().any(),
+    "count": lambda g: g.count_nonzero(), "norm": lambda g: g.norm(), "one": lambda g: g.norm(1),
+    "inf": lambda g: g.norm(float("inf")), "square": lambda g: g.square().sum(),
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def reduced(group: Any, infinite: bool, dense: bool) -> dict[str, float]:
 @pytest.mark.parametrize("infinite", [False, True])
 @pytest.mark.parametrize("dense", [False, True])
 def test_reductions_are_of_the_whole_gradient(pool: Any, infinite: bool, dense: bool) -> None:
-    """Also where a process has no row of the table. What elementwise functions make of a dense gradient is the process's own."""
+    """Also where a process has no row of the table. What an elementwise function makes of a dense gradient is the shard's."""
     own = ("finite", "nan", "square") if dense else ()
     expected = reduced(None, infinite, dense)
     for found in pool.run(reduced, infinite, dense, world=3):
@@ -185,7 +186,9 @@ def test_unequal_numbers_of_steps(pool: Any) -> None:
     expected = joined_in_one_process()
     for weights in pool.run(joined, False, world=3):
         for name, weight in weights.items():
-            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_unequal_numbers_of_steps_with_buffers(pool: Any) -> None:

@@ -108,7 +108,11 @@ def test_peer_that_does_not_answer() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"layout": "rows"}, "`layout` must be one of"), ({"reduction": "max"}, "`reduction` must be"), ({"group": 3}, "process group")],
+    [
+        ({"layout": "rows"}, "`layout` must be one of"),
+        ({"reduction": "max"}, "`reduction` must be"),
+        ({"group": 3}, "process group"),
+    ],
 )
 def test_bad_arguments(pool: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FailedError, match=message):

@@ -19,4 +19,6 @@ def test_trains_as_one_process(pool: Any, world: int, layout: str, device: str) 
         assert not left
         assert weights.keys() == expected.keys()
         for name, found in weights.items():
-            torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                found, expected[name], rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )

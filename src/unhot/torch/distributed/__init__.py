@@ -10,6 +10,6 @@ from unhot.torch.distributed.sharding import shard, tables
 from unhot.torch.distributed.tables import load_table, save_table
 
 __all__ = [
-    "JoinTables", "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection", "ShardedEmbeddingCollection",
-    "load_table", "save_table", "shard", "tables",
+    "JoinTables", "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection",
+    "ShardedEmbeddingCollection", "load_table", "save_table", "shard", "tables",
 ]  # fmt: skip

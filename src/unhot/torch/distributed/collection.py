@@ -32,6 +32,7 @@ class ShardedCollection(Collection):
     """What both collections do."""
 
     pooled = False
+    _peers: Peers
     reduction: Reduction
     dedup: bool
 
@@ -137,7 +138,9 @@ class ShardedCollection(Collection):
             given, wanted, route = self._ahead.popleft()
             now = [self._feature(name, features[name]) for name in self.features]
             if not all(torch.equal(a.ids, b.ids) for a, b in zip(given, now, strict=True)):
-                raise ValueError("the collection is called with other ids than `prefetch` was. Call it in the order of the prefetches.")
+                raise ValueError(
+                    "the collection is called with other ids than `prefetch` was. Call it in the order of the prefetches."
+                )
         else:
             given, wanted, route = self._begin(features)
         route.finish()
@@ -182,7 +185,8 @@ class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
 class ShardedEmbeddingBagCollection(ShardedCollection, EmbeddingBagCollection):
     """`unhot.torch.EmbeddingBagCollection` whose tables are spread over processes, with one exchange for all of them.
 
-    Args: those of `unhot.torch.EmbeddingBagCollection`, and `group`, `layout`, `reduction` and `dedup` as for `ShardedEmbedding`.
+    Args: those of `unhot.torch.EmbeddingBagCollection`, and `group`, `layout`, `reduction` and `dedup` as for
+        `ShardedEmbedding`.
 
     Raises: what `unhot.torch.EmbeddingBagCollection` and `ShardedEmbedding` raise.
 

@@ -91,7 +91,7 @@ class Sharded(nn.Module):
     def rows_here(self) -> Tensor:
         """The numbers, in the whole table, of the rows that are in `weight`, in their order there."""
         shard = self.shard
-        found: Tensor = shard.layout.number_of(shard.index, torch.arange(shard.rows))
+        found: Tensor = shard.layout.number_of(shard.rank, torch.arange(shard.rows))
         return found
 
     def reset_parameters(self) -> None:
@@ -206,7 +206,9 @@ class ShardedLayer(Sharded):
         if self._ahead:
             begun, wanted, route = self._ahead.popleft()
             if not all_same(begun, given):
-                raise ValueError("the layer is called with other ids than `prefetch` was. Call it in the order of the prefetches.")
+                raise ValueError(
+                    "the layer is called with other ids than `prefetch` was. Call it in the order of the prefetches."
+                )
         else:
             wanted, route = self._begin(*given)
         route.finish()
@@ -223,7 +225,8 @@ class ShardedLayer(Sharded):
         return look_up([wanted], route, self.reduction == "mean")
 
     def _with_dense_parts(self, found: Tensor) -> Tensor:
-        found = found if self.bias is None else found + self.bias
+        bias: Any = self.bias
+        found = found if bias is None else found + bias
         return found if self.activation is None else self.activation(found)
 
 

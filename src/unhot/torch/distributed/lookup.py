@@ -86,7 +86,8 @@ def look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
 
 def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
     here = [
-        Feature(feature.name, feature.weight, asked.ids, asked.ids.shape) for feature, asked in zip(wanted, route.asked, strict=True)
+        Feature(feature.name, feature.weight, asked.ids, asked.ids.shape)
+        for feature, asked in zip(wanted, route.asked, strict=True)
     ]
     tables = list({id(feature.weight): feature.weight for feature in wanted}.values())
     for table in tables:
@@ -96,11 +97,15 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
     owners = owners_of(here) if all(feature.plain for feature in wanted) else None
     if owners is not None:
         found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]
-        return [part if feature.repeats is None else repeated(feature, part) for feature, part in zip(wanted, found, strict=True)]
+        return [
+            part if feature.repeats is None else repeated(feature, part) for feature, part in zip(wanted, found, strict=True)
+        ]
     rows = []
     for feature, asked in zip(wanted, route.asked, strict=True):
-        padding_idx, *rest = feature.options
-        rows.append(lookup(asked.ids, feature.weight, None if padding_idx < 0 else padding_idx, *rest))
+        padding_idx, max_norm, norm_type, scaled, sparse = feature.options
+        rows.append(
+            lookup(asked.ids, feature.weight, None if padding_idx < 0 else padding_idx, max_norm, norm_type, scaled, sparse)
+        )
     vectors: Any = RowsSent.apply(route, mean, *rows)  # type: ignore[no-untyped-call]
     return [by_torch(feature, part) for feature, part in zip(wanted, vectors, strict=True)]
 
@@ -128,7 +133,10 @@ def repeated(feature: Wanted, vectors: Tensor) -> Tensor:
 
 
 class Repeated(torch.autograd.Function):
-    """Forward: vectors of ids or bags, from those of the distinct ids.  Backward: sums in float64, rounded once. In host memory."""
+    """Forward: vectors of ids or bags, from those of the distinct ids.  Backward: sums in float64, rounded once.
+
+    All in host memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, feature: Wanted, vectors: Tensor) -> Tensor:
@@ -139,7 +147,7 @@ class Repeated(torch.autograd.Function):
         return pooled(vectors, feature.repeats.places, feature.starts, feature.factors, feature.mode)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         repeats, occurring = ctx.feature.repeats, ctx.feature.occurring
         order, factors = repeats.order, occurring.factors

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from unhot.torch._private import timeout_of
 
@@ -47,7 +48,7 @@ class Peers:
         self.group = own_group(timeout) if self.given is dist.group.WORLD else self.given
         self.size = dist.get_world_size(self.group)
         self.rank = dist.get_rank(self.group)
-        self._meshes: dict[str, dist.DeviceMesh] = {}
+        self._meshes: dict[str, DeviceMesh] = {}
 
     def exchange(self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str) -> None:
         """Send each process its part of `given`, and receive its part of `out`.
@@ -57,9 +58,7 @@ class Peers:
         """
         self.begin(out, given, counts, what).wait()
 
-    def begin(
-        self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str
-    ) -> Exchange:
+    def begin(self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str) -> Exchange:
         """The same, of which the end is waited for later."""
         if self.size == 1:
             out.copy_(given)
@@ -81,10 +80,10 @@ class Peers:
                 raise self.failed(what, error) from error
         return found
 
-    def mesh(self, device_type: str) -> dist.DeviceMesh:
+    def mesh(self, device_type: str) -> DeviceMesh:
         """The processes as a mesh of one dimension."""
         if device_type not in self._meshes:
-            self._meshes[device_type] = dist.DeviceMesh.from_group(self.group, device_type)
+            self._meshes[device_type] = DeviceMesh.from_group(self.group, device_type)
         return self._meshes[device_type]
 
     def failed(self, what: str, error: RuntimeError) -> PeerError:
@@ -133,17 +132,19 @@ def as_group(given: Group) -> dist.ProcessGroup:
             " `torch.distributed.init_process_group()` first."
         )
     if given is None:
-        found: Any = dist.group.WORLD
-        return found
+        world: Any = dist.group.WORLD
+        given = world
     if isinstance(given, dist.ProcessGroup):
-        return given
-    if isinstance(given, dist.DeviceMesh):
+        group: dist.ProcessGroup = given
+        return group
+    if isinstance(given, DeviceMesh):
         if given.ndim != 1:
             raise ValueError(
-                f"rows are spread along one dimension of a mesh. Received: a mesh of dimensions {given.mesh_dim_names or given.ndim}."
-                " Hand over one of them, e.g. mesh['data']."
+                "rows are spread along one dimension of a mesh. Received: a mesh of dimensions"
+                f" {given.mesh_dim_names or given.ndim}. Hand over one of them, e.g. mesh['data']."
             )
-        return given.get_group()
+        of_mesh: dist.ProcessGroup = given.get_group()
+        return of_mesh
     raise TypeError(f"a process group, a DeviceMesh or None is needed. Received: {type(given).__name__}.")
 
 

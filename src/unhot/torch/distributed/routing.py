@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unhot.ids import no_row
 from unhot.layouts import Layout
-from unhot.torch.distributed.peers import Exchange, PeerError, Peers
+from unhot.torch.distributed.peers import PeerError, Peers
 
 FINE, OUT_OF_RANGE, OTHER = range(3)
 """What the first number of a message says."""
@@ -102,7 +102,7 @@ class Route:
         if router.pooled:
             records = self._with_bags(records, asked, keys, order)
         begins = [0, *accumulate(len(feature.ids) for feature in asked)]
-        pieces = order.split([n for line in self.sent for n in line])
+        pieces = order.split_with_sizes([n for line in self.sent for n in line])
         self.orders = [torch.cat(pieces[k::features]) - begins[k] for k in range(features)] if features > 1 else [order]
         """Which of a feature's ids the rows are for, in the order in which they come."""
         self._records = records
@@ -127,7 +127,9 @@ class Route:
     def _with_bags(self, records: Tensor, asked: Sequence[Asked], keys: Tensor, order: Tensor) -> Tensor:
         """The records with the place of each id's bag among those that its process is told of, and its factor."""
         bags = torch.cat([feature.bags for feature in asked if feature.bags is not None])[order]
-        factors = [torch.ones(len(f.ids), dtype=torch.float64, device=f.ids.device) if f.factors is None else f.factors for f in asked]
+        factors = [
+            torch.ones(len(f.ids), dtype=torch.float64, device=f.ids.device) if f.factors is None else f.factors for f in asked
+        ]
         keys = keys[order]
         begins = torch.ones(len(bags), dtype=torch.bool, device=bags.device)
         begins[1:] = (bags[1:] != bags[:-1]) | (keys[1:] != keys[:-1])
@@ -136,7 +138,7 @@ class Route:
         told = torch.bincount(keys[begins], minlength=peers * features)
         self.gradients_sent = told.view(peers, features).tolist()
         first = told.cumsum(0) - told
-        pieces = bags[begins].split([n for line in self.gradients_sent for n in line])
+        pieces = bags[begins].split_with_sizes([n for line in self.gradients_sent for n in line])
         self.bags_told = [torch.cat(pieces[k::features]) for k in range(features)]
         """The bags whose gradients are sent, of each feature."""
         exact = torch.cat(factors)[order].view(torch.int64)
@@ -147,7 +149,7 @@ class Route:
 
         Raises: IndexError if an id of any process is out of range; PeerError if another process has an error of its own.
         """
-        router, peers = self.router, self.router.peers
+        router = self.router
         self._exchange.wait()
         features = len(router.names)
         headers = self._message[:, : router.header].tolist()
@@ -165,7 +167,7 @@ class Route:
         router.learn(most)
         records = torch.cat(pieces).view(-1, words)
         if features > 1:
-            parts = records.split([n for line in self.got for n in line])
+            parts = records.split_with_sizes([n for line in self.got for n in line])
             by_feature = [torch.cat(parts[k::features]) for k in range(features)]
         else:
             by_feature = [records]
@@ -196,7 +198,7 @@ class Route:
         out = sent.new_empty(sum(missing) * words)
         counts = [n * words for n in missing], [part.numel() for part in parts]
         self.router.peers.exchange(out, sent, counts, f"more ids of {self.what}")
-        return out.split(counts[0])
+        return out.split_with_sizes(counts[0])
 
     def _require_fine(self, headers: Sequence[Sequence[int]]) -> None:
         """Raise the error of the first process that has one; this one's own first."""
@@ -210,7 +212,9 @@ class Route:
                 raise no_row(number, place, rows, f"Use a larger table.{where}", whose=names[feature])
         for rank, (code, *_) in enumerate(headers):
             if code == OTHER and not self.failed:
-                raise PeerError(f"process {rank} has an error in its lookup of {self.what}, so nothing was looked up. See what it says.")
+                raise PeerError(
+                    f"process {rank} has an error in its lookup of {self.what}, so nothing was looked up. See what it says."
+                )
 
     # ------------------------------------------------------------------ rows and gradients
 
@@ -242,11 +246,11 @@ class Route:
         if alone:
             flat = parts[0].reshape(-1)
         else:
-            by_feature = [part.reshape(-1).split([line[k] for line in sizes]) for k, part in enumerate(parts)]
+            by_feature = [part.reshape(-1).split_with_sizes([line[k] for line in sizes]) for k, part in enumerate(parts)]
             flat = torch.cat([of_one[rank] for rank in range(len(sent)) for of_one in by_feature])
         out = flat.new_empty(sum(counts[0]))
         self.router.peers.exchange(out, flat, counts, what)
         if alone:
             return [out.view(-1, dims[0])]
-        pieces = out.split([n * dim for line in got for n, dim in zip(line, dims, strict=True)])
+        pieces = out.split_with_sizes([n * dim for line in got for n, dim in zip(line, dims, strict=True)])
         return [torch.cat(pieces[k :: len(dims)]).view(-1, dim) for k, dim in enumerate(dims)]

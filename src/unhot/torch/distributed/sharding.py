@@ -130,7 +130,7 @@ def reason_to_leave(module: Any, used: dict[int, int]) -> str:
     """
     if type(module) not in (Embedding, EmbeddingBag, EmbeddingCollection, EmbeddingBagCollection):
         return f"{type(module).__name__} is a class of its own, and may use its weight otherwise"
-    layers = list(module.layers.values()) if isinstance(module, Collection) else [module]
+    layers: list[Any] = list(module.layers.values()) if isinstance(module, Collection) else [module]
     for layer in layers:
         if type(layer) not in (Embedding, EmbeddingBag):
             return f"it holds a {type(layer).__name__}"
@@ -210,7 +210,9 @@ class _Sharder:
             layer.reset_parameters()
         else:
             given = weight.detach() if self.peers.rank == 0 else None
-            moved(self.peers, given, OnOne(mine.layout.rows, self.peers.size), mine.layout, parameter.detach(), "a table's rows")
+            moved(
+                self.peers, given, OnOne(mine.layout.rows, self.peers.size), mine.layout, parameter.detach(), "a table's rows"
+            )
         frozen = torch.from_numpy(weight.frozen_rows)
         layer.weight.__dict__["_frozen_rows"] = torch.sort(mine.own(frozen))[0].numpy()
 

@@ -1,4 +1,4 @@
-"""The rows of a sharded table as a `DTensor` in the order of the rows, whatever the layout: what states and checkpoints hold."""
+"""The rows of a sharded table as a `DTensor` in their order, whatever the layout is: what states and checkpoints hold."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ class OtherShards:
                 moved(self.peers, whole.to_local().detach(), ordered, self.layout, out, f"the rows of {name!r}")
                 return out
             whole = whole.full_tensor()
-        numbers: Any = shard.layout.number_of(shard.index, torch.arange(shard.rows))
+        numbers: Any = shard.layout.number_of(shard.rank, torch.arange(shard.rows))
         return whole.detach()[numbers.to(whole.device)]
