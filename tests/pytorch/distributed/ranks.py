@@ -37,7 +37,7 @@ class Ranks:
 
     def __init__(self, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        context = multiprocessing.get_context("spawn")
+        context = started_quickly()
         meeting = Path(self._folder.name) / "meeting"
         self._pipes, self._processes = [], []
         for rank in range(count):
@@ -71,6 +71,13 @@ class Ranks:
             process.kill()
             process.join()
         self._folder.cleanup()
+
+
+def started_quickly() -> Any:
+    """A context whose processes have imported everything when they start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed.tensor", "unhot.torch.distributed"])
+    return context
 
 
 def _serve(pipe: Any, rank: int, count: int, meeting: str) -> None:
