@@ -46,10 +46,20 @@ def fnv1a(packed: Packed) -> Hashes:
 
 def buckets_of(packed: Packed, buckets: int) -> Ids:
     """The bucket of each key, in [0, buckets)."""
+    return (mixed(packed) % np.uint64(buckets)).astype(np.int64)
+
+
+def shards_of(packed: Packed, shards: int) -> Ids:
+    """The shard of each key, in [0, shards), by other bits of its hash."""
+    return ((mixed(packed) >> np.uint64(32)) % np.uint64(shards)).astype(np.int64)
+
+
+def mixed(packed: Packed) -> Hashes:
+    """The hash of each key, whose bits all depend on all of the key's."""
     hashes = fnv1a(packed)
     hashes ^= hashes >> np.uint64(32)
     hashes *= np.uint64(FIRST)
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(SECOND)
     hashes ^= hashes >> np.uint64(32)
-    return (hashes % np.uint64(buckets)).astype(np.int64)
+    return hashes

@@ -26,6 +26,8 @@ def read(values: Any, name: str) -> Column:
     """
     if isinstance(values, np.ndarray):
         return _of_array(values, name)
+    if isinstance(values, Column):
+        return values
     if values is None or isinstance(values, (str, bytes, int, float, np.generic)):
         return _of_list([values], (), name)
     if isinstance(values, (list, tuple)):

@@ -51,7 +51,9 @@ def main(folder: Path, ends: list[int]) -> None:
         optimizer.step()
         if step % EVERY == EVERY - 1:
             weights, state = get_state_dict(model, optimizer)
-            dcp.save({"model": weights, "optimizer": state, "place": {"step": torch.tensor(step + 1)}}, checkpoint_id=checkpoint)
+            dcp.save(
+                {"model": weights, "optimizer": state, "place": {"step": torch.tensor(step + 1)}}, checkpoint_id=checkpoint
+            )
     found = weights_of(model, None)
     if rank == 0:
         torch.save(found, folder / "weights.pt")

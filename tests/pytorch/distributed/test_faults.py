@@ -114,7 +114,7 @@ def run_elastic(folder: Path, *ends: int) -> Any:
         **os.environ,
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join([str(tests), *sys.path[1:]]),
-        # Without it, processes that PyTorch 2.13 restarts meet at the addresses of those that have ended, with or without unhot.
+        # Without it, processes that PyTorch 2.13 restarts look for those that have ended, with or without unhot.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     command = [

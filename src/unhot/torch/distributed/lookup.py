@@ -93,7 +93,7 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
     for table in tables:
         assert table.shard is not None
         if table.notes.other_shards is None:  # of a copy
-            table.notes.other_shards = OtherShards(route.router.peers, table.shard.layout)
+            table.notes.other_shards = OtherShards(route.peers, table.shard.layout)
     owners = owners_of(here) if all(feature.plain for feature in wanted) else None
     if owners is not None:
         found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]
@@ -202,14 +202,14 @@ class GradientsSent(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         found: Any = RowsSent.apply(ctx.route, ctx.mean, *gradients)  # type: ignore[no-untyped-call]
-        size = ctx.route.router.peers.size
+        size = ctx.route.peers.size
         return (None, None, *(part / size if ctx.mean else part for part in found))
 
 
 def received(route: Route, gradients: Sequence[Tensor], mean: bool, *, of_bags: bool) -> list[Tensor]:
     """The gradients of the rows that are here, or of their bags."""
     found = route.send_gradients(gradients, of_bags=of_bags)
-    size = route.router.peers.size
+    size = route.peers.size
     return [part.div_(size) for part in found] if mean and size > 1 else found
 
 

@@ -16,6 +16,7 @@ from unhot.torch._private import ignored_in_data_parallel
 from unhot.torch.collection import Collection, EmbeddingBagCollection, EmbeddingCollection
 from unhot.torch.conversion import PARAMETRIZED
 from unhot.torch.distributed.collection import ShardedCollection, ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
+from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
 from unhot.torch.distributed.layer import Reduction, Sharded, ShardedEmbedding, ShardedEmbeddingBag
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.transfer import OnOne, moved
@@ -100,7 +101,7 @@ def tables(model: nn.Module) -> set[nn.Parameter]:
         >>> unhot.torch.distributed.tables(torch.nn.Linear(2, 2))
         set()
     """
-    return {module.weight for module in model.modules() if isinstance(module, Sharded)}
+    return {module.weight for module in model.modules() if isinstance(module, (Sharded, ShardedKeyedEmbedding))}  # type: ignore[misc]
 
 
 def found(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,197 @@
+"""`ShardedKeyedEmbedding`: keys that come and go, each in the process that its hash says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from unhot.keys.column import as_column
+from unhot.keys.hashing import shards_of
+from unhot.keys.reading import KeysLike, read
+from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter
+from unhot.torch.distributed.layer import Reduction
+from unhot.torch.distributed.lookup import RowsSent
+from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.keyed import KeyedEmbedding
+from unhot.torch.on_table import Activation
+from unhot.vocabulary import Vocabulary
+
+
+class OtherKeys:
+    """The shards of other processes, whose rows are those of other keys. Each of the first three is a collective operation."""
+
+    def __init__(self, peers: Peers, layer: KeyedEmbedding) -> None:
+        self.peers, self._layer = peers, layer
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all processes."""
+        return int(self.total(torch.tensor(self._layer.num_embeddings)))
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return self.peers.agreed(own, dist.ReduceOp.SUM, "a reduction of a table's gradient")
+
+    def largest(self, own: Tensor) -> Tensor:
+        """The largest of all processes."""
+        return self.peers.agreed(own, dist.ReduceOp.MAX, "a reduction of a table's gradient")
+
+    def as_whole(self, own: Tensor) -> Tensor:
+        """These rows, which have a name of their own in a state."""
+        return own
+
+    def own_rows(self, whole: Tensor, name: str) -> Tensor:
+        """The rows that were saved under this process's name."""
+        return whole
+
+
+class ShardedKeyedEmbedding(nn.Module):
+    """`unhot.torch.KeyedEmbedding` whose keys are spread over the processes of a group, by their hashes.
+
+    Each process has the keys that their hashes give it, in a vocabulary of its own that grows there, and their rows. All
+    processes make the layer, call it, go backward and step together, each with keys of its own. Vectors and weights are those
+    of one process with all keys, but for rounding, if `init` gives all new rows the same.
+
+    Args:
+        vocabulary: an `unhot.Vocabulary` without reserved rows and buckets: empty and growing, or with all keys, of which each
+            process takes its own.
+        embedding_dim, max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype, bias, activation, init: as for
+            `unhot.torch.KeyedEmbedding`.
+        capacity, max_rows: as for `unhot.torch.KeyedEmbedding`, in all processes together.
+        min_count, max_idle: as for `unhot.torch.KeyedEmbedding`.
+        group, reduction: as for `ShardedEmbedding`.
+
+    Raises: what `unhot.torch.KeyedEmbedding` and `ShardedEmbedding` raise; ValueError for a vocabulary with reserved rows or
+        buckets. A call raises KeyError in all processes for an unknown key of a vocabulary with unknown="raise".
+
+    Example: with `torchrun --nproc-per-node=2`:
+
+        layer = unhot.torch.distributed.ShardedKeyedEmbedding(unhot.Vocabulary(unknown="grow"), 64)
+        layer(["cat", "owl"]).sum().backward()
+
+    References: `unhot.torch.KeyedEmbedding`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        embedding_dim: int,
+        *,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        bias: bool = False,
+        activation: Activation | None = None,
+        init: Callable[[Tensor], object] | None = None,
+        capacity: int | None = None,
+        min_count: int = 1,
+        max_rows: int | None = None,
+        max_idle: int | None = None,
+        group: Group = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        if not isinstance(vocabulary, Vocabulary):
+            raise TypeError(f"`vocabulary` must be an unhot.Vocabulary. Received: {vocabulary!r}.")
+        if vocabulary.reserved or vocabulary.buckets:
+            raise ValueError(
+                "a vocabulary whose keys are spread over processes has no reserved rows and no buckets, which would be in each"
+                f" of them. Use unknown='grow', -1 or 'raise'. Received: {vocabulary!r}."
+            )
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"`reduction` must be 'mean' or 'sum'. Received: {reduction!r}.")
+        self.peers = peers = group if isinstance(group, Peers) else Peers(group)
+        self.reduction, self.embedding_dim = reduction, embedding_dim
+
+        def share(count: int | None) -> int | None:
+            return None if count is None else -(-count // peers.size)
+
+        local = KeyedEmbedding(
+            own_keys(vocabulary, peers), embedding_dim, max_norm=max_norm, norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq, sparse=sparse, device=device, dtype=dtype, init=init,
+            capacity=share(capacity), min_count=min_count, max_rows=share(max_rows), max_idle=max_idle,
+        )  # fmt: skip
+        if init is None and local.vocabulary.rows:
+            drawn = int(torch.randint(2**62, ())) + peers.rank
+            generator = torch.Generator(local.weight.device).manual_seed(drawn % 2**63)
+            with torch.no_grad():
+                local.weight.normal_(generator=generator)
+        self._name = f"process_{peers.rank}"  # in states, where each process has keys and rows of its own
+        self.add_module(self._name, local)
+        self.register_parameter("bias", nn.Parameter(local.weight.new_zeros(embedding_dim)) if bias else None)
+        self.activation = activation
+        self._router = KeyRouter(peers)
+
+    @property
+    def local(self) -> KeyedEmbedding:
+        """The keys and rows of this process."""
+        found: Any = self._modules[self._name]
+        layer: KeyedEmbedding = found
+        return layer
+
+    @property
+    def weight(self) -> Tensor:
+        """The rows of this process."""
+        return self.local.weight
+
+    def forward(self, input: KeysLike | Tensor) -> Tensor:
+        """The vectors of keys: shape keys.shape + (embedding_dim,)."""
+        local = self.local
+        local._table().notes.other_shards = OtherKeys(self.peers, local)
+        given = input.detach().cpu().numpy() if isinstance(input, Tensor) else input
+        try:
+            column = read(given, "keys")
+        except BaseException:
+            self._router.start(None).finish_failed()
+            raise
+        route = self._router.start(column)
+        route.finish()
+        rows = self._here(route)
+        (found,) = RowsSent.apply(route, self.reduction == "mean", rows)  # type: ignore[no-untyped-call]
+        found = found.view(*column.shape, self.embedding_dim)
+        bias: Any = self.bias
+        found = found if bias is None else found + bias
+        return found if self.activation is None else self.activation(found)
+
+    def _here(self, route: KeyRoute) -> Tensor:
+        """The vectors of the keys whose rows are here."""
+        local, keys = self.local, route.keys
+        of_objects = local.keyed.min_count > 1
+        given: Any = np.array(keys.objects, object) if of_objects else as_column(keys)
+        if local.vocabulary.unknown != "raise":
+            found: Tensor = local(given)
+            return found
+        error: KeyError | None = None
+        rows = local.weight.new_zeros((0, self.embedding_dim))
+        try:
+            rows = local(given)
+        except KeyError as raised:
+            error = raised
+        failed = self.peers.agreed(torch.tensor(float(error is not None)), dist.ReduceOp.MAX, "whether all keys are known")
+        if error is not None:
+            raise error
+        if failed:
+            raise KeyError("a key is not known; the process whose hash it has says which.")
+        return rows
+
+    def extra_repr(self) -> str:
+        """Which of the processes this is."""
+        return f"reduction={self.reduction!r}, process {self.peers.rank} of {self.peers.size}"
+
+
+def own_keys(vocabulary: Vocabulary, peers: Peers) -> Vocabulary:
+    """A vocabulary of the same policies, with the keys that are this process's."""
+    made = Vocabulary(unknown=vocabulary.unknown, missing=vocabulary.missing)
+    if len(vocabulary):
+        column = read(list(vocabulary), "keys")
+        mine = np.flatnonzero(shards_of(column.keys.packed, peers.size) == peers.rank)
+        made.extend(column.keys.take(mine).objects)
+    return made
