@@ -12,7 +12,10 @@ from types import ModuleType
 
 import unhot
 
-MODULES = {"api.md": "unhot", "api-torch.md": "unhot.torch", "api-keras.md": "unhot.keras", "api-jax.md": "unhot.jax"}
+MODULES = {
+    "api.md": "unhot", "api-torch.md": "unhot.torch", "api-torch-distributed.md": "unhot.torch.distributed",
+    "api-keras.md": "unhot.keras", "api-jax.md": "unhot.jax",
+}  # fmt: skip
 PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.items()}
 """What each page documents."""
 
