@@ -1,0 +1,250 @@
+"""Sharded tables: CPU time of each process beside the exchange, the exchange beside gloo's own, and memory; by turns.
+
+    python benchmarks/sharded.py [--ranks 2] [--rounds 7] [--torchrec-python PYTHON]
+
+Trains 10^6 rows of 64 with Adam, 4,096 Zipf ids in all in each step, in torch's training loop. The same batches are trained by one
+process with the whole table and by several with their shares; weights are compared. Exits with 1 if a target is missed. With
+--torchrec-python (an environment with torchrec and fbgemm-gpu-cpu), TorchRec's DistributedModelParallel with row-wise Adagrad takes
+turns with `RowwiseAdagrad`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROWS, DIM, IDS = 1_000_000, 64, 4096
+WARM, TURN = 300, 100
+"""Steps before the timed ones, and steps of a turn."""
+
+
+class Clock:
+    """The CPU and wall time of a process, and how much of both went by in exchanges."""
+
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0
+        self._inside = False
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Count what is done here as exchange."""
+        if self._inside:
+            yield
+            return
+        self._inside = True
+        cpu, wall = time.process_time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.cpu += time.process_time() - cpu
+            self.wall += time.perf_counter() - wall
+            self._inside = False
+
+    def take(self) -> tuple[float, float]:
+        """What has been counted since the last call."""
+        found = self.cpu, self.wall
+        self.cpu = self.wall = 0.0
+        return found
+
+
+def counted(clock: Clock, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose time is that of the exchange."""
+
+    def called(*arguments: Any) -> Any:
+        with clock.outside():
+            return function(*arguments)
+
+    return called
+
+
+def resident() -> int:
+    """The bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def batches(seed: int) -> Iterator[np.ndarray[Any, Any]]:
+    """The ids of all processes, step by step."""
+    rng = np.random.default_rng(seed)
+    layout = np.random.default_rng(0).permutation(ROWS)
+    while True:
+        drawn = rng.zipf(1.05, 4 * IDS)
+        yield layout[drawn[drawn <= ROWS][:IDS] - 1]
+
+
+def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
+    """One process: it makes turns as it is told."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    import torch
+    import torch.distributed as dist
+
+    import unhot.torch
+    from unhot.torch.distributed import ShardedEmbedding
+    from unhot.torch.distributed.peers import Exchange, Peers
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=ranks)
+    clock = Clock()
+    Peers.begin = counted(clock, Peers.begin)  # type: ignore[method-assign]
+    Exchange.wait = counted(clock, Exchange.wait)  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    before = resident()
+    layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
+    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
+    gradient = torch.full((IDS // ranks, DIM), 0.01)
+    stream = batches(1)
+    steps = 0
+
+    def turn(count: int) -> tuple[float, float, float, float]:
+        """CPU seconds in all and in the exchange, and wall seconds in all and in the exchange, of a step."""
+        nonlocal steps
+        own = [torch.from_numpy(next(stream)[number::ranks].copy()) for _ in range(count)]
+        dist.barrier()
+        clock.take()
+        cpu, wall = time.process_time(), time.perf_counter()
+        for ids in own:
+            optimizer.zero_grad()
+            (layer(ids) * gradient).sum().backward()
+            optimizer.step()
+        spent = time.process_time() - cpu, time.perf_counter() - wall
+        steps += count
+        inside = clock.take()
+        return spent[0] / count, inside[0] / count, spent[1] / count, inside[1] / count
+
+    def bare(count: int) -> float:
+        """Wall seconds of gloo's exchanges of the same bytes, without anything else."""
+        ids = IDS // ranks
+        message = torch.zeros(ranks * (16 + -(-ids // ranks)), dtype=torch.int64)
+        lines = torch.zeros((ids, DIM))
+        counts = [lines.numel() // ranks] * ranks
+        outs = torch.empty_like(message), torch.empty_like(lines).view(-1)
+        dist.barrier()
+        wall = time.perf_counter()
+        for _ in range(count):
+            dist.all_to_all_single(outs[0], message)
+            for _ in range(2):
+                dist.all_to_all_single(outs[1], lines.view(-1), counts, counts)
+        return (time.perf_counter() - wall) / count
+
+    calls: dict[str, Callable[..., Any]] = {"turn": turn, "bare": bare}
+    while True:
+        name, *arguments = pipe.recv()
+        if name == "memory":
+            weights, slots = layer.weight, optimizer.held_state[layer.weight].values()
+            share = sum(t.numel() * t.element_size() for t in (weights, *slots)) + 4 * len(weights)
+            pipe.send((resident() - before, share))
+        elif name == "rows":
+            pipe.send(layer(torch.arange(0, ROWS, 997)).detach().numpy())
+        elif name in calls:
+            pipe.send(calls[name](*arguments))
+        else:
+            return
+
+
+def alone(pipe: Any, rule: str) -> None:
+    """The same in one process."""
+    import torch
+
+    import unhot.torch
+
+    torch.set_num_threads(1)
+    layer = unhot.torch.Embedding(ROWS, DIM)
+    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
+    gradient = torch.full((IDS, DIM), 0.01)
+    stream = batches(1)
+    while True:
+        name, *arguments = pipe.recv()
+        if name == "start":
+            with torch.no_grad():
+                layer.weight.copy_(torch.from_numpy(arguments[0]))
+            pipe.send(None)
+        elif name == "turn":
+            own = [torch.from_numpy(next(stream)) for _ in range(arguments[0])]
+            cpu = time.process_time()
+            for ids in own:
+                optimizer.zero_grad()
+                (layer(ids) * gradient).sum().backward()
+                optimizer.step()
+            pipe.send((time.process_time() - cpu) / arguments[0])
+        else:
+            return
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rule", default="Adam")
+    parser.add_argument("--torchrec-python")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for number in range(options.ranks):
+            here, there = context.Pipe()
+            processes.append(context.Process(target=rank, args=(number, options.ranks, folder, there, options.rule), daemon=True))
+            pipes.append(here)
+        own, there = context.Pipe()
+        processes.append(context.Process(target=alone, args=(there, options.rule), daemon=True))
+        for process in processes:
+            process.start()
+
+        def all_ranks(*command: Any) -> list[Any]:
+            for pipe in pipes:
+                pipe.send(command)
+            return [pipe.recv() for pipe in pipes]
+
+        def one(*command: Any) -> Any:
+            own.send(command)
+            return own.recv()
+
+        all_ranks("turn", WARM)
+        one("turn", WARM)
+        rounds = []
+        for _ in range(options.rounds):
+            single = one("turn", TURN)
+            ranks = all_ranks("turn", TURN)
+            bare = all_ranks("bare", TURN)
+            rounds.append({"one": single, "ranks": ranks, "bare": bare})
+        memory = all_ranks("memory")
+        for pipe in (*pipes, own):
+            pipe.send(("end",))
+    found = summary(rounds, memory)
+    print(json.dumps(found, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps({"rounds": rounds, "memory": memory, **found}, indent=1))
+    return 0 if found["reached"] else 1
+
+
+def summary(rounds: list[dict[str, Any]], memory: list[tuple[int, int]]) -> dict[str, Any]:
+    """The figures of a run, and whether the targets are met."""
+    beside = [max((cpu - inside) / turn["one"] for cpu, inside, _, _ in turn["ranks"]) for turn in rounds]
+    exchange = [max(wall for *_, wall in turn["ranks"]) / max(turn["bare"]) for turn in rounds]
+    held = max(resident / share for resident, share in memory)
+    found = {
+        "one process, CPU ms": 1e3 * median(turn["one"] for turn in rounds),
+        "a rank beside the exchange, CPU ms": 1e3 * median(max(c - i for c, i, _, _ in turn["ranks"]) for turn in rounds),
+        "a rank beside the exchange, of one process": median(beside),
+        "the exchange, wall ms": 1e3 * median(max(w for *_, w in turn["ranks"]) for turn in rounds),
+        "the exchange, of gloo's own": median(exchange),
+        "memory of a rank, of its share": held,
+    }
+    found["reached"] = found["a rank beside the exchange, of one process"] <= 0.7 and held <= 1.1
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
