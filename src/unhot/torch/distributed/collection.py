@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.layouts import LayoutName
-from unhot.torch.backend import require_indices
+from unhot.torch.backend import hide_from_compiler, require_indices
 from unhot.torch.collection import (
     Collection,
     EmbeddingBagCollection,
@@ -52,6 +52,7 @@ class ShardedCollection(Collection):
         super().__init__(tables, output=output, device=device, dtype=dtype)
         layouts = [self._layer_of(name).shard.layout for name in self.features]
         self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled and not dedup)
+        hide_from_compiler(ShardedCollection, "_looked_up")
         self._ahead: deque[tuple[list[Feature], list[Wanted], Route]] = deque()
 
     @property
@@ -134,6 +135,10 @@ class ShardedCollection(Collection):
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
+        return self._looked_up(features)
+
+    def _looked_up(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
+        """The same, which is not compiled."""
         if self._ahead:
             given, wanted, route = self._ahead.popleft()
             now = [self._feature(name, features[name]) for name in self.features]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unhot.keys.column import as_column
 from unhot.keys.hashing import shards_of
 from unhot.keys.reading import KeysLike, read
+from unhot.torch.backend import hide_from_compiler
 from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter
 from unhot.torch.distributed.layer import Reduction
 from unhot.torch.distributed.lookup import RowsSent
@@ -129,6 +130,7 @@ class ShardedKeyedEmbedding(nn.Module):
         self.register_parameter("bias", nn.Parameter(local.weight.new_zeros(embedding_dim)) if bias else None)
         self.activation = activation
         self._router = KeyRouter(peers)
+        hide_from_compiler(ShardedKeyedEmbedding, "_spread")
 
     @property
     def local(self) -> KeyedEmbedding:
@@ -146,7 +148,13 @@ class ShardedKeyedEmbedding(nn.Module):
         """The vectors of keys: shape keys.shape + (embedding_dim,)."""
         local = self.local
         local._table().notes.other_shards = OtherKeys(self.peers, local)
-        given = input.detach().cpu().numpy() if isinstance(input, Tensor) else input
+        found = self._spread(input.detach().cpu().numpy() if isinstance(input, Tensor) else input)
+        bias: Any = self.bias
+        found = found if bias is None else found + bias
+        return found if self.activation is None else self.activation(found)
+
+    def _spread(self, given: Any) -> Tensor:
+        """The vectors of keys, which processes exchange; not compiled."""
         try:
             column = read(given, "keys")
         except BaseException:
@@ -156,10 +164,8 @@ class ShardedKeyedEmbedding(nn.Module):
         route.finish()
         rows = self._here(route)
         (found,) = RowsSent.apply(route, self.reduction == "mean", rows)  # type: ignore[no-untyped-call]
-        found = found.view(*column.shape, self.embedding_dim)
-        bias: Any = self.bias
-        found = found if bias is None else found + bias
-        return found if self.activation is None else self.activation(found)
+        vectors: Tensor = found.view(*column.shape, self.embedding_dim)
+        return vectors
 
     def _here(self, route: KeyRoute) -> Tensor:
         """The vectors of the keys whose rows are here."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unhot.creation import as_size
 from unhot.ids import OutOfRange, check_policy
 from unhot.layouts import LayoutName, Shard, layout_of
-from unhot.torch.backend import require_indices
+from unhot.torch.backend import hide_from_compiler, require_indices
 from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.routing import Asked, BadId, Route, Router
@@ -145,6 +145,7 @@ class ShardedLayer(Sharded):
         self.register_parameter("bias", nn.Parameter(self.weight.new_zeros(self.embedding_dim)) if bias else None)
         self.activation = activation
         self.out_of_range = check_policy(out_of_range, rows)
+        hide_from_compiler(ShardedLayer, "_vectors")
         self._ahead: deque[tuple[tuple[Any, ...], Wanted, Route]] = deque()
         self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled and not dedup)
 

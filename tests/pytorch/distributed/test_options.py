@@ -1,0 +1,247 @@
+"""What the layers take beside ids: options of torch's layers, unknown ids, prefetches, copies, other devices, and FSDP."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import pytest
+import torch
+from selection import slow, some
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+import unhot.torch
+from pytorch.distributed import models
+from pytorch.distributed.models import Recommender, weights_of
+from pytorch.distributed.programs import (
+    DIM,
+    ROWS,
+    first_weights,
+    made,
+    put_together,
+    sharded_training,
+    share,
+    steps,
+    vectors_of,
+    whole_training,
+)
+from unhot.torch.distributed import ShardedEmbedding, shard, tables
+
+ADAM = ("Adam", {"lr": 0.05})
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "padding": ("", {"padding_idx": 1}), "negative padding": ("", {"padding_idx": -2}), "max_norm": ("", {"max_norm": 1.0}),
+    "frequency": ("", {"scale_grad_by_freq": True}), "bias": ("", {"bias": True}),
+    "activation": ("", {"activation": torch.tanh}),
+    "padding in bags": ("mean", {"padding_idx": 1}), "max_norm of bags": ("sum", {"max_norm": 1.0}),
+    "bias of bags": ("sum", {"bias": True}), "sparse": ("", {"sparse": True}), "dense": ("", {"sparse": False}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("name", some(OPTIONS, ["padding", "max_norm", "frequency", "bias", "padding in bags", "sparse"]))
+def test_options_of_torchs_layers(pool: Any, name: str) -> None:
+    pooling, options = OPTIONS[name]
+    expected = whole_training(pooling, options, ADAM, 40)
+    found = put_together(pool.run(sharded_training, "mod", pooling, options, ADAM, 40, world=2))
+    torch.testing.assert_close(found[0], expected[1], rtol=1e-5, atol=1e-6)
+    if "bias" not in options:  # which is for DistributedDataParallel to sum
+        torch.testing.assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
+
+
+def unknown(group: Any, pooling: str, policy: Any, dedup: bool) -> Any:
+    """Vectors and gradients where some ids are no rows; in one process without a group."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    layer = made(pooling, {"out_of_range": policy, **({"dedup": dedup} if group is not None else {})}, group)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=1.0)
+    found = []
+    for step in steps(4):
+        ids = step.ids.clone()
+        ids[::3] = torch.where(ids[::3] % 2 == 0, -1, ROWS + 7)
+        own = share(step._replace(ids=ids), rank, world, bool(pooling))
+        vectors = vectors_of(layer, own, pooling)
+        (vectors * own.gradients[: len(vectors)]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(vectors.detach())
+    rows = torch.arange(ROWS) if group is None else layer.rows_here()
+    return rows, layer.weight.detach().clone(), found
+
+
+@pytest.mark.parametrize(
+    ("pooling", "policy", "dedup"),
+    [("", "zero", False), ("", 5, True), ("mean", "zero", True), ("max", "zero", False), ("sum", 3, False)],
+)
+def test_unknown_ids(pool: Any, pooling: str, policy: Any, dedup: bool) -> None:
+    _, expected, vectors = unknown(None, pooling, policy, False)
+    parts = pool.run(unknown, pooling, policy, dedup, world=2)
+    for rows, weights, _ in parts:
+        torch.testing.assert_close(weights, expected[rows], rtol=1e-5, atol=1e-6)
+    for step, whole in enumerate(vectors):
+        torch.testing.assert_close(torch.cat([found[step] for *_, found in parts]), whole, rtol=1e-5, atol=1e-6)
+
+
+def prefetched(group: Any) -> str:
+    """Whether lookups find what they should whose ids were sent before, in messages of different rooms."""
+    layer = made("", {}, group)
+    generator = torch.Generator().manual_seed(group.rank())
+    batches = [torch.randint(ROWS, (size,), generator=generator) for size in (3, 900, 2, 500, 40)]
+    layer.prefetch(batches[0])
+    layer.prefetch(batches[1])
+    for k, ids in enumerate(batches):
+        with torch.no_grad():
+            assert torch.equal(layer(ids), first_weights()[ids])
+        if k + 2 < len(batches):
+            layer.prefetch(batches[k + 2])
+    layer.prefetch(batches[0])
+    try:
+        layer(batches[1])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_prefetched_ids(pool: Any) -> None:
+    assert all("other ids than `prefetch`" in said for said in pool.run(prefetched, world=2))
+
+
+def copies(group: Any) -> Any:
+    """A copy of a layer, and the layer, after the copy was trained."""
+    layer = made("", {}, group)
+    other = copy.deepcopy(layer)
+    optimizer = unhot.torch.Adam(other.parameters(), lr=0.1)
+    for step in steps(5):
+        own = share(step, group.rank(), group.size(), False)
+        (other(own.ids) * own.gradients).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(layer.weight, first_weights()[layer.rows_here()])
+    return layer.rows_here(), other.weight.detach().clone(), [], {}
+
+
+def test_copies(pool: Any) -> None:
+    weights, _, _ = put_together(pool.run(copies, world=2))
+    layer = made("", {})
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+    for step in steps(5):
+        (layer(step.ids) * step.gradients[: len(step.ids)]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(weights, layer.weight)
+
+
+def on_other_kernels(group: Any, pooling: str, count: int) -> Any:
+    """Training by the kernels for other devices."""
+    os.environ["UNHOT_TORCH_KERNELS"] = "torch"
+    try:
+        return sharded_training(group, "hash", pooling, {}, ADAM, count)
+    finally:
+        del os.environ["UNHOT_TORCH_KERNELS"]
+
+
+@pytest.mark.parametrize("pooling", ["", "mean"])
+def test_kernels_of_other_devices(pool: Any, pooling: str) -> None:
+    expected = whole_training(pooling, {}, ADAM, 30)
+    found = put_together(pool.run(on_other_kernels, pooling, 30, world=2))
+    torch.testing.assert_close(found[0], expected[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
+
+
+def frozen(group: Any) -> Any:
+    """A model some rows of which do not train."""
+    model = nn.Sequential(unhot.torch.Embedding(30, DIM, frozen=[3, 4, 11]))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    shard(model, group)
+    layer: Any = model[0]
+    optimizer = unhot.torch.AdamW(model.parameters(), lr=0.1)
+    for _ in range(3):
+        layer(torch.arange(30)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return layer.rows_here(), (layer.weight == 1).all(1)
+
+
+def test_frozen_rows(pool: Any) -> None:
+    for rows, still in pool.run(frozen, world=2):
+        assert sorted(rows[still].tolist()) == sorted(set(rows.tolist()) & {3, 4, 11})
+
+
+def with_fsdp(group: Any, count: int) -> Any:
+    """The weights of a model whose dense part is FSDP's."""
+    model: Any = Recommender(0)
+    shard(model, group)
+    mesh = torch.distributed.DeviceMesh.from_group(group, "cpu")
+    fully_shard(model, mesh=mesh, ignored_params=tables(model))
+    models.train(model, unhot.torch.Adam(model.parameters(), lr=0.01), group.rank(), group.size(), count)
+    found = weights_of(model, group)
+    return {name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight for name, weight in found.items()}
+
+
+def test_beside_fsdp(pool: Any) -> None:
+    expected = models.in_one_process(12)
+    for weights in pool.run(with_fsdp, 12, world=2):
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
+
+
+def with_unused(group: Any) -> Any:
+    """The weights where DistributedDataParallel looks for parameters without a gradient, and a table has none."""
+    model: Any = Recommender(0, unused=True)
+    shard(model, group)
+    model = nn.parallel.DistributedDataParallel(model, process_group=group, find_unused_parameters=True)
+    models.train(model, unhot.torch.Adam(model.parameters(), lr=0.01), group.rank(), group.size(), 6)
+    return weights_of(model, group)
+
+
+def test_unused_tables(pool: Any) -> None:
+    expected = models.in_one_process(6, unused=True)
+    for weights in pool.run(with_unused, world=2):
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
+
+
+def with_mesh(group: Any) -> int:
+    """A layer on a mesh; those of several dimensions are refused."""
+    mesh = torch.distributed.DeviceMesh.from_group(group, "cpu")
+    layer = ShardedEmbedding(ROWS, DIM, group=mesh)
+    return layer(torch.tensor([1, 2])).size(0)
+
+
+def test_device_mesh(pool: Any) -> None:
+    assert pool.run(with_mesh, world=2) == [2, 2]
+
+
+def converted(group: Any) -> dict[str, str]:
+    """What `convert` leaves alone of a sharded model, which goes on to work."""
+    model: Any = Recommender(0)
+    shard(model, group)
+    left = unhot.torch.convert(model, to="stock").left
+    model(models.part(models.batches(1)[0], group.rank(), group.size()))
+    return left
+
+
+def test_convert_leaves_them_alone(pool: Any) -> None:
+    for left in pool.run(converted, world=2):
+        assert left["words.weight"] == "its rows are spread over processes"
+        assert "tags.weight" in left
+
+
+@slow  # it compiles
+def test_compiled(pool: Any) -> None:
+    expected = models.in_one_process(6)
+    for weights in pool.run(with_compile, world=2):
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6)
+
+
+def with_compile(group: Any) -> Any:
+    """The weights of a model of which torch compiles what it can."""
+    model: Any = Recommender(0)
+    shard(model, group)
+    wrapped = nn.parallel.DistributedDataParallel(model, process_group=group)
+    optimizer = unhot.torch.Adam(wrapped.parameters(), lr=0.01)
+    models.train(torch.compile(wrapped), optimizer, group.rank(), group.size(), 6)
+    return weights_of(wrapped, group)
