@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unhot.creation import as_size
 from unhot.ids import OutOfRange, check_policy
+from unhot.kernels import active as kernels
 from unhot.layouts import LayoutName, Shard, layout_of
 from unhot.torch.backend import hide_from_compiler, require_indices
 from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
@@ -241,10 +243,13 @@ def all_same(first: Any, second: Any) -> bool:
 
 def first_outside(ids: Tensor, rows: int) -> BadId | None:
     """The first of the ids that is no row's."""
-    outside = (ids < 0) | (ids >= rows)
-    if not bool(outside.any()):
+    if ids.is_cpu:
+        place = kernels.outside(np.ascontiguousarray(ids.numpy()), rows)
+    else:
+        outside = (ids < 0) | (ids >= rows)
+        place = int(outside.to(torch.uint8).argmax()) if bool(outside.any()) else -1
+    if place < 0:
         return None
-    place = int(outside.to(torch.uint8).argmax())
     return BadId(0, int(ids[place]), place)
 
 
