@@ -32,7 +32,7 @@ class OtherKeys:
     @property
     def rows(self) -> int:
         """The number of rows in all processes."""
-        return int(self.total(torch.tensor(self._layer.num_embeddings)))
+        return int(self.total(torch.tensor(self._layer.num_embeddings, device=self.peers.device)))
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -181,7 +181,7 @@ class ShardedKeyedEmbedding(nn.Module):
             rows = local(given)
         except KeyError as raised:
             error = raised
-        failed = self.peers.agreed(torch.tensor(float(error is not None)), dist.ReduceOp.MAX, "whether all keys are known")
+        failed = self.peers.any(error is not None, "whether all keys are known")
         if error is not None:
             raise error
         if failed:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -69,6 +70,17 @@ class Peers:
         except RuntimeError as error:
             raise self.failed(what, error) from error
         return Exchange(self, work, what)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the group takes numbers that belong to no table."""
+        if "nccl" in str(dist.get_backend(self.group)) and torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
+    def any(self, own: bool, what: str) -> bool:
+        """Whether something is so in any process; a collective operation."""
+        return bool(self.agreed(torch.tensor(float(own), device=self.device), dist.ReduceOp.MAX, what))
 
     def agreed(self, own: Tensor, operation: Any, what: str) -> Tensor:
         """The sum or the largest of what each process has; a collective operation."""

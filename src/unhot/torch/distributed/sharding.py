@@ -199,15 +199,13 @@ class _Sharder:
     def _fill(self, layer: Any, weight: Any) -> None:
         """Give the layer its rows of the first process's weight."""
         mine = layer.shard
-        on_meta = torch.zeros(self.peers.size, dtype=torch.int64)
-        said = torch.tensor([int(weight.is_meta)]).repeat(self.peers.size)
-        self.peers.exchange(on_meta, said, None, "whether the first process's weights are there")
+        drawn = self.peers.any(self.peers.rank == 0 and weight.is_meta, "whether the first process's weights are there")
         device = None if weight.is_meta else weight.device
         rows: Tensor = torch.empty((mine.rows, layer.embedding_dim), dtype=weight.dtype, device=device)
         parameter = nn.Parameter(rows, requires_grad=weight.requires_grad)
         layer.register_parameter("weight", parameter)
         layer._become_shard(mine)
-        if bool(on_meta[0]):
+        if drawn:
             layer.reset_parameters()
         else:
             given = weight.detach() if self.peers.rank == 0 else None

@@ -69,7 +69,7 @@ def save_table(layer: Sharded, path: Path, optimizer: RowOptimizer | None = None
                 _write(path, rows, None if optimizer is None else start.now, started)
             except BaseException as raised:
                 error = raised
-    failed = peers.agreed(torch.tensor(float(error is not None)), torch.distributed.ReduceOp.MAX, "the end of `save_table`")
+    failed = peers.any(error is not None, "the end of `save_table`")
     if error is not None:
         raise error
     if failed:
