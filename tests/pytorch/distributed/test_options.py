@@ -245,3 +245,24 @@ def with_compile(group: Any) -> Any:
     optimizer = unhot.torch.Adam(wrapped.parameters(), lr=0.01)
     models.train(torch.compile(wrapped), optimizer, group.rank(), group.size(), 6)
     return weights_of(wrapped, group)
+
+
+def second_derivatives(group: Any, pooling: str) -> Any:
+    """The gradient of the square of a gradient's norm; in one process without a group."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    layer = made(pooling, {}, group)
+    unhot.torch.SGD(layer.parameters(), lr=0.1)
+    own = share(next(steps(1)), rank, world, bool(pooling))
+    vectors = vectors_of(layer, own, pooling)
+    (gradient,) = torch.autograd.grad((vectors**3).sum(), layer.weight, create_graph=True)
+    (second,) = torch.autograd.grad((gradient**2).sum(), layer.weight)
+    rows = torch.arange(ROWS) if group is None else layer.rows_here()
+    return rows, torch.as_tensor(second).detach().clone()
+
+
+@pytest.mark.parametrize("pooling", ["", "mean", "weighted"])
+def test_second_derivatives(pool: Any, pooling: str) -> None:
+    """Gradients of which a graph was asked for are dense."""
+    _, expected = second_derivatives(None, pooling)
+    for rows, found in pool.run(second_derivatives, pooling, world=2):
+        torch.testing.assert_close(found, expected[rows], rtol=1e-4, atol=1e-5)

@@ -201,7 +201,7 @@ class GradientsSent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        found: Any = RowsSent.apply(ctx.route, ctx.mean, *gradients)  # type: ignore[no-untyped-call]
+        found: Any = RowsSent.apply(ctx.route, False, *gradients)  # type: ignore[no-untyped-call]
         size = ctx.route.peers.size
         return (None, None, *(part / size if ctx.mean else part for part in found))
 
@@ -230,7 +230,7 @@ class JointLookup(torch.autograd.Function):
         looked: list[Any] = []
         for members in owners:
             looked += members[0][1].lock.holding(partial(read_features, here, members, outs))
-        ctx.here, ctx.looked, ctx.route, ctx.mean, ctx.dims = here, looked, route, mean, dims
+        ctx.wanted, ctx.here, ctx.looked, ctx.route, ctx.mean, ctx.dims = wanted, here, looked, route, mean, dims
         ctx.tables = [(id(table), table.shape, table.notes) for table in tables]
         found = zip(wanted, route.send_rows(rows), strict=True)
         return tuple(pooled_here(feature, part) if route.router.pooled else part for feature, part in found)
@@ -249,15 +249,33 @@ class JointLookup(torch.autograd.Function):
                 for feature, (_, bags, factors) in zip(features, route.asked, strict=True)
             ]
         if torch.is_grad_enabled():  # `create_graph=True`
-            return (None, None, None, None, None, *differentiable(ctx, features, gradients))
+            return (None, None, None, None, None, *differentiable(ctx, gradients))
         own = received(route, [part.contiguous() for part in gradients], ctx.mean, of_bags=pooled)
         values = by_feature(own, ctx.dims, False)
         return (None, None, None, None, None, *row_gradients(features, ctx.looked, values, own[0], ctx.tables))
 
 
-def differentiable(ctx: Any, features: Sequence[Feature], gradients: Sequence[Tensor]) -> list[Tensor]:
+def differentiable(ctx: Any, gradients: Sequence[Tensor]) -> list[Tensor]:
     """The gradients of the tables, dense, through which autograd goes on."""
-    raise RuntimeError("sharded tables have no second derivatives yet")
+    route: Route = ctx.route
+    if route.router.pooled:
+        gradients = [of_ids(feature.asked, part) for feature, part in zip(ctx.wanted, gradients, strict=True)]
+    values: Any = GradientsSent.apply(route, ctx.mean, *gradients)  # type: ignore[no-untyped-call]
+    found = []
+    for table, shape, _ in ctx.tables:
+        total = values[0].new_zeros(shape)
+        for feature, asked, part in zip(ctx.here, route.asked, values, strict=True):
+            if id(feature.weight) == table:
+                total = total.index_add(0, asked.ids, part)
+        found.append(total)
+    return found
+
+
+def of_ids(asked: Asked, gradient: Tensor) -> Tensor:
+    """The gradient of each id, from those of the bags."""
+    assert asked.bags is not None
+    values = gradient[asked.bags]
+    return values if asked.factors is None else (values * asked.factors.unsqueeze(1)).to(values.dtype)
 
 
 def pooled_here(feature: Wanted, vectors: Tensor) -> Tensor:
