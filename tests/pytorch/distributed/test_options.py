@@ -251,12 +251,13 @@ def second_derivatives(group: Any, pooling: str) -> Any:
     """The gradient of the square of a gradient's norm; in one process without a group."""
     rank, world = (0, 1) if group is None else (group.rank(), group.size())
     layer = made(pooling, {}, group)
-    unhot.torch.SGD(layer.parameters(), lr=0.1)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
     own = share(next(steps(1)), rank, world, bool(pooling))
     vectors = vectors_of(layer, own, pooling)
     (gradient,) = torch.autograd.grad((vectors**3).sum(), layer.weight, create_graph=True)
     (second,) = torch.autograd.grad((gradient**2).sum(), layer.weight)
     rows = torch.arange(ROWS) if group is None else layer.rows_here()
+    assert optimizer.param_groups  # it owns the table as long as it is there
     return rows, torch.as_tensor(second).detach().clone()
 
 

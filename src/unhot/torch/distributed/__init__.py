@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from unhot.torch.distributed.collection import ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
+from unhot.torch.distributed.files import load_table, save_table
 from unhot.torch.distributed.join import JoinTables
 from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
 from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
 from unhot.torch.distributed.peers import PeerError
 from unhot.torch.distributed.sharding import shard, tables
-from unhot.torch.distributed.tables import load_table, save_table
 
 __all__ = [
     "JoinTables", "PeerError", "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedEmbeddingBagCollection",
