@@ -247,8 +247,8 @@ def says_what_is_wrong() -> None:
     ids = np.arange(4, dtype=np.int32)
     rows, none = PartitionSpec("rows"), PartitionSpec()
 
-    def mapped(state: Any, mesh: Mesh = mesh, **options: Any) -> Any:
-        specs = jax.tree.map(lambda array: rows if array.ndim and len(array) == ROWS else none, state)
+    def mapped(state: Any, mesh: Mesh = mesh, line: PartitionSpec = rows, **options: Any) -> Any:
+        specs = jax.tree.map(lambda array: line if array.ndim and len(array) == ROWS else none, state)
         look = jax.shard_map(unhot.jax.lookup, mesh=mesh, in_specs=(specs, none), out_specs=none, **options)
         return jax.jit(look)(state, ids)
 
@@ -268,7 +268,7 @@ def says_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="Do not give it"):
         mapped(state, check_vma=False)
     with pytest.raises(ValueError, match=r"mapped over, too\. Received: a function mapped over 'data'"):
-        mapped(shard(table(), square, "rows"), square, axis_names={"data"})
+        mapped(shard(table(), square, "rows"), square, none, axis_names={"data"})
 
 
 def does_the_work_of_lookup_and_step_once(spread: bool) -> None:
