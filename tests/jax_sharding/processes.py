@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-PATIENCE = 300.0
+PATIENCE = 550.0
 """Seconds after which what a function gives is no longer waited for."""
 
 Run = Callable[..., list[Any]]
