@@ -5,15 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.sharding import NamedSharding
 
 from unhot.graph.engine import FROZEN, Traced
 from unhot.jax.operations import after
+from unhot.jax.spread import EVERYWHERE
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.jax_growth import put, require_between_steps
@@ -315,8 +317,8 @@ def layout_of(variable: Variable) -> jax.sharding.Sharding | None:
     """Where `keras.distribution` has put the variable, if all devices have all of it; None otherwise."""
     if variable._layout is None or variable._value is None:
         return None
-    sharding: jax.sharding.Sharding = variable._value.sharding
-    return sharding if sharding.is_fully_replicated else None
+    sharding: Any = variable._value.sharding
+    return NamedSharding(sharding.mesh, EVERYWHERE) if sharding.is_fully_replicated else None  # also of other dimensions
 
 
 def clock_of_slot(arrays: Arrays) -> jax.Array:
