@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -317,8 +317,10 @@ def layout_of(variable: Variable) -> jax.sharding.Sharding | None:
     """Where `keras.distribution` has put the variable, if all devices have all of it; None otherwise."""
     if variable._layout is None or variable._value is None:
         return None
-    sharding: Any = variable._value.sharding
-    return NamedSharding(sharding.mesh, EVERYWHERE) if sharding.is_fully_replicated else None  # also of other dimensions
+    sharding: jax.sharding.Sharding = variable._value.sharding
+    if not sharding.is_fully_replicated:
+        return None
+    return NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding  # of any dimensions
 
 
 def clock_of_slot(arrays: Arrays) -> jax.Array:

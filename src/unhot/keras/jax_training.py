@@ -73,7 +73,8 @@ class TableTraining(Reader, KerasBackend):
         if self.everywhere is None:
             return tree
         if traced(tree):
-            return jax.lax.with_sharding_constraint(tree, self.everywhere)
+            constrain: Tensor = jax.lax.with_sharding_constraint  # which JAX leaves untyped
+            return constrain(tree, self.everywhere)
         return jax.device_put(tree, self.everywhere)
 
     # ------------------------------------------------------------------ arrays
