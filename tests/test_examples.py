@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,18 @@ def test_flax_examples_copy_no_table(flax_example: ModuleType) -> None:
     parts = made if isinstance(made, tuple) else (made,)
     text = flax_example.step.lower(*parts, ids, ids, np.ones(16, np.float32)).compile().as_text()
     assert_no_copies(text, rows, 4)
+
+
+def test_sharded_example() -> None:
+    """It learns on four devices, which a process of its own makes of the CPU, and each has a fourth of the rows."""
+    script = EXAMPLES / "sharded_recommender_jax.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    losses = [float(loss) for loss in re.findall(r"steps: ([\d.]+)", printed)]
+    assert losses[-1] < 0.6 * losses[0], printed
+    assert re.findall(r"(\w+ \d+ to \d+) are on", printed) == [
+        *(f"users {first} to {first + 1023}" for first in range(0, 4096, 1024)),
+        *(f"items {first} to {first + 255}" for first in range(0, 1024, 256)),
+    ]
 
 
 def test_unknown_names_have_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

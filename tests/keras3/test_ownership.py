@@ -195,14 +195,12 @@ def test_a_strategy_trains_densely() -> None:
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's devices")
-@pytest.mark.parametrize("kind", some(["rows", "batches"], ["rows"]))
-def test_a_distribution_trains_densely(kind: str) -> None:
-    """The table's rows laid out over the devices, or the batches."""
+def test_rows_laid_out_over_devices_are_trained_densely() -> None:
     mesh = keras.distribution.DeviceMesh((1, len(keras.distribution.list_devices())), ("batch", "rows"))
     layout = keras.distribution.LayoutMap(mesh)
     layout[".*embeddings"] = ("rows", None)
     distribution = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
-    keras.distribution.set_distribution(distribution if kind == "rows" else keras.distribution.DataParallel())
+    keras.distribution.set_distribution(distribution)
     try:
         model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.Adam(0.01))
         start = model.get_weights()

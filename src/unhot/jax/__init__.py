@@ -9,9 +9,9 @@ except ModuleNotFoundError as error:
 
 from unhot.jax.growing import freeze, frozen, grow, remove, removed
 from unhot.jax.pooling import pool
-from unhot.jax.table import TableState, from_array, lookup, settle, sum_by_id, update, weights
+from unhot.jax.table import TableState, from_array, lookup, settle, shard, sum_by_id, update, weights
 
 __all__ = [
-    "TableState", "freeze", "from_array", "frozen", "grow", "lookup", "pool", "remove", "removed", "settle", "sum_by_id",
-    "update", "weights",
+    "TableState", "freeze", "from_array", "frozen", "grow", "lookup", "pool", "remove", "removed", "settle", "shard",
+    "sum_by_id", "update", "weights",
 ]  # fmt: skip

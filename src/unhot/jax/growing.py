@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from unhot.graph.engine import FROZEN, Traced
 from unhot.jax.operations import Operations, into_large_pages
-from unhot.jax.table import TableState, settle
+from unhot.jax.spread import Spread, known
+from unhot.jax.table import TableState, settle, shard
 from unhot.row_numbers import existing, named
 
 Rows = npt.NDArray[np.int64]
@@ -47,9 +48,12 @@ def grow(state: TableState, vectors: Any, *, from_the_start: bool = False) -> Ta
         raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
     if given.ndim != 2 or given.shape[1] != dim or not len(given):
         raise ValueError(f"`vectors` must have the shape (rows, {dim}), with at least one row. Received: shape {given.shape}.")
-    state, gone = settle(state), removed(state)
+    gone = removed(state)
     again = gone[: len(given)]
     total = rows + len(given) - len(again)
+    if state.spread is not None:
+        state.spread.require_equal_parts(total, dim)
+    spread, state = state.spread, _partitioned_by_the_compiler(settle(state))
     old, new = state.trained, Traced(state.trained.optimizer, state.trained.dtype, total, freezes=state.trained.freezes)
     ops = Operations(jnp.dtype(old.dtype))
     states = _begun(old, given.astype(ops.dtype))
@@ -62,7 +66,7 @@ def grow(state: TableState, vectors: Any, *, from_the_start: bool = False) -> Ta
     if len(gone) <= len(again):
         made.pop("removed", None)
     history = new.family.enlarged(ops, state.history, state.clock, old.family) if new.defers else state.history
-    return TableState(made, history, state.clock, new)
+    return _spread_again(TableState(made, history, state.clock, new, state.out_of_range), spread)
 
 
 def remove(state: TableState, rows: Any) -> TableState:
@@ -86,12 +90,14 @@ def remove(state: TableState, rows: Any) -> TableState:
     """
     _require_known(state, "remove")
     gone, (count, dim) = np.unique(existing(rows, state.shape[0], removed(state))), state.shape
+    spread, state = state.spread, _partitioned_by_the_compiler(state)
     states = _begun(state.trained, jnp.zeros((len(gone), dim), state.rows["weights"].dtype))
     made = {**state.rows, "removed": state.rows.get("removed", jnp.zeros(count, bool))}
     parts = {**dict(zip(state.trained.names, states, strict=True)), "removed": jnp.ones(len(gone), bool)}
     if state.trained.notes:
         parts["last"] = jnp.full(len(gone), state.clock, jnp.int32)
-    return replace(state, rows={name: made[name].at[gone].set(parts[name]) if name in parts else made[name] for name in made})
+    made |= {name: made[name].at[gone].set(lines) for name, lines in parts.items()}
+    return _spread_again(replace(state, rows=made), spread)
 
 
 def freeze(state: TableState, rows: Any) -> TableState:
@@ -114,13 +120,13 @@ def freeze(state: TableState, rows: Any) -> TableState:
     _require_known(state, "freeze")
     count = state.shape[0]
     still = named(rows, count, removed(state))
-    state = settle(state)
+    spread, state = state.spread, _partitioned_by_the_compiler(settle(state))
     old = state.trained
     trained = Traced(old.optimizer, old.dtype, count, freezes=len(still) > 0)
     made = {name: array for name, array in state.rows.items() if name != "last"}
     if trained.notes:
         made["last"] = jnp.full(count, state.clock, jnp.int32).at[still].set(FROZEN)
-    return replace(state, rows=made, trained=trained)
+    return _spread_again(replace(state, rows=made, trained=trained), spread)
 
 
 def frozen(state: TableState) -> Rows:
@@ -138,7 +144,7 @@ def frozen(state: TableState) -> Rows:
         array([1, 2])
     """
     _require_known(state, "frozen")
-    return np.flatnonzero(np.asarray(state.rows["last"]) >= FROZEN) if state.trained.freezes else np.empty(0, np.int64)
+    return np.flatnonzero(known(state.rows["last"]) >= FROZEN) if state.trained.freezes else np.empty(0, np.int64)
 
 
 def removed(state: TableState) -> Rows:
@@ -156,7 +162,7 @@ def removed(state: TableState) -> Rows:
         array([1])
     """
     _require_known(state, "removed")
-    return np.flatnonzero(np.asarray(state.rows["removed"])) if "removed" in state.rows else np.empty(0, np.int64)
+    return np.flatnonzero(known(state.rows["removed"])) if "removed" in state.rows else np.empty(0, np.int64)
 
 
 def _require_known(state: TableState, name: str) -> None:
@@ -166,6 +172,17 @@ def _require_known(state: TableState, name: str) -> None:
         raise TypeError(
             f"`unhot.jax.{name}` changes or asks for rows that must be known: call it outside of compiled functions."
         )
+
+
+def _partitioned_by_the_compiler(state: TableState) -> TableState:
+    """The table as one that is not spread, with its arrays where they are: what follows works on them as on any."""
+    if state.spread is None:
+        return state
+    return replace(shard(state, state.spread.partitioned_by_the_compiler, state.spread.axis), spread=None)
+
+
+def _spread_again(state: TableState, spread: Spread | None) -> TableState:
+    return state if spread is None else shard(state, spread.mesh, spread.axis)
 
 
 def _begun(trained: Traced, weights: jax.Array) -> tuple[jax.Array, ...]:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.sharding import NamedSharding
 
 from unhot.graph.engine import FROZEN, Traced
 from unhot.jax.operations import after
+from unhot.jax.spread import EVERYWHERE
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.jax_growth import put, require_between_steps
@@ -57,8 +59,12 @@ class JaxBackend(TableTraining):
     def reason_for_dense(variable: Variable) -> Reason | None:
         if nnx_enabled():
             return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
-        if keras.distribution.distribution() is not None or variable._layout is not None:
-            return Reason("keras.distribution lays its rows out over devices", "Train on one device to train by rows.")
+        distributed = keras.distribution.distribution() is not None or variable._layout is not None
+        if distributed and layout_of(variable) is None:
+            return Reason(
+                "keras.distribution lays it out in parts over devices",
+                "Leave it out of the layout map, or use DataParallel, to train by rows.",
+            )
         return None
 
     put = staticmethod(put)
@@ -103,6 +109,7 @@ class JaxBackend(TableTraining):
         core = optimizer.row_optimizer(variable, 0.001)
         self.frozen = variable.frozen_rows
         super().__init__(Traced(core, variable._dtype, variable.shape[0], freezes=len(self.frozen) > 0), variable.shape)
+        self.everywhere = layout_of(variable)
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
 
     @property
@@ -150,7 +157,7 @@ class JaxBackend(TableTraining):
             if slot is not None:
                 arrays[name], slot.training = slot._value, self
                 slot._value = SlotValue(self, name, clock_of_slot(arrays))
-        variable._value = TableValue(self, arrays, settled=True).in_large_pages()
+        variable._value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
 
     def _begun(self) -> Arrays:
         """Clock and history of a table whose rows are all settled."""
@@ -161,7 +168,7 @@ class JaxBackend(TableTraining):
             arrays |= {name: jnp.asarray(value) for name, value in self.traced.family.arrays().items()}
             for name, value in optimizer.row_state().items():
                 arrays[name] = jnp.array(value.value, arrays[name].dtype, copy=True)  # or one buffer would be donated twice
-        return arrays
+        return dict(self.placed(arrays))
 
     def _at(self, now: jax.Array) -> Arrays:
         """Clock and last touches of a table that is settled at `now`."""
@@ -299,10 +306,21 @@ class JaxBackend(TableTraining):
         arrays = self._held().arrays
         store, history, now = self.parts(arrays)
         reads, self._reads = self._reads, []
-        written = after(gradient.ids, self.shape[0], reads)
+        # A batch may be spread over devices. Each makes the whole step: so nothing of the table's size has to travel.
+        ids, values, written = self.placed((gradient.ids, gradient.values, after(gradient.ids, self.shape[0], reads)))
         rate = jnp.asarray(rate, self.ops.dtype)
-        history = self.traced.step(self.ops, history, store, gradient.ids, gradient.values, now, rate, written)
+        history = self.traced.step(self.ops, history, store, ids, values, now, rate, written)
         self._keep(TableValue(self, {**arrays, **store.arrays, **history, "clock": carried(now + 1)}))
+
+
+def layout_of(variable: Variable) -> jax.sharding.Sharding | None:
+    """Where `keras.distribution` has put the variable, if all devices have all of it; None otherwise."""
+    if variable._layout is None or variable._value is None:
+        return None
+    sharding: jax.sharding.Sharding = variable._value.sharding
+    if not sharding.is_fully_replicated:
+        return None
+    return NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding  # of any dimensions
 
 
 def clock_of_slot(arrays: Arrays) -> jax.Array:

@@ -58,12 +58,24 @@ class TableTraining(Reader, KerasBackend):
     written = False
     """Whether another optimizer, or something else within a step, has written the weights."""
 
+    everywhere: jax.sharding.Sharding | None = None
+    """Where all arrays of the table are, if `keras.distribution` says that: each device has them all."""
+
     def __init__(self, traced: Traced, shape: tuple[int, int]) -> None:
         super().__init__()
         self.traced, self.shape = traced, shape
         self.ops = Operations(jnp.dtype(traced.dtype))
         history = traced.family.arrays() if traced.defers else {}
         self.names = (*traced.names, "place", "clock", *(["last"] if traced.notes else []), *history)
+
+    def placed(self, tree: Tensor) -> Tensor:
+        """The arrays, on all devices that have the table."""
+        if self.everywhere is None:
+            return tree
+        if traced(tree):
+            constrain: Tensor = jax.lax.with_sharding_constraint  # which JAX leaves untyped
+            return constrain(tree, self.everywhere)
+        return jax.device_put(tree, self.everywhere)
 
     # ------------------------------------------------------------------ arrays
 

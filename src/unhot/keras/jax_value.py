@@ -148,7 +148,7 @@ class TableValue(SettledView):
 
     def replaced(self, **arrays: Tensor) -> TableValue:
         """The settled value with other weights or slots."""
-        return TableValue(self.training, {**self.all_settled().arrays, **arrays}, settled=True)
+        return TableValue(self.training, self.training.placed({**self.all_settled().arrays, **arrays}), settled=True)
 
     def in_large_pages(self) -> Self:
         """This value, in large pages."""
@@ -186,6 +186,11 @@ class SlotValue(SettledView):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.training.traced.slot_shape(self.name, self.training.shape[1])
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        sharding: jax.sharding.Sharding = self.clock.sharding  # not of the settled slot, which takes a pass over the table
+        return sharding
 
     def todense(self) -> jax.Array:
         """The settled slot."""
