@@ -195,7 +195,9 @@ def main() -> int:
         pipes, processes = [], []
         for number in range(options.ranks):
             here, there = context.Pipe()
-            processes.append(context.Process(target=rank, args=(number, options.ranks, folder, there, options.rule), daemon=True))
+            processes.append(
+                context.Process(target=rank, args=(number, options.ranks, folder, there, options.rule), daemon=True)
+            )
             pipes.append(here)
         own, there = context.Pipe()
         processes.append(context.Process(target=alone, args=(there, options.rule), daemon=True))
