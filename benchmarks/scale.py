@@ -44,12 +44,14 @@ def simulated(work: Work, ranks: int) -> list[dict[str, Any]]:
 
 def measure(given: argparse.Namespace) -> None:
     """Measure, and write it down beside what has been simulated."""
+    from at_scale.measure import PARTS
     from at_scale.measure import measure as measured
     from machine import describe
 
     begun = time.strftime("%Y-%m-%d")
     run = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    write({**run, "measured": {"begun": begun, "machine": describe(), **measured(given.dim)}})
+    found = measured(given.dim, given.only or PARTS, run.get("measured"))
+    write({**run, "measured": {**found, "begun": begun, "machine": describe()}})
 
 
 def simulate_all(given: argparse.Namespace) -> None:
@@ -63,15 +65,23 @@ def simulate_all(given: argparse.Namespace) -> None:
 
 
 def write(run: dict[str, Any]) -> None:
-    """Write what was found, a case in a line."""
-    text = json.dumps(run, indent=1)
-    RESULTS.write_text(text + "\n")
+    """Write what was found."""
+    RESULTS.write_text(as_lines(run) + "\n")
+
+
+def as_lines(value: Any, depth: int = 0) -> str:
+    """JSON with a case in a line."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+    if isinstance(value, dict) and depth < 2:
+        return "{\n" + ",\n".join(f"{json.dumps(name)}: {as_lines(each, depth + 1)}" for name, each in value.items()) + "\n}"
+    return json.dumps(value)
 
 
 def simulate(given: argparse.Namespace) -> None:
     """Print a table for one network."""
     measured = json.loads(RESULTS.read_text())["measured"]
-    network = Network("given", given.latency_us, given.bandwidth_gbs, given.latency)
+    network = Network("given", given.latency_us, given.bandwidth_gbs, given.latency, given.message_us)
     work = Work(given.rows, given.ids, given.exponent, given.order, given.seed)
     cases = [case for ranks in given.ranks for case in simulated(replace(work), ranks) if case["layout"] in given.layout]
     print(tables.phases(measured, cases, network))
@@ -90,6 +100,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     modes = parser.add_subparsers(required=True)
     made = {run: modes.add_parser(name) for name, run in (("measure", measure), ("all", simulate_all), ("page", page))}
     made[measure].add_argument("--dim", type=int, default=64)
+    made[measure].add_argument("--only", choices=("route", "own", "together"), nargs="+", help="measure this part again")
     made[simulate] = one = modes.add_parser("simulate", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     one.add_argument("--ranks", type=int, nargs="+", default=RANKS)
     one.add_argument("--rows", type=int, default=10**9)
@@ -100,6 +111,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("--latency-us", type=float, default=FAST.latency_us, help="of a message (an assumption)")
     one.add_argument("--bandwidth-gbs", type=float, default=FAST.bandwidth_gbs, help="gigabits per second (an assumption)")
     one.add_argument("--latency", choices=("pairwise", "posted", "log2"), default="pairwise", help="see docs/scale.md")
+    one.add_argument("--message-us", type=float, help="processor time of a message; else that of gloo, as measured")
     one.add_argument("--seed", type=int, default=0)
     for run, made_parser in made.items():
         made_parser.set_defaults(run=run)

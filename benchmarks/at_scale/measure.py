@@ -1,7 +1,7 @@
 """What of a step can be measured on one machine: routing and rows in one process, exchanges and whole steps in a few.
 
 What one process computes is measured in processor time, which other programs on the machine do not lengthen much. Exchanges
-and steps are measured by the clock on the wall, and the fastest quarter is taken.
+and steps are measured in processor time, too, and by the clock on the wall, of which the fastest tenth is taken.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ ROWS = 1_000_000
 
 LAYOUTS = (("mod", False), ("mod", True), ("hash", True), ("range", False), ("range", True))
 SIZES = (512, 4096, 16384)
-TIMEOUT = timedelta(seconds=60)
 PATIENCE = 900.0
 """Seconds after which processes are no longer waited for."""
+TIMEOUT = timedelta(seconds=PATIENCE)
 
 
 class Mirror(Peers):
@@ -46,8 +46,10 @@ class Mirror(Peers):
         self.size, self.rank = size, 0
 
     def begin(self, out: Any, given: Any, counts: Any, what: str) -> Exchange:
-        """Copy ids; vectors are left as they are, since nothing depends on what they hold."""
-        if not out.is_floating_point():
+        """Copy ids, which are few; hand vectors over without a copy, which is part of an exchange."""
+        if out.is_floating_point():
+            out.set_(given)
+        else:
             out.copy_(given)
         return Exchange(self, None, what)
 
@@ -125,45 +127,57 @@ def word_seconds(times: int, ranks: int = 256) -> float:
     return max(0.0, spent[4096] - spent[16]) / (ranks * (4096 - 16))
 
 
-def own_costs(dim: int, times: int = 12) -> dict[str, float]:
-    """What a rank does for the ids that it is asked for: it reads their rows, adds up gradients, and makes the step."""
+def own_costs(dim: int, route: dict[str, float], times: int = 5) -> dict[str, float]:
+    """What a rank does for the ids that it is asked for: it reads their rows, adds up gradients, and makes the step.
+
+    Ids and rows are those of an `Embedding`. What a `ShardedEmbedding` takes beyond that and `route` is the same for each step.
+    """
     generator = np.random.default_rng(2)
-    layer = unhot.torch.Embedding(ROWS, dim)
+    found = {}
+    for sharded in (False, True):
+        layer: Any = ShardedEmbedding(2 * ROWS, dim, group=Mirror(2)) if sharded else unhot.torch.Embedding(ROWS, dim)
+        step = trainer(layer)
+        for _ in range(40):
+            step(torch.from_numpy(generator.integers(0, ROWS, 16384)), torch.randn(16384, dim) * 0.01)
+        columns, seconds = [], []
+        for count in SIZES if sharded else (*SIZES, 65536):
+            for distinct in (count,) if sharded else (count, count // 8, min(count, 500)):
+                gradient, rows, spent = torch.randn(count, dim) * 0.01, [], []
+                for _ in range(times + 3):
+                    pool = generator.integers(0, layer.num_embeddings, distinct)
+                    ids = generator.permutation(pool[np.arange(count) % distinct])
+                    rows.append(len(np.unique(ids // 2 if sharded else ids)))  # a mirror is asked for the ids of both ranks
+                    spent.append(step(torch.from_numpy(ids), gradient))
+                seconds.append(float(np.median(spent[3:])))
+                columns.append([1, count, float(np.mean(rows))])
+        if not sharded:
+            found = dict(zip(["fixed_us", "id_us", "row_us"], fit(columns, seconds), strict=True))
+    known = np.array(columns) @ [found["fixed_us"], found["id_us"], found["row_us"]]
+    routed = [route["fixed_us"] + (route["id_us"] + route["word_us"]) * count + 2 * route["rank_us"] for _, count, _ in columns]
+    more = float(np.median(1e6 * np.array(seconds) - known - routed))
+    return {**found, "fixed_us": max(0.0, found["fixed_us"] + more)}
+
+
+def trainer(layer: Any) -> Callable[[Any, Any], float]:
+    """A function that makes a step and returns its processor time."""
     optimizer = unhot.torch.Adam(layer.parameters())
 
-    def step(ids: Any, gradient: Any) -> None:
+    def step(ids: Any, gradient: Any) -> float:
+        begun = time.thread_time()
         optimizer.zero_grad()
-        out = layer(ids)
-        out.backward(gradient.div_(1.0))  # as the mean over the ranks is taken
+        layer(ids).backward(gradient.div_(1.0))  # as the mean over the ranks is taken
         optimizer.step()
+        return time.thread_time() - begun
 
-    for _ in range(100):
-        step(torch.from_numpy(generator.integers(0, ROWS, 16384)), torch.randn(16384, dim) * 0.01)
-    columns, seconds = [], []
-    for count in (*SIZES, 65536):
-        for repeats in (1, 8):
-            gradient, rows = torch.randn(count, dim) * 0.01, []
-
-            def run(count: int = count, repeats: int = repeats, gradient: Any = gradient, rows: Any = rows) -> float:
-                pool = generator.integers(0, ROWS, max(1, count // repeats))
-                ids = torch.from_numpy(pool[np.arange(count) % len(pool)])
-                rows.append(len(np.unique(pool)))
-                begun = time.thread_time()
-                step(ids, gradient)
-                return time.thread_time() - begun
-
-            spent = [run() for _ in range(times + 3)][3:]
-            seconds.append(float(np.median(spent)))
-            columns.append([1, count, float(np.mean(rows))])
-    return dict(zip(["fixed_us", "id_us", "row_us"], fit(columns, seconds), strict=True))
+    return step
 
 
 # ---------------------------------------------------------------------- several processes
 
 
-def quarter(seconds: Sequence[float]) -> float:
-    """The time that a quarter of them do not exceed."""
-    return float(np.quantile(seconds, 0.25))
+def tenth(seconds: Sequence[float]) -> float:
+    """The time that a tenth of them do not exceed."""
+    return float(np.quantile(seconds, 0.1))
 
 
 def exchanges(group: Any, ranks: int) -> list[dict[str, float]]:
@@ -171,11 +185,13 @@ def exchanges(group: Any, ranks: int) -> list[dict[str, float]]:
     found = []
     for size, times in ((64, 300), (4096, 300), (65536, 150), (1 << 20, 40)):
         given, spent = torch.zeros(ranks * size, dtype=torch.uint8), []
+        worked = time.process_time()
         for _ in range(times):
             begun = time.perf_counter()
             dist.all_to_all_single(torch.empty_like(given), given, group=group)
             spent.append(time.perf_counter() - begun)
-        found.append({"ranks": ranks, "bytes": (ranks - 1) * size, "us": quarter(spent) * 1e6})
+        worked = (time.process_time() - worked) / times
+        found.append({"ranks": ranks, "bytes": (ranks - 1) * size, "us": tenth(spent) * 1e6, "cpu_us": worked * 1e6})
     return found
 
 
@@ -191,20 +207,24 @@ def steps(group: Any, ranks: int, dim: int, timed: int = 40) -> list[dict[str, A
         layer, optimizer = layers[layout]
         layer.dedup = dedup
         for count in SIZES:
-            gradient, spent = torch.randn(count, dim) * 0.01, []
+            gradient, spent, worked = torch.randn(count, dim) * 0.01, [], []
             for k in range(timed + 20):
                 ids = torch.from_numpy(Work(ROWS, count, seed=k).drawn(ranks)[rank])
                 dist.barrier(group)
-                begun = time.perf_counter()
+                begun, work = time.perf_counter(), time.process_time()
                 optimizer.zero_grad()
                 layer(ids).backward(gradient)
                 optimizer.step()
                 if k >= 20:
+                    worked.append(time.process_time() - work)
                     spent.append(time.perf_counter() - begun)
-            slowest = torch.tensor(spent, dtype=torch.float64)
-            dist.all_reduce(slowest, dist.ReduceOp.MAX, group=group)
+            both = torch.tensor([spent, worked], dtype=torch.float64)
+            dist.all_reduce(both[0], dist.ReduceOp.MAX, group=group)
+            busiest = both[1].median()
+            dist.all_reduce(busiest, dist.ReduceOp.MAX, group=group)
             case = {"ranks": ranks, "layout": layout, "dedup": dedup, "ids": count}
-            found.append({**case, "ms": quarter(slowest.tolist()) * 1e3, "median_ms": float(slowest.median()) * 1e3})
+            wall = {"ms": tenth(both[0].tolist()) * 1e3, "median_ms": float(both[0].median()) * 1e3}
+            found.append({**case, **wall, "cpu_ms": float(busiest) * 1e3})
     return found
 
 
@@ -238,8 +258,10 @@ def together(world: int, dim: int) -> dict[str, list[Any]]:
         for process in processes:
             process.start()
         try:
-            if not pipes[0][0].poll(PATIENCE):
-                raise TimeoutError(f"the processes have not ended in {PATIENCE:g} s")
+            until = time.monotonic() + PATIENCE
+            while not pipes[0][0].poll(1):
+                if time.monotonic() > until or any(process.exitcode for process in processes):
+                    raise TimeoutError(f"a process has failed, or they have not ended in {PATIENCE:g} s")
             found: dict[str, list[Any]] = pipes[0][0].recv()
             for process in processes:
                 process.join(30)
@@ -252,16 +274,28 @@ def together(world: int, dim: int) -> dict[str, list[Any]]:
 def exchange_costs(points: Sequence[dict[str, float]]) -> dict[str, float]:
     """What is the same for each exchange, what each message takes, and the bytes of a rank, from the times on loopback."""
     columns = [[1.0, point["ranks"] - 1, point["bytes"]] for point in points]
+    worked = fit(columns, [point["cpu_us"] * 1e-6 for point in points])
+    shares = [max(1.0, point["ranks"] / (os.cpu_count() or 1)) for point in points]
+    columns = [[share, share * messages, byte] for share, (_, messages, byte) in zip(shares, columns, strict=True)]
     fixed, message, byte = fit(columns, [point["us"] * 1e-6 for point in points])
-    return {"fixed_us": fixed, "message_us": message, "loopback_gbs": 8e-3 / byte}
+    found = {"fixed_us": fixed, "message_us": message, "loopback_gbs": 8e-3 / byte}
+    return {**found, **dict(zip(["cpu_fixed_us", "cpu_message_us", "cpu_byte_us"], worked, strict=True))}
 
 
-def measure(dim: int, world: int = 4) -> dict[str, Any]:
-    """All of it, in a few minutes."""
+PARTS = ("route", "own", "together")
+
+
+def measure(dim: int, parts: Sequence[str] = PARTS, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """These parts of all that is measured, and the others as they are known; a few minutes on a quiet machine."""
     torch.set_num_threads(1)
     unhot.set_num_threads(1)
-    costs: dict[str, Any] = {"own": own_costs(dim)}
-    costs |= {"route": route_costs(dim, dedup=False), "route_dedup": route_costs(dim, dedup=True)}
-    found = together(world, dim)
-    costs["exchange"] = exchange_costs(found["exchanges"])
-    return {"dim": dim, "rows": ROWS, "costs": costs, **found}
+    found = {**(known or {}), "dim": dim, "rows": ROWS}
+    costs = dict(found.get("costs", {}))
+    if "route" in parts:
+        costs |= {"route": route_costs(dim, dedup=False), "route_dedup": route_costs(dim, dedup=True)}
+    if "own" in parts:
+        costs["own"] = own_costs(dim, costs["route"])
+    if "together" in parts:
+        found |= together(4, dim)
+        costs["exchange"] = exchange_costs(found["exchanges"])
+    return {**found, "costs": costs}

@@ -85,6 +85,9 @@ class Load:
     """The most ids that a rank is asked for."""
     distinct: int
     """The most distinct rows among them."""
+    all_asked: int
+    all_distinct: int
+    """Of all ranks together."""
 
     @property
     def skew(self) -> float:
@@ -122,6 +125,8 @@ def load(work: Work, layout: str, ranks: int, dedup: bool) -> Load:
         int(max((pairs.sum(0) - own).max(), (pairs.sum(1) - own).max())),
         int(pairs.sum(0).max()),
         int(np.bincount(placed.split(touched)[0], minlength=ranks).max()),
+        len(flat),
+        len(touched),
     )
 
 
@@ -152,21 +157,21 @@ class Network:
     bandwidth_gbs: float
     """Gigabits per second of each rank, in each direction."""
     latency: Latency = "pairwise"
-    """`pairwise`: the messages of a rank wait for each other. `posted`: all are under way at once, and each costs the rank
-    what it costs on loopback. `log2`: in ceil(log2(ranks)) rounds of one message, in which others' bytes are passed on."""
+    """`pairwise`: the messages of a rank wait for each other. `posted`: all are under way at once. `log2`: in ceil(log2(ranks))
+    rounds of one message, in which the bytes of others are passed on.
+    """
+    message_us: float | None = None
+    """The processor time of a message; None for that of gloo, as it was measured."""
 
     def exchange_us(self, ranks: int, sent: float, costs: Mapping[str, Any]) -> float:
         """Microseconds until all ranks have what is sent to them; the busiest one sends or gets so many bytes."""
         if ranks == 1:
             return 0.0
-        fixed, rounds = float(costs["fixed_us"]), ceil(log2(ranks))
-        if self.latency == "log2":
-            fixed, sent = fixed + rounds * self.latency_us, max(1.0, rounds / 2) * sent
-        elif self.latency == "posted":
-            fixed += self.latency_us + (ranks - 1) * costs["message_us"]
-        else:
-            fixed += (ranks - 1) * self.latency_us
-        return fixed + sent * 8e-3 / self.bandwidth_gbs
+        messages = ceil(log2(ranks)) if self.latency == "log2" else ranks - 1
+        flights = 1 if self.latency == "posted" else messages
+        sent *= max(1.0, messages / 2) if self.latency == "log2" else 1.0
+        each = costs["cpu_message_us"] if self.message_us is None else self.message_us
+        return float(costs["fixed_us"] + messages * each + flights * self.latency_us + sent * 8e-3 / self.bandwidth_gbs)
 
 
 FAST = Network("100 Gb/s", 5.0, 100.0)
@@ -175,22 +180,25 @@ SLOW = Network("10 Gb/s", 30.0, 10.0)
 
 
 def times(
-    load: Load, dim: int, dedup: bool, costs: Mapping[str, Any], network: Network, share: float = 1.0
+    load: Load, dim: int, dedup: bool, costs: Mapping[str, Any], network: Network, processors: int | None = None
 ) -> dict[str, float]:
-    """Milliseconds of each phase of a step. `share` is how many ranks compute on one processor at the same time."""
+    """Milliseconds of each phase of a step. Each rank has a processor of its own, unless all share so many."""
     r, o, e = costs["route_dedup" if dedup else "route"], costs["own"], costs["exchange"]
-    words = load.ranks * load.width
-    route = r["fixed_us"] + r["id_us"] * load.ids + r["rank_us"] * load.ranks + r["word_us"] * words
+    route = r["fixed_us"] + r["id_us"] * load.ids + r["rank_us"] * load.ranks + r["word_us"] * load.ranks * load.width
     if dedup:
         route += r["distinct_us"] * load.once
-    own = o["fixed_us"] + o["id_us"] * load.asked + o["row_us"] * load.distinct
+    rows = o["fixed_us"] + o["id_us"] * load.asked + o["row_us"] * load.distinct
+    if processors is not None:
+        route *= max(1.0, load.ranks / processors)
+        together = load.ranks * o["fixed_us"] + o["id_us"] * load.all_asked + o["row_us"] * load.all_distinct
+        rows = max(rows, together / processors)
     vectors = network.exchange_us(load.ranks, load.vector_bytes(dim), e)
     found = {
-        "route": route * share,
+        "route": route,
         "ids": network.exchange_us(load.ranks, load.id_bytes(), e),
         "vectors": vectors,
         "gradients": vectors,
-        "rows": own * share,
+        "rows": rows,
     }
     return {phase: us * 1e-3 for phase, us in found.items()}
 
