@@ -81,7 +81,7 @@ def as_lines(value: Any, depth: int = 0) -> str:
 def simulate(given: argparse.Namespace) -> None:
     """Print a table for one network."""
     measured = json.loads(RESULTS.read_text())["measured"]
-    network = Network("given", given.latency_us, given.bandwidth_gbs, given.latency, given.message_us)
+    network = Network("given", given.latency_us, given.bandwidth_gbs, given.latency)
     work = Work(given.rows, given.ids, given.exponent, given.order, given.seed)
     cases = [case for ranks in given.ranks for case in simulated(replace(work), ranks) if case["layout"] in given.layout]
     print(tables.phases(measured, cases, network))
@@ -110,8 +110,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("--layout", choices=LAYOUTS, nargs="+", default=list(LAYOUTS))
     one.add_argument("--latency-us", type=float, default=FAST.latency_us, help="of a message (an assumption)")
     one.add_argument("--bandwidth-gbs", type=float, default=FAST.bandwidth_gbs, help="gigabits per second (an assumption)")
-    one.add_argument("--latency", choices=("pairwise", "posted", "log2"), default="pairwise", help="see docs/scale.md")
-    one.add_argument("--message-us", type=float, help="processor time of a message; else that of gloo, as measured")
+    one.add_argument("--latency", choices=("pairwise", "log2"), default="pairwise", help="see docs/scale.md")
     one.add_argument("--seed", type=int, default=0)
     for run, made_parser in made.items():
         made_parser.set_defaults(run=run)

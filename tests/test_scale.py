@@ -99,13 +99,10 @@ def test_zipf_law_is_that_of_its_exponent(scale):  # type: ignore[no-untyped-def
 
 def test_exchange_takes_what_the_model_says(scale):  # type: ignore[no-untyped-def]
     """Latency and bandwidth by hand: 1 MB at 8 Gb/s is 1 ms."""
-    network, costs = scale.model.Network("some", 10.0, 8.0), {"fixed_us": 50.0, "cpu_message_us": 2.0}
-    exchange = {latency: replace(network, latency=latency) for latency in ("pairwise", "posted", "log2")}
-    assert exchange["pairwise"].exchange_us(16, 1e6, costs) == pytest.approx(50 + 15 * (10 + 2) + 1000)
-    assert exchange["posted"].exchange_us(16, 1e6, costs) == pytest.approx(50 + 10 + 15 * 2 + 1000)
-    assert exchange["log2"].exchange_us(16, 1e6, costs) == pytest.approx(50 + 4 * (10 + 2) + 2 * 1000)
-    assert replace(network, message_us=1.0).exchange_us(16, 1e6, costs) == pytest.approx(50 + 15 * (10 + 1) + 1000)
-    assert network.exchange_us(1, 1e6, costs) == 0
+    network = scale.model.Network("some", 10.0, 8.0)
+    assert network.exchange_us(16, 1e6, 50.0) == pytest.approx(50 + 15 * 10 + 1000)
+    assert replace(network, latency="log2").exchange_us(16, 1e6, 50.0) == pytest.approx(50 + 4 * 10 + 2 * 1000)
+    assert network.exchange_us(1, 1e6, 50.0) == 0
 
 
 def test_memory_is_that_of_the_arrays(scale):  # type: ignore[no-untyped-def]

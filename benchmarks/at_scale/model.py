@@ -144,7 +144,7 @@ def room(most: int) -> int:
     return max(16, -(-most // step) * step)
 
 
-Latency = Literal["pairwise", "posted", "log2"]
+Latency = Literal["pairwise", "log2"]
 
 
 @dataclass(frozen=True)
@@ -153,25 +153,23 @@ class Network:
 
     name: str
     latency_us: float
-    """Of a message from one rank to another."""
+    """Of a message from one rank to another, with what its software takes."""
     bandwidth_gbs: float
     """Gigabits per second of each rank, in each direction."""
     latency: Latency = "pairwise"
-    """`pairwise`: the messages of a rank wait for each other. `posted`: all are under way at once. `log2`: in ceil(log2(ranks))
-    rounds of one message, in which the bytes of others are passed on.
+    """`pairwise`: a rank sends a message to each other one, and they wait for each other. `log2`: in ceil(log2(ranks)) rounds
+    of one message, in which the bytes of others are passed on.
     """
-    message_us: float | None = None
-    """The processor time of a message; None for that of gloo, as it was measured."""
 
-    def exchange_us(self, ranks: int, sent: float, costs: Mapping[str, Any]) -> float:
+    def exchange_us(self, ranks: int, sent: float, fixed_us: float) -> float:
         """Microseconds until all ranks have what is sent to them; the busiest one sends or gets so many bytes."""
         if ranks == 1:
             return 0.0
-        messages = ceil(log2(ranks)) if self.latency == "log2" else ranks - 1
-        flights = 1 if self.latency == "posted" else messages
-        sent *= max(1.0, messages / 2) if self.latency == "log2" else 1.0
-        each = costs["cpu_message_us"] if self.message_us is None else self.message_us
-        return float(costs["fixed_us"] + messages * each + flights * self.latency_us + sent * 8e-3 / self.bandwidth_gbs)
+        messages = ranks - 1
+        if self.latency == "log2":
+            messages = ceil(log2(ranks))
+            sent *= max(1.0, messages / 2)
+        return fixed_us + messages * self.latency_us + sent * 8e-3 / self.bandwidth_gbs
 
 
 FAST = Network("100 Gb/s", 5.0, 100.0)
@@ -183,7 +181,7 @@ def times(
     load: Load, dim: int, dedup: bool, costs: Mapping[str, Any], network: Network, processors: int | None = None
 ) -> dict[str, float]:
     """Milliseconds of each phase of a step. Each rank has a processor of its own, unless all share so many."""
-    r, o, e = costs["route_dedup" if dedup else "route"], costs["own"], costs["exchange"]
+    r, o, fixed = costs["route_dedup" if dedup else "route"], costs["own"], costs["exchange"]["fixed_us"]
     route = r["fixed_us"] + r["id_us"] * load.ids + r["rank_us"] * load.ranks + r["word_us"] * load.ranks * load.width
     if dedup:
         route += r["distinct_us"] * load.once
@@ -192,10 +190,10 @@ def times(
         route *= max(1.0, load.ranks / processors)
         together = load.ranks * o["fixed_us"] + o["id_us"] * load.all_asked + o["row_us"] * load.all_distinct
         rows = max(rows, together / processors)
-    vectors = network.exchange_us(load.ranks, load.vector_bytes(dim), e)
+    vectors = network.exchange_us(load.ranks, load.vector_bytes(dim), fixed)
     found = {
         "route": route,
-        "ids": network.exchange_us(load.ranks, load.id_bytes(), e),
+        "ids": network.exchange_us(load.ranks, load.id_bytes(), fixed),
         "vectors": vectors,
         "gradients": vectors,
         "rows": rows,

@@ -95,15 +95,15 @@ def compared(run: dict[str, Any]) -> dict[tuple[str, bool, int], list[tuple[floa
     measured = run["measured"]
     costs, dim, processors = measured["costs"], measured["dim"], measured["machine"]["cpus"]
     exchange = costs["exchange"]
-    worked = {**costs, "exchange": {**exchange, "fixed_us": exchange["cpu_fixed_us"]}}
-    processor = Network("processor", 0.0, 8e-3 / exchange["cpu_byte_us"])
+    worked = {**costs, "exchange": {"fixed_us": exchange["cpu_fixed_us"]}}
+    processor = Network("processor", exchange["cpu_message_us"], 8e-3 / exchange["cpu_byte_us"])
     found: dict[tuple[str, bool, int], list[tuple[float, float]]] = {}
     for case in measured["steps"]:
         dedup, ranks = case["dedup"], case["ranks"]
         busiest = load(Work(measured["rows"], case["ids"], seed=20), case["layout"], ranks, dedup)
         share = max(1.0, ranks / processors)
-        waited = {**costs, "exchange": {**exchange, "fixed_us": share * exchange["fixed_us"]}}
-        loopback = Network("loopback", 0.0, exchange["loopback_gbs"], message_us=share * exchange["message_us"])
+        waited = {**costs, "exchange": {"fixed_us": share * exchange["fixed_us"]}}
+        loopback = Network("loopback", share * exchange["message_us"], exchange["loopback_gbs"])
         work = sum(times(busiest, dim, dedup, worked, processor).values())
         wall = sum(times(busiest, dim, dedup, waited, loopback, processors).values())
         pairs = [(case["cpu_ms"], work), (case["ms"], wall)]
@@ -183,15 +183,20 @@ def by_skew(run: dict[str, Any]) -> str:
 
 
 def by_latency(run: dict[str, Any]) -> str:
-    """The three models of latency, and where the time goes in them."""
+    """The models of latency, and where the time goes in them."""
     found, measured = loads(run), run["measured"]
+    networks = [
+        ("pairwise, 5 us", FAST),
+        ("pairwise, 30 us", replace(FAST, latency_us=SLOW.latency_us)),
+        ("log2, 5 us", replace(FAST, latency="log2")),
+        ("log2, 30 us", replace(FAST, latency_us=SLOW.latency_us, latency="log2")),
+    ]
     lines = []
     for ranks in (8, 64, 1024):
-        for latency in ("pairwise", "posted", "log2"):
-            network = replace(FAST, latency=latency)  # type: ignore[arg-type]
+        for name, network in networks:
             spent = times(found["mod", True, ranks], measured["dim"], True, measured["costs"], network)
             cells = [number(spent[phase]) for phase in PHASES]
-            lines.append([f"{ranks:,}" if latency == "pairwise" else "", latency, *cells, number(sum(spent.values()))])
+            lines.append([f"{ranks:,}" if network is FAST else "", name, *cells, number(sum(spent.values()))])
     return table(["ranks", "simulated ms", *PHASES, "step"], lines, 2)
 
 
