@@ -209,7 +209,7 @@ def by_rows(run: dict[str, Any]) -> str:
             full = sum(each for name, each in found.items() if name != "history after 10^6 steps")
             cells = [size(each) for each in found.values()]
             lines.append([f"10^{len(str(rows)) - 1}" if ranks == 8 else "", f"{ranks:,}", *cells, size(full)])
-    return table(["rows", "ranks", *memory(1, 1, 1), "all, history full"], lines)
+    return table(["computed: rows", "ranks", *memory(1, 1, 1), "all, history full"], lines)
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
