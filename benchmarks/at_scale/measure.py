@@ -293,8 +293,8 @@ def measure(dim: int, parts: Sequence[str] = PARTS, known: dict[str, Any] | None
     costs = dict(found.get("costs", {}))
     if "route" in parts:
         both = [route_costs(dim, dedup) for dedup in (False, True)]
-        rank = sum(each["rank_us"] for each in both) / 2  # the same code in both
-        costs |= {name: {**each, "rank_us": rank} for name, each in zip(("route", "route_dedup"), both, strict=True)}
+        same = {name: sum(each[name] for each in both) / 2 for name in ("rank_us", "word_us")}  # of the same code in both
+        costs |= {name: {**each, **same} for name, each in zip(("route", "route_dedup"), both, strict=True)}
     if "own" in parts:
         costs["own"] = own_costs(dim, costs["route"])
     if "together" in parts:
