@@ -2,9 +2,9 @@
 
     python benchmarks/sharded.py [--ranks 2] [--rounds 7] [--rule Adam]
 
-Trains 10^6 rows of 64, by 4,096 Zipf ids in all in each step, in torch's training loop: in one process with the whole table, and
-in several with their shares. CPU time is that of the thread that trains; gloo's own threads belong to the exchange. Exits with 1 if
-a target is missed.
+Trains 10^6 rows of 64, by 4,096 Zipf ids in all in each step, in torch's training loop: in one process with the whole table,
+and in several with their shares. CPU time is that of the thread that trains; gloo's own threads belong to the exchange. Exits
+with 1 if a target is missed.
 """
 
 from __future__ import annotations

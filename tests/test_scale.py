@@ -59,7 +59,7 @@ def test_loads_are_those_of_counting_one_by_one(scale, layout, dedup, ranks):  #
     assert found.asked == max(sum(sent[other, k] for other in others) for k in others)
     assert found.distinct == max(map(len, rows))
     assert (found.all_asked, found.all_distinct) == (sum(routed), sum(map(len, rows)))
-    assert found.width == 5 + scale.model.room(max(sent.values()))
+    assert found.width == scale.model.HEADER + scale.model.room(max(sent.values()))
     assert found.id_bytes() == 8 * (ranks - 1) * found.width
 
 
@@ -68,6 +68,7 @@ def test_messages_are_those_of_the_layers(scale, layout, dedup):  # type: ignore
     """The width of a message, and the ids in it, are those of the router that the layers use."""
     torch = pytest.importorskip("torch")
     routing = importlib.import_module("unhot.torch.distributed.routing")
+    messages = importlib.import_module("unhot.torch.distributed.messages")
     measure = importlib.import_module("at_scale.measure")
     work, ranks = scale.model.Work(rows=10_000, ids=2000), 4
     placed = layout_of(layout, work.rows, ranks)
@@ -77,11 +78,11 @@ def test_messages_are_those_of_the_layers(scale, layout, dedup):  # type: ignore
         asked = routing.Asked(torch.from_numpy(np.unique(ids) if dedup else ids))
         route = router.start([asked])
         most, once = max(most, *(line[0] for line in route.sent)), max(once, len(asked.ids))
-        assert router.header == scale.model.HEADER
+        assert router.mail.header == scale.model.HEADER
     found = scale.model.load(work, layout, ranks, dedup)
-    assert found.width == scale.model.HEADER + routing.rounded(most)
+    assert found.width == scale.model.HEADER + messages.rounded(most)
     assert found.once == once
-    assert all(scale.model.room(count) == routing.rounded(count) for count in range(1, 5000, 7))
+    assert all(scale.model.room(count) == messages.rounded(count) for count in range(1, 5000, 7))
 
 
 def test_zipf_law_is_that_of_its_exponent(scale):  # type: ignore[no-untyped-def]

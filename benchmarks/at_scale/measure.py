@@ -105,7 +105,7 @@ def route_costs(dim: int, dedup: bool, times: int = 12) -> dict[str, float]:
                     route.send_gradients([gradients])
 
                 taken = processor_time(run, times)
-                seconds.append(taken - word * ranks * (router.header + router.room))
+                seconds.append(taken - word * ranks * (router.mail.header + router.mail.room))
                 once = [len(torch.unique(ids))] if dedup else []
                 columns.append([1, count, ranks, *once])
     found = dict(zip(["fixed_us", "id_us", "rank_us", "distinct_us"], fit(columns, seconds), strict=False))
@@ -120,7 +120,7 @@ def word_seconds(times: int, ranks: int = 256) -> float:
         router = Router(Mirror(ranks), [layout_of("mod", ROWS, ranks)], ["ids"])
 
         def run(router: Any = router, room: int = room) -> None:
-            router.room = room
+            router.mail.room = room
             router.start([Asked(ids)]).finish()
 
         spent[room] = processor_time(run, times)

@@ -26,7 +26,7 @@ ORDERS: dict[Order, str] = {
     "multiples": "all ids are multiples of 64",
 }
 
-HEADER = 5
+HEADER = 6
 """The numbers at the head of a message of ids, of a layer with one table."""
 
 WORD, FLOAT = 8, 4
@@ -139,7 +139,7 @@ def sent(ids: Ids, rows: int, dedup: bool) -> tuple[Ids, Ids]:
 
 
 def room(most: int) -> int:
-    """How many ids a message has room for, once lookups have had at most so many for one rank (`routing.rounded`)."""
+    """How many ids a message has room for, once lookups have had at most so many for one rank (`messages.rounded`)."""
     step = max(1, 1 << max(most.bit_length() - 3, 0))
     return max(16, -(-most // step) * step)
 
