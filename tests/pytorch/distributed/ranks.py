@@ -13,6 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from unhot.torch import _private
+
 PATIENCE = 120.0
 """Seconds after which what a function gives is no longer waited for."""
 
@@ -22,6 +26,12 @@ TIMEOUT = timedelta(seconds=20)
 
 OTHERS: dict[int, Any] = {}
 """In a process, another group of so many processes: for tables of a model whose dense part has the first one."""
+
+
+beside_ddp = pytest.mark.skipif(
+    not _private.ON, reason="what lets DistributedDataParallel leave tables alone is no public name"
+)
+"""Of tests that wrap a model in it."""
 
 
 class FailedError(Exception):

@@ -16,6 +16,7 @@ import unhot.torch
 from pytorch.distributed import models
 from pytorch.distributed.models import Recommender, batches, part, weights_of
 from pytorch.distributed.programs import made, optimizer_of, share, steps, train, whole_training
+from pytorch.distributed.ranks import beside_ddp
 from unhot.torch.distributed import load_table, save_table, shard
 
 
@@ -45,6 +46,7 @@ def trained(group: Any, layout: str, kind: str, folder: str, first: int, stop: i
     return weights_of(model, group)
 
 
+@beside_ddp
 @pytest.mark.parametrize("kind", ["Adam", "RowwiseAdagrad"])
 @pytest.mark.parametrize("layout", ["mod", "range", "hash"])
 def test_goes_on_bit_for_bit(pool: Any, tmp_path: Path, layout: str, kind: str) -> None:
@@ -73,6 +75,7 @@ def saves_and_goes_on(group: Any, layout: str, kind: str, folder: str) -> Any:
     return weights_of(model, group)
 
 
+@beside_ddp
 def test_other_numbers_of_processes(pool: Any, tmp_path: Path) -> None:
     """From two to three to one, each with another layout; the files are those of one process."""
     pool.run(trained, "mod", "Adam", str(tmp_path / "two"), 0, 4, False, True, world=2)

@@ -12,7 +12,7 @@ from torch.distributed.algorithms.join import Join
 import unhot.torch
 from pytorch.distributed import models
 from pytorch.distributed.models import Recommender, batches, part, weights_of
-from pytorch.distributed.ranks import OTHERS
+from pytorch.distributed.ranks import OTHERS, beside_ddp
 from unhot.torch.distributed import JoinTables, ShardedEmbedding, shard
 
 CLIPS = {"torch": torch.nn.utils.clip_grad_norm_, "unhot": unhot.torch.clip_grad_norm_}
@@ -35,6 +35,7 @@ def clipped(group: Any, which: str, kind: str, norm_type: float) -> Any:
     return weights_of(model, group), norms
 
 
+@beside_ddp
 @pytest.mark.parametrize(("which", "norm_type"), [("torch", 2.0), ("unhot", 2.0), ("unhot", float("inf")), ("torch", 1.0)])
 def test_clipping(pool: Any, which: str, norm_type: float) -> None:
     """The norm is that of the whole tables, the same in all processes."""
@@ -111,6 +112,7 @@ def scaled(group: Any) -> Any:
     return weights_of(model, group) if group is not None else dict(model.named_parameters()), scales
 
 
+@beside_ddp
 def test_scaled_gradients(pool: Any) -> None:
     """A gradient that is not finite in one process is a step that none makes."""
     expected, expected_scales = scaled(None)
@@ -182,6 +184,7 @@ def joined_in_one_process() -> Any:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+@beside_ddp
 def test_unequal_numbers_of_steps(pool: Any) -> None:
     expected = joined_in_one_process()
     for weights in pool.run(joined, False, world=3):
@@ -191,6 +194,7 @@ def test_unequal_numbers_of_steps(pool: Any) -> None:
             )
 
 
+@beside_ddp
 def test_unequal_numbers_of_steps_with_buffers(pool: Any) -> None:
     """DistributedDataParallel sends buffers before each step, for which it waits."""
     first, *others = pool.run(joined, True, world=3)

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pytorch.distributed.ranks import beside_ddp
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "sharded_recommender.py"
 
 
+@beside_ddp
 def test_example_under_torchrun() -> None:
     """Two processes learn, each with half of the rows."""
     command = [

@@ -19,7 +19,7 @@ from selection import slow
 
 import unhot.torch
 from pytorch.distributed.programs import made, share, steps
-from pytorch.distributed.ranks import started_quickly
+from pytorch.distributed.ranks import beside_ddp, started_quickly
 from unhot.torch.distributed import PeerError
 
 STEPS = 60
@@ -127,6 +127,7 @@ def run_elastic(folder: Path, *ends: int) -> Any:
     return torch.load(folder / "weights.pt")
 
 
+@beside_ddp
 @slow  # four starts of two processes
 def test_restarted_by_torchrun(tmp_path: Path) -> None:
     """From the last checkpoint, with the bits of a run that was never interrupted."""

@@ -27,6 +27,7 @@ from pytorch.distributed.programs import (
     vectors_of,
     whole_training,
 )
+from pytorch.distributed.ranks import beside_ddp
 from unhot.torch.distributed import ShardedEmbedding, shard, tables
 
 ADAM = ("Adam", {"lr": 0.05})
@@ -196,6 +197,7 @@ def with_unused(group: Any) -> Any:
     return weights_of(model, group)
 
 
+@beside_ddp
 def test_unused_tables(pool: Any) -> None:
     expected = models.in_one_process(6, unused=True)
     for weights in pool.run(with_unused, world=2):
@@ -229,6 +231,7 @@ def test_convert_leaves_them_alone(pool: Any) -> None:
         assert "tags.weight" in left
 
 
+@beside_ddp
 @slow  # it compiles
 def test_compiled(pool: Any) -> None:
     expected = models.in_one_process(6)

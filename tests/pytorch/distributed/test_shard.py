@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pytorch.distributed.models import in_many, in_one_process
+from pytorch.distributed.ranks import beside_ddp
 
 
+@beside_ddp
 @pytest.mark.parametrize(("world", "layout", "device"), [(2, "mod", "cpu"), (3, "hash", "meta"), (4, "range", "cpu")])
 def test_trains_as_one_process(pool: Any, world: int, layout: str, device: str) -> None:
     """With a table that no lookup uses; `find_unused_parameters` does not mind it. Only the first process had weights."""
