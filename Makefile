@@ -15,7 +15,7 @@ PIP := --disable-pip-version-check --quiet
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
-# Twenty-five minutes on two cores, after the set-up. Covers every rule, option, front end and kind of input, but not all combinations.
+# Half an hour on two cores, after the set-up. Covers every rule, option, front end and kind of input, but not all combinations.
 test: $(VENV)/tests check test-numpy
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 20 $(ALL) --ignore tests/keras3 tests
 	$(MAKE) test-keras
