@@ -150,6 +150,10 @@ class Shard(NamedTuple):
         """How many rows it has."""
         return self.layout.count(self.rank)
 
+    def numbers(self, local: Any) -> Any:
+        """The numbers in the whole table of its own rows."""
+        return self.layout.number_of(self.rank, local)
+
     def own(self, rows: Any) -> Any:
         """Those of the whole table's rows that this shard has, by its own numbers."""
         shards, local = self.layout.split(rows)

@@ -89,7 +89,7 @@ def _to_stock(model: nn.Module, done: Conversion[Any]) -> None:
     ours = {name: module for name, module in _layers(model) if isinstance(module, (Embedding, EmbeddingBag))}
     done.left.update((name, why) for name, module in ours.items() if (why := _beyond_stock(module)))
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, TableParameter) and parameter.notes.other_shards is not None:
+        if isinstance(parameter, TableParameter) and parameter.other_shards is not None:
             done.left[name] = "its rows are spread over processes"
     kept = {id(parameter): name for name in done.left if name in ours for parameter in ours[name].parameters()}
     kept |= {id(parameter): name for name, parameter in model.named_parameters() if name in done.left}

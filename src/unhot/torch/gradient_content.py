@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unhot.kernels import active as kernels
+from unhot.layouts import Shard
 from unhot.torch import _private
 from unhot.training import warn_once
 
@@ -50,8 +51,11 @@ class OtherShards(Protocol):
     """The shards of the same table in other processes. Each method is a collective operation."""
 
     @property
-    def rows(self) -> int:
-        """The number of rows of the whole table."""
+    def shard(self) -> Shard | None:
+        """Which rows of the table this process has; None where rows go by their keys."""
+
+    def rows(self, own: int) -> int:
+        """The number of rows of the whole table, of which this process has its own."""
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over all shards of what each has."""

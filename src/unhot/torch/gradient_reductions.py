@@ -57,7 +57,7 @@ def _held(content: Content) -> tuple[Tensor, int, Number]:
 def _count_of(content: Content) -> int:
     """How many elements the gradient has."""
     shards = shards_of(content)
-    return content.shape.numel() if shards is None else shards.rows * content.shape[1]
+    return content.shape.numel() if shards is None else shards.rows(content.shape[0]) * content.shape[1]
 
 
 def _total(content: Content, own: Tensor) -> Tensor:

@@ -99,11 +99,7 @@ class KeyedEmbedding(Embedding):
         max_rows: int | None = None,
         max_idle: int | None = None,
     ) -> None:
-        if init is not None and not callable(init):
-            raise TypeError(
-                "`init` must be None or a function that fills a tensor in place, such as torch.nn.init.zeros_. Received:"
-                f" {init!r}."
-            )
+        require_filler(init)
         hide_from_compiler(KeyedEmbedding, "_rows_of")
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
         super().__init__(
@@ -205,6 +201,14 @@ class KeyedEmbedding(Embedding):
         if isinstance(given, Tensor) and given.dim() == 2 and len(given) != self.num_embeddings:
             self._resize(len(given))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def require_filler(init: object) -> None:
+    """Raise TypeError for what fills no tensor."""
+    if init is not None and not callable(init):
+        raise TypeError(
+            f"`init` must be None or a function that fills a tensor in place, such as torch.nn.init.zeros_. Received: {init!r}."
+        )
 
 
 def _host(keys: KeysLike | Tensor) -> Any:

@@ -86,7 +86,7 @@ def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
         why = wrong_dtype(weight.dtype)
     elif is_transformed():
         why = TRANSFORMED
-    elif not sparse and weight.notes.other_shards is None and in_data_parallel():
+    elif not sparse and weight.other_shards is None and in_data_parallel():
         why = DATA_PARALLEL
     if not why:
         return tie.backend

@@ -62,19 +62,19 @@ class Notes:
     warned_of_dense_training = False
     """Whether the user was warned of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, other_shards: OtherShards | None = None) -> None:
         self.rooms: dict[str, torch.Tensor] = {}
         """Tensors that begin with the weights ("") and the slots, by their names, and have rows to spare."""
         self.capacity = 0
         """The number of rows to have room for."""
-        self.other_shards: OtherShards | None = None
+        self.other_shards = other_shards
         """The shards of the same table in other processes, if there are such."""
 
 
 ROW_NUMBERS = ("_frozen_rows", "_removed_rows")
 """Attributes that say something of rows."""
 
-COPIED = (*ROW_NUMBERS, "_shard")
+COPIED = (*ROW_NUMBERS, "_other_shards")
 """Attributes that every copy of a table has, too."""
 
 
@@ -100,13 +100,25 @@ class TableParameter(nn.Parameter):
     @property
     def shard(self) -> Shard | None:
         """Of which table the rows are some; copies are so, too. None where they are all rows."""
-        found: Shard | None = self.__dict__.get("_shard")
+        others = self.other_shards
+        return None if others is None else others.shard
+
+    @property
+    def other_shards(self) -> OtherShards | None:
+        """The shards of the same table in other processes, if there are such; those of copies are the same."""
+        found: OtherShards | None = self.__dict__.get("_other_shards")
         return found
+
+    @other_shards.setter
+    def other_shards(self, given: OtherShards) -> None:
+        self.__dict__["_other_shards"] = self.notes.other_shards = given
 
     @property
     def notes(self) -> Notes:
         """What is noted of this table."""
-        found: Notes = self.__dict__.setdefault("_notes", Notes())
+        found: Notes | None = self.__dict__.get("_notes")
+        if found is None:
+            found = self.__dict__["_notes"] = Notes(self.other_shards)
         return found
 
     @classmethod

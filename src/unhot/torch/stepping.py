@@ -339,7 +339,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         """The tables whose rows are spread over processes, with their numbers in a state, and what knows the other shards."""
         for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=False):
             for number, table in zip(saved["params"], group["params"], strict=False):
-                shards = table.notes.other_shards if isinstance(table, TableParameter) else None
+                shards = table.other_shards if isinstance(table, TableParameter) else None
                 if shards is not None:
                     yield number, table, shards
 

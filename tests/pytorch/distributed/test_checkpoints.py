@@ -168,3 +168,19 @@ def test_files_of_tables(pool: Any, tmp_path: Path, kind: str) -> None:
         table.accumulate(step.ids.numpy(), step.gradients[: len(step.ids)].numpy())
         table.step()
     torch.testing.assert_close(torch.from_numpy(table.array), expected, rtol=1e-5, atol=1e-6)
+
+
+def without_a_folder(group: Any, folder: str) -> str:
+    """What a process says of a file that cannot be written."""
+    try:
+        save_table(made("", {}, group), f"{folder}/nowhere/table.safetensors")
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_files_that_cannot_be_written(pool: Any, tmp_path: Path) -> None:
+    """An error in all processes at once."""
+    first, second = pool.run(without_a_folder, str(tmp_path), world=2)
+    assert first.startswith("FileNotFoundError")
+    assert "another process has an error" in second

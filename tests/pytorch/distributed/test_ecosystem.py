@@ -153,7 +153,7 @@ def test_accumulated_gradients(pool: Any) -> None:
 
 
 def joined(group: Any, buffers: bool) -> Any:
-    """The weights after each process has made as many steps as it had batches."""
+    """The weights after each process has twice made as many steps as it had batches."""
     model: Any = Recommender(0)
     if buffers:
         model.head = nn.Sequential(nn.BatchNorm1d(13, affine=False), model.head)
@@ -161,12 +161,12 @@ def joined(group: Any, buffers: bool) -> Any:
     model = nn.parallel.DistributedDataParallel(model, process_group=group)
     optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
     own = [part(batch, group.rank(), group.size()) for batch in batches(9)][: (9, 4, 6)[group.rank()]]
-    tables = JoinTables(model, optimizer)
-    with Join([tables, model]):
-        for batch in own:
-            optimizer.zero_grad()
-            nn.functional.mse_loss(model(batch), batch["target"]).backward()
-            optimizer.step()
+    for _ in range(2):
+        with Join([JoinTables(model, optimizer), model]):
+            for batch in own:
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(batch), batch["target"]).backward()
+                optimizer.step()
     return weights_of(model, group)
 
 
@@ -174,7 +174,7 @@ def joined_in_one_process() -> Any:
     """The same: gradients of processes without a batch are zero, and they are divided by the number of all processes."""
     model = Recommender(0)
     optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
-    for k, batch in enumerate(batches(9)):
+    for k, batch in [*enumerate(batches(9))] * 2:
         optimizer.zero_grad()
         for rank, count in enumerate((9, 4, 6)):
             if k < count:

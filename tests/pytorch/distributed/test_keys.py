@@ -108,3 +108,18 @@ def test_unknown_keys_in_evaluation(pool: Any) -> None:
 def test_vocabularies_that_cannot_be_spread() -> None:
     with pytest.raises(ValueError, match="no reserved rows"):
         ShardedKeyedEmbedding(unhot.Vocabulary(unknown=0), DIM)
+
+
+def drawn(group: Any) -> Any:
+    """The rows of keys that came in the first lookups, where all processes have the same seed."""
+    torch.manual_seed(3)
+    layer = ShardedKeyedEmbedding(unhot.Vocabulary(list(range(20)), unknown="grow"), DIM, group=group)
+    layer(torch.arange(100, 130))
+    layer(torch.arange(200, 210))
+    return layer.local.weight.detach().clone()
+
+
+def test_no_row_is_like_another(pool: Any) -> None:
+    rows = torch.cat(pool.run(drawn, world=2))
+    assert len(rows) == 60
+    assert len(torch.unique(rows, dim=0)) == 60

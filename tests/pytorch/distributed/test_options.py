@@ -84,8 +84,8 @@ def test_unknown_ids(pool: Any, pooling: str, policy: Any, dedup: bool) -> None:
         torch.testing.assert_close(torch.cat([found[step] for *_, found in parts]), whole, rtol=1e-5, atol=1e-6)
 
 
-def prefetched(group: Any) -> str:
-    """Whether lookups find what they should whose ids were sent before, in messages of different rooms."""
+def prefetched(group: Any) -> list[str]:
+    """Look up ids that were sent before, in messages of different rooms; and others, which is an error."""
     layer = made("", {}, group)
     generator = torch.Generator().manual_seed(group.rank())
     batches = [torch.randint(ROWS, (size,), generator=generator) for size in (3, 900, 2, 500, 40)]
@@ -97,15 +97,21 @@ def prefetched(group: Any) -> str:
         if k + 2 < len(batches):
             layer.prefetch(batches[k + 2])
     layer.prefetch(batches[0])
-    try:
-        layer(batches[1])
-    except ValueError as error:
-        return str(error)
-    return ""
+    layer.prefetch(batches[2])
+    batches[2] += 1  # as who fills the same tensor again and again
+    said = []
+    for ids in batches[1:3]:
+        try:
+            layer(ids)
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def test_prefetched_ids(pool: Any) -> None:
-    assert all("other ids than `prefetch`" in said for said in pool.run(prefetched, world=2))
+    for said in pool.run(prefetched, world=2):
+        assert len(said) == 2
+        assert all("other ids than `prefetch`" in text for text in said)
 
 
 def copies(group: Any) -> Any:
@@ -119,6 +125,10 @@ def copies(group: Any) -> Any:
         optimizer.step()
         optimizer.zero_grad()
     assert torch.equal(layer.weight, first_weights()[layer.rows_here()])
+    third = copy.deepcopy(other)
+    trainer = unhot.torch.Adam(third.parameters(), lr=0.1)
+    trainer.load_state_dict(optimizer.state_dict())
+    assert torch.equal(trainer.state[third.weight]["exp_avg"], optimizer.state[other.weight]["exp_avg"])
     return layer.rows_here(), other.weight.detach().clone(), [], {}
 
 
@@ -270,3 +280,27 @@ def test_second_derivatives(pool: Any, pooling: str) -> None:
     _, expected = second_derivatives(None, pooling)
     for rows, found in pool.run(second_derivatives, pooling, world=2):
         torch.testing.assert_close(found, expected[rows], rtol=1e-4, atol=1e-5)
+
+
+def hooked(group: Any) -> Any:
+    """How often the hooks of a sharded layer are called, of both kinds; what is left alone, and what an error calls the ids."""
+    model = nn.ModuleDict({"words": unhot.torch.Embedding(9, 2), "pair": unhot.torch.EmbeddingCollection({"a": (5, 2)})})
+    calls: list[str] = []
+    model["words"].register_forward_hook(lambda *given: calls.append("plain"))
+    model["words"].register_forward_pre_hook(lambda *given: calls.append(f"with {len(given)}"), with_kwargs=True)
+    model["pair"].layers["a"].register_forward_hook(lambda *given: None)
+    left = shard(model, group).left
+    model["words"](torch.tensor([1]))
+    said = ""
+    try:
+        model["words"](torch.tensor([99]))
+    except IndexError as error:
+        said = str(error)
+    return calls, left, said
+
+
+def test_hooks_and_names(pool: Any) -> None:
+    for calls, left, said in pool.run(hooked, world=2):
+        assert calls[:2] == ["with 3", "plain"]
+        assert "hooks or options" in left["pair"]
+        assert "id 99 of 'words'" in said

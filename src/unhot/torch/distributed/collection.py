@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +20,11 @@ from unhot.torch.collection import (
     pooling_of,
 )
 from unhot.torch.collection_lookup import Feature
-from unhot.torch.distributed.layer import Reduction, ShardedEmbedding, ShardedEmbeddingBag, first_outside
-from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
+from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag
+from unhot.torch.distributed.lookup import Options, Wanted, asked_of, deduplicated, look_up
 from unhot.torch.distributed.peers import Group, Peers
-from unhot.torch.distributed.routing import Asked, BadId, Route, Router
-from unhot.torch.gradient_content import bags_of
+from unhot.torch.distributed.routing import Asked, BadId, Route, Router, first_outside
+from unhot.torch.distributed.sharded import Ahead, Reduction
 
 
 class ShardedCollection(Collection):
@@ -39,13 +38,14 @@ class ShardedCollection(Collection):
     def __init__(
         self,
         tables: Tables,
-        output: Output,
-        device: Any,
-        dtype: Any,
-        group: Group,
-        layout: LayoutName,
-        reduction: Reduction,
-        dedup: bool,
+        *,
+        output: Output = "concatenated",
+        device: Any = None,
+        dtype: Any = None,
+        group: Group = None,
+        layout: LayoutName = "mod",
+        reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
         peers = group if isinstance(group, Peers) else Peers(group)
         self.__dict__.update(_peers=peers, _layout=layout, reduction=reduction, dedup=dedup)  # of which the layers are made
@@ -53,7 +53,7 @@ class ShardedCollection(Collection):
         layouts = [self._layer_of(name).shard.layout for name in self.features]
         self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled and not dedup)
         hide_from_compiler(ShardedCollection, "_looked_up")
-        self._ahead: deque[tuple[list[Feature], list[Wanted], Route]] = deque()
+        self._ahead = Ahead[tuple[list[Feature], list[Wanted], Route]]()
 
     @property
     def peers(self) -> Peers:
@@ -68,14 +68,6 @@ class ShardedCollection(Collection):
     def _layer_of(self, feature: str) -> Any:
         return self.layers[self.features[feature]]
 
-    def _asked(self, feature: Feature) -> Asked:
-        flat = feature.ids.detach().reshape(-1).to(feature.weight.device, torch.int64)
-        if feature.starts is None:
-            return Asked(flat)
-        bags, shares = bags_of(feature.starts.cpu(), feature.mode == "mean")
-        factors = None if shares is None else torch.from_numpy(shares).to(flat.device)
-        return Asked(flat, torch.from_numpy(bags).to(flat.device), factors)
-
     def _nothing(self) -> list[Asked]:
         device = next(iter(self.layers.parameters())).device
         none = torch.empty(0, dtype=torch.int64, device=device)
@@ -89,7 +81,7 @@ class ShardedCollection(Collection):
             self._require_alike(given)
             for feature in given:
                 require_indices(feature.ids)
-            asked = [self._asked(feature) for feature in given]
+            asked = [asked_of(part.ids, part.starts, part.mode, None, part.weight.device) for part in given]
         except BaseException:
             self._router.start(self._nothing(), failed=True).finish_failed()
             raise
@@ -131,7 +123,7 @@ class ShardedCollection(Collection):
 
         Example: see `ShardedEmbedding`.
         """
-        self._ahead.append(self._begin(features))
+        self._ahead.add(features, self._begin(features))
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features: one tensor, (batch, sum of dims) in the order of `features`, or one for each."""
@@ -139,15 +131,7 @@ class ShardedCollection(Collection):
 
     def _looked_up(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The same, which is not compiled."""
-        if self._ahead:
-            given, wanted, route = self._ahead.popleft()
-            now = [self._feature(name, features[name]) for name in self.features]
-            if not all(torch.equal(a.ids, b.ids) for a, b in zip(given, now, strict=True)):
-                raise ValueError(
-                    "the collection is called with other ids than `prefetch` was. Call it in the order of the prefetches."
-                )
-        else:
-            given, wanted, route = self._begin(features)
+        given, wanted, route = self._ahead.take(features) or self._begin(features)
         route.finish()
         vectors = look_up(wanted, route, self.reduction == "mean")
         shaped = [found.view(*feature.shape, found.size(-1)) for feature, found in zip(given, vectors, strict=True)]
@@ -168,20 +152,6 @@ class ShardedEmbeddingCollection(ShardedCollection, EmbeddingCollection):
 
     References: torchrec/distributed/embedding.py.
     """
-
-    def __init__(
-        self,
-        tables: Tables,
-        *,
-        output: Output = "concatenated",
-        device: Any = None,
-        dtype: Any = None,
-        group: Group = None,
-        layout: LayoutName = "mod",
-        reduction: Reduction = "mean",
-        dedup: bool = False,
-    ) -> None:
-        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction, dedup)
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
         return ShardedEmbedding(config.num_embeddings, config.embedding_dim, device=device, dtype=dtype, **self._sharding)
@@ -204,20 +174,6 @@ class ShardedEmbeddingBagCollection(ShardedCollection, EmbeddingBagCollection):
     """
 
     pooled = True
-
-    def __init__(
-        self,
-        tables: Tables,
-        *,
-        output: Output = "concatenated",
-        device: Any = None,
-        dtype: Any = None,
-        group: Group = None,
-        layout: LayoutName = "mod",
-        reduction: Reduction = "mean",
-        dedup: bool = False,
-    ) -> None:
-        ShardedCollection.__init__(self, tables, output, device, dtype, group, layout, reduction, dedup)
 
     def _layer(self, config: Any, device: Any, dtype: Any) -> nn.Module:
         return ShardedEmbeddingBag(

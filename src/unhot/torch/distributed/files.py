@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from unhot.engine import Engine
 from unhot.settling import clock_of
 from unhot.state import decoded, export_state
 from unhot.storage.files import Path, as_path, replace
+from unhot.storage.safetensors import dtype_of as dtype_of_entry
 from unhot.storage.tables import like_of, one_table, opened, write_table
 from unhot.store import numbered
 from unhot.torch.backend import dtype_of
 from unhot.torch.clocks import go_on
-from unhot.torch.distributed.layer import Sharded
 from unhot.torch.distributed.peers import Peers
+from unhot.torch.distributed.sharded import Sharded
 from unhot.torch.distributed.transfer import OnOne, moved
 from unhot.torch.held_state import Start
 from unhot.torch.placement import counter
@@ -39,7 +41,7 @@ def save_table(layer: Sharded, path: Path, optimizer: RowOptimizer | None = None
         optimizer: the optimizer of `unhot.torch` that trains the table, to save its state, too; None for the weights alone.
 
     Raises: OSError if the file cannot be written; ValueError if the optimizer does not train the table; RuntimeError in the
-        other processes if the first one has an error.
+        processes without an error if one has one.
 
     Example: with `torchrun --nproc-per-node=2`:
 
@@ -60,20 +62,31 @@ def save_table(layer: Sharded, path: Path, optimizer: RowOptimizer | None = None
             raise ValueError("the optimizer has made no step of the layer yet. Leave `optimizer` out.")
         own |= {name: state[optimizer.slots[name]] for name in clock.slots}
         started = (snapshot, clock)
-    error: BaseException | None = None
-    folder = os.path.dirname(os.path.realpath(as_path(path)))
-    with tempfile.TemporaryDirectory(dir=folder if peers.rank == 0 else None) as beside:
-        rows = {name: _all_rows(peers, layer, part, os.path.join(beside, str(k))) for k, (name, part) in enumerate(own.items())}
+    beside: Any = nullcontext("")
+    with _told(peers, "the beginning of `save_table`"):
+        folder = os.path.dirname(os.path.realpath(as_path(path)))
         if peers.rank == 0:
-            try:
+            beside = tempfile.TemporaryDirectory(dir=folder)
+    with beside as place:
+        rows = {name: _all_rows(peers, layer, part, os.path.join(place, str(k))) for k, (name, part) in enumerate(own.items())}
+        with _told(peers, "the end of `save_table`"):
+            if peers.rank == 0:
                 _write(path, rows, None if optimizer is None else start.now, started)
-            except BaseException as raised:
-                error = raised
-    failed = peers.any(error is not None, "the end of `save_table`")
+
+
+@contextmanager
+def _told(peers: Peers, what: str) -> Iterator[None]:
+    """Let all processes know of an error in one of them: a RuntimeError in the others. A collective operation."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    failed = peers.any(error is not None, what)
     if error is not None:
         raise error
     if failed:
-        raise RuntimeError("the first process could not write the table. See what it says.")
+        raise RuntimeError("another process has an error, and so nothing was written. See what it says.")
 
 
 def _all_rows(peers: Peers, layer: Sharded, part: Tensor, file: str) -> np.ndarray[Any, Any]:
@@ -99,7 +112,8 @@ def _write(path: Path, rows: Mapping[str, Any], now: int | None, started: tuple[
 def load_table(layer: Sharded, path: Path, optimizer: RowOptimizer | None = None) -> None:
     """Give a sharded layer the rows of a table's file, and the optimizer the state in it.
 
-    Each process reads the rows that it has. The optimizer's hyperparameters stay.
+    Each process reads the rows that it has, and so does not look at the file's checksums, which are those of all rows. The
+    optimizer's hyperparameters stay.
 
     Args:
         layer: a sharded layer, also one of a collection.
@@ -126,10 +140,15 @@ def load_table(layer: Sharded, path: Path, optimizer: RowOptimizer | None = None
             if rule != optimizer.core.__name__:
                 raise ValueError(f"the table was trained with {rule}, and the layer is with {optimizer.core.__name__}.")
             slots = {name: theirs for name, theirs in optimizer.slots.items() if f"slot.{name}" in arrays}
-        numbers: Any = layer.shard.layout.number_of(layer.peers.rank, np.arange(layer.shard.rows))
+        numbers: Any = layer.shard.numbers(np.arange(layer.shard.rows))
         found: dict[str, Tensor] = {}
         for name in ["weights", *(f"slot.{name}" for name in slots)]:
             entry = header.entries[name]
+            if dtype_of_entry(name, entry) != like.weights.dtype or len(entry.shape) != 2 or entry.shape[0] != shape[0]:
+                raise ValueError(
+                    f"{name!r} in the file must have {shape[0]} rows of {like.weights.dtype}. Received: shape {entry.shape},"
+                    f" {entry.dtype}."
+                )
             mapped = np.memmap(as_path(path), like.weights.dtype, "r", entry.start, entry.shape)
             found[name] = torch.from_numpy(np.ascontiguousarray(mapped[numbers])).to(layer.weight)
         state = {name: float(decoded(arrays, name)) for name in arrays if name == "clock" or name.startswith("state.")}

@@ -50,9 +50,7 @@ class JoinTables(Joinable):
         self.called: list[Any] = []
         """The layers in the order of the last step's lookups."""
         self._begun = False
-        model.register_forward_pre_hook(self._notify)
-        for layer in self.layers:
-            layer.register_forward_pre_hook(self._note)
+        self._hooks: list[Any] = []
 
     def _notify(self, module: nn.Module, given: Any) -> None:
         """Tell the processes that have no batches left of a step, in which they take part."""
@@ -66,7 +64,16 @@ class JoinTables(Joinable):
 
     def join_hook(self, **kwargs: Any) -> JoinHook:
         """What is done in a process without batches; asked for by `Join`."""
+        self.leave()
+        self._hooks = [self.model.register_forward_pre_hook(self._notify)]
+        self._hooks += [layer.register_forward_pre_hook(self._note) for layer in self.layers]
         return _Serving(self)
+
+    def leave(self) -> None:
+        """Look at no more calls: those after `Join` are none of its steps."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     @property
     def join_device(self) -> torch.device:
@@ -103,6 +110,7 @@ class _Serving(JoinHook):
     def post_hook(self, is_last_joiner: bool) -> None:
         """Wait for the last step."""
         self._wait()
+        self.tables.leave()
 
     def _wait(self) -> None:
         if self._thread is not None:

@@ -7,40 +7,31 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from unhot.keys.column import as_column
 from unhot.keys.hashing import shards_of
 from unhot.keys.reading import KeysLike, read
 from unhot.torch.backend import hide_from_compiler
+from unhot.torch.distributed.drawing import DrawnApart
 from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter
-from unhot.torch.distributed.layer import Reduction
 from unhot.torch.distributed.lookup import RowsSent
 from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.distributed.sharded import Reduction
+from unhot.torch.distributed.states import OtherProcesses
 from unhot.torch.keyed import KeyedEmbedding
 from unhot.torch.on_table import Activation
 from unhot.vocabulary import Vocabulary
 
 
-class OtherKeys:
-    """The shards of other processes, whose rows are those of other keys. Each of the first three is a collective operation."""
+class OtherKeys(OtherProcesses):
+    """The shards of other processes, whose rows are those of other keys."""
 
-    def __init__(self, peers: Peers, layer: KeyedEmbedding) -> None:
-        self.peers, self._layer = peers, layer
+    shard = None
 
-    @property
-    def rows(self) -> int:
+    def rows(self, own: int) -> int:
         """The number of rows in all processes."""
-        return int(self.total(torch.tensor(self._layer.num_embeddings, device=self.peers.device)))
-
-    def total(self, own: Tensor) -> Tensor:
-        """The sum over all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.SUM, "a reduction of a table's gradient")
-
-    def largest(self, own: Tensor) -> Tensor:
-        """The largest of all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.MAX, "a reduction of a table's gradient")
+        return int(self.total(torch.tensor(own, device=self.peers.device)))
 
     def as_whole(self, own: Tensor) -> Tensor:
         """These rows, which have a name of their own in a state."""
@@ -117,14 +108,10 @@ class ShardedKeyedEmbedding(nn.Module):
 
         local = KeyedEmbedding(
             own_keys(vocabulary, peers), embedding_dim, max_norm=max_norm, norm_type=norm_type,
-            scale_grad_by_freq=scale_grad_by_freq, sparse=sparse, device=device, dtype=dtype, init=init,
+            scale_grad_by_freq=scale_grad_by_freq, sparse=sparse, device=device, dtype=dtype, init=DrawnApart(peers, init),
             capacity=share(capacity), min_count=min_count, max_rows=share(max_rows), max_idle=max_idle,
         )  # fmt: skip
-        if init is None and local.vocabulary.rows:
-            drawn = int(torch.randint(2**62, ())) + peers.rank
-            generator = torch.Generator(local.weight.device).manual_seed(drawn % 2**63)
-            with torch.no_grad():
-                local.weight.normal_(generator=generator)
+        local._table().other_shards = OtherKeys(peers)
         self._name = f"process_{peers.rank}"  # in states, where each process has keys and rows of its own
         self.add_module(self._name, local)
         self.register_parameter("bias", nn.Parameter(local.weight.new_zeros(embedding_dim)) if bias else None)
@@ -146,8 +133,6 @@ class ShardedKeyedEmbedding(nn.Module):
 
     def forward(self, input: KeysLike | Tensor) -> Tensor:
         """The vectors of keys: shape keys.shape + (embedding_dim,)."""
-        local = self.local
-        local._table().notes.other_shards = OtherKeys(self.peers, local)
         found = self._spread(input.detach().cpu().numpy() if isinstance(input, Tensor) else input)
         bias: Any = self.bias
         found = found if bias is None else found + bias

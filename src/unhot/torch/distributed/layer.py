@@ -2,118 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unhot.creation import as_size
 from unhot.ids import OutOfRange, check_policy
-from unhot.kernels import active as kernels
-from unhot.layouts import LayoutName, Shard, layout_of
+from unhot.layouts import LayoutName
 from unhot.torch.backend import hide_from_compiler, require_indices
-from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, look_up
-from unhot.torch.distributed.peers import Group, Peers
-from unhot.torch.distributed.routing import Asked, BadId, Route, Router
-from unhot.torch.distributed.states import OtherShards
-from unhot.torch.gradient_content import bags_of
+from unhot.torch.distributed.lookup import Options, Wanted, asked_of, deduplicated, look_up
+from unhot.torch.distributed.peers import Group
+from unhot.torch.distributed.routing import Asked, Route, Router, first_outside
+from unhot.torch.distributed.sharded import Ahead, Reduction, Sharded
 from unhot.torch.layer import before
 from unhot.torch.lookup import bag_starts, without_padding
-from unhot.torch.on_table import Activation, room_for
-from unhot.torch.parameter import TableParameter, become_table
-
-Reduction = Literal["mean", "sum"]
-
-
-class Sharded(nn.Module):
-    """A table of which this process has some rows."""
-
-    weight: TableParameter
-    num_embeddings: int
-    embedding_dim: int
-    peers: Peers
-
-    def _spread(
-        self, rows: Any, dim: Any, group: Group, layout: LayoutName, reduction: Reduction, device: Any, dtype: Any
-    ) -> None:
-        """Make the parameter of the rows that are here."""
-        kind = type(self).__name__
-        self.num_embeddings, self.embedding_dim = as_size("num_embeddings", rows), as_size("embedding_dim", dim)
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"{kind}: `reduction` must be 'mean' or 'sum'. Received: {reduction!r}.")
-        self.reduction = reduction
-        layout_of(layout, 1, 1)
-        self.peers = group if isinstance(group, Peers) else Peers(group)
-        shard = Shard(layout_of(layout, self.num_embeddings, self.peers.size), self.peers.rank)
-        room = room_for(shard.rows, self.embedding_dim, device, dtype)
-        weight = torch.empty((shard.rows, self.embedding_dim), device=device, dtype=dtype) if room is None else room
-        self.register_parameter("weight", nn.Parameter(weight))
-        self._become_shard(shard)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As torch's; a plain parameter that is put in the weight's place becomes a table, and stays the object it is."""
-        super().register_parameter(name, param)
-        if name == "weight":
-            become_table(param)
-
-    def _become_shard(self, shard: Shard) -> None:
-        self.weight.__dict__["_shard"] = shard
-        self.weight.notes.other_shards = OtherShards(self.peers, shard.layout)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """As torch's, with the whole table, spread over the processes as a `DTensor`; all of them ask for it together."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        shards = OtherShards(self.peers, self.shard.layout)
-        destination[f"{prefix}weight"] = shards.as_whole(self.weight.detach())
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """As torch's, of a tensor that `state_dict` gave, whatever the layout was, or of one with all rows."""
-        name, shard = f"{prefix}weight", self.shard
-        if name in state_dict:
-            shards = OtherShards(self.peers, shard.layout)
-            state_dict = {**state_dict, name: shards.own_rows(state_dict[name], name)}
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        become_table(self.weight)
-        self._become_shard(shard)
-
-    @property
-    def shard(self) -> Shard:
-        """Which rows are here."""
-        found = self.weight.shard
-        assert found is not None
-        return found
-
-    @property
-    def layout(self) -> LayoutName:
-        """How rows are spread: "mod", "range" or "hash"."""
-        return self.shard.layout.name
-
-    def rows_here(self) -> Tensor:
-        """The numbers, in the whole table, of the rows that are in `weight`, in their order there."""
-        shard = self.shard
-        found: Tensor = shard.layout.number_of(shard.rank, torch.arange(shard.rows))
-        return found
-
-    def reset_parameters(self) -> None:
-        """Draw new weights, by numbers that differ from one process to the other even if all have the same seed."""
-        if self.weight.is_meta:
-            return
-        drawn = torch.randint(2**62, ())
-        generator = torch.Generator(self.weight.device).manual_seed((int(drawn) + self.peers.rank) % 2**63)
-        with torch.no_grad():
-            self.weight.normal_(generator=generator)
-            padding_idx = getattr(self, "padding_idx", None)
-            if padding_idx is not None:
-                self.weight[self.shard.own(torch.tensor([padding_idx]))] = 0
-
-    def extra_repr(self) -> str:
-        """The arguments, and which of the rows are here."""
-        return (
-            f"{self.num_embeddings}, {self.embedding_dim}, layout={self.layout!r}, reduction={self.reduction!r},"
-            f" process {self.peers.rank} of {self.peers.size}"
-        )
+from unhot.torch.on_table import Activation
 
 
 class ShardedLayer(Sharded):
@@ -148,8 +51,12 @@ class ShardedLayer(Sharded):
         self.activation = activation
         self.out_of_range = check_policy(out_of_range, rows)
         hide_from_compiler(ShardedLayer, "_vectors")
-        self._ahead: deque[tuple[tuple[Any, ...], Wanted, Route]] = deque()
+        self._ahead = Ahead[tuple[Wanted, Route]]()
         self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled and not dedup)
+
+    def call_ids(self, name: str) -> None:
+        """Let errors call the ids by this name."""
+        self._router.names = [name]
 
     @property
     def _options(self) -> Options:
@@ -193,7 +100,7 @@ class ShardedLayer(Sharded):
 
         Example: see `ShardedEmbedding`.
         """
-        self._ahead.append((given, *self._begin(*given)))
+        self._ahead.add(given, self._begin(*given))
 
     def _within(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """The flat ids as `out_of_range` has them, and which of them are left, if not all are."""
@@ -206,14 +113,7 @@ class ShardedLayer(Sharded):
 
     def _vectors(self, *given: Any) -> tuple[Tensor, Wanted]:
         """The vectors of the ids, and what was looked up."""
-        if self._ahead:
-            begun, wanted, route = self._ahead.popleft()
-            if not all_same(begun, given):
-                raise ValueError(
-                    "the layer is called with other ids than `prefetch` was. Call it in the order of the prefetches."
-                )
-        else:
-            wanted, route = self._begin(*given)
+        wanted, route = self._ahead.take(given) or self._begin(*given)
         route.finish()
         return look_up([wanted], route, self.reduction == "mean")[0], wanted
 
@@ -231,26 +131,6 @@ class ShardedLayer(Sharded):
         bias: Any = self.bias
         found = found if bias is None else found + bias
         return found if self.activation is None else self.activation(found)
-
-
-def all_same(first: Any, second: Any) -> bool:
-    """Whether these are the same arguments."""
-    if len(first) != len(second):
-        return False
-    pairs = zip(first, second, strict=True)
-    return all(a is b or (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)) for a, b in pairs)
-
-
-def first_outside(ids: Tensor, rows: int) -> BadId | None:
-    """The first of the ids that is no row's."""
-    if ids.is_cpu:
-        place = kernels.outside(np.ascontiguousarray(ids.numpy()), rows)
-    else:
-        outside = (ids < 0) | (ids >= rows)
-        place = int(outside.to(torch.uint8).argmax()) if bool(outside.any()) else -1
-    if place < 0:
-        return None
-    return BadId(0, int(ids[place]), place)
 
 
 class ShardedEmbedding(ShardedLayer):
@@ -396,15 +276,8 @@ class ShardedEmbeddingBag(ShardedLayer):
             starts, factors = before(kept)[starts], None if factors is None else factors[kept]
         if self.padding_idx is not None:
             flat, starts, factors = without_padding(flat, starts, factors, self.padding_idx)
-        asked = self._asked(flat, starts, factors)
+        asked = asked_of(flat, starts, self.mode, factors, self.weight.device)
         return Wanted("ids", self.weight, asked, self._options, starts, self.mode, factors, kept, missing)
-
-    def _asked(self, ids: Tensor, starts: Tensor, factors: Tensor | None) -> Asked:
-        """The ids with their bags, and the factors of their gradients."""
-        bags, shares = bags_of(starts.cpu(), self.mode == "mean")
-        by = factors.detach().double() if factors is not None else None if shares is None else torch.from_numpy(shares)
-        device = self.weight.device
-        return Asked(ids.to(device, torch.int64), torch.from_numpy(bags).to(device), None if by is None else by.to(device))
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""

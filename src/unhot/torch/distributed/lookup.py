@@ -15,7 +15,7 @@ from unhot.kernels import active as kernels
 from unhot.torch._private import without_torch_functions
 from unhot.torch.collection_lookup import Feature, by_feature, owners_of, read_features, row_gradients
 from unhot.torch.distributed.routing import Asked, Route
-from unhot.torch.distributed.states import OtherShards
+from unhot.torch.gradient_content import bags_of
 from unhot.torch.lookup import lookup
 from unhot.torch.parameter import TableParameter
 
@@ -90,10 +90,6 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
         for feature, asked in zip(wanted, route.asked, strict=True)
     ]
     tables = list({id(feature.weight): feature.weight for feature in wanted}.values())
-    for table in tables:
-        assert table.shard is not None
-        if table.notes.other_shards is None:  # of a copy
-            table.notes.other_shards = OtherShards(route.peers, table.shard.layout)
     owners = owners_of(here) if all(feature.plain for feature in wanted) else None
     if owners is not None:
         found: Any = JointLookup.apply(wanted, route, mean, here, owners, *tables)  # type: ignore[no-untyped-call]
@@ -108,6 +104,18 @@ def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]
         )
     vectors: Any = RowsSent.apply(route, mean, *rows)  # type: ignore[no-untyped-call]
     return [by_torch(feature, part) for feature, part in zip(wanted, vectors, strict=True)]
+
+
+def asked_of(ids: Tensor, starts: Tensor | None, mode: str, factors: Tensor | None, device: torch.device) -> Asked:
+    """The ids, flat and on the device; of pooled ones also the bag of each, and the factor of its gradient."""
+    flat = ids.detach().reshape(-1).to(device, torch.int64)
+    if starts is None:
+        return Asked(flat)
+    bags, shares = bags_of(starts.cpu(), mode == "mean")
+    by = None if shares is None else torch.from_numpy(shares)
+    if factors is not None:
+        by = factors.detach().to(torch.float64, copy=True)  # until the backward pass, whatever becomes of the given
+    return Asked(flat, torch.from_numpy(bags).to(device), None if by is None else by.to(device))
 
 
 def deduplicated(feature: Wanted) -> Wanted:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unhot.ids import no_row
+from unhot.kernels import active as kernels
 from unhot.layouts import Layout
 from unhot.torch.distributed.messages import Mail
 from unhot.torch.distributed.peers import PeerError, Peers
@@ -232,3 +233,15 @@ def factors_of(feature: Asked) -> Tensor:
     if feature.factors is not None:
         return feature.factors
     return torch.ones(len(feature.ids), dtype=torch.float64, device=feature.ids.device)
+
+
+def first_outside(ids: Tensor, rows: int) -> BadId | None:
+    """The first of the ids that is no row's."""
+    if ids.is_cpu:
+        place = kernels.outside(np.ascontiguousarray(ids.numpy()), rows)
+    else:
+        outside = (ids < 0) | (ids >= rows)
+        place = int(outside.to(torch.uint8).argmax()) if bool(outside.any()) else -1
+    if place < 0:
+        return None
+    return BadId(0, int(ids[place]), place)

@@ -13,12 +13,13 @@ from torch.nn.utils.parametrize import is_parametrized
 from unhot.layouts import LayoutName
 from unhot.reports import Conversion
 from unhot.torch._private import ignored_in_data_parallel
-from unhot.torch.collection import Collection, EmbeddingBagCollection, EmbeddingCollection
+from unhot.torch.collection import Collection, EmbeddingBagCollection, EmbeddingCollection, only_looks_up
 from unhot.torch.conversion import PARAMETRIZED
 from unhot.torch.distributed.collection import ShardedCollection, ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
 from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
-from unhot.torch.distributed.layer import Reduction, Sharded, ShardedEmbedding, ShardedEmbeddingBag
+from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag, ShardedLayer
 from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.distributed.sharded import Reduction, Sharded
 from unhot.torch.distributed.transfer import OnOne, moved
 from unhot.torch.layer import Embedding, EmbeddingBag
 
@@ -75,6 +76,8 @@ def shard(
             done.left[name or type(module).__name__] = why
             continue
         made = sharder.sharded(module)
+        if isinstance(made, ShardedLayer):
+            made.call_ids(name or "ids")
         done.replaced[name or type(module).__name__] = type(module).__name__
         if module is model:
             done.model, done.in_place = made, False
@@ -110,7 +113,9 @@ def found(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in list(model.named_modules()):
         if id(module) in inside or isinstance(module, (Sharded, ShardedCollection)):
             continue
-        if isinstance(module, (Collection, Embedding, EmbeddingBag)):
+        if isinstance(module, ShardedKeyedEmbedding):
+            inside |= {id(inner) for inner in module.modules()}
+        elif isinstance(module, (Collection, Embedding, EmbeddingBag)):
             inside |= {id(inner) for inner in module.modules()}
             yield name, module
 
@@ -135,6 +140,8 @@ def reason_to_leave(module: Any, used: dict[int, int]) -> str:
     for layer in layers:
         if type(layer) not in (Embedding, EmbeddingBag):
             return f"it holds a {type(layer).__name__}"
+        if layer is not module and not only_looks_up(layer):
+            return "a layer in it has hooks or options that a collection has not"
         if is_parametrized(layer):
             return PARAMETRIZED
         if used[id(layer.weight)] > 1:
@@ -192,7 +199,6 @@ class _Sharder:
         made = kind(configs, output=module.output, device="meta", **self.sharding)
         for name, layer in module.layers.items():
             self._fill(made.layers[name], layer.weight)
-        made.features = {feature: module.features[feature] for feature in module.features}
         self._take_hooks(made, module)
         return made
 
@@ -204,7 +210,6 @@ class _Sharder:
         rows: Tensor = torch.empty((mine.rows, layer.embedding_dim), dtype=weight.dtype, device=device)
         parameter = nn.Parameter(rows, requires_grad=weight.requires_grad)
         layer.register_parameter("weight", parameter)
-        layer._become_shard(mine)
         if drawn:
             layer.reset_parameters()
         else:
@@ -217,7 +222,8 @@ class _Sharder:
 
     @staticmethod
     def _take_hooks(made: nn.Module, module: nn.Module) -> None:
-        """The hooks, the name and the mode of the layer that was there."""
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            made.__dict__[name] = module.__dict__[name]
+        """The hooks of the layer that was there, but for those of its state, and its mode."""
+        for name in module.__dict__:
+            if name.startswith(("_forward_", "_backward_")):
+                made.__dict__[name] = module.__dict__[name]
         made.training = module.training

@@ -21,8 +21,6 @@ class OnOne(Layout):
 
     index: int = 0
 
-    name = "range"
-
     def split(self, rows: Any) -> tuple[Any, Any]:
         return rows * 0 + self.index, rows
 
