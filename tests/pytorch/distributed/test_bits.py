@@ -8,7 +8,8 @@ import pytest
 import torch
 from selection import cover
 
-from pytorch.distributed.programs import put_together, sharded_training, whole_training
+import unhot.torch
+from pytorch.distributed.programs import first_weights, made, put_together, sharded_training, whole_training
 
 OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 0.05}), ("AdamW", {"lr": 0.05, "weight_decay": 0.1}), ("SGD", {"lr": 0.05, "momentum": 0.9}),
@@ -57,3 +58,29 @@ def test_each_id_sent_once(pool: Any, world: int, pooling: str, kind: str) -> No
     found = put_together(pool.run(sharded_training, "mod", pooling, {"dedup": True}, optimizer, 60, world=world))
     for weights, whole in ((found[0], expected[1]), (found[2], expected[2]), (found[1], expected[3])):
         torch.testing.assert_close(weights, whole, rtol=2e-5, atol=2e-6)
+
+
+LARGE = 1e20
+"""Beside it, 1 is lost in float64 also: so the order of a sum is seen in it."""
+
+
+def summed(group: Any, pooling: str) -> Any:
+    """The weight of a row after a step with gradients that cancel, some of them in each process."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    layer = made(pooling, {}, group)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=1.0)
+    ids, gradients = torch.zeros(6, dtype=torch.int64), torch.tensor([LARGE, 1.0, -LARGE, 4.0, 16.0, 64.0])
+    own = slice(rank * 6 // world, (rank + 1) * 6 // world)
+    vectors = layer(ids[own].unsqueeze(1)) if pooling else layer(ids[own])
+    (vectors * gradients[own].unsqueeze(1)).sum().backward()
+    optimizer.step()
+    here = 0 if group is None else layer.shard.own(torch.tensor([0]))
+    return layer.weight.detach()[here].clone()
+
+
+@pytest.mark.parametrize("pooling", ["", "sum"])
+def test_sums_in_the_order_of_the_processes(pool: Any, pooling: str) -> None:
+    expected = summed(None, pooling)
+    first, *_ = pool.run(summed, pooling, world=3)
+    assert torch.equal(first[0], expected)
+    assert (expected - first_weights()[0] + 84).abs().max() < 1e-4
