@@ -3,8 +3,8 @@
     python benchmarks/sharded.py [--ranks 2] [--rounds 7] [--rule Adam]
 
 Trains 10^6 rows of 64, by 4,096 Zipf ids in all in each step, in torch's training loop: in one process with the whole table,
-and in several with their shares. CPU time is that of the thread that trains; gloo's own threads belong to the exchange. Exits
-with 1 if a target is missed.
+and in several with their shares; some rows are compared, bit for bit. CPU time is that of the thread that trains; gloo's own
+threads belong to the exchange. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ def batches(seed: int) -> Iterator[np.ndarray[Any, Any]]:
         yield layout[drawn[drawn <= ROWS][:IDS] - 1]
 
 
+def first_weights(rows: Any) -> Any:
+    """What these rows begin with, (rows, 1)."""
+    return ((rows % 97).float() / 100).unsqueeze(1)
+
+
 def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     """One process: it makes turns as it is told."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -99,9 +104,10 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     clock = Clock()
     Peers.begin = counted(clock, Peers.begin)  # type: ignore[method-assign]
     Exchange.wait = counted(clock, Exchange.wait)  # type: ignore[method-assign]
-    torch.manual_seed(0)
     before = resident()
     layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
+    with torch.no_grad():
+        layer.weight.copy_(first_weights(layer.rows_here()))
     optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
     gradient = torch.full((IDS // ranks, DIM), 0.01)
     stream = batches(1)
@@ -145,13 +151,15 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
             weights, slots = layer.weight, optimizer.held_state[layer.weight].values()
             share = sum(t.numel() * t.element_size() for t in (weights, *slots)) + 4 * len(weights)
             pipe.send((resident() - before, share))
+        elif name == "rows":
+            pipe.send(layer(torch.arange(0, ROWS, 997)).detach().numpy())
         elif name in calls:
             pipe.send(calls[name](*arguments))
         else:
             return
 
 
-def alone(pipe: Any, rule: str) -> None:
+def alone(ranks: int, pipe: Any, rule: str) -> None:
     """The same in one process."""
     import torch
 
@@ -159,19 +167,24 @@ def alone(pipe: Any, rule: str) -> None:
 
     torch.set_num_threads(1)
     layer = unhot.torch.Embedding(ROWS, DIM)
+    with torch.no_grad():
+        layer.weight.copy_(first_weights(torch.arange(ROWS)))
     optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
     gradient = torch.full((IDS, DIM), 0.01)
     stream = batches(1)
     while True:
         name, *arguments = pipe.recv()
         if name == "turn":
-            own = [torch.from_numpy(next(stream)) for _ in range(arguments[0])]
+            drawn = [next(stream) for _ in range(arguments[0])]
+            own = [torch.from_numpy(np.concatenate([ids[k::ranks] for k in range(ranks)])) for ids in drawn]
             cpu = time.thread_time()
             for ids in own:
                 optimizer.zero_grad()
                 (layer(ids) * gradient).sum().backward()
                 optimizer.step()
             pipe.send((time.thread_time() - cpu) / arguments[0])
+        elif name == "rows":
+            pipe.send(layer(torch.arange(0, ROWS, 997)).detach().numpy())
         else:
             return
 
@@ -196,7 +209,7 @@ def main() -> int:
         singles = []
         for _ in range(options.ranks):
             here, there = context.Pipe()
-            processes.append(context.Process(target=alone, args=(there, options.rule), daemon=True))
+            processes.append(context.Process(target=alone, args=(options.ranks, there, options.rule), daemon=True))
             singles.append(here)
         for process in processes:
             process.start()
@@ -219,6 +232,9 @@ def main() -> int:
             turn = {"one": one("turn", TURN), "ranks": all_ranks("turn", TURN), "bare": all_ranks("bare", TURN)}
             rounds.append(turn)
         memory = all_ranks("memory")
+        singles[0].send(("rows",))
+        whole = singles[0].recv()
+        assert all(np.array_equal(rows, whole) for rows in all_ranks("rows")), "the weights are not those of one process"
         for pipe in (*pipes, *singles):
             pipe.send(("end",))
     found = summary(rounds, memory)

@@ -29,19 +29,25 @@ def rows_of(names: list[str]) -> dict[str, int]:
     return {name: row for row, name in enumerate(sorted(set(names)), start=1)}
 
 
-def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
+def read(path: Path) -> tuple[list[torch.Tensor], list[int]]:
+    """The users, items and ratings of each line, and the numbers of rows that users and items need."""
     with open(path, newline="") as file:
         lines = list(csv.DictReader(file))
     user_row, item_row = (rows_of([line[column] for line in lines]) for column in ("user", "item"))
     users = torch.tensor([user_row[line["user"]] for line in lines])
     items = torch.tensor([item_row[line["item"]] for line in lines])
     ratings = torch.tensor([float(line["rating"]) for line in lines])
-    held_out = len(lines) // 10  # the first tenth is held out
+    return [users, items, ratings], [len(user_row) + 1, len(item_row) + 1]
+
+
+def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
+    (users, items, ratings), sizes = read(path)
+    held_out = len(ratings) // 10  # the first tenth is held out
     mean = ratings[held_out:].mean()
 
     torch.manual_seed(0)
     data = torch.utils.data.TensorDataset(users[held_out:], items[held_out:], ratings[held_out:])
-    model = Ratings(len(user_row) + 1, len(item_row) + 1, mean.item())
+    model = Ratings(*sizes, mean.item())
     optimizer = unhot.torch.Adam(model.parameters(), lr=0.02)  # was torch.optim.Adam
     for _ in range(epochs):
         for some_users, some_items, targets in torch.utils.data.DataLoader(data, batch_size=128, shuffle=True):

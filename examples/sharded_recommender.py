@@ -3,13 +3,12 @@
 torchrun --nproc-per-node=2 examples/sharded_recommender.py
 """
 
-import csv
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from pytorch_csv import RATINGS, Ratings, rows_of
+from pytorch_csv import RATINGS, Ratings, read
 from torch.nn.parallel import DistributedDataParallel
 
 import unhot.torch
@@ -18,17 +17,12 @@ from unhot.torch.distributed import shard
 
 def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
     dist.init_process_group("gloo")
-    with open(path, newline="") as file:
-        lines = list(csv.DictReader(file))
-    user_row, item_row = (rows_of([line[column] for line in lines]) for column in ("user", "item"))
-    users = torch.tensor([user_row[line["user"]] for line in lines])
-    items = torch.tensor([item_row[line["item"]] for line in lines])
-    ratings = torch.tensor([float(line["rating"]) for line in lines])
-    held_out = len(lines) // 10  # the first tenth is held out
+    (users, items, ratings), sizes = read(path)
+    held_out = len(ratings) // 10  # the first tenth is held out
     mean = ratings[held_out:].mean()
 
     torch.manual_seed(0)
-    model = Ratings(len(user_row) + 1, len(item_row) + 1, mean.item())
+    model = Ratings(*sizes, mean.item())
     shard(model)  # each process keeps its share of the rows
     model = DistributedDataParallel(model)  # which leaves the tables alone
     optimizer = unhot.torch.Adam(model.parameters(), lr=0.02)
@@ -49,7 +43,7 @@ def main(path: Path = RATINGS, epochs: int = 20) -> tuple[float, float]:
     error, guess = (x.square().mean().sqrt().item() for x in errors)
     if dist.get_rank() == 0:
         print(f"root mean squared error on {held_out} held-out ratings: {error:.3f} (always predicting the mean: {guess:.3f})")
-    print(f"process {dist.get_rank()} has {len(model.module.user.weight)} of {len(user_row) + 1} users")
+    print(f"process {dist.get_rank()} has {len(model.module.user.weight)} of {sizes[0]} users")
     dist.destroy_process_group()
     return error, guess
 

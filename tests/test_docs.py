@@ -71,3 +71,11 @@ def test_figures_of_a_gpu_are_those_of_the_run(measured: Any) -> None:
         sizes = [{"rows": rows, "rivals": {}} for rows in (100_000, 1_000_000, 10_000_000, 100_000_000)]
         run = {"sizes": sizes}
     assert importlib.import_module("on_gpu.tables").milliseconds(run) in section
+
+
+def test_figures_of_sharded_tables_are_those_of_the_run() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "sharded.json").read_text())
+    page = (ROOT / "docs" / "distributed.md").read_text()
+    names = ("a rank beside the exchange, of one process", "the exchange, of gloo's own", "memory of a rank, of its share")
+    shown = re.findall(r"^\| .* \| (\d\.\d\d) \|$", page, re.M)
+    assert shown == [f"{found[name]:.2f}" for name in names]

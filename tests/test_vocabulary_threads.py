@@ -144,6 +144,34 @@ def test_what_a_handler_does_at_every_moment(everything: bool) -> None:
         assert len(seen) == 2
 
 
+def test_the_first_keys_come_at_any_moment_of_another_call(everything: bool) -> None:
+    """A vocabulary without keys has no kind; it may get one in the midst of a call for keys of the same kind."""
+    calls: dict[str, Callable[[Vocabulary], object]] = {
+        "grow": lambda v: v.encode(["a", "b"], unknown="grow").tolist() == [v.encode("a"), v.encode("b")],
+        "encode": lambda v: v.encode(["b", "c"]).tolist() == [-1, -1],
+        "contains": lambda v: "b" not in v,
+        "extend": lambda v: (v.extend(["a", "b"]), sorted(v) == ["a", "b"])[1],
+        "remove": lambda v: v.remove(["a"]).tolist() == [0],
+        "fit": lambda v: "b" in v.fit(["b", "b", "a"], min_count=2),
+    }
+    for name, call in calls.items():
+        at, done, late = 0, set(), False
+        while not late:
+            numbers = Vocabulary(unknown=-1)
+
+            def run(call: Callable[[Vocabulary], object] = call, numbers: Vocabulary = numbers) -> None:
+                try:
+                    done.add(bool(call(numbers)))  # noqa: B023
+                except KeyError:
+                    assert name == "remove"  # noqa: B023
+                except RuntimeError:
+                    assert name == "fit"  # noqa: B023
+
+            late = not before_bytecode(run, at, lambda numbers=numbers: numbers.extend(["a"]))
+            at += 1 if everything else 2
+        assert done == {True}
+
+
 # ------------------------------------------------------------------ exceptions at any moment
 
 CHANGES: dict[str, tuple[Callable[[Vocabulary], Any], list[str]]] = {

@@ -365,7 +365,8 @@ class Vocabulary(CopiedByState):
     # ------------------------------------------------------------------ checks
 
     def _fits(self, held: Held, column: Column) -> bool:
-        return column.keys.kind in (None, held.keys.kind) or held.keys.kind is None
+        kind = held.keys.kind  # read once: another thread may be adding the first keys
+        return kind is None or column.keys.kind in (None, kind)
 
     def _check(self, held: Held, column: Column, name: str = "keys") -> None:
         """Raise an error for missing values, if they are to be one, and for keys of another kind."""
