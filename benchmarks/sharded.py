@@ -71,8 +71,9 @@ def counted(clock: Clock, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resident() -> int:
-    """The bytes of memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """The bytes of memory that this process alone has: without the pages of libraries, which processes share."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) * 1024
 
 
 def batches(seed: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -104,13 +105,17 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     clock = Clock()
     Peers.begin = counted(clock, Peers.begin)  # type: ignore[method-assign]
     Exchange.wait = counted(clock, Exchange.wait)  # type: ignore[method-assign]
-    before = resident()
-    layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
-    with torch.no_grad():
-        layer.weight.copy_(first_weights(layer.rows_here()))
-    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
     gradient = torch.full((IDS // ranks, DIM), 0.01)
     stream = batches(1)
+    drawn = [next(stream) for _ in range(max(WARM, TURN))]  # as much as a turn has, which is not the table's
+    before = resident()
+    del drawn
+    layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
+    with torch.no_grad():
+        for first in range(0, len(layer.weight), 4096):
+            some = torch.arange(first, min(first + 4096, len(layer.weight)))
+            layer.weight[some[0] : some[-1] + 1] = first_weights(layer.shard.numbers(some))
+    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
     steps = 0
 
     def turn(count: int) -> tuple[float, float, float, float]:

@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from unhot.keys.column import Column, Keys
 from unhot.keys.hashing import shards_of
 from unhot.keys.packing import KINDS, Packed
-from unhot.torch.distributed.messages import Mail
+from unhot.torch.distributed.messages import Mail, Words
 from unhot.torch.distributed.peers import PeerError, Peers
 from unhot.torch.distributed.routing import FINE, OTHER, Lines
-
-Words = npt.NDArray[np.int64]
 
 HEADER = 3
 """The numbers of a header: what it says, the keys' kind, and how many keys follow."""
@@ -32,7 +29,7 @@ class KeyRouter:
 
     def __init__(self, peers: Peers) -> None:
         self.peers = peers
-        self.mail = Mail(peers, HEADER)
+        self.mail = Mail(peers, HEADER, peers.device)
 
     def start(self, column: Column | None) -> KeyRoute:
         """Begin to send keys; None says that there is an error."""
@@ -52,20 +49,20 @@ class KeyRoute(Lines):
         owners = shards_of(keys.packed, size)
         order = np.argsort(owners, kind="stable")
         counts = np.bincount(owners, minlength=size)
-        self.sent = counts[:, None].tolist()
-        self.orders = [torch.from_numpy(order)]
+        self.sent, self.places = counts[:, None], order
         parts = [words_of(keys.take(own).packed) for own in np.split(order, np.cumsum(counts)[:-1])]
         code = OTHER if self._failed else FINE
-        headers = torch.tensor([[code, keys.packed.kind, int(count)] for count in counts])
-        words = torch.from_numpy(np.concatenate(parts))
-        self._letters = router.mail.send(headers, words, [len(part) for part in parts], "the keys")
+        headers = np.array([[code, keys.packed.kind, int(count)] for count in counts])
+        lengths = np.array([len(part) for part in parts])
+        self._letters = router.mail.send(headers, np.concatenate(parts), lengths, "the keys")
 
     def finish(self) -> None:
         """Wait for the keys of which the other processes want the vectors.
 
         Raises: PeerError if another process has an error of its own; TypeError if processes have keys of different kinds.
         """
-        headers, pieces = self._letters.received()
+        lines, words, lengths = self._letters.received()
+        headers, pieces = lines.tolist(), np.split(words, np.cumsum(lengths)[:-1])
         for rank, (code, *_) in enumerate(headers):
             if code == OTHER and not self._failed:
                 raise PeerError(
@@ -78,10 +75,10 @@ class KeyRoute(Lines):
                 f"keys must be of one kind in all processes. Received: {KINDS[one]} in process {first}, and {KINDS[other]} in"
                 f" process {second}."
             )
-        self.got = [[count] for _, _, count in headers]
+        self.got = lines[:, 2:]
         kind = max(kinds, default=0)
         self.keys = Keys(
-            joined([keys_of(piece.numpy(), kind, count) for piece, (_, _, count) in zip(pieces, headers, strict=True)], kind)
+            joined([keys_of(piece, kind, count) for piece, (_, _, count) in zip(pieces, headers, strict=True)], kind)
         )
         """The keys whose rows are here; those of the first process first."""
         del self._letters

@@ -3,17 +3,21 @@
 All messages have room for the same number of words, and begin with a header, which says how many there are. If a process has
 more for another one, a second operation brings the rest, and messages are larger from then on: how many words the longest had
 is in all headers, so that all processes have the same room.
+
+Messages are put together and taken apart in host memory, where their counts are needed anyway.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from unhot.torch.distributed.peers import Peers
+
+Words = npt.NDArray[np.int64]
 
 FEWEST, FEWER = 16, 16
 """Words that a message has room for in any case; exchanges of few words after which messages become smaller."""
@@ -25,13 +29,14 @@ LENGTHS = 2
 class Mail:
     """What sends messages with headers of the same length, one exchange after the other."""
 
-    def __init__(self, peers: Peers, header: int) -> None:
-        self.peers, self.header = peers, LENGTHS + header
+    def __init__(self, peers: Peers, header: int, device: Any = None) -> None:
+        """`device` is where the group takes messages; by default host memory."""
+        self.peers, self.header, self.device = peers, LENGTHS + header, device
         self.room = FEWEST
         """How many words a message has room for."""
         self._most_of_few, self._few = 0, 0
 
-    def send(self, headers: Tensor, words: Tensor, counts: Sequence[int], what: str) -> Letters:
+    def send(self, headers: Words, words: Words, counts: Words, what: str) -> Letters:
         """Begin to send headers, (processes, header), and words, so many to each process, one process after the other."""
         return Letters(self, headers, words, counts, what)
 
@@ -57,42 +62,65 @@ def rounded(count: int) -> int:
 class Letters:
     """The messages of one exchange."""
 
-    def __init__(self, mail: Mail, headers: Tensor, words: Tensor, counts: Sequence[int], what: str) -> None:
+    def __init__(self, mail: Mail, headers: Words, words: Words, counts: Words, what: str) -> None:
         self.mail, self.what, self.room = mail, what, mail.room
         self._words, self._counts = words, counts
-        self._starts = [0, *accumulate(counts)]
-        most, room, head = max(counts), self.room, mail.header
-        message = words.new_zeros((mail.peers.size, head + room))
-        lengths = torch.tensor([[count, most] for count in counts])
-        message[:, :head] = torch.cat([lengths.to(words.device), headers], 1)
-        for k, (start, count) in enumerate(zip(self._starts, counts, strict=False)):
-            part = words[start : start + min(count, room)]
-            message[k, head : head + len(part)] = part
-        self._got = torch.empty_like(message)
-        self._exchange = mail.peers.begin(self._got.view(-1), message.view(-1), None, what)
+        most, head = int(counts.max()), mail.header
+        message = np.zeros((mail.peers.size, head + self.room), np.int64)
+        message[:, 0], message[:, 1], message[:, LENGTHS:head] = counts, most, headers
+        fitting = np.minimum(counts, self.room)
+        first = words if most <= self.room else words[ranges(starts_of(counts), fitting)]
+        message[:, head:][within(fitting, self.room)] = first
+        sent = torch.from_numpy(message)
+        sent = sent if mail.device is None else sent.to(mail.device)
+        self._got = torch.empty_like(sent)
+        self._exchange = mail.peers.begin(self._got.view(-1), sent.view(-1), None, what)
 
-    def received(self) -> tuple[list[list[int]], list[Tensor]]:
-        """The header and the words of each process.
+    def received(self) -> tuple[Words, Words, Words]:
+        """The header of each process, the words of all, one process after the other, and how many each has sent.
 
         Raises: PeerError if one of them does not come.
         """
         self._exchange.wait()
         mail, room, head = self.mail, self.room, self.mail.header
-        headers: list[list[int]] = self._got[:, :head].tolist()
-        pieces = [self._got[k, head : head + min(line[0], room)] for k, line in enumerate(headers)]
-        most = max(line[1] for line in headers)
+        got: Words = self._got.cpu().numpy()
+        counts, most = got[:, 0], int(got[:, 1].max())
+        fitting = np.minimum(counts, room)
+        words = got[:, head:][within(fitting, room)]
         if most > room:
-            rest = self._rest([max(line[0] - room, 0) for line in headers], room)
-            pieces = [torch.cat(both) for both in zip(pieces, rest, strict=True)]
+            words = self._with_rest(words, fitting, counts - fitting)
         mail.learn(most)
-        return [line[LENGTHS:] for line in headers], pieces
+        return got[:, LENGTHS:head], words, counts
 
-    def _rest(self, missing: list[int], room: int) -> Sequence[Tensor]:
-        """The words that had no room in the messages."""
-        ends = zip(self._starts, self._counts, self._starts[1:], strict=False)
-        parts = [self._words[start + min(count, room) : stop] for start, count, stop in ends]
-        sent = torch.cat(parts)
-        out = sent.new_empty(sum(missing))
-        self.mail.peers.exchange(out, sent, (missing, [len(part) for part in parts]), f"the rest of {self.what}")
-        rest: Sequence[Tensor] = out.split_with_sizes(missing)
-        return rest
+    def _with_rest(self, first: Words, fitting: Words, missing: Words) -> Words:
+        """The words that had room in the messages, and those that had none, in their order."""
+        more = np.maximum(self._counts - self.room, 0)
+        rest = torch.from_numpy(self._words[ranges(starts_of(self._counts) + self.room, more)])
+        rest = rest if self.mail.device is None else rest.to(self.mail.device)
+        out = rest.new_empty(int(missing.sum()))
+        self.mail.peers.exchange(out, rest, (missing.tolist(), more.tolist()), f"the rest of {self.what}")
+        counts = fitting + missing
+        starts = starts_of(counts)
+        whole = np.empty(int(counts.sum()), np.int64)
+        whole[ranges(starts, fitting)] = first
+        whole[ranges(starts + fitting, missing)] = out.cpu().numpy()
+        return whole
+
+
+def within(counts: Words, room: int) -> npt.NDArray[np.bool_]:
+    """Which places of lines with so much room are among the first `counts` of their lines."""
+    return np.arange(room) < counts[:, None]
+
+
+def starts_of(counts: Words) -> Words:
+    """Where each of some runs begins, which follow each other; in the shape of their lengths, read line by line."""
+    starts: Words = (np.cumsum(counts) - counts.reshape(-1)).reshape(counts.shape)
+    return starts
+
+
+def ranges(starts: Words, counts: Words) -> Words:
+    """The numbers of runs that begin at `starts`, so many of each, one run after the other."""
+    starts, counts = starts.reshape(-1), counts.reshape(-1)
+    found: Words = np.repeat(starts - starts_of(counts), counts)
+    found += np.arange(len(found))
+    return found

@@ -6,17 +6,17 @@ Each of the three is one collective operation. The first one carries counts, ids
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unhot.ids import no_row
 from unhot.kernels import active as kernels
 from unhot.layouts import Layout
-from unhot.torch.distributed.messages import Mail
+from unhot.torch.distributed.messages import Mail, Words, ranges, starts_of
 from unhot.torch.distributed.peers import PeerError, Peers
 
 FINE, OUT_OF_RANGE, OTHER = range(3)
@@ -42,24 +42,23 @@ class BadId(NamedTuple):
     place: int
 
 
-Counts = list[list[int]]
-"""Of each process, and of each feature."""
-
-
 class Lines:
-    """Lines of numbers that go where something was asked for, and others that come back: rows and their gradients."""
+    """Lines of numbers that go where something was asked for, and others that come back: rows and their gradients.
+
+    Runs of lines follow each other: those of the first process, the features in their order, then those of the next one.
+    """
 
     what: str
     """What was asked for."""
 
-    sent: Counts
+    places: Words
+    """Which of its feature's ids each line is for, run by run."""
+
+    sent: Words
     """How many lines were asked of each process, of each feature."""
 
-    got: Counts
+    got: Words
     """How many lines each process asks for."""
-
-    orders: list[Tensor]
-    """Which of a feature's ids the rows are for, in the order in which they come."""
 
     def __init__(self, peers: Peers) -> None:
         self.peers = peers
@@ -69,39 +68,88 @@ class Lines:
 
         `rows` holds (ids, dim) of each feature, those for the first process first.
         """
-        dims = [part.size(1) for part in rows]
-        found = self._exchanged(rows, dims, self.got, self.sent, f"the vectors of {self.what}")
-        return [torch.empty_like(part).index_copy_(0, order, part) for part, order in zip(found, self.orders, strict=True)]
+        blocks = []
+        for features in alike(rows):
+            block = torch.cat([rows[k] for k in features]) if len(features) > 1 else rows[features[0]]
+            if len(features) > 1:  # they lie by feature, and are sent by process
+                own = self.got[:, features].T
+                block = selected(block, ranges(starts_of(own).T, own.T))
+            blocks.append((features, block))
+        found: dict[int, Tensor] = {}
+        for features, block in self._exchanged(blocks, self.got, self.sent, f"the vectors of {self.what}"):
+            all_starts, own_starts = starts_of(self.sent), starts_of(self.sent[:, features])
+            for i, k in enumerate(features):
+                lines, places = own_starts[:, i], self.places
+                if len(self.sent[0]) > 1:
+                    places = places[ranges(all_starts[:, k], self.sent[:, k])]
+                where = np.empty_like(places)
+                where[places] = ranges(lines, self.sent[:, k])
+                found[k] = selected(block, where)
+        return [found[k] for k in range(len(rows))]
 
     def send_gradients(self, gradients: Sequence[Tensor], *, of_bags: bool = False) -> list[Tensor]:
         """Send gradients to where the rows are; returns those of the rows here, those of the first process first.
 
         `gradients` holds (ids, dim) of each feature, in the order of the ids; or (bags, dim) of pooled ids.
         """
-        which, sent, got = self._of_bags() if of_bags else (self.orders, self.sent, self.got)
-        ordered = [part.index_select(0, order) for part, order in zip(gradients, which, strict=True)]
-        dims = [part.size(1) for part in gradients]
-        return self._exchanged(ordered, dims, sent, got, f"the gradients of {self.what}")
+        places, sent, got = self._of_bags() if of_bags else (self.places, self.sent, self.got)
+        blocks = []
+        for features in alike(gradients):
+            block = torch.cat([gradients[k] for k in features]) if len(features) > 1 else gradients[features[0]]
+            lines = places
+            if len(features) < len(gradients):
+                lines = lines[ranges(starts_of(sent)[:, features], sent[:, features])]
+            if len(features) > 1:
+                firsts = starts_of(np.array([len(gradients[k]) for k in features]))
+                lines = lines + np.repeat(np.tile(firsts, len(sent)), sent[:, features].reshape(-1))
+            blocks.append((features, selected(block, lines)))
+        found: dict[int, Tensor] = {}
+        for features, block in self._exchanged(blocks, sent, got, f"the gradients of {self.what}"):
+            own = got[:, features]
+            starts = starts_of(own)
+            for i, k in enumerate(features):
+                found[k] = block if len(features) == 1 else selected(block, ranges(starts[:, i], own[:, i]))
+        return [found[k] for k in range(len(gradients))]
 
-    def _of_bags(self) -> tuple[list[Tensor], Counts, Counts]:
+    def _of_bags(self) -> tuple[Words, Words, Words]:
         raise NotImplementedError
 
-    def _exchanged(self, parts: Sequence[Tensor], dims: Sequence[int], sent: Counts, got: Counts, what: str) -> list[Tensor]:
-        """Send lines of each feature, first those for the first process, and receive such."""
-        alone = len(parts) == 1
-        sizes = [[n * dim for n, dim in zip(line, dims, strict=True)] for line in sent]
-        counts = [sum(n * dim for n, dim in zip(line, dims, strict=True)) for line in got], list(map(sum, sizes))
-        if alone:
-            flat = parts[0].reshape(-1)
-        else:
-            by_feature = [part.reshape(-1).split_with_sizes([line[k] for line in sizes]) for k, part in enumerate(parts)]
-            flat = torch.cat([of_one[rank] for rank in range(len(sent)) for of_one in by_feature])
-        out = flat.new_empty(sum(counts[0]))
-        self.peers.exchange(out, flat, counts, what)
-        if alone:
-            return [out.view(-1, dims[0])]
-        pieces = out.split_with_sizes([n * dim for line in got for n, dim in zip(line, dims, strict=True)])
-        return [torch.cat(pieces[k :: len(dims)]).view(-1, dim) for k, dim in enumerate(dims)]
+    def _exchanged(self, blocks: Sequence[Block], sent: Words, got: Words, what: str) -> list[Block]:
+        """Send the lines of some features of one dimension each, those for the first process first, and receive such."""
+        dims = [block.size(1) for _, block in blocks]
+        to, of = (
+            np.stack([lines[:, features].sum(1) * dim for (features, _), dim in zip(blocks, dims, strict=True)], 1)
+            for lines in (sent, got)
+        )
+        parts = [block.reshape(-1) for _, block in blocks]
+        flat = parts[0]
+        if len(blocks) > 1:
+            pieces = [part.split_with_sizes(sizes) for part, sizes in zip(parts, to.T.tolist(), strict=True)]
+            flat = torch.cat([piece for of_rank in zip(*pieces, strict=True) for piece in of_rank])
+        out = flat.new_empty(int(of.sum()))
+        self.peers.exchange(out, flat, (of.sum(1).tolist(), to.sum(1).tolist()), what)
+        if len(blocks) == 1:
+            return [(blocks[0][0], out.view(-1, dims[0]))]
+        received = out.split_with_sizes(of.reshape(-1).tolist())
+        joint = [torch.cat(received[i :: len(dims)]).view(-1, dim) for i, dim in enumerate(dims)]
+        return [(features, block) for (features, _), block in zip(blocks, joint, strict=True)]
+
+
+Block = tuple[list[int], Tensor]
+"""Some features, and their lines, run by run."""
+
+
+def alike(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """The features whose lines have the same length, for each length."""
+    found: dict[int, list[int]] = {}
+    for k, tensor in enumerate(tensors):
+        found.setdefault(tensor.size(1), []).append(k)
+    return list(found.values())
+
+
+def selected(lines: Tensor, places: Words) -> Tensor:
+    """The lines at these places."""
+    return lines.index_select(0, torch.from_numpy(places).to(lines.device))
 
 
 class Router:
@@ -111,7 +159,7 @@ class Router:
         self.peers, self.layouts, self.names, self.pooled = peers, list(layouts), list(names), pooled
         self.words = 3 if pooled else 1
         """The numbers of an id: its row, and where they are pooled its bag and its factor."""
-        self.mail = Mail(peers, ERROR + (2 if pooled else 1) * len(self.names))
+        self.mail = Mail(peers, ERROR + (2 if pooled else 1) * len(self.names), peers.device)
 
     def start(self, asked: Sequence[Asked], bad: BadId | None = None, failed: bool = False) -> Route:
         """Begin to send ids. In place of them, one may say that an id is out of range, or that there is another error."""
@@ -125,47 +173,45 @@ class Route(Lines):
         super().__init__(router.peers)
         self.router, self.bad, self.failed = router, bad, failed
         self.what = ", ".join(map(repr, router.names))
-        size, features, device = self.peers.size, len(router.names), asked[0].ids.device
-        placed = [layout.split(feature.ids) for layout, feature in zip(router.layouts, asked, strict=True)]
-        keys = torch.cat([shards * features + k for k, (shards, _) in enumerate(placed)]) if features > 1 else placed[0][0]
+        size, features = self.peers.size, len(router.names)
+        self.device = asked[0].ids.device
+        placed = [layout.split(feature.ids.cpu().numpy()) for layout, feature in zip(router.layouts, asked, strict=True)]
+        keys = joined([shards * features + k for k, (shards, _) in enumerate(placed)]) if features > 1 else placed[0][0]
         order = in_order(keys, size * features)
-        counts = torch.bincount(keys, minlength=size * features).view(size, features)
-        self.sent = counts.tolist()
-        records = torch.cat([local for _, local in placed]).unsqueeze(1)[order]
-        self.gradients_sent = self.sent
+        self.sent = np.bincount(keys, minlength=size * features).reshape(size, features)
+        self.places = order
+        if features > 1:
+            firsts = starts_of(np.array([len(feature.ids) for feature in asked]))
+            self.places = order - np.repeat(np.tile(firsts, size), self.sent.reshape(-1))
+        records = joined([local for _, local in placed])[order]
+        self.gradients_sent: Words = self.sent
         """How many lines of gradients go to each process: one for each id, or for each bag."""
         if router.pooled:
             records = self._with_bags(records, asked, keys, order)
-        begins = [0, *accumulate(len(feature.ids) for feature in asked)]
-        pieces = order.split_with_sizes([n for line in self.sent for n in line])
-        self.orders = [torch.cat(pieces[k::features]) - begins[k] for k in range(features)] if features > 1 else [order]
         error = (FINE, 0, 0) if bad is None else (OUT_OF_RANGE, bad.feature, bad.id)
-        error = (OTHER, 0, 0) if failed else error
-        lines = [[*error, *own] for own in self.sent]
+        headers = np.empty((size, ERROR + (2 if router.pooled else 1) * features), np.int64)
+        headers[:, :ERROR] = (OTHER, 0, 0) if failed else error
+        headers[:, ERROR : ERROR + features] = self.sent
         if router.pooled:
-            lines = [[*line, *own] for line, own in zip(lines, self.gradients_sent, strict=True)]
-        words = [sum(line) * router.words for line in self.sent]
-        headers = torch.tensor(lines, device=device)
-        self._letters = router.mail.send(headers, records.reshape(-1), words, f"the ids of {self.what}")
+            headers[:, ERROR + features :] = self.gradients_sent
+        counts = self.sent.sum(1) * router.words
+        self._letters = router.mail.send(headers, records.reshape(-1), counts, f"the ids of {self.what}")
 
-    def _with_bags(self, records: Tensor, asked: Sequence[Asked], keys: Tensor, order: Tensor) -> Tensor:
+    def _with_bags(self, records: Words, asked: Sequence[Asked], keys: Words, order: Words) -> Words:
         """The records with the place of each id's bag among those that its process is told of, and its factor."""
-        bags = torch.cat([feature.bags for feature in asked if feature.bags is not None])[order]
-        factors = torch.cat([factors_of(feature) for feature in asked])[order]
+        bags = joined([feature.bags.cpu().numpy() for feature in asked if feature.bags is not None])[order]
+        factors = np.concatenate([factors_of(feature) for feature in asked])[order]
         keys = keys[order]
-        begins = torch.ones(len(bags), dtype=torch.bool, device=bags.device)
+        begins = np.ones(len(bags), np.bool_)
         begins[1:] = (bags[1:] != bags[:-1]) | (keys[1:] != keys[:-1])
-        which = begins.cumsum(0) - 1
-        size, features = self.peers.size, len(self.router.names)
-        told = torch.bincount(keys[begins], minlength=size * features)
-        self.gradients_sent = told.view(size, features).tolist()
-        first = told.cumsum(0) - told
-        pieces = bags[begins].split_with_sizes([n for line in self.gradients_sent for n in line])
-        self.bags_told = [torch.cat(pieces[k::features]) for k in range(features)]
-        """The bags whose gradients are sent, of each feature."""
-        return torch.stack([records[:, 0], which - first[keys], factors.view(torch.int64)], 1)
+        which = np.cumsum(begins) - 1
+        told = np.bincount(keys[begins], minlength=self.sent.size)
+        self.gradients_sent = told.reshape(self.sent.shape)
+        self.bags_told = bags[begins]
+        """The bags whose gradients are sent, run by run."""
+        return np.stack([records, which - starts_of(told)[keys], factors.view(np.int64)], 1)
 
-    def _of_bags(self) -> tuple[list[Tensor], Counts, Counts]:
+    def _of_bags(self) -> tuple[Words, Words, Words]:
         return self.bags_told, self.gradients_sent, self.gradients_got
 
     def finish(self) -> None:
@@ -174,17 +220,15 @@ class Route(Lines):
         Raises: IndexError if an id of any process is out of range; PeerError if another process has an error of its own.
         """
         router, features = self.router, len(self.router.names)
-        headers, pieces = self._letters.received()
+        headers, words, _ = self._letters.received()
         self._require_fine(headers)
-        self.got = [line[ERROR : ERROR + features] for line in headers]
-        self.gradients_got = [line[ERROR + features :] for line in headers] if router.pooled else self.got
+        self.got = headers[:, ERROR : ERROR + features]
+        self.gradients_got = headers[:, ERROR + features :] if router.pooled else self.got
         """How many lines of gradients come from each process."""
-        records = torch.cat(pieces).view(-1, router.words)
-        if features > 1:
-            parts = records.split_with_sizes([n for line in self.got for n in line])
-            by_feature = [torch.cat(parts[k::features]) for k in range(features)]
-        else:
-            by_feature = [records]
+        records = words.reshape(-1, router.words)
+        starts = starts_of(self.got)
+        runs = [(starts[:, k], self.got[:, k]) for k in range(features)]
+        by_feature = [records[ranges(*run)] for run in runs] if features > 1 else [records]
         self.asked = [self._as_asked(k, part) for k, part in enumerate(by_feature)]
         """The ids whose rows are here, by the shard's own numbers; those of the first process first."""
         del self._letters
@@ -196,43 +240,50 @@ class Route(Lines):
         except (IndexError, PeerError):
             return
 
-    def _as_asked(self, feature: int, records: Tensor) -> Asked:
+    def _as_asked(self, feature: int, records: Words) -> Asked:
         if not self.router.pooled:
-            return Asked(records[:, 0])
-        before = [0, *accumulate(line[feature] for line in self.gradients_got)]
-        counts = torch.tensor([line[feature] for line in self.got], device=records.device)
-        first = torch.tensor(before[:-1], device=records.device).repeat_interleave(counts)
-        return Asked(records[:, 0].contiguous(), records[:, 1] + first, records[:, 2].contiguous().view(torch.float64))
+            return Asked(torch.from_numpy(records[:, 0]).to(self.device))
+        first = np.repeat(starts_of(self.gradients_got[:, feature]), self.got[:, feature])
+        found = records[:, 0].copy(), records[:, 1] + first, records[:, 2].copy().view(np.float64)
+        return Asked(*(torch.from_numpy(part).to(self.device) for part in found))
 
-    def _require_fine(self, headers: Sequence[Sequence[int]]) -> None:
+    def _require_fine(self, headers: Words) -> None:
         """Raise the error of the first process that has one."""
+        if not headers[:, 0].any():
+            return
         names, own = self.router.names, self.peers.rank
-        for rank, (code, feature, number, *_) in enumerate(headers):
+        errors = headers[:, :ERROR].tolist()
+        for rank, (code, feature, number) in enumerate(errors):
             if code == OUT_OF_RANGE:
                 mine = self.bad is not None and rank == own
                 place = [self.bad.place] if self.bad is not None and mine else []
                 where = "" if mine else f" It is one of process {rank}; this is process {own}."
                 rows = self.router.layouts[feature].rows
                 raise no_row(number, place, rows, f"Use a larger table.{where}", whose=names[feature])
-        for rank, (code, *_) in enumerate(headers):
+        for rank, (code, *_) in enumerate(errors):
             if code == OTHER and not self.failed:
                 raise PeerError(
                     f"process {rank} has an error in its lookup of {self.what}, so nothing was looked up. See what it says."
                 )
 
 
-def in_order(keys: Tensor, count: int) -> Tensor:
+def in_order(keys: Words, count: int) -> Words:
     """The places of keys below `count` in the order of the keys, and where these are the same, in their own."""
-    if keys.is_cpu and count <= 1 << 16:
-        return torch.from_numpy(np.argsort(keys.numpy().astype(np.uint16), kind="stable"))  # by digits: in linear time
-    return torch.argsort(keys, stable=True)
+    by_digits = count <= 1 << 16  # which takes linear time
+    return np.argsort(keys.astype(np.uint16) if by_digits else keys, kind="stable")
 
 
-def factors_of(feature: Asked) -> Tensor:
+def joined(parts: Sequence[Words]) -> Words:
+    """The parts one after the other."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def factors_of(feature: Asked) -> npt.NDArray[np.float64]:
     """The factor of each id."""
-    if feature.factors is not None:
-        return feature.factors
-    return torch.ones(len(feature.ids), dtype=torch.float64, device=feature.ids.device)
+    if feature.factors is None:
+        return np.ones(len(feature.ids))
+    factors: npt.NDArray[np.float64] = feature.factors.cpu().numpy()
+    return factors
 
 
 def first_outside(ids: Tensor, rows: int) -> BadId | None:
