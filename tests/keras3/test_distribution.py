@@ -1,4 +1,4 @@
-"""Tables under `keras.distribution` on JAX, in a process with two devices."""
+"""Tables under `keras.distribution` on JAX, in a process with four devices."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROWS, DIM, IDS, BATCH, STEPS = 1000, 2, 6, 8, 8
 
 
 @pytest.fixture(scope="module")
-def two_devices() -> Iterator[Run]:
-    with processes(1, 2) as run:
+def four_devices() -> Iterator[Run]:
+    with processes(1, 4) as run:
         yield run
 
 
@@ -34,7 +34,7 @@ def trained(distribution: Any, optimizer: str) -> tuple[Any, list[Any]]:
     try:
         keras.utils.set_random_seed(0)
         ids = keras.Input((IDS,), dtype="int32")
-        table = unhot.keras.Embedding(ROWS, DIM)
+        table = unhot.keras.Embedding(ROWS, DIM, name="table")
         model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(table(ids))))
         model.compile(getattr(unhot.keras, optimizer)(0.01), "mse")
         rng = np.random.default_rng(0)
@@ -53,16 +53,78 @@ def trained(distribution: Any, optimizer: str) -> tuple[Any, list[Any]]:
         keras.distribution.set_distribution(None)
 
 
-def trains_by_rows_as_without(optimizer: str) -> None:
-    """All of a table's arrays are on all devices, and the results those of one device, but for the order of sums in a batch."""
-    distribution = keras.distribution.DataParallel()
-    assert distribution.device_mesh.shape == [2] or tuple(distribution.device_mesh.shape) == (2,)
-    value, found = trained(distribution, optimizer)
-    assert all(array.sharding.is_fully_replicated and len(array.devices()) == 2 for array in value.arrays.values())
+LAYOUTS: dict[str, tuple[tuple[int, int], tuple[Any, Any]]] = {
+    "rows": ((1, 2), ("model", None)),
+    "rows, and the batch": ((2, 2), ("model", None)),
+    "rows along the batch": ((2, 1), ("batch", None)),
+    "columns": ((1, 2), (None, "model")),
+    "columns, and the batch": ((2, 2), (None, "model")),
+}
+"""How many devices there are along the batch and along the model, and along which of them a table is spread."""
+
+
+def model_parallel(shape: tuple[int, int], spec: tuple[Any, Any]) -> Any:
+    """A distribution over the first devices."""
+    devices = keras.distribution.list_devices()[: shape[0] * shape[1]]
+    layouts = keras.distribution.LayoutMap(keras.distribution.DeviceMesh(shape, ("batch", "model"), devices))
+    layouts[".*table/embeddings"] = spec
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+
+
+def as_without(found: list[Any], optimizer: str) -> None:
+    """The results are those of one device, but for the order of sums in a batch."""
     _, expected = trained(None, optimizer)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in `assert_same`
 
 
-def test_trains_by_rows_as_without(two_devices: Run) -> None:
-    two_devices(trains_by_rows_as_without, "Adam")
+def trains_by_rows_as_without(optimizer: str) -> None:
+    """All of a table's arrays are on all devices."""
+    distribution = keras.distribution.DataParallel()
+    assert tuple(distribution.device_mesh.shape) == (4,)
+    value, found = trained(distribution, optimizer)
+    assert all(array.sharding.is_fully_replicated and len(array.devices()) == 4 for array in value.arrays.values())
+    as_without(found, optimizer)
+
+
+def trains_parts_by_rows(layout: str, optimizer: str) -> None:
+    """Each device has a part of all of a table's arrays that have lines for rows, or columns."""
+    shape, spec = LAYOUTS[layout]
+    value, found = trained(model_parallel(shape, spec), optimizer)
+    for name, array in value.arrays.items():
+        parts = {tuple(shard.data.shape) for shard in array.addressable_shards}
+        expected = list(array.shape)
+        if array.ndim and array.shape[0] == ROWS and spec[0]:
+            expected[0] //= 2
+        if array.shape == (ROWS, DIM) and spec[1]:
+            expected[1] //= 2
+        assert parts == {tuple(expected)}, name
+    as_without(found, optimizer)
+
+
+def test_trains_by_rows_as_without(four_devices: Run) -> None:
+    four_devices(trains_by_rows_as_without, "Adam")
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD", "Ftrl"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_trains_parts_by_rows(four_devices: Run, layout: str, optimizer: str) -> None:
+    four_devices(trains_parts_by_rows, layout, optimizer)
+
+
+def warns_of_rows_and_columns() -> None:
+    backend.FEWEST_ROWS = 0
+    keras.distribution.set_distribution(model_parallel((2, 2), ("batch", "model")))
+    try:
+        keras.utils.set_random_seed(0)
+        table = unhot.keras.Embedding(ROWS, DIM, name="table")
+        model = keras.Sequential([keras.Input((IDS,), dtype="int32"), table, keras.layers.Flatten(), keras.layers.Dense(1)])
+        model.compile(unhot.keras.Adam(0.01), "mse")
+        with pytest.warns(unhot.DenseFallbackWarning, match="several axes"):
+            model.fit(np.zeros((BATCH, IDS), "int32"), np.ones((BATCH, 1)), batch_size=BATCH, verbose=0)
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def test_warns_of_rows_and_columns(four_devices: Run) -> None:
+    four_devices(warns_of_rows_and_columns)

@@ -80,11 +80,18 @@ class Spread:
         """The rows of the device at hand."""
         return PartOfRows(arrays, jax.lax.axis_index(self.axis))
 
-    def on_each_device(self, function: Callable[..., Any], rows: Arrays, others: Any, returns: Any) -> Any:
-        """function(rows, *others) on each device's rows; `returns` are the `PartitionSpec`s of what it returns."""
+    def every(self, arrays: Arrays) -> EveryRow:
+        """The same, all at once."""
+        return EveryRow(arrays)
+
+    def on_each_device(self, function: Callable[..., Any], rows: Arrays, others: Any, returns: Any, along: Any = None) -> Any:
+        """function(rows, *others) on each device's rows; `returns` are the `PartitionSpec`s of what it returns.
+
+        `along` are those of the others, of which each device otherwise gets all.
+        """
         if self.within:
             return function(rows, *others)
-        specs = (_spec(self.axis), *[EVERYWHERE] * len(others))
+        specs = (_spec(self.axis), *(along or [EVERYWHERE] * len(others)))
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=returns)(rows, *others)
 
     def to_everywhere(self, array: Any) -> Any:
@@ -136,9 +143,14 @@ def varying(array: Any) -> frozenset[str]:
     return axes
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def look_up(spread: Spread, trained: Traced, rows: Arrays, history: Arrays, ids: jax.Array, now: jax.Array) -> Any:
-    """The settled weights of the flat `ids`, from the devices that have them; any for an id that is not of the table."""
+@partial(jax.jit, static_argnums=(0, 1), static_argnames="along")
+def look_up(
+    spread: Spread, trained: Traced, rows: Arrays, history: Arrays, ids: jax.Array, now: jax.Array, *, along: Any = EVERYWHERE
+) -> Any:
+    """The settled weights of the flat `ids`, from the devices that have them; any for an id that is not of the table.
+
+    `along` says how the ids are spread, and so the vectors are.
+    """
 
     def of_one(rows: Arrays, history: Arrays, ids: jax.Array, now: jax.Array) -> jax.Array:
         apart = spread.axis in varying(ids)
@@ -152,7 +164,20 @@ def look_up(spread: Spread, trained: Traced, rows: Arrays, history: Arrays, ids:
         bits = _psum_scatter(bits, spread.axis, tiled=True) if apart else _psum(bits, spread.axis)
         return jax.lax.bitcast_convert_type(bits, found.dtype)
 
-    return spread.on_each_device(of_one, rows, (history, ids, now), EVERYWHERE)
+    return spread.on_each_device(of_one, rows, (history, ids, now), along, (EVERYWHERE, along, EVERYWHERE))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def summed(spread: Spread, trained: Traced, rows: Arrays, ids: jax.Array, gradients: jax.Array) -> Any:
+    """The rows, and the sum of an id's gradients in one of its places, as `Traced.summed` makes it."""
+
+    def of_one(rows: Arrays, ids: jax.Array, gradients: jax.Array) -> tuple[Arrays, jax.Array]:
+        part = spread.part(rows)
+        own = jnp.where(part.has(ids)[:, None], gradients, 0)
+        sums = trained.summed(Operations(gradients.dtype), part, ids, own)
+        return part.arrays, _psum(sums, spread.axis)
+
+    return spread.on_each_device(of_one, rows, (ids, gradients), (_spec(spread.axis), EVERYWHERE))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -179,7 +204,7 @@ def settle(spread: Spread | None, trained: Traced, rows: Arrays, history: Arrays
     """The rows with all deferred steps applied: compiled, so that nothing else of the table's size is made on the way."""
 
     def of_one(rows: Arrays, history: Arrays, now: jax.Array) -> Arrays:
-        every = EveryRow(rows)
+        every = EveryRow(rows) if spread is None else spread.every(rows)
         trained.settle(Operations(rows["weights"].dtype), history, every, None, now)
         return every.arrays
 

@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from unhot.graph.engine import FROZEN, Traced
+from unhot.jax import spread as spreading
 from unhot.jax.operations import after
 from unhot.jax.spread import EVERYWHERE
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.jax_growth import put, require_between_steps
 from unhot.keras.jax_lookup import Lookups
-from unhot.keras.jax_training import Arrays, TableTraining, carried, integers, traced
+from unhot.keras.jax_training import Arrays, CarriedSpread, Devices, TableTraining, carried, integers, traced
 from unhot.keras.jax_value import SlotValue, TableValue
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
 from unhot.keras.kinds import Gradient, Tensor, Variable
@@ -60,10 +61,10 @@ class JaxBackend(TableTraining):
         if nnx_enabled():
             return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
         distributed = keras.distribution.distribution() is not None or variable._layout is not None
-        if distributed and layout_of(variable) is None:
+        if distributed and devices_of(variable) is None:
             return Reason(
-                "keras.distribution lays it out in parts over devices",
-                "Leave it out of the layout map, or use DataParallel, to train by rows.",
+                "keras.distribution spreads it over several axes of the device mesh",
+                "Spread either its rows or its columns over one axis, as (axis, None) or (None, axis) does, to train by rows.",
             )
         return None
 
@@ -109,7 +110,7 @@ class JaxBackend(TableTraining):
         core = optimizer.row_optimizer(variable, 0.001)
         self.frozen = variable.frozen_rows
         super().__init__(Traced(core, variable._dtype, variable.shape[0], freezes=len(self.frozen) > 0), variable.shape)
-        self.everywhere = layout_of(variable)
+        self.devices = devices_of(variable)
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
 
     @property
@@ -284,8 +285,11 @@ class JaxBackend(TableTraining):
     def summed(self, gradient: RowGradient) -> RowGradient:
         held = self._held()
         store, _, _ = self.parts(held.arrays)
-        sums = self.traced.summed(self.ops, store, gradient.ids, gradient.values)
-        self.variable.hold(TableValue(self, {**held.arrays, "place": store.arrays["place"]}, held.settled))
+        if self.spread is None:
+            sums, rows = self.traced.summed(self.ops, store, gradient.ids, gradient.values), store.arrays
+        else:
+            rows, sums = spreading.summed(self.spread, self.traced, store.arrays, gradient.ids, gradient.values)
+        self.variable.hold(TableValue(self, {**held.arrays, "place": rows["place"]}, held.settled))
         return gradient.with_values(sums)
 
     @contextmanager
@@ -307,20 +311,33 @@ class JaxBackend(TableTraining):
         store, history, now = self.parts(arrays)
         reads, self._reads = self._reads, []
         # A batch may be spread over devices. Each makes the whole step: so nothing of the table's size has to travel.
-        ids, values, written = self.placed((gradient.ids, gradient.values, after(gradient.ids, self.shape[0], reads)))
+        given = gradient.ids, gradient.values, after(gradient.ids, self.shape[0], reads)
+        ids, values, written = map(self.everywhere, given)
         rate = jnp.asarray(rate, self.ops.dtype)
-        history = self.traced.step(self.ops, history, store, ids, values, now, rate, written)
-        self._keep(TableValue(self, {**arrays, **store.arrays, **history, "clock": carried(now + 1)}))
+        if self.spread is None:
+            history, rows = self.traced.step(self.ops, history, store, ids, values, now, rate, written), store.arrays
+        else:
+            how = self.spread, self.traced
+            rows, history = spreading.step(*how, store.arrays, history, ids, values, now, rate, written)
+        self._keep(TableValue(self, {**arrays, **rows, **history, "clock": carried(now + 1)}))
 
 
-def layout_of(variable: Variable) -> jax.sharding.Sharding | None:
-    """Where `keras.distribution` has put the variable, if all devices have all of it; None otherwise."""
+def devices_of(variable: Variable) -> Devices | None:
+    """Where `keras.distribution` has put the variable; None if it has not, or where rows cannot be trained apart."""
     if variable._layout is None or variable._value is None:
         return None
     sharding: jax.sharding.Sharding = variable._value.sharding
-    if not sharding.is_fully_replicated:
+    if sharding.is_fully_replicated:
+        return Devices(NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding)
+    if not (isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh)):
         return None
-    return NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding  # of any dimensions
+    everywhere = NamedSharding(mesh, EVERYWHERE)
+    rows, columns = (*sharding.spec, None, None)[:2]
+    if columns is None and isinstance(rows, str):
+        return Devices(everywhere, spread=CarriedSpread(mesh, rows))
+    if rows is None and isinstance(columns, str):
+        return Devices(everywhere, columns=sharding)
+    return None
 
 
 def clock_of_slot(arrays: Arrays) -> jax.Array:

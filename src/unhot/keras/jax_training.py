@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from unhot.graph.engine import Traced
-from unhot.jax.operations import ArrayRows, Operations
+from unhot.jax import spread as spreading
+from unhot.jax.operations import ArrayRows, EveryRow, Operations
+from unhot.jax.spread import EVERYWHERE, PartOfRows, Spread
 from unhot.keras.backend import KerasBackend
 from unhot.keras.jax_lookup import Reader
 from unhot.keras.kinds import Tensor
@@ -41,6 +47,14 @@ def traced(arrays: Tensor) -> bool:
     return any(isinstance(array, jax.core.Tracer) for array in jax.tree.leaves(arrays))
 
 
+def moved(array: Tensor, sharding: jax.sharding.Sharding) -> Tensor:
+    """The array, with this sharding."""
+    if isinstance(array, jax.core.Tracer):
+        constrain: Tensor = jax.lax.with_sharding_constraint  # which JAX leaves untyped
+        return constrain(array, sharding)
+    return jax.device_put(array, sharding)
+
+
 class CarriedRows(ArrayRows):
     """Rows whose integers are carried as floats."""
 
@@ -52,14 +66,66 @@ class CarriedRows(ArrayRows):
         super().put(name, ids, carried(lines) if name in INTEGERS else lines)
 
 
+class CarriedPart(CarriedRows, PartOfRows):
+    """The rows of one device whose integers are carried as floats."""
+
+
+class CarriedEveryRow(CarriedRows, EveryRow):
+    """All rows at once whose integers are carried as floats."""
+
+
+class CarriedSpread(Spread):
+    """Rows that are spread over an axis of a mesh, whose integers are carried as floats."""
+
+    def part(self, arrays: Arrays) -> PartOfRows:
+        return CarriedPart(arrays, jax.lax.axis_index(self.axis))
+
+    def every(self, arrays: Arrays) -> EveryRow:
+        return CarriedEveryRow(arrays)
+
+
+_spec: Any = PartitionSpec  # which JAX leaves untyped
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where `keras.distribution` has put a table."""
+
+    everywhere: jax.sharding.Sharding
+    """Where an array is of which each device has all."""
+
+    spread: CarriedSpread | None = None
+    """How the rows are spread over devices; None where each device has all of them."""
+
+    columns: NamedSharding | None = None
+    """How the numbers of each row are spread over devices; None where they are together."""
+
+    def of(self, array: Tensor, by_rows: bool) -> jax.sharding.Sharding:
+        """Where one of the table's arrays is, which may have one line for each row."""
+        if by_rows and self.spread is not None:
+            return self.spread.by_rows
+        if self.columns is not None and by_rows and array.ndim == 2 and array.shape[1] > 1:
+            return self.columns
+        return self.everywhere
+
+    def along(self, count: int) -> Any:
+        """How so many ids of a batch are spread, of which `keras.distribution` spreads the first dimension."""
+        distribution = keras.distribution.distribution()
+        name = None if distribution is None else distribution.batch_dim_name
+        mesh = None if self.spread is None else self.spread.mesh
+        if mesh is None or name not in mesh.shape or count % mesh.shape[name]:
+            return EVERYWHERE
+        return _spec(name)
+
+
 class TableTraining(Reader, KerasBackend):
     """What trains a table, as far as its values and variables ask for it. It holds no array: those are in the table's value."""
 
     written = False
     """Whether another optimizer, or something else within a step, has written the weights."""
 
-    everywhere: jax.sharding.Sharding | None = None
-    """Where all arrays of the table are, if `keras.distribution` says that: each device has them all."""
+    devices: Devices | None = None
+    """Where the table is, if `keras.distribution` says that."""
 
     def __init__(self, traced: Traced, shape: tuple[int, int]) -> None:
         super().__init__()
@@ -68,14 +134,21 @@ class TableTraining(Reader, KerasBackend):
         history = traced.family.arrays() if traced.defers else {}
         self.names = (*traced.names, "place", "clock", *(["last"] if traced.notes else []), *history)
 
-    def placed(self, tree: Tensor) -> Tensor:
-        """The arrays, on all devices that have the table."""
-        if self.everywhere is None:
-            return tree
-        if traced(tree):
-            constrain: Tensor = jax.lax.with_sharding_constraint  # which JAX leaves untyped
-            return constrain(tree, self.everywhere)
-        return jax.device_put(tree, self.everywhere)
+    def placed(self, arrays: Arrays) -> Arrays:
+        """Arrays of the table, on the devices that have them."""
+        if self.devices is None:
+            return arrays
+        rows = (*self.traced.names, *INTEGERS)
+        return {name: moved(array, self.devices.of(array, name in rows)) for name, array in arrays.items()}
+
+    def everywhere(self, array: Tensor) -> Tensor:
+        """An array of a step, on all devices that have a part of the table."""
+        return array if self.devices is None else moved(array, self.devices.everywhere)
+
+    @property
+    def spread(self) -> CarriedSpread | None:
+        """How the rows are spread over devices."""
+        return None if self.devices is None else self.devices.spread
 
     # ------------------------------------------------------------------ arrays
 
@@ -94,7 +167,13 @@ class TableTraining(Reader, KerasBackend):
         if ids is None:
             return self.settled(arrays)["weights"]
         store, history, now = self.parts(arrays)
-        found: jax.Array = self.traced.lookup(self.ops, history, store, ids, now)
+        found: jax.Array
+        if self.spread is None or self.devices is None:
+            found = self.traced.lookup(self.ops, history, store, ids, now)
+        else:
+            known = not isinstance(ids, jax.core.Tracer)
+            ids, along = (self.everywhere(ids), EVERYWHERE) if known else (ids, self.devices.along(len(ids)))
+            found = spreading.look_up(self.spread, self.traced, store.arrays, history, ids, now, along=along)
         return found
 
     def settled(self, arrays: Arrays) -> Arrays:
@@ -109,6 +188,9 @@ class TableTraining(Reader, KerasBackend):
 
     def _settled(self, arrays: Arrays) -> Arrays:
         store, history, now = self.parts(arrays)
+        if self.spread is not None:
+            made: Arrays = spreading.settle(self.spread, self.traced, store.arrays, history, now)
+            return {**arrays, **made}
         self.traced.settle(self.ops, history, store, jnp.arange(self.shape[0], dtype=jnp.int32), now)
         return {**arrays, **store.arrays}
 

@@ -134,7 +134,7 @@ class TableValue(SettledView):
     def settle(self) -> Self:
         """This value, once all deferred steps of its arrays, which are known, are applied."""
         if not self.settled:
-            with jax.ensure_compile_time_eval():
+            with jax.core.eval_context():  # whatever JAX is tracing
                 if self.training.late(self.arrays):
                     self.arrays = self.training.settled(self.arrays)
             self.settled = True
@@ -161,9 +161,14 @@ class TableValue(SettledView):
         return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
 
     @property
-    def sharding(self) -> jax.sharding.Sharding:
-        sharding: jax.sharding.Sharding = self.arrays["weights"].sharding
-        return sharding
+    def sharding(self) -> Tensor:
+        """That of the weights; of a table that is spread over devices, those of all arrays, in the form of this value.
+
+        JAX takes either for the shardings of what a step returns, for which Keras asks.
+        """
+        shardings = {name: array.sharding for name, array in self.arrays.items()}
+        together = shardings["weights"].is_fully_replicated
+        return shardings["weights"] if together else TableValue(self.training, shardings)
 
     def is_deleted(self) -> bool:
         return not self.alive()
