@@ -107,9 +107,10 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     Exchange.wait = counted(clock, Exchange.wait)  # type: ignore[method-assign]
     gradient = torch.full((IDS // ranks, DIM), 0.01)
     stream = batches(1)
-    drawn = [next(stream) for _ in range(max(WARM, TURN))]  # as much as a turn has, which is not the table's
+    others = batches(1)
+    drawn = [next(others) for _ in range(max(WARM, TURN))]  # as much as a turn has, which is not the table's
     before = resident()
-    del drawn
+    del drawn, others
     layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
     with torch.no_grad():
         for first in range(0, len(layer.weight), 4096):

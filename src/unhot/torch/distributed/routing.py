@@ -68,23 +68,24 @@ class Lines:
 
         `rows` holds (ids, dim) of each feature, those for the first process first.
         """
+        what = f"the vectors of {self.what}"
+        if len(rows) == 1:
+            ((_, block),) = self._exchanged([([0], rows[0])], self.got, self.sent, what)
+            return [selected(block, inverse(self.places, np.arange(len(self.places))))]
         blocks = []
         for features in alike(rows):
-            block = torch.cat([rows[k] for k in features]) if len(features) > 1 else rows[features[0]]
+            block = rows[features[0]]
             if len(features) > 1:  # they lie by feature, and are sent by process
                 own = self.got[:, features].T
-                block = selected(block, ranges(starts_of(own).T, own.T))
+                block = selected(torch.cat([rows[k] for k in features]), ranges(starts_of(own).T, own.T))
             blocks.append((features, block))
         found: dict[int, Tensor] = {}
-        for features, block in self._exchanged(blocks, self.got, self.sent, f"the vectors of {self.what}"):
-            all_starts, own_starts = starts_of(self.sent), starts_of(self.sent[:, features])
+        starts = starts_of(self.sent)
+        for features, block in self._exchanged(blocks, self.got, self.sent, what):
+            begins = starts_of(self.sent[:, features])
             for i, k in enumerate(features):
-                lines, places = own_starts[:, i], self.places
-                if len(self.sent[0]) > 1:
-                    places = places[ranges(all_starts[:, k], self.sent[:, k])]
-                where = np.empty_like(places)
-                where[places] = ranges(lines, self.sent[:, k])
-                found[k] = selected(block, where)
+                places, lines = (ranges(first, self.sent[:, k]) for first in (starts[:, k], begins[:, i]))
+                found[k] = selected(block, inverse(self.places[places], lines))
         return [found[k] for k in range(len(rows))]
 
     def send_gradients(self, gradients: Sequence[Tensor], *, of_bags: bool = False) -> list[Tensor]:
@@ -93,22 +94,21 @@ class Lines:
         `gradients` holds (ids, dim) of each feature, in the order of the ids; or (bags, dim) of pooled ids.
         """
         places, sent, got = self._of_bags() if of_bags else (self.places, self.sent, self.got)
+        what = f"the gradients of {self.what}"
+        if len(gradients) == 1:
+            ((_, block),) = self._exchanged([([0], selected(gradients[0], places))], sent, got, what)
+            return [block]
         blocks = []
         for features in alike(gradients):
-            block = torch.cat([gradients[k] for k in features]) if len(features) > 1 else gradients[features[0]]
-            lines = places
-            if len(features) < len(gradients):
-                lines = lines[ranges(starts_of(sent)[:, features], sent[:, features])]
-            if len(features) > 1:
-                firsts = starts_of(np.array([len(gradients[k]) for k in features]))
-                lines = lines + np.repeat(np.tile(firsts, len(sent)), sent[:, features].reshape(-1))
-            blocks.append((features, selected(block, lines)))
+            firsts = starts_of(np.array([len(gradients[k]) for k in features]))
+            lines = places[ranges(starts_of(sent)[:, features], sent[:, features])]
+            lines += np.repeat(np.tile(firsts, len(sent)), sent[:, features].reshape(-1))
+            blocks.append((features, selected(torch.cat([gradients[k] for k in features]), lines)))
         found: dict[int, Tensor] = {}
-        for features, block in self._exchanged(blocks, sent, got, f"the gradients of {self.what}"):
-            own = got[:, features]
-            starts = starts_of(own)
+        for features, block in self._exchanged(blocks, sent, got, what):
+            starts = starts_of(got[:, features])
             for i, k in enumerate(features):
-                found[k] = block if len(features) == 1 else selected(block, ranges(starts[:, i], own[:, i]))
+                found[k] = block if len(features) == 1 else selected(block, ranges(starts[:, i], got[:, k]))
         return [found[k] for k in range(len(gradients))]
 
     def _of_bags(self) -> tuple[Words, Words, Words]:
@@ -116,22 +116,25 @@ class Lines:
 
     def _exchanged(self, blocks: Sequence[Block], sent: Words, got: Words, what: str) -> list[Block]:
         """Send the lines of some features of one dimension each, those for the first process first, and receive such."""
+        if len(blocks) == 1:
+            ((features, block),) = blocks
+            dim = block.size(1)
+            counts = [[dim * sum(line) for line in lines.tolist()] for lines in (got, sent)]
+            out = block.new_empty((sum(counts[0]) // dim, dim))
+            self.peers.exchange(out.view(-1), block.view(-1), (counts[0], counts[1]), what)
+            return [(features, out)]
         dims = [block.size(1) for _, block in blocks]
         to, of = (
-            np.stack([lines[:, features].sum(1) * dim for (features, _), dim in zip(blocks, dims, strict=True)], 1)
+            np.stack([lines[:, features].sum(1) * dim for (features, _), dim in zip(blocks, dims, strict=True)], 1).tolist()
             for lines in (sent, got)
         )
-        parts = [block.reshape(-1) for _, block in blocks]
-        flat = parts[0]
-        if len(blocks) > 1:
-            pieces = [part.split_with_sizes(sizes) for part, sizes in zip(parts, to.T.tolist(), strict=True)]
-            flat = torch.cat([piece for of_rank in zip(*pieces, strict=True) for piece in of_rank])
-        out = flat.new_empty(int(of.sum()))
-        self.peers.exchange(out, flat, (of.sum(1).tolist(), to.sum(1).tolist()), what)
-        if len(blocks) == 1:
-            return [(blocks[0][0], out.view(-1, dims[0]))]
-        received = out.split_with_sizes(of.reshape(-1).tolist())
-        joint = [torch.cat(received[i :: len(dims)]).view(-1, dim) for i, dim in enumerate(dims)]
+        of_block = zip(blocks, zip(*to, strict=True), strict=True)
+        pieces = [block.view(-1).split_with_sizes(sizes) for (_, block), sizes in of_block]
+        flat = torch.cat([piece for of_rank in zip(*pieces, strict=True) for piece in of_rank])
+        received = flat.new_empty(sum(map(sum, of)))
+        self.peers.exchange(received, flat, (list(map(sum, of)), list(map(sum, to))), what)
+        parts = received.split_with_sizes([size for of_rank in of for size in of_rank])
+        joint = [torch.cat(parts[i :: len(dims)]).view(-1, dim) for i, dim in enumerate(dims)]
         return [(features, block) for (features, _), block in zip(blocks, joint, strict=True)]
 
 
@@ -145,6 +148,13 @@ def alike(tensors: Sequence[Tensor]) -> list[list[int]]:
     for k, tensor in enumerate(tensors):
         found.setdefault(tensor.size(1), []).append(k)
     return list(found.values())
+
+
+def inverse(places: Words, lines: Words) -> Words:
+    """Which line is for each place, of as many."""
+    found = np.empty_like(places)
+    found[places] = lines
+    return found
 
 
 def selected(lines: Tensor, places: Words) -> Tensor:
