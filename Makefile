@@ -10,7 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find src native -name '*.py*' -
 PIP := --disable-pip-version-check --quiet
 
 .PHONY: archives demo test test-all check format test-numpy test-keras test-private test-sanitize test-third-party test-versions test-front-ends \
-    mutants wheel bench bench-full bench-many docs kernels clean
+    mutants wheel bench bench-full bench-many bench-torchrec docs kernels clean
 
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json

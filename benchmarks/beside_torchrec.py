@@ -1,11 +1,12 @@
 """A sharded table beside TorchRec's: CPU time of each process for a training step with row-wise Adagrad, by turns.
 
+    make bench-torchrec
     python benchmarks/beside_torchrec.py --torchrec-python PYTHON [--ranks 2] [--rounds 7] [--json FILE]
 
-PYTHON is that of an environment with `pip install -r benchmarks/requirements-torchrec.txt`. Both train 10^6 rows of 64, spread over
-processes, by 4,096 Zipf ids in all in each step: ours a `ShardedEmbedding`, TorchRec's an `EmbeddingCollection` under
-`DistributedModelParallel`, row-wise. The CPU time is that of all threads of a process, exchanges included. The weights are
-compared at the end. Exits with 1 if ours takes more than half.
+`make` sets up the environment that PYTHON is of. Both train 10^6 rows of 64, spread over processes, by 4,096 Zipf ids in all in
+each step: ours a `ShardedEmbedding`, TorchRec's an `EmbeddingCollection` under `DistributedModelParallel`, row-wise. The CPU
+time is that of all threads of a process, exchanges included. The weights are compared at the end. Exits with 1 if ours takes
+more than half.
 """
 
 from __future__ import annotations
