@@ -47,7 +47,7 @@ def _run(pipes: list[Any], function: Any, arguments: tuple[Any, ...]) -> list[An
     found = []
     for rank, pipe in enumerate(pipes):
         if not pipe.poll(PATIENCE):
-            raise TimeoutError(f"process {rank} has not ended {function.__name__} in {PATIENCE} s")
+            raise TimeoutError(f"process {rank} has not ended {function} in {PATIENCE} s")
         found.append(pipe.recv())
     for rank, (_, trace) in enumerate(found):
         assert not trace, f"process {rank}: {trace}"

@@ -301,7 +301,7 @@ class JaxBackend(TableTraining):
         if self.traced.defers:
             _, history, now = self.parts(arrays)
             made |= self.traced.family.advance(self.ops, history, now + 1, jnp.asarray(rate, self.ops.dtype))
-        self._keep(TableValue(self, {**arrays, **made}, settled=True))
+        self._keep(TableValue(self, self.placed({**arrays, **made}), settled=True))
 
     def prepare_step(self, optimizer: Owner, variable: Variable, rate: Tensor) -> None:
         """What can go wrong has gone wrong before the step was traced."""
@@ -319,7 +319,7 @@ class JaxBackend(TableTraining):
         else:
             how = self.spread, self.traced
             rows, history = spreading.step(*how, store.arrays, history, ids, values, now, rate, written)
-        self._keep(TableValue(self, {**arrays, **rows, **history, "clock": carried(now + 1)}))
+        self._keep(TableValue(self, self.placed({**arrays, **rows, **history, "clock": carried(now + 1)})))
 
 
 def devices_of(variable: Variable) -> Devices | None:

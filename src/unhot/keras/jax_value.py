@@ -161,14 +161,13 @@ class TableValue(SettledView):
         return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
 
     @property
-    def sharding(self) -> Tensor:
-        """That of the weights; of a table that is spread over devices, those of all arrays, in the form of this value.
+    def sharding(self) -> jax.sharding.Sharding | None:
+        """That of all arrays; None where they have several, since a table is spread over devices.
 
-        JAX takes either for the shardings of what a step returns, for which Keras asks.
+        Keras's trainer hands it to `jax.jit`, for which None leaves the arrays where the step has put them.
         """
-        shardings = {name: array.sharding for name, array in self.arrays.items()}
-        together = shardings["weights"].is_fully_replicated
-        return shardings["weights"] if together else TableValue(self.training, shardings)
+        sharding: jax.sharding.Sharding = self.arrays["weights"].sharding
+        return sharding if sharding.is_fully_replicated else None
 
     def is_deleted(self) -> bool:
         return not self.alive()
