@@ -77,7 +77,7 @@ def test_messages_are_those_of_the_layers(scale, layout, dedup):  # type: ignore
         router = routing.Router(measure.Mirror(ranks), [placed], ["ids"])
         asked = routing.Asked(torch.from_numpy(np.unique(ids) if dedup else ids))
         route = router.start([asked])
-        most, once = max(most, *(line[0] for line in route.sent)), max(once, len(asked.ids))
+        most, once = max(most, int(route.sent.max())), max(once, len(asked.ids))
         assert router.mail.header == scale.model.HEADER
     found = scale.model.load(work, layout, ranks, dedup)
     assert found.width == scale.model.HEADER + messages.rounded(most)

@@ -161,7 +161,7 @@ class TableValue(SettledView):
         return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
 
     @property
-    def sharding(self) -> jax.sharding.Sharding | None:
+    def sharding(self) -> jax.sharding.Sharding | None:  # type: ignore[override]  # as in the text
         """That of all arrays; None where they have several, since a table is spread over devices.
 
         Keras's trainer hands it to `jax.jit`, for which None leaves the arrays where the step has put them.
