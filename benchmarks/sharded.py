@@ -108,7 +108,7 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     gradient = torch.full((IDS // ranks, DIM), 0.01)
     stream = batches(1)
     others = batches(1)
-    drawn = [next(others) for _ in range(max(WARM, TURN))]  # as much as a turn has, which is not the table's
+    drawn = [next(others)[number::ranks].copy() for _ in range(max(WARM, TURN))]  # as much as a turn has
     before = resident()
     del drawn, others
     layer = ShardedEmbedding(ROWS, DIM, reduction="sum")

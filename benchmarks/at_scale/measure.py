@@ -45,11 +45,6 @@ class Mirror(Peers):
     def __init__(self, size: int) -> None:
         self.size, self.rank = size, 0
 
-    @property
-    def device(self) -> torch.device:
-        """Host memory."""
-        return torch.device("cpu")
-
     def begin(self, out: Any, given: Any, counts: Any, what: str) -> Exchange:
         """Copy ids, which are few; hand vectors over without a copy, which is part of an exchange."""
         if out.is_floating_point():

@@ -143,8 +143,9 @@ def trains_within_shard_map(mesh: str, batch: str) -> None:
     assert_same(state, expected)
 
 
-def makes_no_array_of_the_tables_size(optimizer: str, mesh: str, batch: str, rows: int = 50_000) -> None:
+def makes_no_array_of_the_tables_size(optimizer: str, mesh: str, batch: str) -> None:
     """No device's program has one, nor a copy of its rows; what travels is as long as the batch."""
+    rows = 1_000_000 if optimizer == "Ftrl" else 50_000  # of which a table's history has a few numbers, or many
     over = MESHES[mesh]()
     own = rows // over.shape["rows"]
     state = unhot.jax.shard(table(optimizer, rows), over, "rows")
@@ -157,8 +158,7 @@ def makes_no_array_of_the_tables_size(optimizer: str, mesh: str, batch: str, row
     assert max(_lengths_that_travel(text)) == BATCH
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= sum(array.nbytes // over.shape["rows"] for array in state.rows.values())
-    history = sum(array.nbytes for array in state.history.values())  # of Ftrl it is larger than so few rows of dim 3
-    assert memory.temp_size_in_bytes - history < own * DIM * 4
+    assert memory.temp_size_in_bytes < own * DIM * 4
     for function in (unhot.jax.settle, unhot.jax.weights):
         text = jax.jit(function, donate_argnums=0).lower(state).compile().as_text()
         assert f"[{own},{DIM}]" in text

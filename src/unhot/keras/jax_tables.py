@@ -19,6 +19,7 @@ from unhot.jax.operations import after
 from unhot.jax.spread import EVERYWHERE
 from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
+from unhot.keras.callers import call_anew
 from unhot.keras.jax_growth import put, require_between_steps
 from unhot.keras.jax_lookup import Lookups
 from unhot.keras.jax_training import Arrays, CarriedSpread, Devices, TableTraining, carried, integers, traced
@@ -60,8 +61,9 @@ class JaxBackend(TableTraining):
     def reason_for_dense(variable: Variable) -> Reason | None:
         if nnx_enabled():
             return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
-        distributed = keras.distribution.distribution() is not None or variable._layout is not None
-        if distributed and devices_of(variable) is None:
+        if variable._layout is None and keras.distribution.distribution() is not None:
+            return Reason("it was made before keras.distribution was set", "Make the layer afterwards to train by rows.")
+        if variable._layout is not None and devices_of(variable) is None:
             return Reason(
                 "keras.distribution spreads it over several axes of the device mesh",
                 "Spread either its rows or its columns over one axis, as (axis, None) or (None, axis) does, to train by rows.",
@@ -149,6 +151,7 @@ class JaxBackend(TableTraining):
                 if isinstance(value, TableValue) and isinstance(slot._value, SlotValue):
                     slot._value = value.arrays[name]
                 slot.training = None
+        self._call_anew()
 
     def resume(self) -> None:
         variable = self.variable
@@ -159,6 +162,12 @@ class JaxBackend(TableTraining):
                 arrays[name], slot.training = slot._value, self
                 slot._value = SlotValue(self, name, clock_of_slot(arrays))
         variable._value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
+        self._call_anew()
+
+    def _call_anew(self) -> None:
+        """After the value has become another: functions of Keras's trainer know where all arrays were when they were made."""
+        if self.devices is not None:
+            call_anew(self.variable)
 
     def _begun(self) -> Arrays:
         """Clock and history of a table whose rows are all settled."""
@@ -312,7 +321,7 @@ class JaxBackend(TableTraining):
         reads, self._reads = self._reads, []
         # A batch may be spread over devices. Each makes the whole step: so nothing of the table's size has to travel.
         given = gradient.ids, gradient.values, after(gradient.ids, self.shape[0], reads)
-        ids, values, written = map(self.everywhere, given)
+        ids, values, written = map(self.on_all, given)
         rate = jnp.asarray(rate, self.ops.dtype)
         if self.spread is None:
             history, rows = self.traced.step(self.ops, history, store, ids, values, now, rate, written), store.arrays
@@ -326,13 +335,16 @@ def devices_of(variable: Variable) -> Devices | None:
     """Where `keras.distribution` has put the variable; None if it has not, or where rows cannot be trained apart."""
     if variable._layout is None or variable._value is None:
         return None
-    sharding: jax.sharding.Sharding = variable._value.sharding
+    value = variable._value
+    weights = value.arrays["weights"] if isinstance(value, TableValue) else value  # of another owner
+    sharding: jax.sharding.Sharding = weights.sharding
     if sharding.is_fully_replicated:
         return Devices(NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding)
     if not (isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh)):
         return None
     everywhere = NamedSharding(mesh, EVERYWHERE)
-    rows, columns = (*sharding.spec, None, None)[:2]
+    axes = (None if axis is None or mesh.shape.get(axis) == 1 else axis for axis in (*sharding.spec, None, None))
+    rows, columns = next(axes), next(axes)
     if columns is None and isinstance(rows, str):
         return Devices(everywhere, spread=CarriedSpread(mesh, rows))
     if rows is None and isinstance(columns, str):

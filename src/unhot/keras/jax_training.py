@@ -141,7 +141,7 @@ class TableTraining(Reader, KerasBackend):
         rows = (*self.traced.names, *INTEGERS)
         return {name: moved(array, self.devices.of(array, name in rows)) for name, array in arrays.items()}
 
-    def everywhere(self, array: Tensor) -> Tensor:
+    def on_all(self, array: Tensor) -> Tensor:
         """An array of a step, on all devices that have a part of the table."""
         return array if self.devices is None else moved(array, self.devices.everywhere)
 
@@ -168,12 +168,13 @@ class TableTraining(Reader, KerasBackend):
             return self.settled(arrays)["weights"]
         store, history, now = self.parts(arrays)
         found: jax.Array
-        if self.spread is None or self.devices is None:
+        devices = self.devices
+        if devices is None or devices.spread is None:
             found = self.traced.lookup(self.ops, history, store, ids, now)
         else:
             known = not isinstance(ids, jax.core.Tracer)
-            ids, along = (self.everywhere(ids), EVERYWHERE) if known else (ids, self.devices.along(len(ids)))
-            found = spreading.look_up(self.spread, self.traced, store.arrays, history, ids, now, along=along)
+            ids, along = (self.on_all(ids), EVERYWHERE) if known else (ids, devices.along(len(ids)))
+            found = spreading.look_up(devices.spread, self.traced, store.arrays, history, ids, now, along=along)
         return found
 
     def settled(self, arrays: Arrays) -> Arrays:

@@ -308,10 +308,13 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             made: Variable = super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)
             self._note_slot(reference_variable, made, initializer)
             return made
+        shape = self.slot_shape(reference_variable)
+        alike = tuple(shape) == tuple(reference_variable.shape)  # else it is small, and on each device
         with keras.name_scope(self.name, caller=self):
             variable = backend.SLOT_VARIABLE(
                 initializer=keras.initializers.get(initializer),
-                shape=self.slot_shape(reference_variable),
+                shape=shape,
+                layout=getattr(reference_variable, "_layout", None) if alike else None,
                 dtype=reference_variable.dtype,
                 trainable=False,
                 name=f"{reference_variable.path.replace('/', '_')}_{name or 'var'}",

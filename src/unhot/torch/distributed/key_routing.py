@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unhot.keys.column import Column, Keys
 from unhot.keys.hashing import shards_of
@@ -29,17 +30,17 @@ class KeyRouter:
 
     def __init__(self, peers: Peers) -> None:
         self.peers = peers
-        self.mail = Mail(peers, HEADER, peers.device)
+        self.mail = Mail(peers, HEADER)
 
-    def start(self, column: Column | None) -> KeyRoute:
-        """Begin to send keys; None says that there is an error."""
-        return KeyRoute(self, column)
+    def start(self, column: Column | None, device: torch.device) -> KeyRoute:
+        """Begin to send keys, of which the vectors are on the device; None says that there is an error."""
+        return KeyRoute(self, column, device)
 
 
 class KeyRoute(Lines):
     """One lookup of keys."""
 
-    def __init__(self, router: KeyRouter, column: Column | None) -> None:
+    def __init__(self, router: KeyRouter, column: Column | None, device: torch.device) -> None:
         super().__init__(router.peers)
         self.what = "keys"
         self._failed = column is None
@@ -54,7 +55,7 @@ class KeyRoute(Lines):
         code = OTHER if self._failed else FINE
         headers = np.array([[code, keys.packed.kind, int(count)] for count in counts])
         lengths = np.array([len(part) for part in parts])
-        self._letters = router.mail.send(headers, np.concatenate(parts), lengths, "the keys")
+        self._letters = router.mail.send(headers, np.concatenate(parts), lengths, device, "the keys")
 
     def finish(self) -> None:
         """Wait for the keys of which the other processes want the vectors.

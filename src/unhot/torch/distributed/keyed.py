@@ -143,9 +143,9 @@ class ShardedKeyedEmbedding(nn.Module):
         try:
             column = read(given, "keys")
         except BaseException:
-            self._router.start(None).finish_failed()
+            self._router.start(None, self.weight.device).finish_failed()
             raise
-        route = self._router.start(column)
+        route = self._router.start(column, self.weight.device)
         route.finish()
         rows = self._here(route)
         (found,) = RowsSent.apply(route, self.reduction == "mean", rows)  # type: ignore[no-untyped-call]

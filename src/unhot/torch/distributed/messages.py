@@ -9,8 +9,6 @@ Messages are put together and taken apart in host memory, where their counts are
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -29,16 +27,18 @@ LENGTHS = 2
 class Mail:
     """What sends messages with headers of the same length, one exchange after the other."""
 
-    def __init__(self, peers: Peers, header: int, device: Any = None) -> None:
-        """`device` is where the group takes messages; by default host memory."""
-        self.peers, self.header, self.device = peers, LENGTHS + header, device
+    def __init__(self, peers: Peers, header: int) -> None:
+        self.peers, self.header = peers, LENGTHS + header
         self.room = FEWEST
         """How many words a message has room for."""
         self._most_of_few, self._few = 0, 0
 
-    def send(self, headers: Words, words: Words, counts: Words, what: str) -> Letters:
-        """Begin to send headers, (processes, header), and words, so many to each process, one process after the other."""
-        return Letters(self, headers, words, counts, what)
+    def send(self, headers: Words, words: Words, counts: Words, device: torch.device, what: str) -> Letters:
+        """Begin to send headers, (processes, header), and words, so many to each process, one process after the other.
+
+        They are sent from the device where the rows are, which the group takes in any case.
+        """
+        return Letters(self, headers, words, counts, device, what)
 
     def learn(self, most: int) -> None:
         """Have room for as many words as the longest message had, or for fewer if the last ones were short."""
@@ -62,8 +62,8 @@ def rounded(count: int) -> int:
 class Letters:
     """The messages of one exchange."""
 
-    def __init__(self, mail: Mail, headers: Words, words: Words, counts: Words, what: str) -> None:
-        self.mail, self.what, self.room = mail, what, mail.room
+    def __init__(self, mail: Mail, headers: Words, words: Words, counts: Words, device: torch.device, what: str) -> None:
+        self.mail, self.what, self.room, self.device = mail, what, mail.room, device
         self._words, self._counts = words, counts
         most, head = int(counts.max()), mail.header
         message = np.zeros((mail.peers.size, head + self.room), np.int64)
@@ -71,8 +71,7 @@ class Letters:
         fitting = np.minimum(counts, self.room)
         first = words if most <= self.room else words[ranges(starts_of(counts), fitting)]
         message[:, head:][within(fitting, self.room)] = first
-        sent = torch.from_numpy(message)
-        sent = sent if mail.device is None else sent.to(mail.device)
+        sent = torch.from_numpy(message).to(device)
         self._got = torch.empty_like(sent)
         self._exchange = mail.peers.begin(self._got.view(-1), sent.view(-1), None, what)
 
@@ -90,13 +89,12 @@ class Letters:
         if most > room:
             words = self._with_rest(words, fitting, counts - fitting)
         mail.learn(most)
-        return got[:, LENGTHS:head], words, counts
+        return got[:, LENGTHS:head].copy(), words, counts.copy()
 
     def _with_rest(self, first: Words, fitting: Words, missing: Words) -> Words:
         """The words that had room in the messages, and those that had none, in their order."""
         more = np.maximum(self._counts - self.room, 0)
-        rest = torch.from_numpy(self._words[ranges(starts_of(self._counts) + self.room, more)])
-        rest = rest if self.mail.device is None else rest.to(self.mail.device)
+        rest = torch.from_numpy(self._words[ranges(starts_of(self._counts) + self.room, more)]).to(self.device)
         out = rest.new_empty(int(missing.sum()))
         self.mail.peers.exchange(out, rest, (missing.tolist(), more.tolist()), f"the rest of {self.what}")
         counts = fitting + missing

@@ -120,16 +120,16 @@ class Lines:
             ((features, block),) = blocks
             dim = block.size(1)
             counts = [[dim * sum(line) for line in lines.tolist()] for lines in (got, sent)]
-            out = block.new_empty((sum(counts[0]) // dim, dim))
-            self.peers.exchange(out.view(-1), block.view(-1), (counts[0], counts[1]), what)
-            return [(features, out)]
+            out = block.new_empty(sum(counts[0]))
+            self.peers.exchange(out, block.reshape(-1), (counts[0], counts[1]), what)
+            return [(features, out.view(-1, dim))]
         dims = [block.size(1) for _, block in blocks]
         to, of = (
             np.stack([lines[:, features].sum(1) * dim for (features, _), dim in zip(blocks, dims, strict=True)], 1).tolist()
             for lines in (sent, got)
         )
         of_block = zip(blocks, zip(*to, strict=True), strict=True)
-        pieces = [block.view(-1).split_with_sizes(sizes) for (_, block), sizes in of_block]
+        pieces = [block.reshape(-1).split_with_sizes(sizes) for (_, block), sizes in of_block]
         flat = torch.cat([piece for of_rank in zip(*pieces, strict=True) for piece in of_rank])
         received = flat.new_empty(sum(map(sum, of)))
         self.peers.exchange(received, flat, (list(map(sum, of)), list(map(sum, to))), what)
@@ -169,7 +169,7 @@ class Router:
         self.peers, self.layouts, self.names, self.pooled = peers, list(layouts), list(names), pooled
         self.words = 3 if pooled else 1
         """The numbers of an id: its row, and where they are pooled its bag and its factor."""
-        self.mail = Mail(peers, ERROR + (2 if pooled else 1) * len(self.names), peers.device)
+        self.mail = Mail(peers, ERROR + (2 if pooled else 1) * len(self.names))
 
     def start(self, asked: Sequence[Asked], bad: BadId | None = None, failed: bool = False) -> Route:
         """Begin to send ids. In place of them, one may say that an id is out of range, or that there is another error."""
@@ -205,7 +205,7 @@ class Route(Lines):
         if router.pooled:
             headers[:, ERROR + features :] = self.gradients_sent
         counts = self.sent.sum(1) * router.words
-        self._letters = router.mail.send(headers, records.reshape(-1), counts, f"the ids of {self.what}")
+        self._letters = router.mail.send(headers, records.reshape(-1), counts, self.device, f"the ids of {self.what}")
 
     def _with_bags(self, records: Words, asked: Sequence[Asked], keys: Words, order: Words) -> Words:
         """The records with the place of each id's bag among those that its process is told of, and its factor."""
