@@ -57,9 +57,7 @@ def trained(distribution: Any, optimizer: str, tied: bool = False, **options: An
         seen: list[Any] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore" if tied else "error", unhot.DenseFallbackWarning)
-            seen.append(
-                model.predict(x[:BATCH], batch_size=BATCH, verbose=0)
-            )  # made before the optimizer
+            seen.append(model.predict(x[:BATCH], batch_size=BATCH, verbose=0))  # made before the optimizer
             for _ in range(2):
                 model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
                 seen += [*model.get_weights(), *(np.array(variable) for variable in model.optimizer.variables)]
