@@ -18,15 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
+from sharded import DIM, IDS, ROWS, batches, first_weights
 
 HERE = Path(__file__).resolve()
-ROWS, DIM, IDS, RATE = 1_000_000, 64, 4096, 0.01
+RATE = 0.01
 WARM, TURN = 200, 50
 """Steps before the timed ones, and steps of a turn."""
 
@@ -122,15 +123,6 @@ class TorchRec:
 KINDS: dict[str, Callable[[], Trained]] = {"unhot": Unhot, "torchrec": TorchRec}
 
 
-def batches() -> Iterator[Any]:
-    """The ids of all processes, step by step."""
-    rng = np.random.default_rng(1)
-    layout = np.random.default_rng(0).permutation(ROWS)
-    while True:
-        drawn = rng.zipf(1.05, 4 * IDS)
-        yield layout[drawn[drawn <= ROWS][:IDS] - 1]
-
-
 def serve(kind: str, rank: int, ranks: int, folder: str) -> None:
     """One process: makes turns, as the lines of the standard input say."""
     answers = os.fdopen(os.dup(1), "w")
@@ -143,9 +135,9 @@ def serve(kind: str, rank: int, ranks: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/{kind}", rank=rank, world_size=ranks)
     trained = KINDS[kind]()
     with torch.no_grad():
-        trained.start(lambda rows: ((rows % 97).float() / 100).unsqueeze(1))
+        trained.start(first_weights)
     gradient = torch.full((IDS // ranks, DIM), 0.01)
-    stream = batches()
+    stream = batches(1)
     for line in sys.stdin:
         count = json.loads(line)
         if not count:

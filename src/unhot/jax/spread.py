@@ -23,12 +23,12 @@ from unhot.jax.operations import ArrayRows, EveryRow, Operations
 
 Arrays = dict[str, Any]
 
-_spec: Any = PartitionSpec  # JAX leaves it untyped
+spec: Any = PartitionSpec  # which JAX leaves untyped
 _psum: Any = jax.lax.psum
 _psum_scatter: Any = jax.lax.psum_scatter
 _reshard: Any = jax.sharding.reshard
 
-EVERYWHERE: PartitionSpec = _spec()
+EVERYWHERE: PartitionSpec = spec()
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Spread:
     @property
     def by_rows(self) -> NamedSharding:
         """The sharding of an array with one line for each row."""
-        return NamedSharding(self.mesh, _spec(self.axis))
+        return NamedSharding(self.mesh, spec(self.axis))
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -91,7 +91,7 @@ class Spread:
         """
         if self.within:
             return function(rows, *others)
-        specs = (_spec(self.axis), *(along or [EVERYWHERE] * len(others)))
+        specs = (spec(self.axis), *(along or [EVERYWHERE] * len(others)))
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=returns)(rows, *others)
 
     def to_everywhere(self, array: Any) -> Any:
@@ -110,8 +110,8 @@ class Spread:
         if AxisType.Explicit not in self.mesh.axis_types or self.within or not isinstance(ids, jax.Array):
             return vectors
         sharding = jax.typeof(ids).sharding
-        spec = sharding.spec if sharding.mesh.shape_tuple == self.mesh.shape_tuple else ()
-        return _reshard(vectors, NamedSharding(self.mesh, _spec(*spec)))
+        axes = sharding.spec if sharding.mesh.shape_tuple == self.mesh.shape_tuple else ()
+        return _reshard(vectors, NamedSharding(self.mesh, spec(*axes)))
 
 
 class PartOfRows(ArrayRows):
@@ -177,7 +177,7 @@ def summed(spread: Spread, trained: Traced, rows: Arrays, ids: jax.Array, gradie
         sums = trained.summed(Operations(gradients.dtype), part, ids, own)
         return part.arrays, _psum(sums, spread.axis)
 
-    return spread.on_each_device(of_one, rows, (ids, gradients), (_spec(spread.axis), EVERYWHERE))
+    return spread.on_each_device(of_one, rows, (ids, gradients), (spec(spread.axis), EVERYWHERE))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -196,7 +196,7 @@ def step(
         return part.arrays, history
 
     others = history, ids, gradients, now, rate, written
-    return spread.on_each_device(of_one, rows, others, (_spec(spread.axis), EVERYWHERE))
+    return spread.on_each_device(of_one, rows, others, (spec(spread.axis), EVERYWHERE))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -210,7 +210,7 @@ def settle(spread: Spread | None, trained: Traced, rows: Arrays, history: Arrays
 
     if spread is None:
         return of_one(rows, history, now)
-    return spread.on_each_device(of_one, rows, (history, now), _spec(spread.axis))
+    return spread.on_each_device(of_one, rows, (history, now), spec(spread.axis))
 
 
 def gathered(axis: str, *arrays: jax.Array) -> tuple[tuple[jax.Array, ...], Callable[[jax.Array], jax.Array]]:

@@ -343,8 +343,7 @@ def devices_of(variable: Variable) -> Devices | None:
     if not (isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh)):
         return None
     everywhere = NamedSharding(mesh, EVERYWHERE)
-    axes = (None if axis is None or mesh.shape.get(axis) == 1 else axis for axis in (*sharding.spec, None, None))
-    rows, columns = next(axes), next(axes)
+    rows, columns = (None if mesh.shape.get(axis) == 1 else axis for axis in (*sharding.spec, None, None)[:2])
     if columns is None and isinstance(rows, str):
         return Devices(everywhere, spread=CarriedSpread(mesh, rows))
     if rows is None and isinstance(columns, str):

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from unhot.graph.engine import Traced
 from unhot.jax import spread as spreading
 from unhot.jax.operations import ArrayRows, EveryRow, Operations
-from unhot.jax.spread import EVERYWHERE, PartOfRows, Spread
+from unhot.jax.spread import EVERYWHERE, PartOfRows, Spread, spec
 from unhot.keras.backend import KerasBackend
 from unhot.keras.jax_lookup import Reader
 from unhot.keras.kinds import Tensor
@@ -84,9 +84,6 @@ class CarriedSpread(Spread):
         return CarriedEveryRow(arrays)
 
 
-_spec: Any = PartitionSpec  # which JAX leaves untyped
-
-
 @dataclass(frozen=True)
 class Devices:
     """Where `keras.distribution` has put a table."""
@@ -115,7 +112,7 @@ class Devices:
         mesh = None if self.spread is None else self.spread.mesh
         if mesh is None or name not in mesh.shape or count % mesh.shape[name]:
             return EVERYWHERE
-        return _spec(name)
+        return spec(name)
 
 
 class TableTraining(Reader, KerasBackend):

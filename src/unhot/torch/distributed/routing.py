@@ -69,7 +69,7 @@ class Lines:
         `rows` holds (ids, dim) of each feature, those for the first process first.
         """
         what = f"the vectors of {self.what}"
-        if len(rows) == 1:
+        if len(rows) == 1:  # the usual case, of which all runs lie as they have to
             ((_, block),) = self._exchanged([([0], rows[0])], self.got, self.sent, what)
             return [selected(block, inverse(self.places, np.arange(len(self.places))))]
         blocks = []
