@@ -88,14 +88,18 @@ class KeyedRows:
                 "`min_count`, `max_rows` and `max_idle` are for keys that get rows while the table trains. Make the vocabulary"
                 f" with unknown='grow'. Received: unknown={vocabulary.unknown!r}."
             )
-        counts_missing = vocabulary.missing == "key"
+        self.count_anew()
+        self.lock = Lock()
+        """Held by whoever changes the vocabulary and the table together."""
+
+    def count_anew(self) -> None:
+        """Forget how often keys were seen and rows used: the vocabulary has other keys now."""
+        counts_missing = self.vocabulary.missing == "key"
         self._candidates = Vocabulary(unknown="grow", missing="key" if counts_missing else -1)
         """Keys that have not been seen often enough."""
         self._counts = np.zeros(0, np.int64)
         """How often each of them has been."""
-        self._usage = None if max_rows is None and max_idle is None else Usage()
-        self.lock = Lock()
-        """Held by whoever changes the vocabulary and the table together."""
+        self._usage = None if self.max_rows is None and self.max_idle is None else Usage()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "lock"}

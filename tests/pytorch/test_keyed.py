@@ -139,6 +139,21 @@ def test_keys_are_admitted_and_forgotten() -> None:
     assert len(layer.weight) == 14
 
 
+def test_uses_before_a_state_was_loaded_do_not_count() -> None:
+    """Of the keys that a state brings, the one goes that was used least since then."""
+    saved = grows()
+    saved(["a", "b"])
+    layer = grows(max_rows=2)
+    optimizer = unhot.torch.SGD(layer.parameters(), lr=0.1)
+    for _ in range(5):
+        step(layer, optimizer, ["x"])
+    step(layer, optimizer, ["y"])
+    layer.load_state_dict(saved.state_dict())
+    step(layer, optimizer, ["b"])
+    step(layer, optimizer, ["c"])
+    assert sorted(layer.vocabulary) == ["b", "c"]
+
+
 def test_errors() -> None:
     layer = grows()
     layer(torch.tensor([1, 2]))

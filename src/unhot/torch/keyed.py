@@ -191,9 +191,18 @@ class KeyedEmbedding(Embedding):
         """Take the vocabulary of a loaded state."""
         with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as held:
             self.vocabulary.load_state_dict(held)
-        free = self.vocabulary.free
+        self._has_keys_of_a_state()
+
+    def _take_keys(self, vocabulary: Vocabulary) -> None:
+        """Have the keys and policies of a vocabulary, which is given up, and rows that are to be filled."""
+        self._resize(max(vocabulary.rows, 1))
+        self.vocabulary._take_over(vocabulary, [])
+        self._has_keys_of_a_state()
+
+    def _has_keys_of_a_state(self) -> None:
+        self.keyed.count_anew()
         first = np.arange(0 if self.vocabulary.rows else 1)
-        self._table().__dict__["_removed_rows"] = np.union1d(free, first)
+        self._table().__dict__["_removed_rows"] = np.union1d(self.vocabulary.free, first)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """As torch's, with a weight of any number of rows, whose optimizer's state is to be loaded, too."""

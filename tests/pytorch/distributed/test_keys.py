@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import nn
 
 import unhot
 import unhot.torch
-from unhot.torch.distributed import PeerError, ShardedKeyedEmbedding
+from unhot.torch.distributed import PeerError, ShardedKeyedEmbedding, load_table, save_table
 
 DIM = 3
 
@@ -23,33 +25,56 @@ def keys_of(kind: str, numbers: np.ndarray[Any, Any]) -> Any:
     if kind == "large":
         return numbers.astype(np.uint64) * np.uint64(2**58) + np.uint64(3)
     words = [f"wörd-{'x' * (n % 30)}-{n}" if n else "" for n in numbers.tolist()]
-    return words if kind == "str" else [word.encode() for word in words]
+    given: list[Any] = words if kind == "str" else [word.encode() for word in words]
+    return [None if n == 3 else word for n, word in zip(numbers.tolist(), given, strict=True)]
 
 
-def trained(group: Any, kind: str, options: dict[str, Any], count: int) -> Any:
-    """The vectors of all steps, and the keys with their rows at the end; in one process without a group."""
-    rank, world = (0, 1) if group is None else (group.rank(), group.size())
-    vocabulary = unhot.Vocabulary(unknown="grow")
+def made(group: Any, rule: str = "Adam", **options: Any) -> tuple[Any, Any]:
+    """A layer without keys, and an optimizer; in one process without a group."""
+    vocabulary = unhot.Vocabulary(unknown="grow", missing="key")
     if group is None:
         layer: Any = unhot.torch.KeyedEmbedding(vocabulary, DIM, init=nn.init.ones_, **options)
     else:
         layer = ShardedKeyedEmbedding(vocabulary, DIM, init=nn.init.ones_, group=group, reduction="sum", **options)
-    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.05)
+    return layer, getattr(unhot.torch, rule)(layer.parameters(), lr=0.05)
+
+
+def batches(group: Any, kind: str, count: int) -> Iterator[tuple[Any, torch.Tensor]]:
+    """The keys of this process in each step, which are more and more, and the gradients of their vectors."""
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
     rng = np.random.default_rng(4)
-    found = []
     for step in range(count):
         length = 0 if step % 6 == 2 else int(rng.integers(1, 40))
         numbers = rng.zipf(1.2, length) % (4 + 3 * step)
         gradients = torch.from_numpy(rng.normal(size=(length, DIM)).astype(np.float32))
         cuts = [round(length * (k / world) ** 2) for k in range(world + 1)]
         own = slice(cuts[rank], cuts[rank + 1])
+        yield keys_of(kind, numbers[own]), gradients[own]
+
+
+def train(layer: Any, optimizer: Any, steps: Iterable[tuple[Any, torch.Tensor]]) -> list[torch.Tensor]:
+    """Train, and return all vectors that were looked up."""
+    found = []
+    for keys, gradients in steps:
         optimizer.zero_grad()
-        vectors = layer(keys_of(kind, numbers[own]))
+        vectors = layer(keys)
         found.append(vectors.detach().clone())
-        (vectors * gradients[own]).sum().backward()
+        (vectors * gradients).sum().backward()
         optimizer.step()
-    local = layer if group is None else layer.local
-    return found, dict(zip(local.vocabulary, local.weight.detach().numpy().copy(), strict=False))
+    return found
+
+
+def rows_of(layer: Any) -> dict[Any, np.ndarray[Any, Any]]:
+    """The row of each key that is here."""
+    local = getattr(layer, "local", layer)
+    keys = list(local.vocabulary)
+    return dict(zip(keys, local.weight.detach().numpy()[local.vocabulary.encode(keys)].copy(), strict=True)) if keys else {}
+
+
+def trained(group: Any, kind: str, options: dict[str, Any], count: int) -> Any:
+    """The vectors of all steps, and the keys with their rows at the end."""
+    layer, optimizer = made(group, **options)
+    return train(layer, optimizer, batches(group, kind, count)), rows_of(layer)
 
 
 @pytest.mark.parametrize(("kind", "world"), [("int", 2), ("str", 3), ("bytes", 2), ("large", 3)])
@@ -123,3 +148,98 @@ def test_no_row_is_like_another(pool: Any) -> None:
     rows = torch.cat(pool.run(drawn, world=2))
     assert len(rows) == 60
     assert len(torch.unique(rows, dim=0)) == 60
+
+
+def forget(layer: Any, kind: str) -> None:
+    """Remove two frequent keys, if they are here; they come again, with new rows."""
+    keys = keys_of(kind, np.array([1, 2]))
+    layer.remove([key for key in (keys if isinstance(keys, list) else keys.tolist()) if key in layer.vocabulary])
+
+
+def with_file(group: Any, kind: str, rule: str, source: str, target: str, first: int, stop: int) -> dict[Any, Any]:
+    """Train on from a file, if there is one to begin with, and save to another."""
+    layer, optimizer = made(group, rule, max_rows=1000)
+    if source:
+        load_table(layer, source, optimizer)
+    train(layer, optimizer, list(batches(group, kind, stop))[first:])
+    forget(layer.local, kind)
+    save_table(layer, target, optimizer if stop else None)
+    return rows_of(layer)
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("int", "Adam"), ("str", "NAdam"), ("bytes", "SGD"), ("large", "Adam")])
+def test_files(pool: Any, tmp_path: Path, kind: str, rule: str) -> None:
+    """Other numbers of processes go on with the keys, rows and the optimizer's state of a file, and so does `unhot.load`."""
+    files = [str(tmp_path / f"{k}.safetensors") for k in range(3)]
+    whole, optimizer = made(None, rule)
+    steps = list(batches(None, kind, 40))
+    for part in (steps[:15], steps[15:25], steps[25:]):
+        train(whole, optimizer, part)
+        forget(whole, kind)
+    expected = rows_of(whole)
+    pool.run(with_file, kind, rule, "", files[0], 0, 15, world=2)
+    alone = unhot.load(files[0])
+    assert isinstance(alone, unhot.Embedding)
+    assert alone.vocabulary.unknown == "grow"
+    pool.run(with_file, kind, rule, files[0], files[1], 15, 25, world=3)
+    alone = unhot.load(files[1], init=np.ones)
+    for keys, gradients in steps[25:33]:
+        keys = keys.numpy() if isinstance(keys, torch.Tensor) else keys
+        alone.lookup(keys)
+        alone.step(keys, gradients.numpy())
+    alone.save(files[1])
+    parts = pool.run(with_file, kind, rule, files[1], files[2], 33, 40, world=2)
+    found = {key: row for part in parts for key, row in part.items()}
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        np.testing.assert_allclose(row, expected[key], rtol=1e-5, atol=1e-6)
+    last = unhot.load(files[2])
+    np.testing.assert_array_equal(last[list(found)], np.array(list(found.values())))
+    assert last._keyed.limits == (1, 1000, None)
+
+
+def test_files_of_few_keys(pool: Any, tmp_path: Path) -> None:
+    """None at all, and one, which most processes have not."""
+    none, one, two = (str(tmp_path / f"{name}.safetensors") for name in ("none", "one", "two"))
+    pool.run(with_file, "str", "Adam", "", none, 0, 0, world=2)
+    assert not len(unhot.load(none).vocabulary)
+    pool.run(one_key, none, one, world=3)
+    assert list(unhot.load(one).vocabulary) == ["owl"]
+    pool.run(one_key, one, two, world=2)
+    whole, optimizer = made(None)
+    train(whole, optimizer, [(["owl"], torch.ones(1, DIM))] * 2)
+    np.testing.assert_array_equal(unhot.load(two)["owl"], whole(["owl"])[0].detach())
+
+
+def one_key(group: Any, source: str, target: str) -> None:
+    """Train one key, which one process has."""
+    layer, optimizer = made(group)
+    load_table(layer, source, optimizer if source.endswith("/one.safetensors") else None)
+    train(layer, optimizer, [(["owl"] if group.rank() == 0 else [], torch.ones(1 - min(group.rank(), 1), DIM))])
+    save_table(layer, target, optimizer)
+
+
+def with_wrong_files(group: Any, folder: str) -> list[str]:
+    """What is said of files that do not fit, and whether the layer is as it was."""
+    layer, optimizer = made(group)
+    layer(["a", "b", "c"]).sum().backward()
+    optimizer.step()
+    before = rows_of(layer)
+    said = []
+    for name, given in (("rows", None), ("reserved", None), ("dim", None), ("rule", optimizer), ("nowhere", None)):
+        try:
+            load_table(layer, f"{folder}/{name}.safetensors", given)
+        except (ValueError, OSError) as error:
+            said.append(f"{type(error).__name__}: {error}")
+    assert before.keys() == rows_of(layer).keys()
+    return said
+
+
+def test_files_that_do_not_fit(pool: Any, tmp_path: Path) -> None:
+    unhot.Table(3, DIM).save(tmp_path / "rows.safetensors")
+    unhot.Embedding(unhot.Vocabulary(["a"], unknown=0), DIM).save(tmp_path / "reserved.safetensors")
+    unhot.Embedding(unhot.Vocabulary(["a"]), DIM + 1).save(tmp_path / "dim.safetensors")
+    unhot.Embedding(unhot.Vocabulary(["a"]), DIM, optimizer=unhot.SGD()).save(tmp_path / "rule.safetensors")
+    for said in pool.run(with_wrong_files, str(tmp_path), world=2):
+        assert ["no keys" in said[0], "no reserved rows" in said[1], "4 numbers" in said[2], "SGD" in said[3]] == [True] * 4
+        assert said[4].startswith("FileNotFoundError")

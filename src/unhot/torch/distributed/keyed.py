@@ -101,7 +101,7 @@ class ShardedKeyedEmbedding(nn.Module):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"`reduction` must be 'mean' or 'sum'. Received: {reduction!r}.")
         self.peers = peers = group if isinstance(group, Peers) else Peers(group)
-        self.reduction, self.embedding_dim = reduction, embedding_dim
+        self.reduction, self.embedding_dim, self.max_rows = reduction, embedding_dim, max_rows
 
         def share(count: int | None) -> int | None:
             return None if count is None else -(-count // peers.size)
