@@ -13,7 +13,7 @@ from torch import nn
 
 import unhot
 import unhot.torch
-from unhot.torch.distributed import PeerError, ShardedKeyedEmbedding, load_table, save_table
+from unhot.torch.distributed import PeerError, ShardedKeyedEmbedding, load_table, save_table, shard
 
 DIM = 3
 
@@ -243,3 +243,62 @@ def test_files_that_do_not_fit(pool: Any, tmp_path: Path) -> None:
     for said in pool.run(with_wrong_files, str(tmp_path), world=2):
         assert ["no keys" in said[0], "no reserved rows" in said[1], "4 numbers" in said[2], "SGD" in said[3]] == [True] * 4
         assert said[4].startswith("FileNotFoundError")
+
+
+def given_layer(group: Any, seed: int = 0) -> Any:
+    """A layer of one process with keys, some of which were removed and frozen, in a model."""
+    torch.manual_seed(seed)
+    vocabulary = unhot.Vocabulary([f"key {number}" for number in range(20)], unknown="grow")
+    layer = unhot.torch.KeyedEmbedding(vocabulary, DIM, bias=True, init=nn.init.ones_, max_rows=40)
+    with torch.no_grad():
+        layer.weight.normal_()
+    layer.remove(["key 3", "key 4"])
+    layer.frozen = layer.encode(["key 7", "key 8"])
+    return nn.Sequential(layer, nn.Linear(DIM, 1))
+
+
+def trained_model(group: Any) -> Any:
+    """What `shard` has replaced, and what training gives."""
+    model: Any = given_layer(group, 0 if group is None else group.rank())
+    done: Any = None
+    if group is not None:
+        done = shard(model, group, reduction="sum")
+    optimizer = unhot.torch.Adam(model[0].parameters(), lr=0.1)
+    rank, world = (0, 1) if group is None else (group.rank(), group.size())
+    for step in range(6):
+        keys = [f"key {(7 * step + number) % 29}" for number in range(9)]
+        optimizer.zero_grad()
+        model[0](keys[rank::world]).square().sum().backward()
+        if model[0].bias.grad is not None and group is not None:
+            torch.distributed.all_reduce(model[0].bias.grad, group=group)
+        optimizer.step()
+    return done and (done.replaced, done.left), rows_of(model[0]), model[0].bias.detach()
+
+
+def test_layers_of_a_model(pool: Any) -> None:
+    """`shard` spreads the first process's rows by their keys; frozen ones stay so."""
+    _, expected, bias = trained_model(None)
+    before = rows_of(given_layer(None)[0])
+    found = {}
+    for report, rows, its_bias in pool.run(trained_model, world=3):
+        assert report == ({"0": "KeyedEmbedding"}, {})
+        torch.testing.assert_close(its_bias, bias)
+        found |= rows
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        np.testing.assert_allclose(row, expected[key], rtol=1e-5, atol=1e-6)
+    for key in ("key 7", "key 8"):
+        np.testing.assert_array_equal(found[key], before[key])
+
+
+def with_other_keys(group: Any) -> str:
+    layer = unhot.torch.KeyedEmbedding(unhot.Vocabulary(["a", "b"] if group.rank() else ["b", "a"]), DIM)
+    try:
+        shard(nn.Sequential(layer), group)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_layers_of_other_keys(pool: Any) -> None:
+    assert all("has other keys" in said for said in pool.run(with_other_keys, world=2))

@@ -16,11 +16,13 @@ from unhot.torch._private import ignored_in_data_parallel
 from unhot.torch.collection import Collection, EmbeddingBagCollection, EmbeddingCollection, only_looks_up
 from unhot.torch.conversion import PARAMETRIZED
 from unhot.torch.distributed.collection import ShardedCollection, ShardedEmbeddingBagCollection, ShardedEmbeddingCollection
+from unhot.torch.distributed.key_sharding import sharded_keys
 from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
 from unhot.torch.distributed.layer import ShardedEmbedding, ShardedEmbeddingBag, ShardedLayer
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.sharded import Reduction, Sharded
 from unhot.torch.distributed.transfer import OnOne, moved
+from unhot.torch.keyed import KeyedEmbedding
 from unhot.torch.layer import Embedding, EmbeddingBag
 
 M = TypeVar("M", bound=nn.Module)
@@ -43,17 +45,18 @@ def shard(
     say it: `fully_shard(model, ignored_params=unhot.torch.distributed.tables(model))`.
 
     Args:
-        model: any module of which some layers are unhot's: `Embedding`, `EmbeddingBag` and the collections. (`convert` makes
-            unhot's of torch's.)
+        model: any module of which some layers are unhot's: `Embedding`, `EmbeddingBag`, the collections, and `KeyedEmbedding`,
+            which has the same keys in all processes. (`convert` makes unhot's of torch's.)
         group: a process group, a one-dimensional DeviceMesh, or None for all processes. Give it a group in which nothing else
             goes on at the same time.
-        layout, reduction, dedup: as for `ShardedEmbedding`.
+        layout, reduction, dedup: as for `ShardedEmbedding`; keys are spread by their hashes.
         timeout: how long to wait for other processes; None for the timeout of all processes. Only where `group` is None.
 
     Returns: a `Conversion` with the model, which layers were replaced, and which were left alone and why.
 
-    Raises: TypeError for anything but a module; ValueError for a table that an optimizer trains already; RuntimeError where
-        there is no process group yet; PeerError if another process does not do its part.
+    Raises: TypeError for anything but a module; ValueError for a table that an optimizer trains already, or for keys that
+        differ between processes; RuntimeError where there is no process group yet; PeerError if another process does not do
+        its part.
 
     Example: with `torchrun --nproc-per-node=2`:
 
@@ -134,19 +137,22 @@ def reason_to_leave(module: Any, used: dict[int, int]) -> str:
 
     Raises: ValueError if an optimizer trains them already.
     """
-    if type(module) not in (Embedding, EmbeddingBag, EmbeddingCollection, EmbeddingBagCollection):
+    if type(module) not in (Embedding, EmbeddingBag, KeyedEmbedding, EmbeddingCollection, EmbeddingBagCollection):
         return f"{type(module).__name__} is a class of its own, and may use its weight otherwise"
     layers: list[Any] = list(module.layers.values()) if isinstance(module, Collection) else [module]
     for layer in layers:
-        if type(layer) not in (Embedding, EmbeddingBag):
+        if type(layer) not in (Embedding, EmbeddingBag, KeyedEmbedding):
             return f"it holds a {type(layer).__name__}"
+        keyed = isinstance(layer, KeyedEmbedding)
+        if keyed and (layer.vocabulary.reserved or layer.vocabulary.buckets):
+            return "its vocabulary has reserved rows or buckets, which would be in each process"
         if layer is not module and not only_looks_up(layer):
             return "a layer in it has hooks or options that a collection has not"
         if is_parametrized(layer):
             return PARAMETRIZED
         if used[id(layer.weight)] > 1:
             return "its weight is that of another module, too"
-        if len(layer.weight.removed_rows):
+        if len(layer.weight.removed_rows) and not keyed:
             return "rows have been removed"
         if layer.weight.ownership is not None:
             raise ValueError("an optimizer trains a table of the model already. Call `shard` before you make the optimizer.")
@@ -172,6 +178,10 @@ class _Sharder:
         """The same with rows that are spread."""
         if isinstance(module, Collection):
             return self._collection(module)
+        if isinstance(module, KeyedEmbedding):
+            keyed = sharded_keys(module, self.peers, self.sharding["reduction"])
+            self._take_hooks(keyed, module)
+            return keyed
         weight = module.weight
         options: dict[str, Any] = {
             "max_norm": module.max_norm, "norm_type": module.norm_type, "scale_grad_by_freq": module.scale_grad_by_freq,
