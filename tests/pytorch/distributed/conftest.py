@@ -16,11 +16,11 @@ class Pool:
         self.started: Ranks | None = None
 
     def run(self, function, *arguments, world=2):  # type: ignore[no-untyped-def]
-        """See `Ranks.run`."""
+        """See `Ranks.run_in`."""
         if self.started is None:
             self.started = Ranks(4)
         try:
-            return self.started.run(function, *arguments, world=world)
+            return self.started.run_in(world, function, *arguments)
         except TimeoutError:
             self.started = None
             raise

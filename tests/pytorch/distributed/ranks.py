@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
+from workers import Workers, serve
 
 from unhot.torch import _private
 
 PATIENCE = 120.0
-"""Seconds after which what a function gives is no longer waited for."""
 
 TIMEOUT = timedelta(seconds=20)
 """Of the collective operations."""
 
+GROUPS: dict[int, Any] = {}
+"""In a process, the group of the first so many processes."""
 
 OTHERS: dict[int, Any] = {}
-"""In a process, another group of so many processes: for tables of a model whose dense part has the first one."""
-
+"""Another group of so many processes: for tables of a model whose dense part has the first one."""
 
 beside_ddp = pytest.mark.skipif(
     not _private.ON, reason="what lets DistributedDataParallel leave tables alone is no public name"
@@ -34,52 +31,23 @@ beside_ddp = pytest.mark.skipif(
 """Of tests that wrap a model in it."""
 
 
-class FailedError(Exception):
-    """What a process has raised, by rank."""
-
-    def __init__(self, errors: dict[int, BaseException], traces: dict[int, str]) -> None:
-        super().__init__("\n".join(f"rank {rank}: {trace}" for rank, trace in traces.items()))
-        self.errors = errors
-
-
-class Ranks:
-    """Processes that wait for functions to run. Each call of `run` takes some of them, the first ones, as one group."""
+class Ranks(Workers):
+    """Processes that wait for functions to run. Each call of `run_in` takes some of them, the first ones, as one group."""
 
     def __init__(self, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        context = started_quickly()
-        meeting = Path(self._folder.name) / "meeting"
-        self._pipes, self._processes = [], []
-        for rank in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank, count, str(meeting)), daemon=True)
-            process.start()
-            self._pipes.append(here)
-            self._processes.append(process)
+        super().__init__(started_quickly(), _start, count, count, f"{self._folder.name}/meeting", patience=PATIENCE)
 
-    def run(self, function: Callable[..., Any], *arguments: Any, world: int = 2) -> list[Any]:
+    def run_in(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `function(group, *arguments)` returns in each of `world` processes.
 
         Raises: FailedError with what they raise.
         """
-        for pipe in self._pipes:
-            pipe.send((world, function, arguments))
-        found = []
-        for rank, pipe in enumerate(self._pipes):
-            if not pipe.poll(PATIENCE):
-                self.end()
-                raise TimeoutError(f"rank {rank} has not ended {function.__name__} in {PATIENCE} s")
-            found.append(pipe.recv())
-        errors = {rank: error for rank, (_, error, _) in enumerate(found) if error is not None}
-        if errors:
-            raise FailedError(errors, {rank: found[rank][2] for rank in errors})
-        return [result for result, _, _ in found[:world]]
+        return self.run(_in_group, world, function, *arguments)[:world]
 
     def end(self) -> None:
         """End the processes."""
-        for process in self._processes:
-            process.kill()
-            process.join()
+        super().end()
         self._folder.cleanup()
 
 
@@ -90,43 +58,21 @@ def started_quickly() -> Any:
     return context
 
 
-def _serve(pipe: Any, rank: int, count: int, meeting: str) -> None:
-    """Run what comes through the pipe until it is closed."""
+def _start(pipe: Any, rank: int, count: int, meeting: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=TIMEOUT)
-    groups = {world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count)}
-    groups[count] = dist.group.WORLD
+    GROUPS.update({world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count)})
+    GROUPS[count] = dist.group.WORLD
     OTHERS.update({world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count + 1)})
-    while True:
-        try:
-            world, function, arguments = pipe.recv()
-        except EOFError:
-            return
-        result: tuple[Any, BaseException | None, str]
-        try:
-            result = function(groups[world], *arguments) if rank < world else None, None, ""
-        except BaseException as error:
-            result = None, error if _pickles(error) else RuntimeError(repr(error)), traceback.format_exc()
-        pipe.send(result)
+    serve(pipe)
 
 
-def _pickles(error: BaseException) -> bool:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return False
-    return True
+def _in_group(world: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Nothing in the processes that are not of the group."""
+    import torch.distributed as dist
 
-
-@contextmanager
-def ranks(count: int) -> Iterator[Ranks]:
-    """Such processes, which end with the block."""
-    made = Ranks(count)
-    try:
-        yield made
-    finally:
-        made.end()
+    return function(GROUPS[world], *arguments) if dist.get_rank() < world else None

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from workers import FailedError
 
 from pytorch.distributed.programs import DIM, ROWS, collection_of, first_weights, made
-from pytorch.distributed.ranks import FailedError, ranks
+from pytorch.distributed.ranks import Ranks
 from unhot.torch.distributed import PeerError, ShardedEmbedding
 
 
@@ -101,8 +102,8 @@ def left_alone(group: Any) -> str:
 
 def test_peer_that_does_not_answer() -> None:
     """A clear error within the group's timeout. These processes cannot go on together."""
-    with ranks(2) as own:
-        said, _ = own.run(left_alone, world=2)
+    with Ranks(2) as own:
+        said, _ = own.run_in(2, left_alone)
     assert "waited for the ids of 'ids' of the other processes" in said
 
 
