@@ -62,24 +62,13 @@ class Growing(nn.Module):
         return torch.from_numpy(np.concatenate([again, added]))
 
     def _new_rows(self, table: TableParameter, count: int, init: NewRows | None) -> Tensor:
-        shape = (count, table.size(1))
-        if isinstance(init, (list, tuple, np.ndarray)):
-            init = torch.as_tensor(np.asarray(init))
+        init = new_rows(init, (count, table.size(1)))
         if isinstance(init, Tensor):
-            if init.shape != shape or init.is_complex():
-                raise ValueError(f"`init` must have shape (rows, dim) = {shape}. Received: {tuple(init.shape)}, {init.dtype}.")
             return init.to(table)
-        if isinstance(init, str) and init == "mean":
+        if isinstance(init, str):
             there = np.setdiff1d(np.arange(len(table)), table.removed_rows)
-            return table.detach()[torch.from_numpy(there)].double().mean(0).to(table).expand(shape)
-        made = table.new_empty(shape)
-        if init is None:
-            return nn.init.normal_(made)
-        if not callable(init):
-            raise TypeError(
-                "`init` must be 'mean', a tensor, or a function that fills one, such as torch.nn.init.zeros_. Received:"
-                f" {init!r}."
-            )
+            return table.detach()[torch.from_numpy(there)].double().mean(0).to(table).expand(count, -1)
+        made = table.new_empty((count, table.size(1)))
         init(made)
         return made
 
@@ -192,3 +181,22 @@ class Growing(nn.Module):
 def _on_host(rows: Any) -> Any:
     """Row numbers, or a mask, as the core takes them."""
     return rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows
+
+
+def new_rows(init: NewRows | None, shape: tuple[int, int]) -> NewRows:
+    """What new rows are to hold, checked; of arrays a tensor, of nothing what layers begin with.
+
+    Raises: TypeError or ValueError for what they cannot hold.
+    """
+    if init is None:
+        return nn.init.normal_
+    if isinstance(init, (list, tuple, np.ndarray)):
+        init = torch.as_tensor(np.asarray(init))
+    if isinstance(init, Tensor):
+        if init.shape != shape or init.is_complex():
+            raise ValueError(f"`init` must have shape (rows, dim) = {shape}. Received: {tuple(init.shape)}, {init.dtype}.")
+    elif not callable(init) and init != "mean":
+        raise TypeError(
+            f"`init` must be 'mean', a tensor, or a function that fills one, such as torch.nn.init.zeros_. Received: {init!r}."
+        )
+    return init

@@ -20,7 +20,7 @@ from unhot.store import Store
 from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of
 from unhot.torch.gradient import RowGradient
-from unhot.torch.gradient_content import Content
+from unhot.torch.gradient_content import Content, OtherShards
 from unhot.torch.held_state import slots_in
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
@@ -29,18 +29,31 @@ from unhot.training import ownership_of
 Rows = npt.NDArray[np.int64]
 
 
-def add_rows(table: TableParameter, again: Rows, weights: Tensor, removed: Rows, *, from_the_start: bool) -> None:
+def add_rows(
+    table: TableParameter,
+    again: Rows,
+    weights: Tensor,
+    removed: Rows,
+    *,
+    from_the_start: bool,
+    others: OtherShards | None = None,
+) -> None:
     """Give a table rows with these weights: the first of them take the places of the rows `again`, the others come at the end.
 
     Rows that are there from the start of training have had no gradient in the steps made so far; others begin now. None of
-    them is frozen. With the rows, it is noted which ones are `removed` then.
+    them is frozen. With the rows, it is noted which ones are `removed` then, and for a shard, what the `others` are.
     """
     if len(weights) > len(again) and table.is_cpu and table.is_shared():  # type: ignore[no-untyped-call]
         raise RuntimeError(
             "the weight lies in memory that other processes share, which would not see its new rows. Add rows before"
             " `share_memory()`."
         )
-    noted = partial(table.__dict__.update, _removed_rows=removed, _frozen_rows=np.setdiff1d(table.frozen_rows, again))
+    numbers: dict[str, object] = {"_removed_rows": removed, "_frozen_rows": np.setdiff1d(table.frozen_rows, again)}
+    if others is not None:
+        numbers["_other_shards"] = others
+    noted: list[Call] = [
+        partial(table.__dict__.update, numbers), partial(setattr, table.notes, "other_shards", others or table.other_shards)
+    ]  # fmt: skip
     without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start, noted))
 
 
@@ -97,11 +110,12 @@ def _frozen_with(backend: TorchBackend, engine: Engine, rows: Rows) -> Any:
 
 
 def _add(
-    table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, noted: Call, backend: TorchBackend | None
+    table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, noted: list[Call], backend: TorchBackend | None
 ) -> None:
     engine = None if backend is None else backend._current()
-    if backend is not None and engine is not None and isinstance(backend.memory, Host):
-        engine.change_rows(lambda: [*_added_to_engine(table, backend, engine, again, weights, from_the_start), noted])
+    in_the_engine = table.shard is None  # whose turns are by the number of all rows
+    if in_the_engine and backend is not None and engine is not None and isinstance(backend.memory, Host):
+        engine.change_rows(lambda: [*_added_to_engine(table, backend, engine, again, weights, from_the_start), *noted])
         engine.replan()
         return
     if backend is not None:
@@ -120,7 +134,7 @@ def _add(
             partial(setitem, grown[name].data, slice(len(tensor), stop), part[len(again) :].to(tensor)),
         ]
     with unseen():
-        together([*calls, *_in_place(table, backend, grown), noted])
+        together([*calls, *_in_place(table, backend, grown), *noted])
 
 
 def _added_to_engine(

@@ -50,8 +50,8 @@ class ShardedCollection(Collection):
         peers = group if isinstance(group, Peers) else Peers(group)
         self.__dict__.update(_peers=peers, _layout=layout, reduction=reduction, dedup=dedup)  # of which the layers are made
         super().__init__(tables, output=output, device=device, dtype=dtype)
-        layouts = [self._layer_of(name).shard.layout for name in self.features]
-        self._router = Router(self._peers, layouts, list(self.features), pooled=self.pooled and not dedup)
+        layers = [self._layer_of(name) for name in self.features]
+        self._router = Router(self._peers, layers, list(self.features), pooled=self.pooled and not dedup)
         hide_from_compiler(ShardedCollection, "_looked_up")
         self._ahead = Ahead[tuple[list[Feature], list[Wanted], Route]]()
 

@@ -52,7 +52,7 @@ class ShardedLayer(Sharded):
         self.out_of_range = check_policy(out_of_range, rows)
         hide_from_compiler(ShardedLayer, "_vectors")
         self._ahead = Ahead[tuple[Wanted, Route]]()
-        self._router = Router(self.peers, [self.shard.layout], ["ids"], pooled=self.pooled and not dedup)
+        self._router = Router(self.peers, [self], ["ids"], pooled=self.pooled and not dedup)
 
     def call_ids(self, name: str) -> None:
         """Let errors call the ids by this name."""

@@ -6,7 +6,7 @@ Each of the three is one collective operation. The first one carries counts, ids
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unhot.ids import no_row
 from unhot.kernels import active as kernels
-from unhot.layouts import Layout
+from unhot.layouts import Layout, Shard
 from unhot.torch.distributed.messages import Mail, Words, ranges, starts_of
 from unhot.torch.distributed.peers import PeerError, Peers
 
@@ -162,14 +162,28 @@ def selected(lines: Tensor, places: Words) -> Tensor:
     return lines.index_select(0, torch.from_numpy(places).to(lines.device))
 
 
+class Spread(Protocol):
+    """A layer whose rows are spread."""
+
+    @property
+    def shard(self) -> Shard:
+        """Which of them are here."""
+
+
 class Router:
     """What sends the lookups of some features, always the same ones. All processes look them up together."""
 
-    def __init__(self, peers: Peers, layouts: Sequence[Layout], names: Sequence[str], *, pooled: bool = False) -> None:
-        self.peers, self.layouts, self.names, self.pooled = peers, list(layouts), list(names), pooled
+    def __init__(self, peers: Peers, layers: Sequence[Spread], names: Sequence[str], *, pooled: bool = False) -> None:
+        """`layers` has that of each feature."""
+        self.peers, self.layers, self.names, self.pooled = peers, list(layers), list(names), pooled
         self.words = 3 if pooled else 1
         """The numbers of an id: its row, and where they are pooled its bag and its factor."""
         self.mail = Mail(peers, ERROR + (2 if pooled else 1) * len(self.names))
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """Where the rows of each feature are, now."""
+        return [layer.shard.layout for layer in self.layers]
 
     def start(self, asked: Sequence[Asked], bad: BadId | None = None, failed: bool = False) -> Route:
         """Begin to send ids. In place of them, one may say that an id is out of range, or that there is another error."""

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,11 +15,16 @@ from unhot.layouts import LayoutName, Shard, layout_of
 from unhot.torch.distributed.drawing import DrawnApart
 from unhot.torch.distributed.peers import Group, Peers
 from unhot.torch.distributed.states import OtherShards
+from unhot.torch.growing import NewRows, new_rows
+from unhot.torch.growth import add_rows
 from unhot.torch.nested import mapped
 from unhot.torch.on_table import room_for
 from unhot.torch.parameter import TableParameter, become_table
 
 Reduction = Literal["mean", "sum"]
+
+NONE = np.empty(0, np.int64)
+"""No rows."""
 
 
 class Sharded(nn.Module):
@@ -107,6 +113,44 @@ class Sharded(nn.Module):
             padding_idx = getattr(self, "padding_idx", None)
             if padding_idx is not None:
                 self.weight[self.shard.own(torch.tensor([padding_idx]))] = 0
+
+    def grow(self, rows: int, init: NewRows | None = None) -> Tensor:
+        """Add rows after the last one, and return their numbers; see `unhot.torch.Embedding.grow`.
+
+        All processes call it together, between steps, and each adds its share. It costs a pass over the share, in which rows
+        make the steps that they had deferred. A table in the layout "range" or "hash" would have to move all of its rows, and
+        cannot grow.
+
+        Args:
+            rows: how many, in all processes together.
+            init: as for `unhot.torch.Embedding.grow`: None, a function, "mean", or all of the new rows.
+
+        Raises: what `unhot.torch.Embedding.grow` raises; ValueError for another layout.
+
+        Example: with `torchrun --nproc-per-node=2`:
+
+            layer.grow(1000, torch.nn.init.zeros_)
+        """
+        count, layout, weight = as_size("rows", rows), self.shard.layout, self.weight
+        if layout.name != "mod":
+            raise ValueError(f"only a table that is spread with layout='mod' can grow. Received: {layout.name!r}.")
+        larger = replace(layout, rows=layout.rows + count)
+        numbers = torch.arange(layout.rows, larger.rows)
+        mine = larger.split(numbers)[0] == self.peers.rank
+        given = new_rows(init, (count, self.embedding_dim))
+        with torch.no_grad():
+            if isinstance(given, Tensor):
+                own = given[mine.to(given.device)].to(weight)
+            elif isinstance(given, str):
+                total = self._others.total(weight.detach().double().sum(0))
+                own = (total / layout.rows).to(weight).expand(int(mine.sum()), -1)
+            else:
+                own = weight.new_empty((int(mine.sum()), self.embedding_dim))
+                DrawnApart(self.peers, given)(own)
+        others = OtherShards(self.peers, larger)
+        add_rows(weight, NONE, own, NONE, from_the_start=not isinstance(given, (str, Tensor)), others=others)
+        self._others, self.num_embeddings = others, larger.rows
+        return numbers
 
     def extra_repr(self) -> str:
         """The arguments, and which of the rows are here."""
