@@ -21,18 +21,22 @@ PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.item
 
 WITH_MEMBERS = (
     "Table", "MappedTable", "DenseView", "Vocabulary", "Embedding", "EmbeddingBag", "KeyedEmbedding", "TableState",
+    "ShardedEmbedding", "ShardedEmbeddingBag",
 )  # fmt: skip
 """The classes that users work with: they come first, and their members are documented too."""
 
-SHARED = ("Growing", "StatefulTable")
+SHARED = ("Growing", "StatefulTable", "Sharded", "ShardedLayer")
 """Classes that some of these have in common, whose members are theirs."""
 
 OF_FRAMEWORKS = (
-    "forward", "extra_repr",
+    "forward", "extra_repr", "register_parameter", "reset_parameters",
     "build", "call", "compute_mask", "compute_output_shape", "compute_output_spec", "get_config", "variables",
     "save_own_variables", "load_own_variables",
 )  # fmt: skip
 """Methods that every module of torch, or every layer of Keras, has."""
+
+FOR_OTHER_MODULES = ("call_ids", "look_up_nothing", "pooled")
+"""What only the package itself uses."""
 
 os.environ["KERAS_BACKEND"] = "torch"  # Keras takes it when it is imported
 
@@ -50,7 +54,7 @@ def entry(name: str, thing: object, level: int = 2) -> str:
     if inspect.isclass(thing) and thing.__name__ in WITH_MEMBERS:
         shared = [base for base in thing.__mro__ if base is not thing and base.__name__ in SHARED]
         for member, value in {name: value for kind in (*shared, thing) for name, value in vars(kind).items()}.items():
-            if not member.startswith("_") and member not in OF_FRAMEWORKS:
+            if not member.startswith("_") and member not in (*OF_FRAMEWORKS, *FOR_OTHER_MODULES):
                 shown = value.__func__ if isinstance(value, classmethod) else value
                 text += "\n" + entry(f"{name}.{member}", shown, level + 1)
     return text
