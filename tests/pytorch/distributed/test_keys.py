@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.join import Join
 
 import unhot
 import unhot.torch
-from unhot.torch.distributed import PeerError, ShardedKeyedEmbedding, load_table, save_table, shard
+from pytorch.distributed.ranks import OTHERS, beside_ddp
+from unhot.torch.distributed import JoinTables, PeerError, ShardedKeyedEmbedding, load_table, save_table, shard
 
 DIM = 3
 
@@ -302,3 +304,57 @@ def with_other_keys(group: Any) -> str:
 
 def test_layers_of_other_keys(pool: Any) -> None:
     assert all("has other keys" in said for said in pool.run(with_other_keys, world=2))
+
+
+class OfKeys(nn.Module):
+    """Keys, and a dense part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.keys = unhot.torch.KeyedEmbedding(unhot.Vocabulary(unknown="grow"), DIM, init=nn.init.ones_)
+        self.head = nn.Linear(DIM, 1)
+
+    def forward(self, keys: list[str]) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.keys(keys))
+        return found.square().mean()
+
+
+COUNTS = (6, 2)
+"""How many batches each process has."""
+
+
+def keys_of_step(rank: int, step: int) -> list[str]:
+    return [f"key {number % 7}" for number in range(2 * step + rank, 3 * step + 4)]
+
+
+def joined(group: Any) -> Any:
+    """What comes of unequal numbers of batches."""
+    model: Any = OfKeys()
+    shard(model, OTHERS[group.size()])
+    optimizer = unhot.torch.Adam(model.parameters(), lr=0.1)
+    spread = nn.parallel.DistributedDataParallel(model, process_group=group)
+    with Join([JoinTables(spread, optimizer), spread]):
+        for step in range(COUNTS[group.rank()]):
+            optimizer.zero_grad()
+            spread(keys_of_step(group.rank(), step)).backward()
+            optimizer.step()
+    return rows_of(model.keys)
+
+
+@beside_ddp
+def test_unequal_numbers_of_steps(pool: Any) -> None:
+    """A process without batches goes on to serve its keys."""
+    model = OfKeys()
+    optimizer = unhot.torch.Adam(model.parameters(), lr=0.1)
+    for step in range(max(COUNTS)):
+        optimizer.zero_grad()
+        for rank, count in enumerate(COUNTS):
+            if step < count:
+                (model(keys_of_step(rank, step)) / 2).backward()
+        optimizer.step()
+    expected = rows_of(model.keys)
+    found = {key: row for part in pool.run(joined, world=2) for key, row in part.items()}
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        np.testing.assert_allclose(row, expected[key], rtol=1e-4, atol=1e-5)

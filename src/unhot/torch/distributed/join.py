@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 
 from unhot.torch.distributed.collection import ShardedCollection
+from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
 from unhot.torch.distributed.layer import ShardedLayer
 
 
@@ -40,7 +41,7 @@ class JoinTables(Joinable):
         inside: set[int] = set()
         self.layers: list[Any] = []
         for module in model.modules():
-            if isinstance(module, (ShardedLayer, ShardedCollection)) and id(module) not in inside:
+            if isinstance(module, (ShardedLayer, ShardedCollection, ShardedKeyedEmbedding)) and id(module) not in inside:
                 self.layers.append(module)
                 inside |= {id(inner) for inner in module.modules()}
         if not self.layers:
@@ -129,7 +130,7 @@ class _Serving(JoinHook):
             sum(part.sum() for part in vectors).backward()  # type: ignore[union-attr]
             for group in tables.optimizer.param_groups:
                 for parameter in group["params"]:
-                    if getattr(parameter, "shard", None) is None:
+                    if getattr(parameter, "other_shards", None) is None:
                         parameter.grad = None
             tables.optimizer.step()
             tables.optimizer.zero_grad(set_to_none=True)

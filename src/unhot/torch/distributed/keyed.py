@@ -138,6 +138,10 @@ class ShardedKeyedEmbedding(nn.Module):
         found = found if bias is None else found + bias
         return found if self.activation is None else self.activation(found)
 
+    def look_up_nothing(self) -> list[Tensor]:
+        """Take part in a lookup of the other processes, without keys of one's own."""
+        return [self._spread([])]
+
     def _spread(self, given: Any) -> Tensor:
         """The vectors of keys, which processes exchange; not compiled."""
         try:
