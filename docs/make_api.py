@@ -21,7 +21,7 @@ PAGES = {Path(__file__).with_name(page): module for page, module in MODULES.item
 
 WITH_MEMBERS = (
     "Table", "MappedTable", "DenseView", "Vocabulary", "Embedding", "EmbeddingBag", "KeyedEmbedding", "TableState",
-    "ShardedEmbedding", "ShardedEmbeddingBag",
+    "ShardedEmbedding", "ShardedEmbeddingBag", "ShardedKeyedEmbedding",
 )  # fmt: skip
 """The classes that users work with: they come first, and their members are documented too."""
 

@@ -134,7 +134,7 @@ class KeyedEmbedding(Embedding):
             >>> unhot.torch.KeyedEmbedding(unhot.Vocabulary(["cat", "owl"]), 2).encode(["owl"])
             tensor([1])
         """
-        return torch.from_numpy(np.asarray(self.keyed.known(_host(keys))))
+        return torch.from_numpy(np.asarray(self.keyed.known(on_host(keys))))
 
     def forward(self, input: KeysLike | Tensor) -> Tensor:
         """The vectors of keys: shape keys.shape + (embedding_dim,)."""
@@ -144,7 +144,7 @@ class KeyedEmbedding(Embedding):
     def _rows_of(self, keys: KeysLike | Tensor) -> tuple[Tensor, bool]:
         """The rows of keys, on the weight's device, and whether all have one; those of new ones, too, in training."""
         admit = self._admitted if self.training else self.keyed.known
-        ids = np.asarray(admit(_host(keys)))
+        ids = np.asarray(admit(on_host(keys)))
         return torch.from_numpy(ids).to(self.weight.device), not ids.size or int(ids.min()) >= 0
 
     def _admitted(self, keys: KeysLike) -> Ids:
@@ -172,7 +172,7 @@ class KeyedEmbedding(Embedding):
             >>> list(layer.vocabulary)
             ['owl']
         """
-        self.keyed.lock.holding(partial(self.keyed.remove, _host(keys), _Rows(self)))
+        self.keyed.lock.holding(partial(self.keyed.remove, on_host(keys), _Rows(self)))
 
     # ------------------------------------------------------------------ states
 
@@ -220,6 +220,6 @@ def require_filler(init: object) -> None:
         )
 
 
-def _host(keys: KeysLike | Tensor) -> Any:
+def on_host(keys: KeysLike | Tensor) -> Any:
     """Keys as a vocabulary reads them."""
     return keys.detach().cpu().numpy() if isinstance(keys, Tensor) else keys

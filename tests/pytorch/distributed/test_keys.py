@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,16 @@ def batches(group: Any, kind: str, count: int) -> Iterator[tuple[Any, torch.Tens
         yield keys_of(kind, numbers[own]), gradients[own]
 
 
-def train(layer: Any, optimizer: Any, steps: Iterable[tuple[Any, torch.Tensor]]) -> list[torch.Tensor]:
+def train(layer: Any, optimizer: Any, steps: Iterable[tuple[Any, torch.Tensor]], ahead: bool = False) -> list[torch.Tensor]:
     """Train, and return all vectors that were looked up."""
-    found = []
-    for keys, gradients in steps:
+    found, steps = [], list(steps)
+    for step, (keys, gradients) in enumerate(steps):
         optimizer.zero_grad()
         vectors = layer(keys)
+        if ahead and step + 1 < len(steps):
+            given = copy.deepcopy(steps[step + 1][0])
+            layer.prefetch(given)
+            given[:] = given[::-1] if isinstance(given, list) else given.flip(0) if isinstance(given, torch.Tensor) else 7
         found.append(vectors.detach().clone())
         (vectors * gradients).sum().backward()
         optimizer.step()
@@ -76,7 +81,7 @@ def rows_of(layer: Any) -> dict[Any, np.ndarray[Any, Any]]:
 def trained(group: Any, kind: str, options: dict[str, Any], count: int) -> Any:
     """The vectors of all steps, and the keys with their rows at the end."""
     layer, optimizer = made(group, **options)
-    return train(layer, optimizer, batches(group, kind, count)), rows_of(layer)
+    return train(layer, optimizer, batches(group, kind, count), ahead=group is not None and kind != "int"), rows_of(layer)
 
 
 @pytest.mark.parametrize(("kind", "world"), [("int", 2), ("str", 3), ("bytes", 2), ("large", 3)])
@@ -113,6 +118,24 @@ def test_errors(pool: Any) -> None:
     assert [text.partition(":")[0] for text in second] == ["TypeError", "KeyError", "TypeError"]
     assert "nobody" in first[1] + second[1]
     assert "str in process 0, and int in process 1" in second[2]
+
+
+def with_others_ahead(group: Any) -> str:
+    """What a call with other keys than those of `prefetch` says, and what a later one finds."""
+    layer = ShardedKeyedEmbedding(unhot.Vocabulary(unknown="grow"), DIM, group=group, init=nn.init.ones_)
+    layer.prefetch(["a", "b"])
+    said = ""
+    try:
+        layer(["b", "a"])
+    except ValueError as error:
+        said = str(error)
+    assert torch.equal(layer(["b", "a"]), torch.ones(2, DIM))
+    return said
+
+
+def test_other_keys_than_those_ahead(pool: Any) -> None:
+    for said in pool.run(with_others_ahead, world=2):
+        assert "other ids than `prefetch` was" in said
 
 
 def in_evaluation(group: Any) -> Any:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unhot.keys.column import as_column
+from unhot.keys.column import Column, as_column
 from unhot.keys.hashing import shards_of
 from unhot.keys.reading import KeysLike, read
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.distributed.drawing import DrawnApart
-from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter
+from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter, words_of
 from unhot.torch.distributed.lookup import RowsSent
+from unhot.torch.distributed.messages import Words
 from unhot.torch.distributed.peers import Group, Peers
-from unhot.torch.distributed.sharded import Reduction
+from unhot.torch.distributed.sharded import OTHERS_AHEAD, Reduction
 from unhot.torch.distributed.states import OtherProcesses
-from unhot.torch.keyed import KeyedEmbedding
+from unhot.torch.keyed import KeyedEmbedding, on_host
 from unhot.torch.on_table import Activation
 from unhot.vocabulary import Vocabulary
 
@@ -40,6 +42,24 @@ class OtherKeys(OtherProcesses):
     def own_rows(self, whole: Tensor, name: str) -> Tensor:
         """The rows that were saved under this process's name."""
         return whole
+
+
+class Lookup(NamedTuple):
+    """What was looked up, whatever becomes of the arrays that were given."""
+
+    shape: tuple[int, ...]
+    kind: int
+    words: Words
+
+    @classmethod
+    def of(cls, column: Column) -> Lookup:
+        """That of these keys."""
+        packed = column.keys.packed
+        return cls(column.shape, packed.kind, words_of(packed))
+
+    def same(self, other: Lookup) -> bool:
+        """Whether it is of the same keys."""
+        return self[:2] == other[:2] and np.array_equal(self.words, other.words)
 
 
 class ShardedKeyedEmbedding(nn.Module):
@@ -117,6 +137,7 @@ class ShardedKeyedEmbedding(nn.Module):
         self.register_parameter("bias", nn.Parameter(local.weight.new_zeros(embedding_dim)) if bias else None)
         self.activation = activation
         self._router = KeyRouter(peers)
+        self._ahead: deque[tuple[Lookup, KeyRoute]] = deque()
         hide_from_compiler(ShardedKeyedEmbedding, "_spread")
 
     @property
@@ -133,7 +154,7 @@ class ShardedKeyedEmbedding(nn.Module):
 
     def forward(self, input: KeysLike | Tensor) -> Tensor:
         """The vectors of keys: shape keys.shape + (embedding_dim,)."""
-        found = self._spread(input.detach().cpu().numpy() if isinstance(input, Tensor) else input)
+        found = self._spread(on_host(input))
         bias: Any = self.bias
         found = found if bias is None else found + bias
         return found if self.activation is None else self.activation(found)
@@ -142,14 +163,37 @@ class ShardedKeyedEmbedding(nn.Module):
         """Take part in a lookup of the other processes, without keys of one's own."""
         return [self._spread([])]
 
-    def _spread(self, given: Any) -> Tensor:
-        """The vectors of keys, which processes exchange; not compiled."""
+    def prefetch(self, input: KeysLike | Tensor) -> None:
+        """Begin to send the keys of a later call, which is made with the same ones; see `ShardedEmbedding.prefetch`.
+
+        Args:
+            input: what the layer is called with.
+
+        Raises: as a call raises for what are no keys.
+
+        Example: see `ShardedEmbedding`.
+        """
+        column, route = self._begin(on_host(input))
+        self._ahead.append((Lookup.of(column), route))
+
+    def _begin(self, given: Any) -> tuple[Column, KeyRoute]:
+        """Begin a lookup. What is wrong with what is given here is told to the other processes first."""
         try:
             column = read(given, "keys")
         except BaseException:
             self._router.start(None, self.weight.device).finish_failed()
             raise
-        route = self._router.start(column, self.weight.device)
+        return column, self._router.start(column, self.weight.device)
+
+    def _spread(self, given: Any) -> Tensor:
+        """The vectors of keys, which processes exchange; not compiled."""
+        if self._ahead:
+            kept, route = self._ahead.popleft()
+            column = read(given, "keys")
+            if not kept.same(Lookup.of(column)):
+                raise ValueError(OTHERS_AHEAD)
+        else:
+            column, route = self._begin(given)
         route.finish()
         rows = self._here(route)
         (found,) = RowsSent.apply(route, self.reduction == "mean", rows)  # type: ignore[no-untyped-call]

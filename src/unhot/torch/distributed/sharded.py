@@ -160,6 +160,9 @@ class Sharded(nn.Module):
         )
 
 
+OTHERS_AHEAD = "this is called with other ids than `prefetch` was. Call it in the order of the prefetches."
+"""The error of a lookup that was not begun by `prefetch`, where another one was."""
+
 Begun = TypeVar("Begun")
 
 
@@ -182,7 +185,7 @@ class Ahead(Generic[Begun]):
             return None
         kept, begun = self._begun.popleft()
         if not same(kept, given):
-            raise ValueError("this is called with other ids than `prefetch` was. Call it in the order of the prefetches.")
+            raise ValueError(OTHERS_AHEAD)
         return begun
 
 
