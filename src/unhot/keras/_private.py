@@ -299,8 +299,8 @@ def anywhere_like(sharding: Any) -> Any:
 
     But it passes for any other one: Keras asks before it lays out what its variables are assigned, array by array.
     Needs: the class of what `jax.jit` takes for that, and takes by default.
-    Fallback: the sharding of what each device has all of, or else None, which `jax.jit` takes, too, and nobody can ask. A table that
-    is spread over devices cannot be assigned to a variable of Keras's then: assign `keras.ops.convert_to_numpy(table)`.
+    Fallback: the sharding of what each device has all of, or else None, which `jax.jit` takes, too, and nobody can ask. Then a
+    table that is spread over devices cannot be assigned to a variable of Keras's: assign `keras.ops.convert_to_numpy(table)`.
     """
     import jax
 
