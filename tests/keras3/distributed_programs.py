@@ -270,3 +270,34 @@ def grows_by_equal_parts() -> None:
         return []
 
     under(distribution_of("rows"), program)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def trained_together(parts: int, part: int) -> list[Any]:
+    """A table that is trained with one of so many equal parts of each batch; and all that this makes of it."""
+    from unhot.jax.spread import known
+
+    table = unhot.keras.Embedding(ROWS, DIM, name="table")
+    model = model_on(table)
+    model.compile(optimizer(), "mse")
+    own = [array.reshape(STEPS, parts, BATCH // parts, -1)[:, part].reshape(-1, array.shape[1]) for array in data()]
+    found: list[Any] = []
+    for _ in range(2):
+        model.fit(*own, batch_size=BATCH // parts, shuffle=False, verbose=0)
+        found += [known(variable.__jax_array__()) for variable in (*model.variables, *model.optimizer.variables)]
+    assert model.optimizer.table(table.embeddings) is not None
+    return found
+
+
+def trains_together(layout: str) -> None:
+    """In each process: the table is trained as in one."""
+    import jax
+
+    count, rank = jax.process_count(), jax.process_index()
+    assert count == 2
+    everywhere = layout == WHOLE  # else the rows of a table are on the devices of both
+    distribution = distribution_of(WHOLE) if everywhere else model_parallel((4, 1), ("batch", None))
+    found = under(distribution, by_rows(partial(trained_together, count, rank)))
+    assert_close(found, under(None, partial(trained_together, 1, 0)))

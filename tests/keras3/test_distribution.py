@@ -26,6 +26,7 @@ from .distributed_programs import (
     assert_close,
     grows_by_equal_parts,
     model_parallel,
+    trains_together,
 )
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's devices")
@@ -167,3 +168,10 @@ def test_programs(four_devices: Run, layout: str, program: str) -> None:
 @slow
 def test_grows_by_equal_parts(four_devices: Run) -> None:
     four_devices(grows_by_equal_parts)
+
+
+@slow
+@pytest.mark.parametrize("layout", [WHOLE, "rows"])
+def test_two_processes(layout: str) -> None:
+    with processes(2, 2) as run:
+        run(trains_together, layout)
