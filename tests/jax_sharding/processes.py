@@ -31,7 +31,7 @@ def processes(count: int, devices: int) -> Iterator[Run]:
 
 
 def _start(pipe: Any, rank: int, count: int, devices: int, address: str) -> None:
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 

@@ -6,6 +6,7 @@ Each has a fallback, for a version that has it no more: the results stay the sam
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -291,3 +292,27 @@ def same_trace(array: Any, other: Any) -> bool:
         return False
     trace = getattr(array, "_trace", None)
     return trace is not None and trace is getattr(other, "_trace", None)
+
+
+def anywhere_like(sharding: Any) -> Any:
+    """What `jax.jit` takes to leave arrays where they are; whoever asks it is told what the sharding would tell.
+
+    But it passes for any other one: Keras asks before it lays out what its variables are assigned, array by array.
+    Needs: the class of what `jax.jit` takes for that, and takes by default.
+    Fallback: the sharding of what each device has all of, or else None, which `jax.jit` takes, too, and nobody can ask. Then a
+    table that is spread over devices cannot be assigned to a variable of Keras's: assign `keras.ops.convert_to_numpy(table)`.
+    """
+    import jax
+
+    kind: Any = type(inspect.signature(jax.jit).parameters["out_shardings"].default)
+    if not ON or kind is type(None):
+        return sharding if sharding.is_fully_replicated else None
+
+    class Anywhere(kind):  # type: ignore[misc]
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sharding, name)
+
+        def is_equivalent_to(self, other: Any, ndim: int) -> bool:
+            return True
+
+    return Anywhere()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import jax
 import jax.numpy as jnp
-import keras
 
 from unhot.atomic import Call, together
 from unhot.jax.operations import into_large_pages
@@ -28,10 +28,8 @@ def require_between_steps(variable: Variable, slots: Sequence[Variable]) -> None
             " variables. In a callback of `fit`, call `model.jax_state_sync()` before, or change rows in `on_epoch_begin` or"
             " `on_epoch_end`. In a loop of your own, assign the values to the variables before."
         )
-    if nnx_enabled() or keras.distribution.distribution() is not None or variable._layout is not None:
-        raise RuntimeError(
-            f"the rows of {variable.path} cannot change where its values are laid out over devices, or tracked by flax's NNX."
-        )
+    if nnx_enabled():
+        raise RuntimeError(f"the rows of {variable.path} cannot change where flax's NNX tracks its values.")
 
 
 def put(new: Sequence[New], notes: Sequence[Call]) -> None:
@@ -42,7 +40,30 @@ def put(new: Sequence[New], notes: Sequence[Call]) -> None:
 def _putting(new: New) -> Call:
     variable, again, values, axis = new
     given = jnp.asarray(values, variable._value.dtype)
-    instead, added = jnp.split(given, [len(again)], axis)
     places = (*[slice(None)] * axis, again)
-    made = jnp.concatenate([variable._value.at[places].set(instead), added], axis)
+
+    def joined(there: jax.Array, given: jax.Array) -> jax.Array:
+        instead, added = jnp.split(given, [len(again)], axis)
+        return jnp.concatenate([there.at[places].set(instead), added], axis)
+
+    if variable._layout is None:
+        made = joined(variable._value, given)
+    else:  # compiled, so that JAX makes each device's part, and no other
+        rows = variable.shape[axis] + values.shape[axis] - len(again)
+        made = jax.jit(joined, out_shardings=_sharding(variable, rows, axis))(variable._value, given)
     return partial(variable.__dict__.update, _value=into_large_pages(made), _shape=tuple(made.shape))
+
+
+def _sharding(variable: Variable, rows: int, axis: int) -> jax.sharding.Sharding:
+    """Where `keras.distribution` has put a variable, which is to have so many rows along the axis.
+
+    Raises: ValueError for a number of rows that does not divide.
+    """
+    sharding: jax.sharding.Sharding = variable._value.sharding
+    parts = variable.shape[axis] // sharding.shard_shape(variable.shape)[axis]
+    if rows % parts:
+        raise ValueError(
+            f"{rows} rows of {variable.path} do not divide into equal parts for the {parts} devices over which"
+            f" keras.distribution spreads them. Add {-rows % parts} more."
+        )
+    return sharding

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhot.jax.operations import into_large_pages
-from unhot.keras._private import same_trace
+from unhot.keras._private import anywhere_like, same_trace
 from unhot.keras.jax_lookup import read
 from unhot.keras.jax_training import TableTraining, traced
 from unhot.keras.kinds import Tensor
@@ -161,13 +161,13 @@ class TableValue(SettledView):
         return not any(getattr(array, "is_deleted", bool)() for array in self.arrays.values())
 
     @property
-    def sharding(self) -> jax.sharding.Sharding | None:  # type: ignore[override]  # as in the text
-        """That of all arrays; None where they have several, since a table is spread over devices.
+    def sharding(self) -> Any:
+        """That of the weights. Where `keras.distribution` has put the table, its arrays have several.
 
-        Keras's trainer hands it to `jax.jit`, for which None leaves the arrays where the step has put them.
+        Keras's trainer hands it to `jax.jit` for all of them, which then leaves them where the step has put them.
         """
-        sharding: jax.sharding.Sharding = self.arrays["weights"].sharding
-        return sharding if sharding.is_fully_replicated else None
+        sharding = self.arrays["weights"].sharding
+        return sharding if self.training.devices is None else anywhere_like(sharding)
 
     def is_deleted(self) -> bool:
         return not self.alive()
