@@ -35,12 +35,12 @@ def model_parallel(shape: tuple[int, int], spec: tuple[Any, Any]) -> Any:
     devices = keras.distribution.list_devices()[: shape[0] * shape[1]]
     layouts = keras.distribution.LayoutMap(keras.distribution.DeviceMesh(shape, ("batch", "model"), devices))
     layouts[".*table/(embeddings|lora_embeddings_a)$"] = spec
-    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
 
 
 def distribution_of(layout: str) -> Any:
     """That of a layout; of tables that each device has, for `WHOLE`."""
-    return keras.distribution.DataParallel() if layout == WHOLE else model_parallel(*LAYOUTS[layout])
+    return keras.distribution.DataParallel(auto_shard_dataset=False) if layout == WHOLE else model_parallel(*LAYOUTS[layout])
 
 
 def assert_close(found: list[Any], expected: list[Any]) -> None:

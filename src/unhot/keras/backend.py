@@ -177,6 +177,11 @@ class KerasBackend(Backend):
         return variable
 
     @staticmethod
+    def in_strategy() -> bool:
+        """Whether gradients of several copies of the model are summed."""
+        return False
+
+    @staticmethod
     def reason_for_dense(variable: Variable) -> Reason | None:
         """Why the rows of the table cannot be trained apart on this backend, if so."""
         return None

@@ -252,6 +252,13 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             if isinstance(gradient, RowGradient):
                 self._update_table(gradient, variable, learning_rate)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple[Gradient, Variable]]) -> list[tuple[Gradient, Variable]]:
+        """As Keras's on TensorFlow; without a strategy nothing is to be summed, lest TensorFlow keep the graph for ever."""
+        if not backend.in_strategy():
+            return list(grads_and_vars)
+        summed: list[tuple[Gradient, Variable]] = super()._all_reduce_sum_gradients(grads_and_vars)
+        return summed
+
     @property
     def _steps_as_here(self) -> bool:
         """Whether `update_step` is ours, so that the steps of several tables may be made together."""

@@ -100,8 +100,12 @@ class TensorFlowBackend(KerasBackend):
         return variable._value if TensorFlowBackend.is_table(variable) else variable
 
     @staticmethod
+    def in_strategy() -> bool:
+        return bool(tf.distribute.has_strategy())
+
+    @staticmethod
     def reason_for_dense(variable: Variable) -> Reason | None:
-        if tf.distribute.has_strategy():
+        if TensorFlowBackend.in_strategy():
             return Reason("a tf.distribute strategy trains it in several copies", "Train without a strategy to train by rows.")
         if not can_call_before_runs():
             return Reason(
