@@ -250,6 +250,11 @@ if hasattr(keras.layers, "ReversibleEmbedding"):
     PROGRAMS["reversible, tied"] = densely(partial(reversible, True))
 
 
+def trains_densely(layout: str) -> None:
+    """A table is trained as without a distribution, and a warning says that it is not trained by rows."""
+    assert_close(under(distribution_of(layout), densely(compiled)), under(None, by_rows(compiled)))
+
+
 def grows_by_equal_parts() -> None:
     """A number of rows that does not divide is refused, and everything stays as it was."""
 

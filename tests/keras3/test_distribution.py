@@ -26,12 +26,17 @@ from .distributed_programs import (
     assert_close,
     grows_by_equal_parts,
     model_parallel,
+    trains_densely,
     trains_together,
 )
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's devices")
 
 ROWS, DIM, IDS, BATCH, STEPS = 1000, 2, 6, 8, 8
+
+
+apart = pytest.mark.skipif(not ON, reason="needs names that Keras does not publish")
+"""Of tests in which tables are trained by rows."""
 
 
 @pytest.fixture(scope="module")
@@ -118,20 +123,24 @@ def trains_parts_by_rows(layout: str, *how: Any, **options: Any) -> None:
     equals_one_device(found, *how, **options)
 
 
+@apart
 def test_trains_by_rows_as_without(four_devices: Run) -> None:
     four_devices(trains_by_rows_as_without, "Adam")
 
 
+@apart
 @pytest.mark.parametrize(("layout", "optimizer"), product(LAYOUTS, ["Adam", "Ftrl", "RowwiseAdagrad"], by=1), ids=label)
 def test_trains_parts_by_rows(four_devices: Run, layout: str, optimizer: str) -> None:
     four_devices(trains_parts_by_rows, layout, optimizer)
 
 
+@apart
 @pytest.mark.parametrize("layout", some(["rows, and the batch", "columns"], ["rows, and the batch"]))
 def test_parts_with_clipping(four_devices: Run, layout: str) -> None:
     four_devices(partial(trains_parts_by_rows, global_clipnorm=0.1), layout, "Adam")
 
 
+@apart
 @pytest.mark.parametrize("layout", some(["rows, and the batch", "columns"], ["columns"]))
 def test_parts_that_are_read_as_a_whole(four_devices: Run, layout: str) -> None:
     four_devices(trains_parts_by_rows, layout, "Adam", True)
@@ -151,6 +160,7 @@ def warns_of_rows_and_columns() -> None:
         keras.distribution.set_distribution(None)
 
 
+@apart
 def test_warns_of_rows_and_columns(four_devices: Run) -> None:
     four_devices(warns_of_rows_and_columns)
 
@@ -158,20 +168,28 @@ def test_warns_of_rows_and_columns(four_devices: Run) -> None:
 PARTS = [(layout, program) for program in PROGRAMS for layout in (WHOLE, "rows, and the batch", "columns, and the batch")]
 
 
+@apart
 @pytest.mark.parametrize(("layout", "program"), some(PARTS, [("rows, and the batch", "frozen rows")]))
 def test_programs(four_devices: Run, layout: str, program: str) -> None:
-    if program == "assigned" and layout != WHOLE and not ON:
-        pytest.skip("needs names that JAX does not publish")
     four_devices(as_without, layout, program)
 
 
+@apart
 @slow
 def test_grows_by_equal_parts(four_devices: Run) -> None:
     four_devices(grows_by_equal_parts)
 
 
+@apart
 @slow
 @pytest.mark.parametrize("layout", [WHOLE, "rows"])
 def test_two_processes(layout: str) -> None:
     with processes(2, 2) as run:
         run(trains_together, layout)
+
+
+@pytest.mark.skipif(ON, reason="tables are trained by rows")
+@pytest.mark.parametrize("layout", [WHOLE, "rows, and the batch"])
+def test_trains_densely_as_without(four_devices: Run, layout: str) -> None:
+    """Where Keras does not tell which models call a table, with a warning."""
+    four_devices(trains_densely, layout)

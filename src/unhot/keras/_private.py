@@ -114,6 +114,7 @@ def entry_layer() -> keras.Layer | None:
     Needs: what Keras keeps on its call.
     Fallback: None. When a table grows on TensorFlow, the functions that `fit` has compiled then have to be made anew by the
     user, and an error says so. On JAX, rows that are frozen after a dense step was compiled go on to train: freeze them before.
+    See also `knows_entry_layers`.
     """
     try:
         from keras.src.backend.common.global_state import get_global_attribute
@@ -121,6 +122,20 @@ def entry_layer() -> keras.Layer | None:
         return None
     context = get_global_attribute("current_call_ctx")
     return getattr(context, "entry_layer", None) if ON else None
+
+
+def knows_entry_layers() -> bool:
+    """Whether `entry_layer` can tell a layer.
+
+    Needs: the same.
+    Fallback: False. On JAX, tables under `keras.distribution` are then trained densely, with a warning: functions that were made
+    for the layout of a dense table cannot be made anew.
+    """
+    try:
+        from keras.src.backend.common.global_state import get_global_attribute  # noqa: F401
+    except ImportError:
+        return False
+    return ON
 
 
 # ---------------------------------------------------------------- graphs of functional models, and layers in layers
@@ -299,14 +314,16 @@ def anywhere_like(sharding: Any) -> Any:
 
     But it passes for any other one: Keras asks before it lays out what its variables are assigned, array by array.
     Needs: the class of what `jax.jit` takes for that, and takes by default.
-    Fallback: the sharding of what each device has all of, or else None, which `jax.jit` takes, too, and nobody can ask. Then a
-    table that is spread over devices cannot be assigned to a variable of Keras's: assign `keras.ops.convert_to_numpy(table)`.
+    Fallback: for what each device has all of, the sharding that says so of any array; else None, which `jax.jit` takes, too, but
+    which nobody can ask. Then a table that is spread over devices cannot be assigned to a variable of Keras's: assign
+    `keras.ops.convert_to_numpy(table)`.
     """
     import jax
 
     kind: Any = type(inspect.signature(jax.jit).parameters["out_shardings"].default)
     if not ON or kind is type(None):
-        return sharding if sharding.is_fully_replicated else None
+        everywhere = jax.sharding.PartitionSpec()
+        return jax.sharding.NamedSharding(sharding.mesh, everywhere) if sharding.is_fully_replicated else None
 
     class Anywhere(kind):  # type: ignore[misc]
         def __getattr__(self, name: str) -> Any:

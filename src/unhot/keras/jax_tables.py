@@ -17,7 +17,7 @@ from unhot.graph.engine import FROZEN, Traced
 from unhot.jax import spread as spreading
 from unhot.jax.operations import after
 from unhot.jax.spread import EVERYWHERE
-from unhot.keras._private import nnx_enabled, same_trace, stateless_scope
+from unhot.keras._private import knows_entry_layers, nnx_enabled, same_trace, stateless_scope
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.callers import call_anew
 from unhot.keras.jax_growth import put, require_between_steps
@@ -63,6 +63,11 @@ class JaxBackend(TableTraining):
             return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
         if variable._layout is None and keras.distribution.distribution() is not None:
             return Reason("it was made before keras.distribution was set", "Make the layer afterwards to train by rows.")
+        if variable._layout is not None and not knows_entry_layers():
+            return Reason(
+                "it is laid out by keras.distribution, and this version of Keras does not tell which models call it",
+                "Use another version to train by rows.",
+            )
         if variable._layout is not None and devices_of(variable) is None:
             return Reason(
                 "keras.distribution spreads it over several axes of the device mesh",
