@@ -128,8 +128,8 @@ def knows_entry_layers() -> bool:
     """Whether `entry_layer` can tell a layer.
 
     Needs: the same.
-    Fallback: False. On JAX, tables under `keras.distribution` are then trained densely, with a warning: functions that were made
-    for the layout of a dense table cannot be made anew.
+    Fallback: False. On JAX, tables under `keras.distribution` are then trained densely, with a warning: functions that were
+    made for the layout of a dense table cannot be made anew.
     """
     try:
         from keras.src.backend.common.global_state import get_global_attribute  # noqa: F401
@@ -314,15 +314,15 @@ def anywhere_like(sharding: Any) -> Any:
 
     But it passes for any other one: Keras asks before it lays out what its variables are assigned, array by array.
     Needs: the class of what `jax.jit` takes for that, and takes by default.
-    Fallback: for what each device has all of, the sharding that says so of any array; else None, which `jax.jit` takes, too, but
-    which nobody can ask. Then a table that is spread over devices cannot be assigned to a variable of Keras's: assign
+    Fallback: for what each device has all of, the sharding that says so of any array; else None, which `jax.jit` takes, too,
+    but which nobody can ask. Then a table that is spread over devices cannot be assigned to a variable of Keras's: assign
     `keras.ops.convert_to_numpy(table)`.
     """
     import jax
 
     kind: Any = type(inspect.signature(jax.jit).parameters["out_shardings"].default)
     if not ON or kind is type(None):
-        everywhere = jax.sharding.PartitionSpec()
+        everywhere = jax.sharding.PartitionSpec()  # type: ignore[no-untyped-call]
         return jax.sharding.NamedSharding(sharding.mesh, everywhere) if sharding.is_fully_replicated else None
 
     class Anywhere(kind):  # type: ignore[misc]
