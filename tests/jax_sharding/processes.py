@@ -12,6 +12,7 @@ from typing import Any
 from workers import Workers, serve
 
 PATIENCE = 550.0
+"""Seconds after which what a function gives is no longer waited for."""
 
 Run = Callable[..., list[Any]]
 

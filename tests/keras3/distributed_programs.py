@@ -130,6 +130,15 @@ def compiled(make: Callable[..., Any] = optimizer, more: Any = None, **options: 
     return state(model)
 
 
+def fitted(**options: Any) -> tuple[Any, Any]:
+    """A table, and a model on it that has been trained."""
+    table = unhot.keras.Embedding(ROWS, DIM, name="table")
+    model = model_on(table)
+    model.compile(optimizer(**options), "mse")
+    fit(model)
+    return table, model
+
+
 def frozen_rows() -> list[Any]:
     """Some from the start, all but some later."""
     table = unhot.keras.Embedding(ROWS, DIM, frozen=[1, 4, 60], name="table")
@@ -146,10 +155,7 @@ def frozen_rows() -> list[Any]:
 
 def low_rank() -> list[Any]:
     """LoRA, once the table has been trained."""
-    table = unhot.keras.Embedding(ROWS, DIM, name="table")
-    model = model_on(table)
-    model.compile(optimizer(), "mse")
-    fit(model)
+    table, model = fitted()
     table.enable_lora(2)
     model.compile(optimizer(), "mse")
     fit(model)
@@ -202,10 +208,7 @@ def own_loop() -> list[Any]:
 
 def growth() -> list[Any]:
     """Rows that are added and given back between steps, with decay."""
-    table = unhot.keras.Embedding(ROWS, DIM, name="table")
-    model = model_on(table)
-    model.compile(optimizer(weight_decay=0.1), "mse")
-    fit(model)
+    table, model = fitted(weight_decay=0.1)
     table.remove([3, 5])
     assert table.grow(6).tolist() == [3, 5, *range(ROWS, ROWS + 4)]
     fit(model, ROWS + 4)
@@ -215,10 +218,7 @@ def growth() -> list[Any]:
 
 def assigned() -> list[Any]:
     """A table whose weights Keras's own layers are assigned, with its layout and with another."""
-    table = unhot.keras.Embedding(ROWS, DIM, name="table")
-    model = model_on(table)
-    model.compile(optimizer(), "mse")
-    fit(model)
+    table, model = fitted()
     found: list[Any] = []
     for name in ("table", "other"):
         stock = keras.layers.Embedding(ROWS, DIM, name=name)
@@ -259,10 +259,7 @@ def grows_by_equal_parts() -> None:
     """A number of rows that does not divide is refused, and everything stays as it was."""
 
     def program() -> list[Any]:
-        table = unhot.keras.Embedding(ROWS, DIM, name="table")
-        model = model_on(table)
-        model.compile(optimizer(), "mse")
-        fit(model)
+        table, model = fitted()
         before = state(model)
         with pytest.raises(ValueError, match=f"{ROWS + 1} rows of table/embeddings do not divide.* Add 1 more"):
             table.grow(1)

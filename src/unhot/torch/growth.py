@@ -49,11 +49,10 @@ def add_rows(
             " `share_memory()`."
         )
     numbers: dict[str, object] = {"_removed_rows": removed, "_frozen_rows": np.setdiff1d(table.frozen_rows, again)}
+    noted: list[Call] = [partial(table.__dict__.update, numbers)]
     if others is not None:
         numbers["_other_shards"] = others
-    noted: list[Call] = [
-        partial(table.__dict__.update, numbers), partial(setattr, table.notes, "other_shards", others or table.other_shards)
-    ]  # fmt: skip
+        noted.append(partial(setattr, table.notes, "other_shards", others))
     without_torch_functions(_of_owner, table, partial(_add, table, again, weights.detach(), from_the_start, noted))
 
 
@@ -113,7 +112,7 @@ def _add(
     table: TableParameter, again: Rows, weights: Tensor, from_the_start: bool, noted: list[Call], backend: TorchBackend | None
 ) -> None:
     engine = None if backend is None else backend._current()
-    in_the_engine = table.shard is None  # whose turns are by the number of all rows
+    in_the_engine = table.shard is None  # the turns of a shard's rows go by the number of all rows: it gets another engine
     if in_the_engine and backend is not None and engine is not None and isinstance(backend.memory, Host):
         engine.change_rows(lambda: [*_added_to_engine(table, backend, engine, again, weights, from_the_start), *noted])
         engine.replan()

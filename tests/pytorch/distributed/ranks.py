@@ -15,6 +15,7 @@ from workers import Workers, serve
 from unhot.torch import _private
 
 PATIENCE = 120.0
+"""Seconds after which what a function gives is no longer waited for."""
 
 TIMEOUT = timedelta(seconds=20)
 """Of the collective operations."""

@@ -256,7 +256,9 @@ def with_wrong_files(group: Any, folder: str) -> list[str]:
             load_table(layer, f"{folder}/{name}.safetensors", given)
         except (ValueError, OSError) as error:
             said.append(f"{type(error).__name__}: {error}")
-    assert before.keys() == rows_of(layer).keys()
+    after = rows_of(layer)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(after[key], row) for key, row in before.items())
     return said
 
 
@@ -270,7 +272,7 @@ def test_files_that_do_not_fit(pool: Any, tmp_path: Path) -> None:
         assert said[4].startswith("FileNotFoundError")
 
 
-def given_layer(group: Any, seed: int = 0) -> Any:
+def given_model(seed: int = 0) -> Any:
     """A layer of one process with keys, some of which were removed and frozen, in a model."""
     torch.manual_seed(seed)
     vocabulary = unhot.Vocabulary([f"key {number}" for number in range(20)], unknown="grow")
@@ -284,7 +286,7 @@ def given_layer(group: Any, seed: int = 0) -> Any:
 
 def trained_model(group: Any) -> Any:
     """What `shard` has replaced, and what training gives."""
-    model: Any = given_layer(group, 0 if group is None else group.rank())
+    model: Any = given_model(0 if group is None else group.rank())
     done: Any = None
     if group is not None:
         done = shard(model, group, reduction="sum")
@@ -303,7 +305,7 @@ def trained_model(group: Any) -> Any:
 def test_layers_of_a_model(pool: Any) -> None:
     """`shard` spreads the first process's rows by their keys; frozen ones stay so."""
     _, expected, bias = trained_model(None)
-    before = rows_of(given_layer(None)[0])
+    before = rows_of(given_model()[0])
     found = {}
     for report, rows, its_bias in pool.run(trained_model, world=3):
         assert report == ({"0": "KeyedEmbedding"}, {})
@@ -314,6 +316,20 @@ def test_layers_of_a_model(pool: Any) -> None:
         np.testing.assert_allclose(row, expected[key], rtol=1e-5, atol=1e-6)
     for key in ("key 7", "key 8"):
         np.testing.assert_array_equal(found[key], before[key])
+
+
+def without_weights(group: Any) -> Any:
+    """The rows of a model that was made on the "meta" device."""
+    layer = unhot.torch.KeyedEmbedding(unhot.Vocabulary(list(range(20)), unknown="grow"), DIM, device="meta")
+    model = shard(nn.Sequential(layer), group).model
+    model(torch.arange(10, 30))
+    return rows_of(model[0])
+
+
+def test_layers_without_weights(pool: Any) -> None:
+    """Each process draws its rows, none like another."""
+    rows = np.array([row for part in pool.run(without_weights, world=2) for row in part.values()])
+    assert len(np.unique(rows, axis=0)) == len(rows) == 30
 
 
 def with_other_keys(group: Any) -> str:

@@ -49,7 +49,9 @@ class ByOwner(Layout):
 
 
 def sharded_keys(module: KeyedEmbedding, peers: Peers, reduction: Reduction) -> ShardedKeyedEmbedding:
-    """The same layer with keys that are spread, and their rows of the first process's weight. A collective operation.
+    """The same layer with keys that are spread, and their rows of the first process's weight, or new ones if it has none.
+
+    A collective operation.
 
     Raises: ValueError if processes have other keys.
     """
@@ -58,23 +60,30 @@ def sharded_keys(module: KeyedEmbedding, peers: Peers, reduction: Reduction) -> 
     packed = read(keys, "keys").keys.packed
     require_same(peers, packed)
     weight = module.weight.detach()
+    drawn = peers.any(peers.rank == 0 and weight.is_meta, "whether the first process's weights are there")
     made = ShardedKeyedEmbedding(
         vocabulary, module.embedding_dim, max_norm=module.max_norm, norm_type=module.norm_type,
-        scale_grad_by_freq=module.scale_grad_by_freq, sparse=module._given_sparse, device=weight.device, dtype=weight.dtype,
+        scale_grad_by_freq=module.scale_grad_by_freq, sparse=module._given_sparse,
+        device=None if weight.is_meta else weight.device, dtype=weight.dtype,
         bias=module.bias is not None, activation=module.activation, init=module.init, min_count=min_count, max_rows=max_rows,
         max_idle=max_idle, group=peers, reduction=reduction,
     )  # fmt: skip
     if module.bias is not None:
         made.bias = module.bias
     rows = made.local.weight.requires_grad_(module.weight.requires_grad)
-    if keys:
-        numbers = vocabulary.encode(keys)
-        owners = torch.from_numpy(shards_of(packed, peers.size))
-        given = weight[torch.from_numpy(numbers).to(weight.device)] if peers.rank == 0 else None
+    if not keys:
+        return made
+    numbers = vocabulary.encode(keys)
+    owners = torch.from_numpy(shards_of(packed, peers.size))
+    if not drawn:
+        given = None
+        if peers.rank == 0:  # where all rows have keys, these are in the rows' order, and no copy is made
+            given = weight if len(keys) == len(weight) else weight[torch.from_numpy(numbers).to(weight.device)]
         own = rows.detach()[: len(made.local.vocabulary)]
-        moved(peers, given, OnOne(len(keys), peers.size), ByOwner(len(keys), peers.size, owners), own, "the rows of keys")
-        mine = numbers[owners.numpy() == peers.rank]
-        freeze(made.local._table(), np.flatnonzero(np.isin(mine, module._table().frozen_rows)))
+        to = ByOwner(len(keys), peers.size, owners)
+        moved(peers, given, OnOne(len(keys), peers.size), to, own, "the rows of keys")
+    mine = numbers[owners.numpy() == peers.rank]
+    freeze(made.local._table(), np.flatnonzero(np.isin(mine, module._table().frozen_rows)))
     return made
 
 
