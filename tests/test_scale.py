@@ -74,7 +74,7 @@ def test_messages_are_those_of_the_layers(scale, layout, dedup):  # type: ignore
     placed = layout_of(layout, work.rows, ranks)
     most, once = 0, 0
     for ids in work.drawn(ranks):
-        router = routing.Router(measure.Mirror(ranks), [placed], ["ids"])
+        router = measure.mirrored(placed)
         asked = routing.Asked(torch.from_numpy(np.unique(ids) if dedup else ids))
         route = router.start([asked])
         most, once = max(most, int(route.sent.max())), max(once, len(asked.ids))

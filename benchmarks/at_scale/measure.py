@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,11 @@ import torch.distributed as dist
 import unhot
 import unhot.torch
 from at_scale.model import Work, zipf
-from unhot.layouts import layout_of
+from unhot.layouts import Layout, Shard, layout_of
 from unhot.torch.distributed import ShardedEmbedding
-from unhot.torch.distributed.layer import first_outside
 from unhot.torch.distributed.lookup import Options, Wanted, deduplicated, pooled
 from unhot.torch.distributed.peers import Exchange, Peers
-from unhot.torch.distributed.routing import Asked, Router
+from unhot.torch.distributed.routing import Asked, Router, first_outside
 
 ROWS = 1_000_000
 """Of the tables that are measured."""
@@ -52,6 +51,17 @@ class Mirror(Peers):
         else:
             out.copy_(given)
         return Exchange(self, None, what)
+
+
+class Rows(NamedTuple):
+    """Stands for a layer, of which a router asks only where its rows are."""
+
+    shard: Shard
+
+
+def mirrored(layout: Layout) -> Router:
+    """What sends the lookups of a table with this layout."""
+    return Router(Mirror(layout.shards), [Rows(Shard(layout, 0))], ["ids"])
 
 
 def fit(columns: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
@@ -89,7 +99,7 @@ def route_costs(dim: int, dedup: bool, times: int = 12) -> dict[str, float]:
         for count in SIZES:
             for exponent in (0.0, 1.05):
                 ids = torch.from_numpy(zipf(generator, ROWS, exponent, count))
-                router = Router(Mirror(ranks), [layout_of("mod", ROWS, ranks)], ["ids"])
+                router = mirrored(layout_of("mod", ROWS, ranks))
                 gradients = torch.randn(count, dim)
 
                 def run(ids: Any = ids, router: Any = router, gradients: Any = gradients) -> None:
@@ -117,7 +127,7 @@ def word_seconds(times: int, ranks: int = 256) -> float:
     ids = torch.arange(ranks)
     spent = {}
     for room in (16, 4096):
-        router = Router(Mirror(ranks), [layout_of("mod", ROWS, ranks)], ["ids"])
+        router = mirrored(layout_of("mod", ROWS, ranks))
 
         def run(router: Any = router, room: int = room) -> None:
             router.mail.room = room
