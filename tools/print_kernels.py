@@ -151,7 +151,8 @@ class Symbols:
         return computed("power({}, {})", x, exponent, kind="double")
 
     @staticmethod
-    def narrowed(x: Value) -> Symbol:
+    def narrowed(x: Value, like: Value) -> Symbol:
+        """`like` is of type T, as all elements are."""
         return x if x.kind == "T" else computed("static_cast<T>({})", x, kind="T")
 
 

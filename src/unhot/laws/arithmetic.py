@@ -69,4 +69,4 @@ def narrowed(xp: Any, x: Elements, like: Elements) -> Elements:
     """`x`, maybe a `power`, in the dtype of `like`."""
     if xp is np:
         return x.astype(like.dtype)
-    return xp.narrowed(x) if hasattr(xp, "narrowed") else x
+    return xp.narrowed(x, like) if hasattr(xp, "narrowed") else x

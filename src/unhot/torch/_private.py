@@ -298,14 +298,17 @@ def ignored_in_data_parallel(module: torch.nn.Module, names: Sequence[str]) -> N
 _IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
-def constructs_parameter(depth: int) -> bool:
-    """Whether `nn.Parameter(data)` calls `detach` of `data`, `depth` Python frames above the caller of this.
+def constructs_parameter() -> bool:
+    """Whether `nn.Parameter(data)` calls `detach` of `data`, of which the caller of this, a `__torch_function__`, is told.
 
     It requires that `detach` give a tensor of the class of `data`, as it does for no other caller. Nothing that a tensor's
     class is told makes a difference between them, so the frame is looked at. Without it, `nn.Parameter(table)` is refused by
     torch, and `nn.Parameter(table.detach())` is what to write.
     """
-    return ON and sys._getframe(depth + 1).f_code is torch.nn.Parameter.__new__.__code__
+    frame = sys._getframe(1) if ON else None
+    while frame is not None and frame.f_code.co_name == "__torch_function__":  # also those of modes, as of a default device
+        frame = frame.f_back
+    return frame is not None and frame.f_code is torch.nn.Parameter.__new__.__code__
 
 
 def is_watched(optimizer: torch.optim.Optimizer) -> bool:

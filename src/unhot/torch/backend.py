@@ -125,7 +125,8 @@ class TorchBackend(Backend):
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
         self.settle_rows(ids)
-        torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
+        if ids.numel():  # torch's kernel for GPUs refuses none
+            torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
 
     def in_host_memory(self) -> bool:
         """Whether the table lies where the native kernels work."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import is_transformed
-from unhot.torch.collection_lookup import Feature, joint_lookup
+from unhot.torch.collection_lookup import Feature, all_step, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.lookup import without_padding
 
@@ -155,13 +155,20 @@ class Collection(nn.Module):
 
     def _vectors(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The vectors of all features, of which each is given."""
-        if torch.compiler.is_compiling() or is_transformed() or not all(map(only_looks_up, self.layers.values())):
-            return self._one_by_one(features)
-        given = [self._feature(name, features[name]) for name in self.features]
-        self._require_alike(given)
-        found = joint_lookup(given, self.output == "concatenated")
+        if torch.compiler.is_compiling() or is_transformed():
+            return self._together(self._one_by_one(features))
+        found: Tensor | Sequence[Tensor] | None = None
+        if all(map(only_looks_up, self.layers.values())):
+            given = [self._feature(name, features[name]) for name in self.features]
+            self._require_alike(given)
+            found = joint_lookup(given, self.output == "concatenated")
         if found is None:
-            return self._one_by_one(features)
+            apart = self._one_by_one(features)
+            if self.output == "concatenated":  # whose gradient is one of all features
+                return self._together(apart)
+            layers: Any = self.layers
+            tables = [getattr(layers[self.features[name]], "weight", None) for name in apart]
+            found = all_step(list(zip(tables, apart.values(), strict=True)))
         if isinstance(found, Tensor):
             return found
         return dict(zip(self.features, found, strict=True))
@@ -175,9 +182,12 @@ class Collection(nn.Module):
                 f" of samples. Received: {shapes}. Use output='dict' otherwise."
             )
 
-    def _one_by_one(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
-        """The same by calls of the layers: where no optimizer of unhot's trains them, something traces, or one does more."""
-        found = {name: self._apart(name, features[name]) for name in self.features}
+    def _one_by_one(self, features: Mapping[str, Ids]) -> dict[str, Tensor]:
+        """By calls of the layers: where no optimizer of unhot's trains them, something traces, or one does more."""
+        return {name: self._apart(name, features[name]) for name in self.features}
+
+    def _together(self, found: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """The vectors of the features in the form of the output."""
         return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
 
     def _apart(self, name: str, ids: Any) -> Tensor:

@@ -196,6 +196,40 @@ class CollectionLookup(torch.autograd.Function):
         return (None, None, None, *row_gradients(features, ctx.looked, values, like, ctx.tables))
 
 
+def all_step(features: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
+    """The vectors of features, each given with its table: each of the tables makes the steps that one of them makes."""
+    uses: dict[int, list[int]] = {}
+    tables: dict[int, Any] = {}
+    for k, (table, _) in enumerate(features):
+        if isinstance(table, TableParameter) and table.ownership is not None and table.ownership.owner is not None:
+            tables[id(table)] = table
+            uses.setdefault(id(table), []).append(k)
+    vectors = [given for _, given in features]
+    if not tables or not torch.is_grad_enabled():
+        return vectors
+    return list(without_torch_functions(AllStep.apply, list(uses.values()), *tables.values(), *vectors))
+
+
+class AllStep(torch.autograd.Function):
+    """Forward: copies of vectors.  Backward: a table none of whose vectors matters to the loss has a gradient, of no rows."""
+
+    @staticmethod
+    def forward(ctx: Any, uses: Sequence[Sequence[int]], *given: Any) -> tuple[Tensor, ...]:
+        tables, vectors = given[: len(uses)], given[len(uses) :]
+        ctx.uses = [(places, table.shape, table.notes) for places, table in zip(uses, tables, strict=True)]
+        ctx.likes = [vectors[places[0]].new_empty(0) for places in uses]
+        ctx.set_materialize_grads(False)
+        return tuple(vector.clone() for vector in vectors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        found: list[Tensor | None] = []
+        for (places, shape, notes), like in zip(ctx.uses, ctx.likes, strict=True):
+            used = any(grads[k] is not None for k in places) or torch.is_grad_enabled()  # `create_graph=True`
+            found.append(None if used else of_no_rows(like, shape, notes))
+        return (None, *found, *grads)
+
+
 def row_gradients(
     features: Sequence[Feature], looked: Sequence[Looked], values: Sequence[Array | None], like: Tensor, tables: Iterable[Any]
 ) -> list[Tensor]:
@@ -208,9 +242,13 @@ def row_gradients(
         if table in parts:
             found.append(RowGradient.made_of(parts[table], shape, notes))
         else:  # the table makes the step, too
-            none = torch.empty((0, shape[1]), dtype=like.dtype)
-            found.append(RowGradient.of(torch.empty(0, dtype=torch.int64), none, shape[0], notes))
+            found.append(of_no_rows(like, shape, notes))
     return found
+
+
+def of_no_rows(like: Tensor, shape: torch.Size, notes: Any) -> Tensor:
+    """The gradient of a table that makes the step though nothing of it matters to the loss."""
+    return RowGradient.of(like.new_empty(0, dtype=torch.int64), like.new_empty((0, shape[1])), shape[0], notes)
 
 
 def by_feature(tensors: Sequence[Tensor | None], dims: Sequence[int], concatenated: bool) -> list[Any]:

@@ -209,7 +209,7 @@ def coalesced(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     if ids.is_cpu and values.dtype in (torch.float32, torch.float64):
         given = np.ascontiguousarray(values.numpy())
         plan = kernels.group(ids.numpy())
-        out = torch.empty((len(plan.rows), values.size(1)), dtype=values.dtype)
+        out = values.new_empty((len(plan.rows), values.size(1)))
         kernels.pool(given, plan.order, plan.starts, None, "sum", out.numpy())
         return torch.from_numpy(plan.rows.copy()), out
     found, inverse = torch.unique(ids, return_inverse=True)

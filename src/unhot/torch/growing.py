@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ class Growing(nn.Module):
             given = self._new_rows(table, count, init)
         add_rows(table, again, given, table.removed_rows[count:], from_the_start=not isinstance(init, (str, Tensor)))
         added = np.arange(len(table) - count + len(again), len(table))
-        return torch.from_numpy(np.concatenate([again, added]))
+        return _beside(table, np.concatenate([again, added]))
 
     def _new_rows(self, table: TableParameter, count: int, init: NewRows | None) -> Tensor:
         init = new_rows(init, (count, table.size(1)))
@@ -96,7 +97,7 @@ class Growing(nn.Module):
             row = getattr(self, name, None)
             if isinstance(row, int) and row % len(table) in given:
                 raise ValueError(f"row {row} cannot be removed: it is the layer's `{name}`.")
-        zeros = torch.zeros(len(given), table.size(1))
+        zeros = torch.zeros((len(given), table.size(1)), device=table.device)
         add_rows(table, given, zeros, np.union1d(table.removed_rows, given), from_the_start=False)
 
     @property
@@ -113,7 +114,7 @@ class Growing(nn.Module):
             >>> layer.frozen
             tensor([0, 3])
         """
-        return torch.from_numpy(self._table().frozen_rows.copy())
+        return _beside(self._table(), self._table().frozen_rows.copy())
 
     @frozen.setter
     def frozen(self, rows: Any) -> None:
@@ -178,6 +179,12 @@ class Growing(nn.Module):
         return weight
 
 
+def _beside(table: TableParameter, rows: npt.NDArray[np.int64]) -> Tensor:
+    """Row numbers on the device of the table, where lookups take them; those of a table without memory have some."""
+    found = torch.from_numpy(rows)
+    return found if table.is_meta else found.to(table.device)
+
+
 def _on_host(rows: Any) -> Any:
     """Row numbers, or a mask, as the core takes them."""
     return rows.detach().cpu().numpy() if isinstance(rows, Tensor) else rows
@@ -191,7 +198,7 @@ def new_rows(init: NewRows | None, shape: tuple[int, int]) -> NewRows:
     if init is None:
         return nn.init.normal_
     if isinstance(init, (list, tuple, np.ndarray)):
-        init = torch.as_tensor(np.asarray(init))
+        init = torch.as_tensor(np.asarray(init), device="cpu")
     if isinstance(init, Tensor):
         if init.shape != shape or init.is_complex():
             raise ValueError(f"`init` must have shape (rows, dim) = {shape}. Received: {tuple(init.shape)}, {init.dtype}.")

@@ -255,7 +255,7 @@ def larger_gradient(gradient: Tensor, shape: torch.Size) -> Tensor:
     if isinstance(gradient, RowGradient) and gradient.content.rows is not None:
         return RowGradient(Content(shape, gradient.content.rows, None, gradient.content.notes))
     if gradient.is_sparse:
-        return torch.sparse_coo_tensor(gradient._indices(), gradient._values(), shape)
+        return torch.sparse_coo_tensor(gradient._indices(), gradient._values(), shape, device=gradient.device)
     dense = gradient.content.dense if isinstance(gradient, RowGradient) else gradient
     assert dense is not None
     added = [(0, size - before) for size, before in zip(shape, dense.shape, strict=True)]

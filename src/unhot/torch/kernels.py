@@ -21,12 +21,24 @@ from unhot.kernels.structs import Formula, PendingRows, Plan, Segment, StepNumbe
 class Namespace:
     """What the laws call, for tensors and numbers."""
 
-    sqrt, abs, sign, where = torch.sqrt, torch.abs, torch.sign, torch.where
+    sqrt, exp, abs, sign, where = torch.sqrt, torch.exp, torch.abs, torch.sign, torch.where
     reshape, sum = torch.reshape, torch.sum
 
     @staticmethod
     def maximum(a: Tensor, b: Any) -> Tensor:
         return torch.maximum(a, b if isinstance(b, Tensor) else a.new_tensor(b))
+
+    @staticmethod
+    def minimum(a: Tensor, b: Any) -> Tensor:
+        return torch.minimum(a, b if isinstance(b, Tensor) else a.new_tensor(b))
+
+    @staticmethod
+    def power(x: Tensor, exponent: float) -> Tensor:
+        return torch.pow(x.to(widest(x)), exponent)
+
+    @staticmethod
+    def narrowed(x: Tensor, like: Tensor) -> Tensor:
+        return x.to(like.dtype)
 
     @staticmethod
     def mean_square(g: Tensor) -> Tensor:

@@ -137,9 +137,10 @@ def bag_lookup(
             include_last_offset, padding_idx,
         )  # fmt: skip
         return outside
-    if not (sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)):
+    by_torch = sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)
+    if not by_torch and backend.in_host_memory():
         starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
-        if starts is not None and backend.in_host_memory():
+        if starts is not None:
             counting = input, starts, per_sample_weights
             if padding_idx is not None:
                 backend.require_rows(input)
@@ -213,7 +214,7 @@ def bag_starts(
     ):
         return None
     if offsets is None:
-        return torch.arange(input.size(0) + 1) * input.size(1)
+        return torch.arange(input.size(0) + 1, device=input.device) * input.size(1)
     if input.dim() != 1 or offsets.dim() != 1 or offsets.dtype not in INDICES or not offsets.numel():
         return None
     starts = offsets.to(torch.int64)
@@ -273,4 +274,6 @@ class BagLookup(torch.autograd.Function):
 
 def sparse_tensor(ids: Tensor, values: Tensor, rows: int) -> Tensor:
     """A sparse COO tensor of so many rows, of which it holds some, possibly repeated. It shares memory with both."""
-    return torch.sparse_coo_tensor(ids.unsqueeze(0), values, (rows, values.size(1)), check_invariants=False)
+    return torch.sparse_coo_tensor(
+        ids.unsqueeze(0), values, (rows, values.size(1)), device=values.device, check_invariants=False
+    )

@@ -123,7 +123,7 @@ class TableParameter(nn.Parameter):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        constructed = func is torch.Tensor.detach and constructs_parameter(1)
+        constructed = func is torch.Tensor.detach and constructs_parameter()
         return without_torch_functions(cls._called, func, args, kwargs or {}, constructed)
 
     @classmethod

@@ -20,10 +20,12 @@ from pytorch.distributed.programs import (
     ROWS,
     first_weights,
     made,
+    optimizer_of,
     put_together,
     sharded_training,
     share,
     steps,
+    train,
     vectors_of,
     whole_training,
 )
@@ -158,6 +160,39 @@ def test_kernels_of_other_devices(pool: Any, pooling: str) -> None:
     found = put_together(pool.run(on_other_kernels, pooling, 30, world=2))
     torch.testing.assert_close(found[0], expected[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[2], expected[2], rtol=1e-5, atol=1e-6)
+
+
+def elsewhere(group: Any, layout: str, pooling: str, sharding: dict[str, Any]) -> Any:
+    """Training on the CPU where new tensors are, if nothing else is said, on a device on which nothing can be read."""
+    with torch.device("meta"):
+        layer = made(pooling, {"device": "cpu"}, group, layout=layout, **sharding)
+        trainer = optimizer_of(layer, *ADAM)
+        batches = [share(step, group.rank(), group.size(), bool(pooling)) for step in steps(20)]
+        found = train(layer, trainer, batches, pooling)
+        if layout == "mod":
+            layer.grow(1, [[1.0] * DIM])
+        other = made(pooling, {"device": "cpu"}, group, layout=layout) if layout != "mod" else copy.deepcopy(layer)
+        other.load_state_dict(layer.state_dict())
+        slots = {name: slot for name, slot in trainer.state.get(layer.weight, {}).items() if slot.dim() == 2}
+        here = layer.rows_here()
+    old = here < ROWS
+    return here[old], other.weight.detach()[old].clone(), found, {name: slot[old] for name, slot in slots.items()}
+
+
+@pytest.mark.parametrize(
+    ("world", "layout", "pooling", "sharding"),
+    [
+        (2, "mod", "", {}),
+        (3, "hash", "mean", {}),
+        (2, "range", "weighted", {"dedup": True}),
+        (3, "mod", "sum", {"dedup": True}),
+    ],
+)
+def test_tables_are_elsewhere_than_new_tensors(pool: Any, world: int, layout: str, pooling: str, sharding: Any) -> None:
+    expected = whole_training(pooling, {}, ADAM, 20)
+    found = put_together(pool.run(elsewhere, layout, pooling, sharding, world=world))
+    for ours, theirs in ((found[0], expected[1]), (found[1], expected[3]), (found[2], expected[2])):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def frozen(group: Any) -> Any:

@@ -21,11 +21,11 @@ class DrawnApart:
         """`fill` is None for a standard normal distribution."""
         require_filler(fill)
         self.rank, self.fill = peers.rank, nn.init.normal_ if fill is None else fill
-        self._seed = int(torch.randint(MOST, ()))  # the same in all processes if they have the same seed
+        self._seed = int(torch.randint(MOST, (), device="cpu"))  # the same in all processes if they have the same seed
 
     def __call__(self, given: Tensor) -> None:
         devices = [] if given.is_cpu else [given.device]
         with torch.random.fork_rng(devices, device_type=given.device.type if devices else "cuda"), torch.no_grad():
             torch.manual_seed((self._seed + self.rank) % MOST)
             self.fill(given)
-            self._seed = int(torch.randint(MOST, ()))
+            self._seed = int(torch.randint(MOST, (), device="cpu"))

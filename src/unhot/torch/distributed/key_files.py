@@ -30,9 +30,10 @@ class InTurn(Layout):
     counts: tuple[int, ...] = ()
 
     def split(self, rows: Any) -> tuple[Any, Any]:
-        stops = torch.tensor(self.counts).cumsum(0)
+        counts = torch.tensor(self.counts, device=rows.device)
+        stops = counts.cumsum(0)
         shards = torch.searchsorted(stops, rows, right=True)
-        return shards, rows - (stops - torch.tensor(self.counts))[shards]
+        return shards, rows - (stops - counts)[shards]
 
     def number_of(self, shard: int, local: Any) -> Any:
         return local + sum(self.counts[:shard])

@@ -35,7 +35,7 @@ class ByOwner(Layout):
         """The number of each row among those of its shard."""
         found = torch.empty_like(self.owners)
         for shard in range(self.shards):
-            found[self.owners == shard] = torch.arange(self.count(shard))
+            found[self.owners == shard] = torch.arange(self.count(shard), device=found.device)
         return found
 
     def split(self, rows: Any) -> tuple[Any, Any]:

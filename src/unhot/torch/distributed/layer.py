@@ -62,7 +62,7 @@ class ShardedLayer(Sharded):
     def _options(self) -> Options:
         padding_idx = -1
         if self.padding_idx is not None and not self.pooled:
-            own = self.shard.own(torch.tensor([self.padding_idx]))
+            own = self.shard.own(torch.tensor([self.padding_idx], device="cpu"))
             padding_idx = int(own[0]) if len(own) else -1
         return Options(padding_idx, self.max_norm, self.norm_type, self.scale_grad_by_freq, self.sparse)
 

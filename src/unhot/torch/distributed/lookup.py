@@ -125,7 +125,7 @@ def deduplicated(feature: Wanted) -> Wanted:
         plan = kernels.group(np.ascontiguousarray(ids.numpy()))
         order, starts = torch.from_numpy(plan.order), torch.from_numpy(plan.starts)
         places = torch.empty_like(ids)
-        places[order] = torch.arange(len(plan.rows)).repeat_interleave(starts.diff())
+        places[order] = torch.arange(len(plan.rows), device=ids.device).repeat_interleave(starts.diff())
         distinct = torch.from_numpy(plan.rows.copy())
     else:
         distinct, places, counts = torch.unique(ids, return_inverse=True, return_counts=True)
@@ -290,4 +290,4 @@ def pooled_here(feature: Wanted, vectors: Tensor) -> Tensor:
     """The bags of vectors, one for each id; the same as the kernels give where the rows are in one process."""
     assert feature.starts is not None
     factors = feature.asked.factors if feature.mode == "sum" else None
-    return pooled(vectors, torch.arange(len(vectors)), feature.starts, factors, feature.mode)
+    return pooled(vectors, torch.arange(len(vectors), device=vectors.device), feature.starts, factors, feature.mode)

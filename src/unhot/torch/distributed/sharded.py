@@ -101,7 +101,7 @@ class Sharded(nn.Module):
 
     def rows_here(self) -> Tensor:
         """The numbers, in the whole table, of the rows that are in `weight`, in their order there."""
-        found: Tensor = self.shard.numbers(torch.arange(self.shard.rows))
+        found: Tensor = self.shard.numbers(torch.arange(self.shard.rows, device="cpu"))
         return found
 
     def reset_parameters(self) -> None:
@@ -112,7 +112,7 @@ class Sharded(nn.Module):
             DrawnApart(self.peers)(self.weight)
             padding_idx = getattr(self, "padding_idx", None)
             if padding_idx is not None:
-                self.weight[self.shard.own(torch.tensor([padding_idx]))] = 0
+                self.weight[self.shard.own(torch.tensor([padding_idx], device="cpu"))] = 0
 
     def grow(self, rows: int, init: NewRows | None = None) -> Tensor:
         """Add rows after the last one, and return their numbers; see `unhot.torch.Embedding.grow`.
@@ -135,7 +135,7 @@ class Sharded(nn.Module):
         if layout.name != "mod":
             raise ValueError(f"only a table that is spread with layout='mod' can grow. Received: {layout.name!r}.")
         larger = replace(layout, rows=layout.rows + count)
-        numbers = torch.arange(layout.rows, larger.rows)
+        numbers = torch.arange(layout.rows, larger.rows, device="cpu")
         mine = larger.split(numbers)[0] == self.peers.rank
         given = new_rows(init, (count, self.embedding_dim))
         with torch.no_grad():
@@ -150,7 +150,7 @@ class Sharded(nn.Module):
         others = OtherShards(self.peers, larger)
         add_rows(weight, NONE, own, NONE, from_the_start=not isinstance(given, (str, Tensor)), others=others)
         self._others, self.num_embeddings = others, larger.rows
-        return numbers
+        return numbers if weight.is_meta else numbers.to(weight.device)
 
     def extra_repr(self) -> str:
         """The arguments, and which of the rows are here."""

@@ -75,4 +75,4 @@ class OtherShards(OtherProcesses):
                 moved(self.peers, whole.to_local().detach(), ordered, self.layout, out, f"the rows of {name!r}")
                 return out
             whole = whole.full_tensor()
-        return whole.detach()[shard.numbers(torch.arange(shard.rows)).to(whole.device)]
+        return whole.detach()[shard.numbers(torch.arange(shard.rows, device="cpu")).to(whole.device)]
