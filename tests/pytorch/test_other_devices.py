@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,9 +116,10 @@ PROGRAMS = {
 
 
 @pytest.fixture(params=["native", "torch"])
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv(KERNELS, request.param)
-    yield request.param
+    asked: str = request.param
+    return asked
 
 
 @pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
