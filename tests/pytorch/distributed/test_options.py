@@ -116,6 +116,29 @@ def test_prefetched_ids(pool: Any) -> None:
         assert all("other ids than `prefetch`" in text for text in said)
 
 
+def prefetched_bags(group: Any) -> None:
+    """Look up bags that were sent before, in all forms of a call."""
+    layer = made("sum", {}, group)
+    ids, starts = torch.arange(12) + group.rank(), torch.tensor([0, 5, 5])
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        ((ids.view(4, 3),), {}),
+        ((ids, starts), {}),
+        ((ids,), {"offsets": starts}),
+        ((ids, starts, torch.linspace(0, 1, 12)), {}),
+        ((), {"input": ids.view(4, 3), "per_sample_weights": torch.ones(4, 3)}),
+    ]
+    whole = nn.EmbeddingBag(ROWS, DIM, _weight=first_weights(), mode="sum")
+    for given, named in calls:
+        layer.prefetch(*given, **named)
+    for given, named in calls:
+        expected = whole(*given, **named)
+        torch.testing.assert_close(layer(*given, **named), expected)
+
+
+def test_prefetched_bags(pool: Any) -> None:
+    pool.run(prefetched_bags, world=2)
+
+
 def copies(group: Any) -> Any:
     """A copy of a layer, and the layer, after the copy was trained."""
     layer = made("", {}, group)

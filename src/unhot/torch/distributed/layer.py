@@ -87,19 +87,8 @@ class ShardedLayer(Sharded):
         none = torch.empty(0, dtype=torch.int64, device=self.weight.device)
         return Asked(none, none, none.double()) if self._router.pooled else Asked(none)
 
-    def prefetch(self, *given: Any) -> None:
-        """Begin to send the ids of a later call, which is made with the same arguments.
-
-        The call finds the ids where they have to be. All processes make this call together, as they do a lookup. Several
-        lookups may be begun; they are made in the same order.
-
-        Args:
-            given: what the layer is called with.
-
-        Raises: nothing of its own: an id that is out of range is an IndexError of the call.
-
-        Example: see `ShardedEmbedding`.
-        """
+    def _prefetch(self, *given: Any) -> None:
+        """Begin the lookup of a later call of `_vectors` with these arguments."""
         self._ahead.add(given, self._begin(*given))
 
     def _within(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -192,6 +181,21 @@ class ShardedEmbedding(ShardedLayer):
         flat, kept = self._within(ids.detach().reshape(-1).to(self.weight.device, torch.int64))
         return Wanted("ids", self.weight, Asked(flat), self._options, kept=kept)
 
+    def prefetch(self, input: Tensor) -> None:
+        """Begin to send the ids of a later call, which is made with the same arguments.
+
+        The call finds the ids where they have to be. All processes make this call together, as they do a lookup. Several
+        lookups may be begun; they are made in the same order.
+
+        Args:
+            input: what the layer is called with.
+
+        Raises: nothing of its own: an id that is out of range is an IndexError of the call.
+
+        Example: see `ShardedEmbedding`.
+        """
+        self._prefetch(input)
+
     def forward(self, input: Tensor) -> Tensor:
         """The vectors of the ids in `input`: shape input.shape + (embedding_dim,)."""
         found, wanted = self._vectors(input)
@@ -278,6 +282,18 @@ class ShardedEmbeddingBag(ShardedLayer):
             flat, starts, factors = without_padding(flat, starts, factors, self.padding_idx)
         asked = asked_of(flat, starts, self.mode, factors, self.weight.device)
         return Wanted("ids", self.weight, asked, self._options, starts, self.mode, factors, kept, missing)
+
+    def prefetch(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> None:
+        """Begin to send the ids of a later call, which is made with the same arguments; see `ShardedEmbedding.prefetch`.
+
+        Args:
+            input, offsets, per_sample_weights: what the layer is called with.
+
+        Raises: nothing of its own: an id that is out of range is an IndexError of the call.
+
+        Example: see `ShardedEmbedding`.
+        """
+        self._prefetch(input, offsets, per_sample_weights)
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         """The pooled vectors of the bags of ids: shape (bags, embedding_dim)."""
