@@ -119,12 +119,13 @@ class TorchStores:
     def last_steps(self, rows: Tensor, now: int) -> tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]]:
         """For each row which of the distinct steps it is, or -1 if it is `now`, on the device; the steps, on the host."""
         assert self.last is not None
-        steps, line = torch.unique(self.last[rows], return_inverse=True)
-        if len(steps) and int(steps[-1]) == now:  # the largest there is
+        found, line = torch.unique(self.last[rows], return_inverse=True)
+        steps = found.cpu().numpy().astype(np.int64)  # in rising order; for these alone the host waits
+        if len(steps) and steps[-1] == now:
             steps, line = steps[:-1], torch.where(line == len(steps) - 1, -1, line)
-        if len(steps) and int(steps[0]) == TorchKernels.frozen:
+        if len(steps) and steps[0] == TorchKernels.frozen:
             steps, line = steps[1:], torch.where(line >= 0, line - 1, line)
-        return line, steps.cpu().numpy().astype(np.int64)
+        return line, steps
 
     def gather(self, ids: Tensor, segments: Sequence[Segment]) -> None:
         (segment,) = segments
