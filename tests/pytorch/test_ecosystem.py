@@ -123,7 +123,18 @@ def test_autocast_and_gradient_scaling() -> None:
     same(pair, rtol=2e-2)  # bfloat16 gradients: a last-place difference of the weights moves a rounding of 2**-9
 
 
+@pytest.fixture
+def default_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where new tensors are made: nothing said, or by a mode, which compilers look at."""
+    if request.param:
+        torch.set_default_device(request.param)
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("default_device", ["", "cpu"], indirect=True)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.usefixtures("default_device")
 def test_compiled_model(backend: str) -> None:
     """No wrong result in a compiled training loop, dense part and tables together."""
     pair = twins()

@@ -27,13 +27,14 @@ def lookup(
 
     `sparse` None lets the parameter decide: row-sparse gradients once an unhot optimizer owns it.
     """
+    hidden = hidden_from_compiler(weight, sparse)
+    if hidden is not None:
+        return hidden.outside_graph(lookup, input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     backend = owner_of(weight, sparse)
     if backend is None:
         weight = known_to_tracers(weight)
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
-    if padding_idx is not None:
-        padding_idx = _counted(padding_idx, weight)
-    padding_idx = -1 if padding_idx is None else padding_idx
+    padding_idx = -1 if padding_idx is None else _counted(padding_idx, weight)
     return owned_lookup(weight, backend, input, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
 
 
@@ -48,10 +49,6 @@ def owned_lookup(
     sparse: bool = False,
 ) -> Tensor:
     """The settled rows of `ids`, renormed before if so asked, with a row-sparse gradient; `sparse`: as PyTorch's own."""
-    if torch.compiler.is_compiling():
-        return backend.outside_graph(
-            owned_lookup, weight, backend, ids, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
-        )
     if max_norm is not None:
         backend.renorm(ids, max_norm, norm_type)
     found: Tensor = RowLookup.apply(weight, ids, backend, padding_idx, scale_grad_by_freq, sparse)  # type: ignore[no-untyped-call]
@@ -66,6 +63,18 @@ DATA_PARALLEL = (
 TRANSFORMED = (
     "torch.func, torch.jit or another tracer looks at its lookups, and these know only torch's own. Train without them"
 )
+
+
+def hidden_from_compiler(weight: Any, sparse: bool | None) -> TorchBackend | None:
+    """What looks up rows outside the graph that `torch.compile` makes; None where none is made, or one with torch's lookup.
+
+    The compiler must not ask for anything else of a table: where a mode is active, as for a default device, it would ask
+    `__torch_function__`, which is not to be traced.
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or sparse is False:
+        return None
+    tie: Ownership[TorchBackend] | None = getattr(weight, "ownership", None)
+    return None if tie is None or tie.owner is None else tie.backend
 
 
 def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
@@ -124,6 +133,12 @@ def bag_lookup(
 ) -> Tensor:
     """`torch.nn.functional.embedding_bag` of a table parameter: torch's own pooling of the rows that `lookup` gives."""
     bag = nn.functional.embedding_bag
+    hidden = hidden_from_compiler(weight, sparse)
+    if hidden is not None:
+        return hidden.outside_graph(
+            bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
+            include_last_offset, padding_idx,
+        )  # fmt: skip
     backend = owner_of(weight, sparse)
     if backend is None:
         weight = known_to_tracers(weight)
@@ -131,12 +146,6 @@ def bag_lookup(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
-    if torch.compiler.is_compiling():
-        outside: Tensor = backend.outside_graph(
-            bag_lookup, input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights,
-            include_last_offset, padding_idx,
-        )  # fmt: skip
-        return outside
     by_torch = sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)
     if not by_torch and backend.in_host_memory():
         starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
