@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import unhot.torch
 from unhot.torch import EmbeddingBagConfig, EmbeddingConfig
+from unhot.torch.placement import KERNELS
 
 from .twins import close
 
@@ -147,9 +148,13 @@ def test_padding_does_not_count(pooling: str) -> None:
     same(*layers)
 
 
-def test_every_table_makes_every_step() -> None:
+@pytest.mark.parametrize("how", ["in one call", "on other devices", "one by one"])
+def test_every_table_makes_every_step(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables whose features have no ids, or whose vectors do not matter to the loss, move on as in dense training."""
+    monkeypatch.setenv(KERNELS, "torch" if how == "on other devices" else "native")
     ours = unhot.torch.EmbeddingBagCollection({"a": (5, 2), "b": (5, 2)}, output="dict")
+    if how == "one by one":
+        ours.embedding_bags["a"].register_forward_hook(lambda *_: None)
     theirs = {name: copy.deepcopy(layer.weight.detach()).requires_grad_() for name, layer in ours.embedding_bags.items()}
     optimizers = [unhot.torch.AdamW(ours.parameters(), lr=0.1), torch.optim.AdamW(theirs.values(), lr=0.1)]
     none = torch.empty(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)

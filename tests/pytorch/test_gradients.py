@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import unhot.torch
+from unhot.torch.placement import KERNELS
 
 from .twins import DIM, LR, OLD, ROWS, _double, batches, by_rows, close, deferred, layers, pair, train  # noqa: F401
 
@@ -44,6 +45,18 @@ class Detached(GivenTwice):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return grad, grad.detach()
+
+
+class First(GivenTwice):
+    """The first of two, which says so: it gives the second no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        return first + 0 * second
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad, None
 
 
 def beside_a_view(viewed: Any, plain: Any, ids: Tensor, *, last: bool) -> Tensor:
@@ -86,6 +99,27 @@ def test_a_scaler_unscales_each_gradient_once(way: str, shape: tuple[int, ...]) 
             scaler.step(optimizer)
             scaler.update()
     for theirs, ours in zip(made[0][:2], made[1][:2], strict=True):
+        close(ours.weight, theirs.weight)
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_vectors_that_get_no_gradient_make_no_step(pooled: bool, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their table rests, as in torch, where another would decay."""
+    monkeypatch.setenv(KERNELS, kernels)
+    tables = two_tables("AdamW", weight_decay=0.1)
+    for first, second, optimizer in tables:
+        for step, ids in enumerate(batches(0, 12)):
+            optimizer.zero_grad()
+            found = [
+                nn.functional.embedding_bag(ids.view(-1, 2), table.weight, mode="sum") if pooled else table(ids)
+                for table in (first, second)
+            ]
+            vectors = First.apply(*found) if step % 3 else found[0] + found[1]
+            vectors.square().sum().backward()
+            assert (second.weight.grad is None) == bool(step % 3)
+            optimizer.step()
+    for ours, theirs in zip(tables[1][:2], tables[0][:2], strict=True):
         close(ours.weight, theirs.weight)
 
 
@@ -392,7 +426,7 @@ def test_a_second_backward_needs_the_graph() -> None:
 
 @pytest.mark.parametrize("kernels", ["native", "torch"])
 def test_sums_of_repeated_ids_are_rounded_once(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNHOT_TORCH_KERNELS", kernels)
+    monkeypatch.setenv(KERNELS, kernels)
     layer = unhot.torch.Embedding.from_pretrained(torch.zeros(4, 1, dtype=torch.float32), freeze=False)
     optimizer = unhot.torch.SGD(layer.parameters(), lr=1.0)
     factors = torch.tensor([[2.0**24], [1.0], [-(2.0**24)]], dtype=torch.float32)

@@ -184,14 +184,15 @@ class RowLookup(torch.autograd.Function):
     ) -> Tensor:
         own, rows = backend.read(ids)
         ctx.save_for_backward(own)
+        ctx.set_materialize_grads(False)  # vectors that do not matter to the loss give no gradient, as torch's own
         ctx.notes, ctx.shape = weight.notes, tuple(weight.shape)
         ctx.padding_idx, ctx.scaled, ctx.sparse = padding_idx, scale_grad_by_freq, sparse
         found: Tensor = rows
         return found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        return RowLookup._gradient(ctx, grad), None, None, None, None, None
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None, None, None]:
+        return None if grad is None else RowLookup._gradient(ctx, grad), None, None, None, None, None
 
     @staticmethod
     def _gradient(ctx: Any, grad: Tensor) -> Tensor:
@@ -260,13 +261,14 @@ class BagLookup(torch.autograd.Function):
             factors = factors.detach().reshape(-1).to(torch.float64, copy=True)  # until the step, whatever becomes of the given
         own, pooled = backend.read_bags(ids, starts, factors, mode)
         ctx.save_for_backward(own, starts)
+        ctx.set_materialize_grads(False)  # as above
         ctx.factors, ctx.mean = factors, mode == "mean"
         ctx.notes, ctx.rows = weight.notes, len(weight)
         return pooled
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        return BagLookup._gradient(ctx, grad), None, None, None, None, None
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None, None, None]:
+        return None if grad is None else BagLookup._gradient(ctx, grad), None, None, None, None, None
 
     @staticmethod
     def _gradient(ctx: Any, grad: Tensor) -> Tensor:
