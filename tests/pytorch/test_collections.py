@@ -15,7 +15,7 @@ import unhot.torch
 from unhot.torch import EmbeddingBagConfig, EmbeddingConfig
 from unhot.torch.placement import KERNELS
 
-from .twins import close
+from .twins import by_rows, close
 
 pytestmark = pytest.mark.usefixtures("_double")
 
@@ -171,6 +171,59 @@ def test_every_table_makes_every_step(how: str, monkeypatch: pytest.MonkeyPatch)
         optimizers[1].step()
     for name, weight in theirs.items():
         close(ours.embedding_bags[name].weight, weight)
+
+
+def hooked(layer: Any) -> None:
+    layer.register_full_backward_hook(lambda _, __, given: (given[0].norm(), None)[1])
+    layer.register_full_backward_pre_hook(lambda _, given: (2 * given[0],))
+    layer.register_forward_hook(lambda _, __, found: (found.register_hook(lambda gradient: 1 * gradient), None)[1])
+
+
+class Passed(torch.autograd.Function):
+    """A function of a user's."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+ONE_BY_ONE: dict[str, Any] = {
+    "a hook": hooked,
+    "another dtype": lambda layer: setattr(layer, "activation", Tensor.double),
+    "another device": lambda layer: setattr(layer, "activation", lambda found: found.to("meta")),
+    "a function": lambda layer: setattr(layer, "activation", Passed.apply),
+    "several values": lambda layer: layer.register_forward_hook(lambda _, __, found: (found, 1)),
+    "frozen": lambda layer: layer.weight.requires_grad_(False),
+    "sparse": lambda layer: setattr(layer, "sparse", True),
+    "dense": lambda layer: setattr(layer, "sparse", False),
+    "bfloat16": lambda layer: layer.to(torch.bfloat16),
+}
+
+
+@pytest.mark.filterwarnings("error::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("what", ONE_BY_ONE)
+def test_a_layer_that_does_more_and_does_not_matter(what: str) -> None:
+    """Nothing of it is run in the backward pass, no row of it is named, and its gradient is of the kind that it asks for."""
+    layer = unhot.torch.EmbeddingCollection({"a": (5, 2), "b": (5, 2)}, output="dict")
+    optimizer = unhot.torch.LazyAdam(layer.parameters(), lr=0.1)
+    ONE_BY_ONE[what](layer.embeddings["b"])
+    before = layer.embeddings["b"].weight.detach().clone()
+    for _ in range(2):
+        found = layer({"a": torch.tensor([1, 2]), "b": torch.tensor([3, 4])})
+        found["a"].sum().backward()  # twice: gradients are accumulated
+    gradient = layer.embeddings["b"].weight.grad
+    if what in ("frozen", "sparse", "dense", "bfloat16"):
+        assert gradient is None
+    else:
+        assert by_rows(gradient)
+        assert gradient.dtype == before.dtype
+        assert not len(gradient.ids)
+    optimizer.step()
+    assert torch.equal(layer.embeddings["b"].weight, before)
 
 
 def test_what_people_do_around_it() -> None:

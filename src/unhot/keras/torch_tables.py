@@ -33,7 +33,7 @@ from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
 from unhot.torch.held_state import steps_made
-from unhot.torch.lookup import hidden_from_compiler, owned_lookup, owner_of
+from unhot.torch.lookup import hidden_from_compiler, lookup, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.training import Ownership
@@ -62,7 +62,7 @@ class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
 def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
     hidden = hidden_from_compiler(weight, None)
     if hidden is not None:
-        return hidden.outside_graph(owned_lookup, weight, hidden, ids, -1, None, 2.0, False)
+        return hidden.outside_graph(lookup, ids, weight)
     training = owner_of(weight, None)
     return None if training is None else owned_lookup(weight, training, ids, -1, None, 2.0, False)
 

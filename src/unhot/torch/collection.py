@@ -167,7 +167,7 @@ class Collection(nn.Module):
             if self.output == "concatenated":  # whose gradient is one of all features
                 return self._together(apart)
             layers: Any = self.layers
-            tables = [getattr(layers[self.features[name]], "weight", None) for name in apart]
+            tables = [by_rows(layers[self.features[name]]) for name in apart]
             found = all_step(list(zip(tables, apart.values(), strict=True)))
         if isinstance(found, Tensor):
             return found
@@ -203,6 +203,11 @@ def pooling_of(config: Any) -> str:
     return pooling
 
 
+def by_rows(layer: Any) -> Any:
+    """The layer's weight, if the layer may give gradients of unhot's; with `sparse` given, they are those of torch's layers."""
+    return getattr(layer, "weight", None) if getattr(layer, "_given_sparse", None) is None else None
+
+
 def only_looks_up(layer: nn.Module) -> bool:
     """Whether a call of the layer is the lookup alone: users may hook it, set its options, or put another in its place."""
     if type(layer) not in (Embedding, EmbeddingBag):
@@ -223,7 +228,7 @@ class EmbeddingCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, a vector for each id.
 
     The lookup of all features is one call, and so is the step of all tables: a step costs little more than that of one table
-    with the same rows. Every table makes every step.
+    with the same rows. Every table makes every step, but where `torch.compile` compiles the collection.
 
     Args:
         tables: (num_embeddings, embedding_dim) for each table by name, or a list of `EmbeddingConfig`, where features may share
@@ -275,7 +280,8 @@ class EmbeddingBagCollection(Collection):
     """Tables of any sizes and dims whose features are looked up together, with several ids a sample, which are pooled.
 
     The lookup of all features is one call, and so is the step of all tables. The vectors are pooled where the rows are: neither
-    the vectors of all ids nor their gradients are made. Every table makes every step.
+    the vectors of all ids nor their gradients are made. Every table makes every step, but where `torch.compile` compiles the
+    collection.
 
     Args:
         tables: (num_embeddings, embedding_dim) for each table by name, or a list of `EmbeddingBagConfig`, where features may

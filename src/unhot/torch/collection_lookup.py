@@ -15,7 +15,7 @@ from unhot.ids import in_range
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.torch._private import in_data_parallel, without_torch_functions
-from unhot.torch.backend import TorchBackend, require_indices
+from unhot.torch.backend import DTYPES, TorchBackend, require_indices
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
 from unhot.torch.joint import Joint, JointPart
@@ -196,38 +196,66 @@ class CollectionLookup(torch.autograd.Function):
         return (None, None, None, *row_gradients(features, ctx.looked, values, like, ctx.tables))
 
 
-def all_step(features: Sequence[tuple[Any, Tensor]]) -> list[Tensor]:
-    """The vectors of features, each given with its table: each of the tables makes the steps that one of them makes."""
+def all_step(features: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """The vectors of features, each given with its table: each of the tables makes the steps that one of them makes.
+
+    The vectors were looked up one by one. What is no table that is trained by rows may stand in its place.
+    """
+    return without_torch_functions(_all_step, features)
+
+
+def _all_step(features: Sequence[tuple[Any, Any]]) -> list[Any]:
+    vectors = [given for _, given in features]
     uses: dict[int, list[int]] = {}
     tables: dict[int, Any] = {}
     for k, (table, _) in enumerate(features):
-        if isinstance(table, TableParameter) and table.ownership is not None and table.ownership.owner is not None:
+        tie = table.ownership if isinstance(table, TableParameter) else None
+        if tie is not None and tie.owner is not None and table.dtype in DTYPES and table.requires_grad:
             tables[id(table)] = table
             uses.setdefault(id(table), []).append(k)
-    vectors = [given for _, given in features]
-    if not tables or not torch.is_grad_enabled():
+    if not tables or not torch.is_grad_enabled() or in_data_parallel():
         return vectors
-    return list(without_torch_functions(AllStep.apply, list(uses.values()), *tables.values(), *vectors))
+    matter: set[int] = set()
+    end = StepsOfAll.apply(matter, list(uses.values()), *tables.values())  # type: ignore[no-untyped-call]
+    return [
+        Matters.apply(matter, k, given, end) if isinstance(given, Tensor) and given.requires_grad else given  # type: ignore[no-untyped-call]
+        for k, given in enumerate(vectors)
+    ]
 
 
-class AllStep(torch.autograd.Function):
-    """Forward: copies of vectors.  Backward: a table none of whose vectors matters to the loss has a gradient, of no rows."""
-
-    @staticmethod
-    def forward(ctx: Any, uses: Sequence[Sequence[int]], *given: Any) -> tuple[Tensor, ...]:
-        tables, vectors = given[: len(uses)], given[len(uses) :]
-        ctx.uses = [(places, table.shape, table.notes) for places, table in zip(uses, tables, strict=True)]
-        ctx.likes = [vectors[places[0]].new_empty(0) for places in uses]
-        ctx.set_materialize_grads(False)
-        return tuple(vector.clone() for vector in vectors)
+class StepsOfAll(torch.autograd.Function):
+    """Forward: what all vectors depend on.  Backward, after theirs: a gradient of no rows for tables that do not matter."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        found: list[Tensor | None] = []
-        for (places, shape, notes), like in zip(ctx.uses, ctx.likes, strict=True):
-            used = any(grads[k] is not None for k in places) or torch.is_grad_enabled()  # `create_graph=True`
-            found.append(None if used else of_no_rows(like, shape, notes))
-        return (None, *found, *grads)
+    def forward(ctx: Any, matter: set[int], uses: Sequence[Sequence[int]], *tables: Any) -> Tensor:
+        ctx.matter = matter
+        ctx.tables = [
+            (places, table.shape, table.notes, table.new_empty(0)) for places, table in zip(uses, tables, strict=True)
+        ]
+        return torch.empty(0, device="cpu")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        found = [
+            None if ctx.matter.intersection(places) or torch.is_grad_enabled() else of_no_rows(like, shape, notes)
+            for places, shape, notes, like in ctx.tables
+        ]  # with `create_graph=True` there is none
+        ctx.matter.clear()
+        return (None, None, *found)
+
+
+class Matters(torch.autograd.Function):
+    """Forward: a copy of vectors.  Backward: it is noted that they matter to the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, matter: set[int], place: int, vectors: Tensor, end: Tensor) -> Tensor:
+        ctx.matter, ctx.place = matter, place
+        return vectors.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, Tensor]:
+        ctx.matter.add(ctx.place)
+        return None, None, grad, torch.empty(0, device="cpu")
 
 
 def row_gradients(

@@ -180,7 +180,7 @@ class Growing(nn.Module):
 
 
 def _beside(table: TableParameter, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Row numbers on the device of the table, where lookups take them; those of a table without memory have some."""
+    """Row numbers on the table's device, where lookups take them; in host memory if that is "meta", since they are read."""
     found = torch.from_numpy(rows)
     return found if table.is_meta else found.to(table.device)
 
