@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -170,18 +171,20 @@ def test_rows_without_elements() -> None:
 
 
 @unpublished
-def test_parameters_made_of_a_tables() -> None:
+@pytest.mark.parametrize("mode", [nullcontext(), torch.device("cpu")], ids=["no mode", "a default device"])
+def test_parameters_made_of_a_tables(mode: AbstractContextManager[object]) -> None:
     """They share its memory, as torch's do, and are as free as any new parameter."""
     layer = unhot.torch.Embedding(ROWS, DIM)
     optimizer = owned(layer)
     layer(torch.tensor([1])).sum().backward()
     optimizer.step()
-    made = [
-        nn.Parameter(layer.weight),
-        nn.Embedding.from_pretrained(layer.weight, freeze=False).weight,
-        unhot.torch.Embedding.from_pretrained(layer.weight).weight,
-        unhot.torch.EmbeddingBag.from_pretrained(layer.weight).weight,
-    ]
+    with mode:
+        made = [
+            nn.Parameter(layer.weight),
+            nn.Embedding.from_pretrained(layer.weight, freeze=False).weight,
+            unhot.torch.Embedding.from_pretrained(layer.weight).weight,
+            unhot.torch.EmbeddingBag.from_pretrained(layer.weight).weight,
+        ]
     for parameter, wanted in zip(made, (True, True, False, False), strict=True):
         assert isinstance(parameter, nn.Parameter)
         assert (parameter.is_leaf, parameter.requires_grad) == (True, wanted)

@@ -104,7 +104,8 @@ def converted() -> Tensor:
     optimizer = train(layer, lambda k: [given(k, 3)], kind="Adam")
     again = unhot.torch.Adam(layer.parameters(), lr=0.05)
     again.load_state_dict(optimizer.state_dict())
-    return nn.Parameter(layer[0].weight).detach()
+    weight: Tensor = layer[0].weight.detach()
+    return weight
 
 
 PROGRAMS = {

@@ -236,10 +236,13 @@ class StepsOfAll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        found = [
-            None if ctx.matter.intersection(places) or torch.is_grad_enabled() else of_no_rows(like, shape, notes)
-            for places, shape, notes, like in ctx.tables
-        ]  # with `create_graph=True` there is none
+        dense = torch.is_grad_enabled()  # `create_graph=True`
+        found: list[Tensor | None] = []
+        for places, shape, notes, like in ctx.tables:
+            if ctx.matter.intersection(places):
+                found.append(None)  # it has its own
+            else:
+                found.append(like.new_zeros(shape) if dense else of_no_rows(like, shape, notes))
         ctx.matter.clear()
         return (None, None, *found)
 
@@ -302,9 +305,10 @@ def dense_gradients(
     dims: Sequence[int],
     concatenated: bool,
     tables: Iterable[Any],
-) -> Iterable[Tensor | None]:
-    """The gradients of the tables, through which autograd goes on."""
+) -> Iterable[Tensor]:
+    """The gradients of the tables, through which autograd goes on; zeros for one that does not matter to the loss."""
     ends = list(accumulate(dims))
+    like = next((grad for grad in grads if grad is not None), features[0].weight)
     for table, shape, _ in tables:
         total: Tensor | None = None
         for k, feature in enumerate(features):
@@ -319,4 +323,4 @@ def dense_gradients(
                 values = Bagged(ids[k], values, torch.from_numpy(bags), by).expanded().values
             part = values.new_zeros(shape).index_add(0, ids[k], values)
             total = part if total is None else total + part
-        yield total
+        yield like.new_zeros(shape) if total is None else total
