@@ -18,7 +18,7 @@ from unhot.gradients import as_gradients
 from unhot.ids import as_ids, as_plain, in_range
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
-from unhot.outputs import as_output
+from unhot.outputs import new_output
 from unhot.table import Table
 
 Array = npt.NDArray[Any]
@@ -215,7 +215,7 @@ class DenseView:
     def _found(self, engine: Engine, samples: Samples) -> tuple[Array, Array | None]:
         """What the samples are pooled to, (samples, dim), and the bias, (dim,), both at one moment."""
         table, (ids, zero, starts, factors, mode) = self._table, samples
-        z = as_output(None, (samples.number, table.dim), table.dtype)
+        z = new_output((samples.number, table.dim), table.dtype)
         values = z if starts is None else np.empty((len(ids), table.dim), table.dtype)
         bias = np.empty((table.dim if self._biased else 0, 1), table.dtype)
         if starts is None or zero is not None:

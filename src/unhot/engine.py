@@ -70,13 +70,16 @@ class Engine(Membership):
         pending = self._pending(ids, version)
         self._rows.pool_settled(self.clock.formula(), ids, pending, bags)
 
-    @np.errstate(all="ignore")
     def _pending(self, ids: Array, version: int) -> PendingRows:
         """What is deferred of the rows `ids`; kept, since a step mostly follows a lookup of the same ids."""
-        assert self.clock is not None
         known = self._known
         if known is not None and known.version == version and self.kernels.same(known.ids, ids):
             return known.pending
+        return self._found(ids, version)
+
+    @np.errstate(all="ignore")
+    def _found(self, ids: Array, version: int) -> PendingRows:
+        assert self.clock is not None
         own = self.kernels.copied(ids)  # first: whoever holds the ids may change them meanwhile
         plan, line_of_row, steps = self._rows.pending(own, self.now)
         pending = PendingRows(plan, line_of_row, self.clock.coefficients(steps))

@@ -28,6 +28,10 @@ class Sized(Protocol):
 
 def as_gradients(grads: RealsLike, wanted: tuple[int, ...], dtype: np.dtype[Any], named: str = "") -> Array:
     """Gradients of the wanted shape, as the kernels read them; else an error, in which `named` says what that shape is."""
+    if type(grads) is np.ndarray and grads.dtype == dtype and grads.shape == wanted:
+        flags = grads.flags
+        if flags.c_contiguous and flags.aligned:
+            return grads
     gradients = as_plain(grads, "grads")
     if gradients.dtype.kind != "f" and gradients.size:
         remedy = " Write np.asarray(grads, float)." if gradients.dtype.kind in "iu" else ""
@@ -42,8 +46,8 @@ def with_gradients(
     table: Sized, ids: IdsLike, grads: RealsLike, removed: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Array, Array]:
     """The flat ids that lie in `table`, and their gradients, (n, dim) in its dtype; `removed` marks rows that it has not."""
-    array = as_ids(ids)
-    gradients = as_gradients(grads, (*array.shape, table.dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, table.dim)
-    flat, zero = in_range(array, table.rows, table.out_of_range, whose=getattr(table, "name", ""))
-    flat, zero = not_removed(flat, zero, removed, array.shape, table.out_of_range)
+    array, dim, policy = as_ids(ids), table.dim, table.out_of_range
+    gradients = as_gradients(grads, (*array.shape, dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, dim)
+    flat, zero = in_range(array, table.rows, policy, whose=getattr(table, "name", ""))
+    flat, zero = not_removed(flat, zero, removed, array.shape, policy)
     return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])

@@ -50,6 +50,8 @@ def as_ids(ids: Any, name: str = "ids") -> npt.NDArray[Any]:
 
     Its dtype is an integer one, or object where they are Python integers that no such dtype holds.
     """
+    if type(ids) is np.ndarray and ids.dtype.kind in "iu":
+        return ids
     array = as_plain(ids, name)
     if array.dtype.kind in "iu":
         refuse_booleans(ids, array, name)

@@ -13,19 +13,23 @@ from unhot import memory
 Array = npt.NDArray[Any]
 
 
-def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """`out` if it is a writeable array of `shape` and `dtype`, else an error; a new array if it is None."""
+def new_output(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array, if there is memory for it."""
+    memory.require(math.prod(shape) * dtype.itemsize, f"a result of shape {shape}")
+    return np.empty(shape, dtype)
+
+
+def as_output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *read: Array | None) -> tuple[Array, Array]:
+    """`out`, a writeable array of `shape` and `dtype`, or a new one if it is None; and what the kernels write.
+
+    That is `out`, or a buffer for it where they cannot write it, or would overwrite what they read. Else an error.
+    """
     if out is None:
-        memory.require(math.prod(shape) * dtype.itemsize, f"a result of shape {shape}")
-        return np.empty(shape, dtype)
+        made = new_output(shape, dtype)
+        return made, made
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype or not out.flags.writeable:
         got = f"shape {out.shape}, dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"`out` must be a writeable array of shape {shape} and dtype {dtype}. Received: {got}.")
-    return out
-
-
-def target_of(out: Array, *read: Array | None) -> Array:
-    """What the kernels write: `out`, or a buffer for it where they cannot, or would overwrite what they read."""
     shared = any(array is not None and np.may_share_memory(out, array) for array in read)
     direct = out.flags.c_contiguous and out.flags.aligned and not shared
-    return out if direct else np.empty(out.shape, out.dtype)
+    return out, out if direct else np.empty(shape, dtype)

@@ -19,7 +19,7 @@ from unhot.ids import OutOfRange, as_ids, as_plain, check_policy, in_range, not_
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
-from unhot.outputs import as_output, target_of
+from unhot.outputs import as_output, new_output
 from unhot.settling import clock_of
 from unhot.stateful_table import StatefulTable
 
@@ -174,8 +174,10 @@ class Table(StatefulTable):
 
     def _in_table(self, ids: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
         """The ids as flat numbers of rows that are there, and a mask of those that have a zero vector, or None."""
-        flat, zero = in_range(ids, self.rows, self.out_of_range)
-        return not_removed(flat, zero, self._removed, ids.shape, self.out_of_range)
+        flat, zero = in_range(ids, self.rows, self._out_of_range)
+        if self._removed is None:
+            return flat, zero
+        return not_removed(flat, zero, self._removed, ids.shape, self._out_of_range)
 
     # ------------------------------------------------------------------ lookups
 
@@ -199,11 +201,12 @@ class Table(StatefulTable):
         """
         array = as_ids(ids)
         flat, zero = self._in_table(array)
-        out = as_output(out, (*array.shape, self.dim), self.dtype)
-        target = target_of(out, flat)
-        self._read(lambda engine: engine.read(flat, [Segment(0, target.reshape(-1, self.dim))]))
+        dim = self.dim
+        out, target = as_output(out, (*array.shape, dim), self.dtype, flat)
+        rows = target.reshape(-1, dim)
+        self._read(lambda engine: engine.read(flat, [Segment(0, rows)]))
         if zero is not None:
-            target.reshape(-1, self.dim)[zero] = 0
+            rows[zero] = 0
         if target is not out:
             out[...] = target
         return out
@@ -240,8 +243,7 @@ class Table(StatefulTable):
         array = as_ids(ids)
         starts, factors = as_bags(array, offsets, weights, mode, self.dtype)
         flat, zero = self._in_table(array)
-        out = as_output(out, (len(starts) - 1, self.dim), self.dtype)
-        target = target_of(out, flat, factors)
+        out, target = as_output(out, (len(starts) - 1, self.dim), self.dtype, flat, factors)
         if zero is None:
             self._read(lambda engine: engine.pool(flat, [Bags(0, target, starts, factors, MODES[mode])]))
         else:
@@ -269,7 +271,7 @@ class Table(StatefulTable):
                    [2., 3.]])
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
-        out = as_output(None, (len(starts) - 1, self.dim), self.dtype)
+        out = new_output((len(starts) - 1, self.dim), self.dtype)
         self._read(lambda engine: engine.pool(columns, [Bags(0, out, starts, values, MODES["sum"])]))
         return out
 
@@ -329,6 +331,8 @@ class Table(StatefulTable):
     def _batch(self, given: list[Batch]) -> Batch:
         """The ids and gradients of a step, those that wait for it and the given ones, and what no longer waits then."""
         waiting = self._pending.copy()
+        if given and not waiting:
+            return given[0]
         batches = [*waiting, *given]
         ids = batches[0].ids if len(batches) == 1 else np.concatenate([np.empty(0, np.int64), *(one.ids for one in batches)])
         parts = [part for one in batches for part in one.gradients] or [Segment(0, np.empty((0, self.dim), self.dtype))]

@@ -32,7 +32,7 @@ class RateWindow:
     def __init__(self, base: int, largest: int, slope: float, momentum_fall: float | None = None) -> None:
         self.base, self.largest, self.slope, self.momentum_fall = base, largest, slope, momentum_fall
         self._lows: deque[tuple[int, float]] = deque()
-        self._rates: deque[float] = deque()
+        self._rates: deque[float] = deque(maxlen=largest)
         self._least_before = inf
 
     def outruns(self, rate: float) -> bool:
@@ -71,16 +71,14 @@ class RateWindow:
             left -= 1
         while older < left and lows[older][0] <= step - self.largest:
             older += 1
-        notes: list[Call] = []
-        if len(self._rates) >= self.largest:
-            least = min(self._least_before, self._rates[0])
-            notes += [self._rates.popleft, partial(setattr, self, "_least_before", least)]
-        notes += [
-            partial(self._rates.append, rate),
-            *[lows.pop] * (len(lows) - left),
-            partial(lows.append, (step, rate)),
-            *[lows.popleft] * older,
-        ]
+        rates = self._rates  # whose first one leaves them where they are `largest`
+        notes: list[Call] = [partial(rates.append, rate), partial(lows.append, (step, rate))]
+        if len(rates) == self.largest and rates[0] < self._least_before:
+            notes.append(partial(setattr, self, "_least_before", rates[0]))
+        if left < len(lows):
+            notes[1:1] = [lows.pop] * (len(lows) - left)
+        if older:
+            notes += [lows.popleft] * older
         lowest = lows[older][1] if older < left else rate
         if lowest == rate:
             return self.base, notes
