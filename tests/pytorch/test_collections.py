@@ -15,7 +15,7 @@ import unhot.torch
 from unhot.torch import EmbeddingBagConfig, EmbeddingConfig
 from unhot.torch.placement import KERNELS
 
-from .twins import by_rows, close
+from .twins import by_rows, close, default_device
 
 pytestmark = pytest.mark.usefixtures("_double")
 
@@ -425,16 +425,13 @@ def test_another_default_device(kind: Any) -> None:
     layer = kind({"a": (5, 2), "b": (5, 2)}, output="dict")
     optimizer = unhot.torch.AdamW(layer.parameters())
     ids = torch.tensor([[1, 2], [3, 1]])
-    torch.set_default_device("meta")
-    try:
+    with default_device("meta"):
         for _ in range(3):
             optimizer.zero_grad()
             found = layer({"a": ids, "b": ids})["a"]
             found.sum().backward()
             assert nn.utils.clip_grad_norm_(layer.parameters(), 0.1).is_cpu
             optimizer.step()
-    finally:
-        torch.set_default_device(None)
     assert found.is_cpu
 
 

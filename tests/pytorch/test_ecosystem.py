@@ -7,6 +7,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import unhot.torch
 
-from .twins import OLD, by_rows
+from .twins import OLD, by_rows, default_device
 
 ROWS, DIM, STEPS = 40, 4, 30
 PATIENCE = timedelta(seconds=60)
@@ -124,17 +125,15 @@ def test_autocast_and_gradient_scaling() -> None:
 
 
 @pytest.fixture
-def default_device(request: pytest.FixtureRequest) -> Iterator[None]:
+def new_tensors(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where new tensors are made: nothing said, or by a mode, which compilers look at."""
-    if request.param:
-        torch.set_default_device(request.param)
-    yield
-    torch.set_default_device(None)
+    with default_device(request.param) if request.param else nullcontext():
+        yield
 
 
-@pytest.mark.parametrize("default_device", ["", "cpu"], indirect=True)
+@pytest.mark.parametrize("new_tensors", ["", "cpu"], indirect=True)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.usefixtures("default_device")
+@pytest.mark.usefixtures("new_tensors")
 def test_compiled_model(backend: str) -> None:
     """No wrong result in a compiled training loop, dense part and tables together."""
     pair = twins()

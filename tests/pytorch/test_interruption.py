@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import unhot.torch
 from unhot.torch.placement import KERNELS
 
-from .twins import unpublished
+from .twins import default_device, unpublished
 
 ROWS, DIM = 20, 3
 LIMIT = 20.0
@@ -145,13 +145,13 @@ def test_a_step_where_a_mode_is_told_of_operations(monkeypatch: pytest.MonkeyPat
         backward(pair, 4)
         return pair
 
-    torch.set_default_device("cpu")
+    files = (str(Path(torch.__file__).parent / "utils"),)
     try:
-        for pair in everywhere(prepare, lambda pair: pair[1].step(), 61, files=(str(Path(torch.__file__).parent / "utils"),)):
-            for found, *candidates in zip(looked_up(pair), without, made, strict=True):
-                assert is_one_of(found, candidates)
+        with default_device("cpu"):
+            for pair in everywhere(prepare, lambda pair: pair[1].step(), 61, files=files):
+                for found, *candidates in zip(looked_up(pair), without, made, strict=True):
+                    assert is_one_of(found, candidates)
     finally:
-        torch.set_default_device(None)
         torch.set_grad_enabled(True)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import unhot.torch
 from unhot.torch.placement import counter
 
-from .twins import DIM, OLD, ROWS, _double, by_rows, close, deferred, pair, train, unpublished  # noqa: F401
+from .twins import DIM, OLD, ROWS, _double, by_rows, close, default_device, deferred, pair, train, unpublished  # noqa: F401
 
 
 def state_of(optimizer: Any) -> dict[str, Any]:
@@ -108,11 +108,8 @@ def test_the_number_of_steps_is_where_torch_takes_it(given: dict[str, Any]) -> N
     """Beside the table, if torch's step is fused or capturable. "meta" stands for a GPU."""
     table = torch.empty(2, 3, device="meta")
     assert counter(1.0, table, given).device.type == ("meta" if any(given.values()) else "cpu")
-    torch.set_default_device("meta")
-    try:
+    with default_device("meta"):
         assert counter(1.0, table, given).device.type == ("meta" if any(given.values()) else "cpu")
-    finally:
-        torch.set_default_device(None)
 
 
 SLOTS = {"AdamW": "exp_avg", "NAdam": "mu_product", "Adam": "step", "SGD": "momentum_buffer"}

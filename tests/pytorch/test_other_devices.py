@@ -16,6 +16,8 @@ from unhot.laws import LAWS, Law
 from unhot.torch.kernels import Namespace
 from unhot.torch.placement import KERNELS
 
+from .twins import OLD
+
 ROWS, DIM = 30, 4
 
 
@@ -127,6 +129,8 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_tables_are_elsewhere_than_new_tensors(name: str, kernels: str) -> None:
     """With a default device on which nothing can be read, tables on the CPU train as before."""
+    if name == "bias" and OLD:
+        pytest.skip("PyTorch's own optimizers do not step a parameter that is elsewhere than new tensors")
     expected = PROGRAMS[name]()
     with torch.device("meta"):
         found = PROGRAMS[name]()

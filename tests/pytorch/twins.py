@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,18 @@ unpublished = pytest.mark.skipif(not ON, reason="needs names that PyTorch does n
 
 OLD = torch.__version__ < (2, 10)  # torch's version is a string that compares with tuples
 """Whether PyTorch is one of those whose own classes do less than 2.10: what they cannot do is not asked of ours."""
+
+
+@contextmanager
+def default_device(name: str) -> Iterator[None]:
+    """New tensors are made there, where nothing else is said."""
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+        vars(torch._GLOBAL_DEVICE_CONTEXT).clear()  # or PyTorch 2.8 goes on asking it
+
 
 ROWS, DIM = 30, 3
 LR = 0.05

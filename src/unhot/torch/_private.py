@@ -143,6 +143,14 @@ if ON:
     _PROXY, _FAKE, _FUNCTIONAL = (getattr(torch._C._TorchDispatchModeKey, name) for name in ("PROXY", "FAKE", "FUNCTIONAL"))
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` records the operations that run now.
+
+    Without its flag, as published, which the compiler of PyTorch 2.8 takes to be true in every graph.
+    """
+    return torch.compiler._is_exporting_flag if ON else torch.compiler.is_exporting()
+
+
 def is_traced_by_proxies() -> bool:
     """Whether `make_fx` or `torch.export` records the operations that run now.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unhot.torch._private import in_data_parallel, is_traced_by_proxies, is_transformed, without_tracers
+from unhot.torch._private import in_data_parallel, is_exporting, is_traced_by_proxies, is_transformed, without_tracers
 from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
@@ -71,7 +71,7 @@ def hidden_from_compiler(weight: Any, sparse: bool | None) -> TorchBackend | Non
     The compiler must not ask for anything else of a table: where a mode is active, as for a default device, it would ask
     `__torch_function__`, which is not to be traced.
     """
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or sparse is False:
+    if not torch.compiler.is_compiling() or is_exporting() or sparse is False:
         return None
     tie: Ownership[TorchBackend] | None = getattr(weight, "ownership", None)
     return None if tie is None or tie.owner is None else tie.backend
@@ -146,7 +146,8 @@ def bag_lookup(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,
             include_last_offset, padding_idx,
         )  # fmt: skip
-    by_torch = sparse or max_norm is not None or scale_grad_by_freq or (padding_idx is not None and include_last_offset)
+    last_one = include_last_offset and (padding_idx is not None or offsets is None)  # which torch may leave out
+    by_torch = sparse or max_norm is not None or scale_grad_by_freq or last_one
     if not by_torch and backend.in_host_memory():
         starts = bag_starts(input, offsets, include_last_offset, mode, per_sample_weights)
         if starts is not None:
