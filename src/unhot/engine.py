@@ -79,6 +79,7 @@ class Engine(Membership):
 
     @np.errstate(all="ignore")
     def _found(self, ids: Array, version: int) -> PendingRows:
+        """The same, of ids that the last call did not have."""
         assert self.clock is not None
         own = self.kernels.copied(ids)  # first: whoever holds the ids may change them meanwhile
         plan, line_of_row, steps = self._rows.pending(own, self.now)
