@@ -209,13 +209,15 @@ def widened(flat: npt.NDArray[Any]) -> Ids:
 
 
 def no_row(
-    number: float, place: Iterable[Any], rows: int, remedy: str, why: str = "is out of range", whose: str = ""
+    number: float, place: Iterable[Any] | None, rows: int, remedy: str, why: str = "is out of range", whose: str = ""
 ) -> IndexError:
-    """The error for an id that is no row's number; `place` is where it stands among the ids."""
-    where = tuple(int(i) for i in place)
+    """The error for an id that is no row's number; `place` is where it stands among the ids, if that is known."""
     which = f"id {number} of {whose!r}" if whose else f"id {number}"
+    if place is not None:
+        where = tuple(int(i) for i in place)
+        which = f"{which} at position {where[0] if len(where) == 1 else where}"
     return IndexError(
-        f"{which} at position {where[0] if len(where) == 1 else where} {why}: the table has rows 0 to {rows - 1}"
+        f"{which} {why}: the table has rows 0 to {rows - 1}"
         + (" (negative ids are not counted from the end)." if number < 0 else ".")
         + (f" {remedy}" if remedy else "")
     )

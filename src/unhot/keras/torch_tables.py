@@ -33,10 +33,10 @@ from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
 from unhot.torch.held_state import steps_made
-from unhot.torch.lookup import hidden_from_compiler, lookup, owned_lookup, owner_of
+from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
-from unhot.training import Ownership
+from unhot.training import Ownership, warn_of_dense_training
 
 
 class TableVariable(keras.Variable):  # type: ignore[misc]
@@ -45,6 +45,9 @@ class TableVariable(keras.Variable):  # type: ignore[misc]
     _value: Tensor
 
     frozen_rows = np.empty(0, np.int64)
+
+    why_dense = ""
+    """Why the last lookup was torch's own, where something else than the layer decides that."""
 
     def _initialize(self, value: Number) -> None:
         super()._initialize(value)
@@ -65,6 +68,20 @@ def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
         return hidden.outside_graph(lookup, ids, weight)
     training = owner_of(weight, None)
     return None if training is None else owned_lookup(weight, training, ids, -1, None, 2.0, False)
+
+
+IN_DATA_PARALLEL = (
+    "DistributedDataParallel exchanges dense gradients. `unhot.torch` has layers that do without, for PyTorch's own modules"
+)
+
+
+def _tell_why_dense(variable: Variable) -> None:
+    """Warn of a dense gradient, if its lookups were torch's own for a reason that the user does not know."""
+    table = cast("TableVariable", variable)
+    reason, table.why_dense = table.why_dense, ""
+    if reason:
+        why, _, remedy = (IN_DATA_PARALLEL if reason == DATA_PARALLEL else reason).rpartition(". ")
+        warn_of_dense_training(variable, variable.path, why, f"{remedy}.")
 
 
 class _Slots:
@@ -108,7 +125,11 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         weight = getattr(variable, "_value", None)
         if type(weight) is not TableParameter or ids.device.type == "meta":
             return None
-        return without_torch_functions(_owned_lookup, weight, ids)
+        weight.notes.reason_for_dense = ""
+        found = without_torch_functions(_owned_lookup, weight, ids)
+        if found is None:
+            cast("TableVariable", variable).why_dense = weight.notes.reason_for_dense
+        return found
 
     @staticmethod
     def concrete(ids: Tensor) -> Number:
@@ -146,6 +167,8 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
             if isinstance(gradient, RowsOfTorch) and table is not None:
                 ids, values = gradient.ids, gradient.values
                 gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
+            elif table is not None and gradient is not None:
+                _tell_why_dense(variable)
             found.append(gradient)
         return found
 

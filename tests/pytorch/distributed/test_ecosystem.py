@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -152,42 +153,93 @@ def test_accumulated_gradients(pool: Any) -> None:
         assert torch.equal(weights, expected[rows])
 
 
-def joined(group: Any, buffers: bool) -> Any:
-    """The weights after each process has twice made as many steps as it had batches."""
+def steps_of(way: str, optimizer: Any) -> Any:
+    """What is done with the gradients of the k-th call."""
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.7) if way == "schedule" else None
+
+    def stepped(k: int) -> None:
+        if way == "skipped" and k % 3 == 1:
+            return
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+
+    return stepped
+
+
+def joined(group: Any, way: str) -> Any:
+    """The weights after each process has made as many steps as it had batches; twice, where each time is the same."""
     model: Any = Recommender(0)
-    if buffers:
+    if way == "buffers":
         model.head = nn.Sequential(nn.BatchNorm1d(13, affine=False), model.head)
     shard(model, OTHERS[group.size()])
     model = nn.parallel.DistributedDataParallel(model, process_group=group)
     optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
+    stepped = steps_of(way, optimizer)
     own = [part(batch, group.rank(), group.size()) for batch in batches(9)][: (9, 4, 6)[group.rank()]]
-    for _ in range(2):
+    for _ in range(1 if way == "schedule" else 2):
         with Join([JoinTables(model, optimizer), model]):
-            for batch in own:
+            for k, batch in enumerate(own):
                 optimizer.zero_grad()
                 nn.functional.mse_loss(model(batch), batch["target"]).backward()
-                optimizer.step()
+                stepped(k)
     return weights_of(model, group)
 
 
-def joined_in_one_process() -> Any:
+def joined_in_one_process(way: str) -> Any:
     """The same: gradients of processes without a batch are zero, and they are divided by the number of all processes."""
     model = Recommender(0)
     optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
-    for k, batch in [*enumerate(batches(9))] * 2:
+    stepped = steps_of(way, optimizer)
+    for k, batch in [*enumerate(batches(9))] * (1 if way == "schedule" else 2):
         optimizer.zero_grad()
         for rank, count in enumerate((9, 4, 6)):
             if k < count:
                 own = part(batch, rank, 3)
                 (nn.functional.mse_loss(model(own), own["target"]) / 3).backward()
-        optimizer.step()
+        stepped(k)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+def accumulated_under_join(group: Any) -> Any:
+    """The weights after steps of two calls each; in one process without a group."""
+    if group is None:
+        model = nn.Sequential(unhot.torch.Embedding(20, 3))
+    else:
+        model = nn.Sequential(ShardedEmbedding(20, 3, group=OTHERS[group.size()], reduction="sum"))
+    rows = torch.arange(20) if group is None else model[0].rows_here()
+    with torch.no_grad():
+        model[0].weight.copy_((torch.arange(60.0).view(20, 3) / 100)[rows])
+    optimizer = unhot.torch.Adam(model.parameters(), lr=0.1)
+
+    def call(k: int, rank: int) -> None:
+        generator = torch.Generator().manual_seed(10 * k + rank)
+        model(torch.randint(20, (5,), generator=generator)).mul(torch.randn((5, 3), generator=generator)).sum().backward()
+
+    counts = (10, 4, 7)  # one ends between the two calls of a step, whose gradients are no part of any then
+    with nullcontext() if group is None else Join([JoinTables(model, optimizer, group)]):
+        for k in range(counts[0] if group is None else counts[group.rank()]):
+            if k % 2 == 0:
+                optimizer.zero_grad()
+            for rank in range(3) if group is None else [group.rank()]:
+                if k < counts[rank]:
+                    call(k, rank)
+            if k % 2 == 1:
+                optimizer.step()
+    return rows, model[0].weight.detach().clone()
+
+
+def test_accumulated_gradients_of_unequal_numbers_of_steps(pool: Any) -> None:
+    _, expected = accumulated_under_join(None)
+    for rows, weights in pool.run(accumulated_under_join, world=3):
+        torch.testing.assert_close(weights, expected[rows], rtol=1e-5, atol=1e-6)
+
+
 @beside_ddp
-def test_unequal_numbers_of_steps(pool: Any) -> None:
-    expected = joined_in_one_process()
-    for weights in pool.run(joined, False, world=3):
+@pytest.mark.parametrize("way", ["", "schedule", "skipped"])
+def test_unequal_numbers_of_steps(pool: Any, way: str) -> None:
+    expected = joined_in_one_process(way)
+    for weights in pool.run(joined, way, world=3):
         for name, weight in weights.items():
             torch.testing.assert_close(
                 weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
@@ -197,7 +249,46 @@ def test_unequal_numbers_of_steps(pool: Any) -> None:
 @beside_ddp
 def test_unequal_numbers_of_steps_with_buffers(pool: Any) -> None:
     """DistributedDataParallel sends buffers before each step, for which it waits."""
-    first, *others = pool.run(joined, True, world=3)
+    first, *others = pool.run(joined, "buffers", world=3)
     for weights in others:
         for name, weight in weights.items():
             assert torch.equal(weight, first[name]), name
+
+
+def refused_under_join(group: Any, what: str) -> str:
+    """The error of what all processes would have to take part in, in the first step already."""
+    model = nn.Sequential(ShardedEmbedding(20, 3, group=OTHERS[group.size()]))
+    optimizer = unhot.torch.SGD(model.parameters(), lr=0.1)
+    ids = torch.arange(4) + group.rank()
+    refused = pytest.raises(RuntimeError, match="under `Join`, a process that has no batches left takes no part in")
+    with Join([JoinTables(model, optimizer, group)]):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        scaler.scale(model(ids).sum()).backward()
+        with refused as found:
+            if what == "scaler":
+                scaler.step(optimizer)
+            elif what == "prefetch":
+                model[0].prefetch(ids)
+            else:
+                CLIPS[what](model.parameters(), 1.0)
+    CLIPS["unhot"](model.parameters(), 1.0)  # afterwards, all take part again
+    return str(found.value)
+
+
+def joined_in_the_group_of_the_tables(group: Any) -> None:
+    own = OTHERS[group.size()]
+    model: Any = nn.Sequential(ShardedEmbedding(20, 3, group=own), nn.Linear(3, 1))
+    model = nn.parallel.DistributedDataParallel(model, process_group=own)
+    tables = JoinTables(model, unhot.torch.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="another process group than the tables"), Join([tables, model]):
+        raise AssertionError
+
+
+def test_join_needs_a_group_of_its_own(pool: Any) -> None:
+    pool.run(joined_in_the_group_of_the_tables, world=2)
+
+
+@pytest.mark.parametrize("what", ["torch", "unhot", "scaler", "prefetch"])
+def test_what_all_processes_take_part_in_is_refused_under_join(pool: Any, what: str) -> None:
+    for message in pool.run(refused_under_join, what, world=2):
+        assert "empty batches" in message

@@ -123,6 +123,7 @@ class ShardedCollection(Collection):
 
         Example: see `ShardedEmbedding`.
         """
+        self.peers.require_all("a lookup begun by `prefetch`")
         self._ahead.add(features, self._begin(features))
 
     def forward(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:

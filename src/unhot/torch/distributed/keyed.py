@@ -173,6 +173,7 @@ class ShardedKeyedEmbedding(nn.Module):
 
         Example: see `ShardedEmbedding`.
         """
+        self.peers.require_all("a lookup begun by `prefetch`")
         column, route = self._begin(on_host(input))
         self._ahead.append((Lookup.of(column), route))
 

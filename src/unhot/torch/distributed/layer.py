@@ -89,6 +89,7 @@ class ShardedLayer(Sharded):
 
     def _prefetch(self, *given: Any) -> None:
         """Begin the lookup of a later call of `_vectors` with these arguments."""
+        self.peers.require_all("a lookup begun by `prefetch`")
         self._ahead.add(given, self._begin(*given))
 
     def _within(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -50,6 +50,8 @@ class Peers:
         self.size = dist.get_world_size(self.group)
         self.rank = dist.get_rank(self.group)
         self._meshes: dict[str, DeviceMesh] = {}
+        self.may_end_apart = False
+        """Whether some processes may have no batches left, and take part in lookups and steps alone (`Join`)."""
 
     def exchange(self, out: Tensor, given: Tensor, counts: tuple[Sequence[int], Sequence[int]] | None, what: str) -> None:
         """Send each process its part of `given`, and receive its part of `out`.
@@ -70,6 +72,14 @@ class Peers:
         except RuntimeError as error:
             raise self.failed(what, error) from error
         return Exchange(self, work, what)
+
+    def require_all(self, what: str) -> None:
+        """Raise RuntimeError where processes without batches would take no part in something."""
+        if self.may_end_apart:
+            raise RuntimeError(
+                f"under `Join`, a process that has no batches left takes no part in {what}. Leave it out, or go without `Join`:"
+                " give that process empty batches, so that all make as many steps."
+            )
 
     @property
     def device(self) -> torch.device:

@@ -280,7 +280,7 @@ class Route(Lines):
         for rank, (code, feature, number) in enumerate(errors):
             if code == OUT_OF_RANGE:
                 mine = self.bad is not None and rank == own
-                place = [self.bad.place] if self.bad is not None and mine else []
+                place = [self.bad.place] if self.bad is not None and mine else None
                 where = "" if mine else f" It is one of process {rank}; this is process {own}."
                 rows = self.router.layouts[feature].rows
                 raise no_row(number, place, rows, f"Use a larger table.{where}", whose=names[feature])

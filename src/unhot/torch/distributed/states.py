@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,11 +23,15 @@ class OtherProcesses:
 
     def total(self, own: Tensor) -> Tensor:
         """The sum over all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.SUM, "a reduction of a table's gradient")
+        return self._reduced(own, dist.ReduceOp.SUM)
 
     def largest(self, own: Tensor) -> Tensor:
         """The largest of all processes."""
-        return self.peers.agreed(own, dist.ReduceOp.MAX, "a reduction of a table's gradient")
+        return self._reduced(own, dist.ReduceOp.MAX)
+
+    def _reduced(self, own: Tensor, operation: Any) -> Tensor:
+        self.peers.require_all("a reduction of a table's gradient, such as clipping its norm and `GradScaler` make")
+        return self.peers.agreed(own, operation, "a reduction of a table's gradient")
 
 
 class OtherShards(OtherProcesses):
