@@ -103,6 +103,21 @@ def test_the_number_of_steps_has_torchs_dtype(default: torch.dtype, given: dict[
             assert states[1][key].dtype == value.dtype, (name, key)
 
 
+ORDERS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"momentum": 0.9}), ("Adam", {"amsgrad": True}), ("NAdam", {}), ("RAdam", {}), ("Adamax", {}), ("Adagrad", {}),
+    ("RMSprop", {"momentum": 0.9, "centered": True}), ("Adadelta", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given"), ORDERS)
+def test_the_state_has_torchs_order(name: str, given: dict[str, Any]) -> None:
+    orders = []
+    for layer, optimizer in pair(name, given):
+        train(layer, optimizer, steps=2)
+        orders.append(list(optimizer.state[layer.weight]))
+    assert orders[0] == orders[1]
+
+
 @pytest.mark.parametrize("given", [{}, {"fused": None, "capturable": False}, {"fused": True}, {"capturable": True}], ids=str)
 def test_the_number_of_steps_is_where_torch_takes_it(given: dict[str, Any]) -> None:
     """Beside the table, if torch's step is fused or capturable. "meta" stands for a GPU."""

@@ -342,7 +342,8 @@ class TorchBackend(Backend):
             torch.maximum(largest, beta_2 * velocity, out=largest)
         for name in owner.counters:
             bound[name] = state[name] if name in state else counter(1.0 if name == "mu_product" else 0.0, weights, group)
-        return bound, slots
+        order = (*owner.counters, *owner.slots.values())  # torch's
+        return {name: bound[name] for name in order if name in bound}, slots
 
     def _new_slot(self, name: str, shape: tuple[int, int], start: float) -> Tensor:
         """A slot that begins with this number, in memory with room for the rows that the table has room for."""
