@@ -124,7 +124,7 @@ def test_grow_gives_rows_in_the_order_of_appearance() -> None:
         words.encode("e")
 
 
-MISSING: list[Any] = [None, float("nan"), np.float32("nan"), np.datetime64("NaT")]
+MISSING: list[Any] = [None, float("nan"), np.float32("nan"), np.datetime64("NaT"), np.ma.masked]
 
 
 @pytest.mark.parametrize("value", MISSING, ids=repr)
@@ -149,6 +149,26 @@ def test_missing_values(value: Any) -> None:
     np.testing.assert_array_equal(Vocabulary(["a", "b"], missing="key", unknown=0).encode(column), [1, 0, 2, 0])
     with pytest.raises(KeyError, match="None at position 1"):
         Vocabulary(["a", "b"], missing="key").encode(column)
+
+
+MASKED: dict[str, Any] = {
+    "arrays": [np.ma.array([1, 2], mask=[False, True]), np.ma.array([3, 4])],
+    "arrays of texts": [np.ma.array(["1", "2"], mask=[False, True]), np.ma.array(["3", "4"])],
+    "arrays after plain ones": [[1, None], np.ma.array([3, 4])],
+    "lists": [[1, np.ma.masked], (3, 4)],
+    "arrays in lists in lists": [[np.ma.array([1, 2], mask=[False, True]), np.ma.array([3, 4])]],
+    "objects": np.array([[1, np.ma.masked], [3, 4]], object),
+    "one of objects": np.ma.array([[1, 2], [3, 4]], object, mask=[[0, 1], [0, 0]]),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_entries_within_lists(name: str) -> None:
+    """What is masked is missing, however deep; what lies below the mask is no key."""
+    words = Vocabulary(missing="key").fit(MASKED[name])
+    expected = ["1", None, "3", "4"] if "texts" in name else [1, None, 3, 4]
+    assert list(words) == expected
+    assert words.encode(MASKED[name]).reshape(-1).tolist() == [0, 1, 2, 3]
 
 
 def test_missing_values_alone() -> None:

@@ -66,6 +66,20 @@ ARROW: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
         pa.DictionaryArray.from_arrays(pa.array([2, 1, 0], pa.int8()), pa.array(["a", "b", "a"])), ["a", "b", "a"]),
     "run ends": lambda: (
         pa.RunEndEncodedArray.from_arrays([2, 3, 5], ["a", "b", "a"]), ["a", "a", "b", "a", "a"]),
+    "run ends sliced": lambda: (
+        pa.RunEndEncodedArray.from_arrays([2, 3, 5], ["a", None, "b"])[1:4], ["a", None, "b"]),
+    "run ends chunked": lambda: (
+        pa.chunked_array([pa.RunEndEncodedArray.from_arrays([2, 3], [7, None]) for _ in range(2)]), [7, 7, None, 7, 7, None]),
+    "run ends of a dictionary": lambda: (
+        pa.RunEndEncodedArray.from_arrays([2, 3, 4], pa.array(["a", "b", None]).dictionary_encode()), ["a", "a", "b", None]),
+    "run ends of views": lambda: (
+        pa.RunEndEncodedArray.from_arrays([2, 3, 4], pa.array(["a", "b", None]).cast(pa.string_view())), ["a", "a", "b", None]),
+    "run ends of uuids": lambda: (
+        pa.RunEndEncodedArray.from_arrays([2, 3], pa.array([b"a" * 16, None], pa.uuid())), [b"a" * 16, b"a" * 16, None]),
+    "dictionary of views": lambda: (
+        pa.DictionaryArray.from_arrays(pa.array([1, None, 0]), pa.array(["a", "b"]).cast(pa.string_view())), ["b", None, "a"]),
+    "dictionary of uuids": lambda: (
+        pa.DictionaryArray.from_arrays(pa.array([0, None]), pa.array([b"a" * 16], pa.uuid())), [b"a" * 16, None]),
     "pandas object": lambda: (pd().Series(TEXTS, dtype=object), TEXTS),
     "pandas object, NaN": lambda: (pd().Series([np.nan if x is None else x for x in TEXTS], dtype=object), TEXTS),
     "pandas object, NA": lambda: (pd().Series([pd().NA if x is None else x for x in TEXTS], dtype=object), TEXTS),
@@ -84,6 +98,11 @@ ARROW: dict[str, Callable[[], tuple[Any, list[Any]]]] = {
     "pandas Index": lambda: (pd().Index(TEXTS), TEXTS),
     "pandas CategoricalIndex": lambda: (pd().CategoricalIndex(TEXTS), TEXTS),
     "pandas RangeIndex": lambda: (pd().RangeIndex(3), [0, 1, 2]),
+    "pandas Sparse": lambda: (pd().Series([0, 5, 0, 7], dtype="Sparse[int64]"), [0, 5, 0, 7]),
+    "pandas Sparse of objects": lambda: (pd().Series(["a", None], dtype="Sparse[object]"), ["a", None]),
+    "pandas SparseArray": lambda: (pd().arrays.SparseArray([0, 5, 0]), [0, 5, 0]),
+    "polars Int128": lambda: (pl().Series([2**63, -1, None], dtype=pl().Int128), [2**63, -1, None]),
+    "polars Object": lambda: (pl().Series(["a", b"b".decode(), None], dtype=pl().Object), ["a", "b", None]),
     "polars String": lambda: (pl().Series(TEXTS), TEXTS),
     "polars Binary": lambda: (pl().Series(BYTES), BYTES),
     "polars Int64": lambda: (pl().Series(NUMBERS), NUMBERS),
@@ -167,6 +186,9 @@ def test_columns_without_a_value() -> None:
         (lambda: pd().DataFrame({"a": [1], "b": [2]}), "a table of columns: a, b. Give one of them"),
         (lambda: pl().DataFrame({"a": [1], "b": [2]}), "a table of columns: a, b. Give one of them"),
         (lambda: pd().Series([1.5, 2]), "dtype float64"),
+        (lambda: pd().Series([1.5, 0], dtype="Sparse[float64]"), "dtype float64"),
+        (lambda: pl().Series([object()], dtype=pl().Object), "at position 0, which is no key"),
+        (lambda: pa.RunEndEncodedArray.from_arrays([2], [1.5]), "a column of double"),
         (lambda: pd().Series([1, "a"], dtype=object), "1 of type int at position 0, and 'a' of type str at position 1"),
         (lambda: pd().Series(pd().to_datetime(["2020-01-01"])), "dtype datetime64|a column of timestamp"),
     ],
@@ -174,6 +196,35 @@ def test_columns_without_a_value() -> None:
 def test_columns_of_no_keys(column: Callable[[], Any], text: str) -> None:
     with pytest.raises(TypeError, match=text):
         Vocabulary().fit(column())
+
+
+def test_integers_beyond_64_bits() -> None:
+    pl()
+    with pytest.raises(ValueError, match=r"the integer 18446744073709551616 at position 1, which 64 bits cannot hold"):
+        Vocabulary().fit(pl().Series([1, 2**64], dtype=pl().Int128))
+
+
+class Refused:
+    """A column that Arrow does not take."""
+
+    dtype = "complex256"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __arrow_array__(self, type: object = None) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError])
+def test_what_arrow_refuses_is_named(error: type[Exception]) -> None:
+    """What, where, and what to do."""
+    text = (
+        r"`values` is a column of complex256 \(a Refused\), which Arrow cannot read: no\. Cast it to strings, .* or give a list"
+    )
+    with pytest.raises(TypeError, match=text) as found:
+        Vocabulary().fit(Refused(error("no")))
+    assert type(found.value) is TypeError
 
 
 def test_arrow_text_that_is_no_utf8() -> None:

@@ -19,9 +19,15 @@ PART = "unhot.Vocabulary, to read columns of Arrow, pandas or Polars,"
 STREAMS = ("__arrow_c_stream__", "__arrow_c_array__", "__arrow_array__")
 """By one of these, whatever is a column of Arrow, or can become one, gives it."""
 
+TEXTS, BYTES = ("string", "large_string", "string_view"), ("binary", "large_binary", "binary_view")
+"""The names of types: older versions of pyarrow have no functions that tell the last ones."""
 
-def of_foreign(values: Any, name: str) -> Column | None:
-    """A column of pandas, Polars, Arrow or another library; None for what is not one."""
+OF_OBJECTS = ("Int128", "UInt128", "Object")
+"""Types of Polars that Arrow does not have: their values are read one by one."""
+
+
+def of_foreign(values: Any, name: str) -> Column | list[Any] | None:
+    """A column of pandas, Polars, Arrow or another library, or a list of its values; None for what is not one."""
     narwhals = sys.modules.get("narwhals")
     if narwhals is not None and isinstance(values, (narwhals.Series, narwhals.DataFrame)):
         values = narwhals.to_native(values)
@@ -38,30 +44,52 @@ def of_foreign(values: Any, name: str) -> Column | None:
     if isinstance(values, (pa.Table, pa.RecordBatch)) or getattr(values, "columns", None) is not None:
         columns = ", ".join(map(str, getattr(values, "column_names", values.columns)))
         raise TypeError(f"`{name}` is a table of columns: {columns}. Give one of them.")
-    if isinstance(values, pa.Scalar):
-        return of_arrow(pa.array([values.as_py()], values.type), (), name)
-    if hasattr(values, "__arrow_array__") or hasattr(values, "__arrow_c_array__"):
-        values = pa.array(values)
-    if not isinstance(values, (pa.Array, pa.ChunkedArray)):
-        series = nw.from_native(values, series_only=True, pass_through=True)
-        values = series.to_arrow() if isinstance(series, nw.Series) else pa.chunked_array(values)
-    return of_arrow(values, (len(values),), name)
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series) and str(series.dtype) in OF_OBJECTS:
+        return series.to_list()
+    try:
+        if isinstance(values, pa.Scalar):
+            return of_arrow(pa.array([values.as_py()], values.type), (), name)
+        if hasattr(values, "__arrow_array__") or hasattr(values, "__arrow_c_array__"):
+            array = pa.array(values)
+        elif isinstance(values, (pa.Array, pa.ChunkedArray)):
+            array = values
+        else:
+            array = series.to_arrow() if isinstance(series, nw.Series) else pa.chunked_array(values)
+        return of_arrow(array, (len(array),), name)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        kind = getattr(values, "dtype", getattr(values, "type", "an unknown type"))
+        raise TypeError(
+            f"`{name}` is a column of {kind} (a {type(values).__name__}), which Arrow cannot read: {str(error)[:200]}. Cast it"
+            " to strings, bytes or integers of 64 bits, or give a list of its values."
+        ) from error
 
 
 def of_arrow(data: pa.ChunkedArray | pa.Array, shape: tuple[int, ...], name: str) -> Column:
     """A column of Arrow; that of a dictionary is read by its dictionary."""
     import pyarrow as pa
 
-    array = _whole(data)
-    while isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    if pa.types.is_run_end_encoded(array.type):
-        from pyarrow import compute
-
-        array = compute.run_end_decode(array)
+    array = _plain(_whole(data))
     if pa.types.is_dictionary(array.type):
         return _of_dictionary(array, shape, name)
     return Column(Keys(_packed(array, name)), shape)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """The array without types around its own, run ends and views; it may be a dictionary's."""
+    import pyarrow as pa
+
+    while True:
+        if isinstance(array, pa.ExtensionArray):
+            array = array.storage
+        elif str(array.type) in (TEXTS[-1], BYTES[-1]):
+            array = array.cast(pa.large_string() if str(array.type) == TEXTS[-1] else pa.large_binary())
+        elif pa.types.is_run_end_encoded(array.type):
+            places = np.arange(array.offset, array.offset + len(array))
+            # `compute.run_end_decode` takes no dictionaries and no extensions.
+            array = _plain(array.values).take(pa.array(np.searchsorted(of_fixed(array.run_ends), places, side="right")))
+        else:
+            return array
 
 
 def _whole(data: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -103,7 +131,7 @@ def _values_of(array: pa.DictionaryArray) -> pa.Array:
     """The dictionary; its entries are plain, even where they come from another one."""
     import pyarrow as pa
 
-    values = array.dictionary
+    values = _plain(array.dictionary)
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
@@ -127,10 +155,10 @@ def _packed(array: pa.Array, name: str) -> Packed:
         return Packed(0, np.empty(0, np.uint8), np.zeros(len(array) + 1, np.int64), None, missing)
     if types.is_integer(kind):
         return of_integers(of_fixed(array), missing)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        number, common = KINDS.index("str"), pa.large_string()
-    elif types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind):
-        number, common = KINDS.index("bytes"), pa.large_binary()
+    if str(kind) in TEXTS:
+        number = KINDS.index("str")
+    elif str(kind) in BYTES or types.is_fixed_size_binary(kind):
+        number = KINDS.index("bytes")
     else:
         remedy = FLOATS if types.is_floating(kind) else "Cast it to strings, say."
         raise TypeError(f"`{name}` must be a column of strings, bytes or integers. Received: a column of {kind}. {remedy}")
@@ -138,8 +166,6 @@ def _packed(array: pa.Array, name: str) -> Packed:
         return Packed(0, np.empty(0, np.uint8), np.zeros(1, np.int64))
     if types.is_fixed_size_binary(kind):
         array = array.cast(pa.binary())
-    elif types.is_string_view(kind) or types.is_binary_view(kind):
-        array = array.cast(common)
     width = np.int32 if types.is_string(array.type) or types.is_binary(array.type) else np.int64
     _, offsets, data = array.buffers()
     starts = (

@@ -82,9 +82,10 @@ def is_text(key: str) -> bool:
 
 
 def missing_values() -> list[object]:
-    """pandas' own missing values, if it is loaded: nobody can have one otherwise."""
-    pandas = sys.modules.get("pandas")
-    return [value for value in (getattr(pandas, "NA", None), getattr(pandas, "NaT", None)) if value is not None]
+    """NumPy's masked entry and pandas' own missing values, if they are loaded: nobody can have one otherwise."""
+    masked, pandas = sys.modules.get("numpy.ma"), sys.modules.get("pandas")
+    found = (getattr(masked, "masked", None), getattr(pandas, "NA", None), getattr(pandas, "NaT", None))
+    return [value for value in found if value is not None]
 
 
 def pack_quickly(values: list[Any] | Array) -> Packed | None:

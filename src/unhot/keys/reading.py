@@ -33,9 +33,12 @@ def read(values: Any, name: str) -> Column:
     if isinstance(values, (list, tuple)):
         return _of_sequence(values, name)
     dtype = getattr(values, "dtype", None)
-    if isinstance(dtype, np.dtype) and hasattr(values, "__array__"):  # a Series of pandas on NumPy, an array of JAX
+    ours = isinstance(dtype, np.dtype) or type(dtype).__name__ == "SparseDtype"  # that of pandas, which Arrow has not
+    if ours and hasattr(values, "__array__"):  # a Series of pandas on NumPy, an array of JAX
         return _of_array(np.asarray(values), name)
     column = arrow.of_foreign(values, name)
+    if isinstance(column, list):
+        return _of_list(column, (len(column),), name)
     if column is not None:
         return column
     if hasattr(values, "__array__"):
@@ -55,12 +58,26 @@ def _of_sequence(values: Sequence[Any], name: str) -> Column:
     if not values or not isinstance(values[0], (list, tuple, np.ndarray)) or getattr(values[0], "shape", None) == ():
         return _of_list(values if isinstance(values, list) else list(values), (len(values),), name)
     try:
-        array = np.array([x.astype(object) if isinstance(x, np.ndarray) else x for x in values], dtype=object)
+        array = np.array([_unmasked(x) for x in values], dtype=object)
     except ValueError:
         array = np.empty(0, object)
     if (not array.size and any(len(x) for x in values)) or array.ndim < 2:
         raise ValueError(f"`{name}` must be one rectangular array; its nested lists have unequal lengths.")
     return _of_list(array.reshape(-1).tolist(), array.shape, name)
+
+
+def _unmasked(values: Any) -> Any:
+    """Objects of an array within a list, None where it is masked, since an array made of it would have no mask."""
+    if isinstance(values, np.ndarray) and values.shape:
+        made = values.astype(object)
+        if not isinstance(made, np.ma.MaskedArray):
+            return made
+        plain = made.data
+        plain[np.ma.getmaskarray(made)] = None
+        return plain
+    if isinstance(values, (list, tuple)) and values and isinstance(values[0], (list, tuple, np.ndarray)):
+        return [_unmasked(x) for x in values]
+    return values
 
 
 def _of_array(array: npt.NDArray[Any], name: str) -> Column:
