@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.feather
 import pytest
 from snapshots import assert_bits, trained
 from test_formats import ENDINGS, PLAIN, vectors
@@ -84,6 +86,24 @@ def test_convert(tmp_path: Path) -> None:
     found = unhot.read_vectors(target, "parquet")
     assert found.keys == ["key0", "key1", "key2"]
     assert_bits(found.vectors, np.array([[0, 1], [1, 1], [2, 1.0]]))
+
+
+def test_streams_of_arrow(tmp_path: Path) -> None:
+    """`info` tells how many rows a stream has, and whether it is whole; `convert` makes a file of it."""
+    source, target = tmp_path / "x.arrow", tmp_path / "y.arrow"
+    table = pa.table({"key": [b"a", b"b"], "vector": [[0.5, 1.0], [2.0, 3.0]]})
+    with pa.ipc.new_stream(source, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    found = facts(run("info", source).stdout)
+    assert [found[name] for name in ("format", "rows", "dim", "dtype", "keys")] == ["arrow", "2", "2", "float64", "bytes"]
+    assert run("convert", source, target).stdout == f"2 rows: {target}\n"
+    assert unhot.read_vectors(target).keys == [b"a", b"b"]
+    assert pa.ipc.open_file(target).read_all().equals(pa.feather.read_table(target))
+    source.write_bytes(source.read_bytes()[:-8])
+    for arguments in (("info", source), ("convert", source, tmp_path / "z.vec")):
+        done = run(*arguments)
+        assert done.exit_code == 2
+        assert "truncated" in done.stderr
 
 
 def test_convert_names_all_files_that_it_writes(tmp_path: Path) -> None:

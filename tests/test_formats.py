@@ -376,6 +376,11 @@ def test_fuzzed(format_: str, tmp_path: Path, everything: bool) -> None:
     """Files with bytes changed, removed, added or repeated are read or refused with a ValueError that names them."""
     path = tmp_path / f"x{ENDINGS[format_]}"
     unhot.write_vectors(path, [f"key{i}" for i in range(6)], vectors(6, 3))
+    fuzz(path, format_, everything)
+
+
+def fuzz(path: Path, format_: str, everything: bool) -> None:
+    """Change a file in many ways, and read each of them."""
     whole = path.read_bytes()
 
     @settings(max_examples=1000 if everything else 40)
@@ -419,10 +424,26 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "integers": (lambda p: unhot.write_vectors(p / "x.vec", ["a"], np.ones((1, 1), int)), TypeError, "must be floats"),
     "one dimension": (lambda p: unhot.write_vectors(p / "x.vec", ["a"], np.ones(1)), ValueError, r"of shape \(rows, dim\)"),
     "no rows": (lambda p: unhot.write_vectors(p / "x.vec", [], np.ones((0, 1))), ValueError, "neither of them 0"),
-    "floats for keys": (lambda p: unhot.write_vectors(p / "x.vec", [0.5], np.ones((1, 1))), TypeError, "texts or integers"),
-    "a string for keys": (lambda p: unhot.write_vectors(p / "x.vec", "a", np.ones((1, 1))), TypeError, "texts or integers"),
-    "mixed keys": (lambda p: unhot.write_vectors(p / "x.vec", ["a", 1], np.ones((2, 1))), TypeError, "texts or integers"),
-    "a huge key": (lambda p: unhot.write_vectors(p / "x.vec", [2**63], np.ones((1, 1))), ValueError, "must lie in"),
+    "floats for keys": (lambda p: unhot.write_vectors(p / "x.vec", [0.5], np.ones((1, 1))), TypeError, "no key"),
+    "a string for keys": (lambda p: unhot.write_vectors(p / "x.vec", "a", np.ones((1, 1))), TypeError, "one for each row"),
+    "keys of two dimensions": (
+        lambda p: unhot.write_vectors(p / "x.vec", np.ones((2, 1), int), np.ones((2, 1))), TypeError, r"of shape \(2, 1\)"),
+    "mixed keys": (lambda p: unhot.write_vectors(p / "x.vec", ["a", 1], np.ones((2, 1))), TypeError, "of one kind"),
+    "a missing key": (
+        lambda p: unhot.write_vectors(p / "x.vec", ["a", None], np.ones((2, 1))), ValueError, "a missing value at position 1"),
+    "a set": (lambda p: unhot.write_vectors(p / "x.vec", {"a"}, np.ones((1, 1))), TypeError, "order differs"),
+    "integers of no dtype": (
+        lambda p: unhot.write_vectors(p / "x.arrow", [2**63, -1], np.ones((2, 1))), ValueError,
+        "below 0, such as -1, and of .* such as 9223372036854775808"),
+    "bytes that are no text": (
+        lambda p: unhot.write_vectors(p / "x.vec", [b"\xff"], np.ones((1, 1))), ValueError,
+        r"the key b'\\xff' of row 0 is not UTF-8.* Use 'parquet'"),
+    "a vocabulary's keys alone": (
+        lambda p: unhot.write_vectors(p / "x.vec", unhot.Vocabulary(["a"], unknown=0), np.ones((1, 1))), ValueError,
+        r"each of its 2 rows.* Received: 1 vectors.* pass list\(vocabulary\)"),
+    "a vocabulary without keys": (
+        lambda p: unhot.write_vectors(p / "x.vec", unhot.Vocabulary(unknown=0), np.ones((1, 1))), ValueError, "has no keys"),
+    "a huge key": (lambda p: unhot.write_vectors(p / "x.vec", [2**64], np.ones((1, 1))), ValueError, "64 bits cannot hold"),
 }  # fmt: skip
 
 

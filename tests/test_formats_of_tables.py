@@ -42,6 +42,7 @@ EMBEDDINGS: dict[str, Callable[[], unhot.Embedding]] = {
     "any texts": lambda: embedding(unhot.Vocabulary(WORDS)),
     "float64": lambda: embedding(unhot.Vocabulary(WORDS), dtype="float64"),
     "integers": lambda: embedding(unhot.Vocabulary([7, -3, 2**62, 0])),
+    "large integers": lambda: embedding(unhot.Vocabulary([7, 2**64 - 1, 2**62, 0, 2**63])),
     "bytes": lambda: embedding(unhot.Vocabulary([word.encode() for word in WORDS])),
     "reserved rows": lambda: embedding(unhot.Vocabulary(WORDS, unknown=1, reserved=2)),
     "buckets": lambda: embedding(unhot.Vocabulary([5, 1, 3], unknown="hash", buckets=4, reserved=1)),
@@ -107,7 +108,7 @@ def test_keys_of_an_embedding(name: str, how: str, tmp_path: Path) -> None:
         loaded: Any = unhot.load(tmp_path / "x.safetensors")
         assert_bits(found.vectors, loaded.lookup(keys))
     if isinstance(found.keys, np.ndarray):
-        assert found.keys.dtype == np.int64
+        assert found.keys.dtype == (np.uint64 if name == "large integers" else np.int64)
 
 
 @pytest.mark.parametrize(("name", "target"), product([name for name in EMBEDDINGS if "no keys" not in name], ENDINGS))
@@ -148,18 +149,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
 
 
 def test_keys_that_vectors_cannot_have(tmp_path: Path) -> None:
-    """An error that names the key: of 2**63 and more, or bytes that are not UTF-8."""
+    """An error that names the key: below 0 beside one of 2**63 and more, or bytes that are not UTF-8."""
     path = tmp_path / "x.safetensors"
-    embedding(unhot.Vocabulary([1, 2**63 + 1])).save(path)
-    with pytest.raises(ValueError, match=r"the key 9223372036854775809 is 2\*\*63 or more.* unhot\.load reads it"):
+    embedding(unhot.Vocabulary([1, 2**63 + 1, -7])).save(path)
+    with pytest.raises(ValueError, match=r"below 0, such as -7, and .* such as 9223372036854775809.* unhot\.load reads them"):
         unhot.read_vectors(path)
     embedding(unhot.Vocabulary([b"a", b"\xff"])).save(path)
     with pytest.raises(ValueError, match=r"the key b'\\xff', number 1, is not UTF-8\. Pass errors='replace'"):
         unhot.read_vectors(path)
     assert unhot.read_vectors(path, errors="replace").keys == ["a", "\ufffd"]
-    made = embedding(unhot.Vocabulary([1, 2**63 + 1]), [2**63 + 1])
+    made = embedding(unhot.Vocabulary([1, 2**63 + 1, -7]), [2**63 + 1])
     made.save(path)
-    assert list(unhot.read_vectors(path).keys) == [1], "it is gone"
+    assert list(unhot.read_vectors(path).keys) == [1, -7], "it is gone"
 
 
 def test_rows_that_have_no_keys_yet(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,6 +26,7 @@ from unhot.formats.base import (
     Source,
     Stream,
     encoded,
+    fewest_bits,
     kind_of,
     numbers_from,
     rows_in_chunk,
@@ -104,7 +105,7 @@ def _exactly(file: Stream, size: int) -> bytearray:
 
 @contextmanager
 def read_npz(path: str, options: Options) -> Iterator[Source]:
-    """Arrays named "keys" (texts or integers) and "vectors" or "weights"; or the state of a table or an embedding."""
+    """Arrays named "keys" (texts, bytes or integers) and "vectors" or "weights"; or the state of a table or an embedding."""
     with _errors_of_archives(), zipfile.ZipFile(path) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         wanted = next((name for name in ("vectors", "weights") if name in names), None)
@@ -152,15 +153,12 @@ def _errors_of_archives() -> Iterator[None]:
 
 def _npz_keys(member: Stream) -> Keys:
     shape, dtype = _npy_header(member)
-    if len(shape) != 1 or dtype.kind not in "Uiu":
-        raise ValueError(f"'keys' must be texts or integers of shape (rows,). Received: shape {shape}, dtype {dtype}.")
-    array = np.frombuffer(_exactly(member, shape[0] * dtype.itemsize), dtype) if dtype.itemsize else np.full(shape, "")
-    if dtype.kind == "U":
-        texts: list[str] = array.tolist()
-        return texts
-    if dtype == np.uint64 and array.size and array.max() >= 1 << 63:
-        raise ValueError("a key is 2**63 or more, and keys are int64.")
-    return array.astype(np.int64, copy=False)
+    if len(shape) != 1 or dtype.kind not in "USiu":
+        raise ValueError(f"'keys' must be texts, bytes or integers of shape (rows,). Received: shape {shape}, dtype {dtype}.")
+    if not dtype.itemsize:  # all of them are empty
+        return cast("Keys", ["" if dtype.kind == "U" else b""] * shape[0])
+    array = np.frombuffer(_exactly(member, shape[0] * dtype.itemsize), dtype)
+    return cast("Keys", array.tolist()) if dtype.kind in "US" else fewest_bits(array)
 
 
 def write_npy(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
@@ -187,7 +185,7 @@ def _write_npy_header(file: BinaryIO, shape: tuple[int, int], dtype: np.dtype[An
 
 def write_npz(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
     """`numpy.load` reads it: "keys" and "vectors"."""
-    names: list[str] = []
+    names: list[Any] = []
     numbers: list[Array] = []
     with tempfile.TemporaryFile() as vectors:
         vectors.write(bytes(NPY_HEADER))
@@ -195,7 +193,8 @@ def write_npz(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
             if isinstance(chunk.keys, list):
                 encoded(chunk.keys, rows, "npz")
-                ending = next((key for key in chunk.keys if key.endswith("\0")), None)
+                zero: Any = b"\0" if head.kind == "bytes" else "\0"
+                ending = next((key for key in chunk.keys if key.endswith(zero)), None)
                 if ending is not None:
                     raise ValueError(
                         f"the key {ending!r} ends with a zero, which NumPy's texts lose. Use 'parquet' or 'arrow'."
@@ -207,7 +206,10 @@ def write_npz(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
             rows += len(chunk.keys)
         _write_npy_header(vectors, (rows, head.dim), head.dtype)
         vectors.seek(0)
-        keys = np.array(names, "U") if head.kind == "text" else np.concatenate([numbers_from(0, 0), *numbers])
+        if head.kind in ("text", "bytes"):
+            keys = np.array(names, "U" if head.kind == "text" else "S")
+        else:
+            keys = np.concatenate([np.empty(0, np.uint64 if head.kind == "unsigned" else np.int64), *numbers])
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             with archive.open("keys.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, keys, allow_pickle=False)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BufferedIOBase
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from unhot.creation import as_dtype
 
 Array = npt.NDArray[Any]
-Numbers = npt.NDArray[np.int64]
-Keys = list[str] | Numbers
-"""Texts, or int64 numbers."""
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.uint64]
+Keys = list[str] | list[bytes] | Numbers
+"""Texts, bytes, or integers: uint64 where some of them are 2**63 or more."""
 
 Errors = Literal["strict", "replace", "ignore"]
 Duplicates = Literal["raise", "first", "keep"]
@@ -30,7 +30,8 @@ ANY_KEY = "'parquet', 'arrow' or 'safetensors'"
 Stream = BufferedIOBase | IO[bytes]
 """What is read from: a file, one that is being unpacked, or a member of an archive."""
 
-Kind = Literal["text", "numbers"]
+Kind = Literal["text", "bytes", "numbers", "unsigned"]
+"""Of keys: the last are uint64, and "numbers" int64."""
 
 
 class Head(NamedTuple):
@@ -145,9 +146,18 @@ class Writer(Protocol):
     def __call__(self, file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None: ...
 
 
-def kind_of(keys: Keys | None) -> Kind:
-    """Whether keys are texts; those of rows that have none are numbers."""
-    return "text" if isinstance(keys, list) else "numbers"
+def kind_of(keys: Keys) -> Kind:
+    """What keys are."""
+    if isinstance(keys, np.ndarray):
+        return "unsigned" if keys.dtype == np.uint64 else "numbers"
+    return "bytes" if keys and isinstance(keys[0], bytes) else "text"
+
+
+def fewest_bits(keys: npt.NDArray[Any]) -> Numbers:
+    """Integers as int64, unless one of them is 2**63 or more: then as uint64."""
+    if keys.dtype == np.uint64 and keys.size and keys.max() >= 1 << 63:
+        return keys
+    return keys.astype(np.int64, copy=False)
 
 
 def rows_in_chunk(head: Head) -> int:
@@ -155,33 +165,53 @@ def rows_in_chunk(head: Head) -> int:
     return max(1, CHUNK_BYTES // (head.dim * head.dtype.itemsize))
 
 
-def texts(keys: Keys) -> list[str]:
-    """The keys as formats of text hold them: numbers in decimal digits."""
-    return keys if isinstance(keys, list) else list(map(str, keys.tolist()))
+def texts(keys: Keys, first: int, format_: str) -> list[str]:
+    """The keys as formats of text hold them, the first of them that of row `first`: numbers in decimal digits.
+
+    Raises: ValueError for bytes that are not UTF-8.
+    """
+    if isinstance(keys, np.ndarray):
+        return list(map(str, keys.tolist()))
+    found: list[str] = []
+    for row, key in enumerate(keys, start=first):
+        try:
+            found.append(key.decode() if isinstance(key, bytes) else str(key))
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"the key {key!r} of row {row} is not UTF-8, and the format {format_!r} holds texts. Use {ANY_KEY}, which hold"
+                " any key."
+            ) from None
+    return found
 
 
-def numbers_from(start: int, count: int) -> Numbers:
+def numbers_from(start: int, count: int) -> npt.NDArray[np.int64]:
     """The keys of rows that have none: their numbers."""
     return np.arange(start, start + count, dtype=np.int64)
 
 
-def encoded(keys: Sequence[str], first: int, format_: str, forbidden: re.Pattern[str] | None = None) -> list[bytes]:
-    """The keys in UTF-8, the first of them that of row `first`.
+def encoded(
+    keys: Sequence[str] | Sequence[bytes], first: int, format_: str, forbidden: re.Pattern[str] | None = None
+) -> list[bytes]:
+    """The keys in UTF-8, the first of them that of row `first`; keys that are bytes are as they are.
 
     Raises: ValueError for one that the format cannot hold: with a character that is `forbidden`, an empty one if there are
         such, or one that is no Unicode text.
     """
     for row, key in enumerate(keys, start=first):
-        if forbidden is not None and (not key or forbidden.search(key)):
+        if forbidden is not None and (not key or (isinstance(key, str) and forbidden.search(key))):
             problem = "is empty" if not key else "contains a space, or what ends a line"
             raise ValueError(
                 f"the key {key!r} of row {row} {problem}, and would not survive in the format {format_!r}. Use {ANY_KEY}, which"
                 " hold any key."
             )
     try:
-        return [key.encode() for key in keys]
+        return [key if isinstance(key, bytes) else key.encode() for key in keys]
     except UnicodeEncodeError:
-        row = next(row for row, key in enumerate(keys) if any("\ud800" <= letter <= "\udfff" for letter in key))
+        row = next(
+            row
+            for row, key in enumerate(keys)
+            if isinstance(key, str) and any("\ud800" <= letter <= "\udfff" for letter in key)
+        )
         raise ValueError(f"the key {keys[row]!r} of row {first + row} is no Unicode text, and cannot be written.") from None
 
 
@@ -209,6 +239,6 @@ def distinct(chunks: Iterable[Chunk], duplicates: Duplicates, advice: str) -> It
                     kept.append(place)
                 elif duplicates == "raise":
                     raise ValueError(f"the key {key!r} occurs again, in row {row + place}. {advice}")
-            some = [chunk.keys[place] for place in kept] if isinstance(chunk.keys, list) else chunk.keys[kept]
+            some = chunk.keys[kept] if isinstance(chunk.keys, np.ndarray) else cast("Keys", [keys[place] for place in kept])
             yield Chunk(some, chunk.vectors[kept], chunk.read)
         row += len(keys)

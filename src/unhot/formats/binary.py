@@ -78,7 +78,7 @@ def write_binary(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
     width, rows = 20 if head.rows is None else len(str(head.rows)), 0
     file.write(f"{0:<{width}} {head.dim}\n".encode())
     for chunk in chunks:
-        keys = encoded(texts(chunk.keys), rows, "word2vec-binary", NO_KEY)
+        keys = encoded(texts(chunk.keys, rows, "word2vec-binary"), rows, "word2vec-binary", NO_KEY)
         narrow = chunk.vectors.astype(FLOAT32)
         if not np.array_equal(narrow, chunk.vectors, equal_nan=True):
             raise ValueError(

@@ -34,7 +34,9 @@ class Read:
     @property
     def kind(self) -> Kind:
         """Of the keys."""
-        return "numbers" if self.keys is None or self.keys.kind == "int" else "text"
+        if self.keys is None or self.keys.kind == "int":
+            return "numbers" if self.keys is None or self.keys.packed.large is None else "unsigned"
+        return "text"
 
     def of(self, start: int, vectors: Array) -> tuple[Keys, Array]:
         """Keys and vectors of those among these rows that are read; the first of them is row `start`."""
@@ -48,7 +50,7 @@ class Read:
     def _named(self, keys: Column, first: int, stop: int) -> Keys:
         packed = keys.take(np.arange(first, stop)).packed
         if packed.offsets is None:
-            return packed.data
+            return packed.data.view(np.uint64) if self.kind == "unsigned" else packed.data
         found = []
         for place, key in enumerate(unpack(packed)):
             try:
@@ -68,7 +70,7 @@ def rows_read(state: Mapping[str, Array], rows: int, options: Options) -> Read:
         rows: how many the table has.
         options: what happens to keys that are bytes and not UTF-8.
 
-    Raises: ValueError for a state that no table can have, and for keys of 2**63 or more.
+    Raises: ValueError for a state that no table can have, and for keys below 0 and of 2**63 or more in one.
 
     Example:
         >>> import unhot
@@ -98,7 +100,13 @@ def rows_read(state: Mapping[str, Array], rows: int, options: Options) -> Read:
     if packed.missing is not None:  # which no file of vectors has a key for
         there &= ~packed.missing
     if packed.large is not None and (packed.large & there).any():
-        key = unpack(packed)[int(np.flatnonzero(packed.large & there)[0])]
-        raise ValueError(f"the key {key!r} is 2**63 or more, and integers as keys of vectors are int64. unhot.load reads it.")
+        negative = (packed.data < 0) & ~packed.large & there
+        if negative.any():
+            places = np.array([np.flatnonzero(mask)[0] for mask in (negative, packed.large & there)])
+            low, high = Column(packed).take(places).objects
+            raise ValueError(
+                f"there are keys below 0, such as {low!r}, and of 2**63 or more, such as {high!r}, and no array of integers"
+                " holds both. unhot.load reads them."
+            )
     places = np.flatnonzero(there)
     return Read(len(places), numbers[places], Column(packed).take(places), options)

@@ -211,7 +211,7 @@ def _write_lines(file: BinaryIO, chunks: Iterable[Chunk], format_: str) -> int:
     """Write a line for each key; how many there were."""
     rows = 0
     for chunk in chunks:
-        keys = encoded(texts(chunk.keys), rows, format_, NO_KEY)
+        keys = encoded(texts(chunk.keys, rows, format_), rows, format_, NO_KEY)
         file.writelines(b"%b %b\n" % (key, b" ".join(line)) for key, line in zip(keys, _shortest(chunk), strict=True))
         rows += len(keys)
     return rows
@@ -310,7 +310,7 @@ def write_projector(file: BinaryIO, labels: BinaryIO, chunks: Iterable[Chunk]) -
     """Write vectors and labels into two files."""
     rows = 0
     for chunk in chunks:
-        keys = encoded(texts(chunk.keys), rows, "projector", NO_LABEL)
+        keys = encoded(texts(chunk.keys, rows, "projector"), rows, "projector", NO_LABEL)
         file.writelines(b"\t".join(line) + b"\n" for line in _shortest(chunk))
         labels.writelines(key + b"\n" for key in keys)
         rows += len(keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +21,14 @@ from unhot.formats.base import (
     Options,
     Wording,
     distinct,
+    fewest_bits,
+    kind_of,
     rows_in_chunk,
 )
 from unhot.ids import as_plain
+from unhot.keys.reading import KeysLike, read
 from unhot.storage.files import Path, as_path
+from unhot.vocabulary import Vocabulary
 
 ONE_VECTOR = "Give one vector for each key."
 """What to do about keys that are to be written twice."""
@@ -34,7 +38,7 @@ class Vectors(NamedTuple):
     """Keys and their vectors.
 
     Args:
-        keys: a list of texts, or an int64 array.
+        keys: a list of texts, a list of bytes, or an array of integers: int64, or uint64 if one of them is 2**63 or more.
         vectors: (rows, dim), float32 or float64.
 
     Raises: TypeError for another number of arguments.
@@ -46,7 +50,7 @@ class Vectors(NamedTuple):
         (2, 3)
     """
 
-    keys: list[str] | Numbers
+    keys: list[str] | list[bytes] | Numbers
     vectors: Array
 
 
@@ -64,10 +68,10 @@ def read_vectors(
     Args:
         path: the file. Files of text and of word2vec may be compressed with gzip, with the ending ".gz".
         format: "word2vec" (text), "word2vec-binary", "glove", "fasttext" (.vec), "npy" (vectors alone), "npz" ("keys" and
-            "vectors", or a `state_dict`), "parquet", "arrow" (Feather, too), "projector" (two files: x.tsv has its keys in
-            x_metadata.tsv beside it, and vectors.tsv in metadata.tsv) or "safetensors" (a table's or an embedding's). None goes
-            by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet, .arrow or .feather, .tsv, .safetensors. A
-            .txt is word2vec's if its first line is two integers, else GloVe's.
+            "vectors", or a `state_dict`), "parquet", "arrow" (Feather and streams, too), "projector" (two files: x.tsv has its
+            keys in x_metadata.tsv beside it, and vectors.tsv in metadata.tsv) or "safetensors" (a table's or an embedding's).
+            None goes by the name's ending: .vec, .bin, .txt or .glove, .npy, .npz, .parquet, .arrow or .feather, .tsv,
+            .safetensors. A .txt is word2vec's if its first line is two integers, else GloVe's.
         errors: what happens to a key that is not UTF-8: "strict" (an error), "replace" or "ignore".
         duplicates: what happens to a key that has been there before: "raise" (an error), "first" (later ones are left out, as
             gensim does) or "keep".
@@ -75,9 +79,10 @@ def read_vectors(
             spaces (". . ." does in GloVe's own files): the vector is the last `dim` fields of a line.
         dtype: what the numbers of a text become, "float32" or "float64". Other formats say it themselves.
 
-    Returns: keys (a list of texts, or int64 numbers, which are the rows' if the file has no keys), and vectors of shape
-        (rows, dim). Of an embedding, its keys in the order of their rows, without reserved rows, buckets and the missing key;
-        keys that are bytes become texts. Of a table, the rows that are not removed.
+    Returns: keys (a list of texts; a list of bytes, of binary columns; or integers, which are the rows' numbers if the file has
+        no keys: int64, or uint64 if one of them is 2**63 or more), and vectors of shape (rows, dim). Of an embedding, its keys
+        in the order of their rows, without reserved rows, buckets and the missing key; keys that are bytes become texts. Of a
+        table, the rows that are not removed.
 
     Raises: ValueError if the file is truncated, damaged or of another format, with the number of the line or row; OSError if it
         cannot be read; ModuleNotFoundError if Parquet or Arrow needs pyarrow.
@@ -99,8 +104,8 @@ def read_vectors(
 
 def _collected(head: Head, chunks: Iterable[Chunk]) -> Vectors:
     """All in one. Memory is taken for what has been read, and not for what the file claims."""
-    texts: list[str] = []
-    numbers = [np.empty(0, np.int64)]
+    texts: list[Any] = []
+    numbers: list[Array] = []
     vectors, rows = np.empty((0, head.dim), head.dtype), 0
     for chunk in chunks:
         stop = rows + len(chunk.keys)
@@ -115,10 +120,11 @@ def _collected(head: Head, chunks: Iterable[Chunk]) -> Vectors:
             numbers.append(chunk.keys)
         rows = stop
     vectors.resize((rows, head.dim), refcheck=False)
-    return Vectors(texts if head.kind == "text" else np.concatenate(numbers), vectors)
+    integers = fewest_bits(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
+    return Vectors(texts if head.kind in ("text", "bytes") else integers, vectors)
 
 
-def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: RealsLike, format: str | None = None) -> None:
+def write_vectors(path: Path, keys: KeysLike | Vocabulary, vectors: RealsLike, format: str | None = None) -> None:
     """Write keys and vectors into a file of any format that `read_vectors` reads.
 
     The file is there as a whole once all is written, and not before, as with `Table.save`. Numbers in text have as many digits
@@ -128,13 +134,17 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     Args:
         path: the file. With the ending ".gz", text and word2vec's binary format are compressed. With ".tsv", the keys go into
             a second file beside it: those of x.tsv into x_metadata.tsv, and of vectors.tsv into metadata.tsv.
-        keys: texts, or integers, one for each row, all different. Formats of text hold integers as their digits.
-        vectors: floats of shape (rows, dim).
+        keys: texts, bytes or integers, one for each row, all different: a list, an array, or a column of pandas, Polars or
+            Arrow. Formats of text hold integers as their digits, and bytes as the text that they are in UTF-8. Or a
+            `Vocabulary`: its keys in the order of their rows.
+        vectors: floats of shape (rows, dim). With a vocabulary, they are a table of all its rows (`vocabulary.rows`), and those
+            without a key are left out: reserved rows, buckets, the rows of removed keys, and that of the missing key.
         format: as for `read_vectors`. None goes by the name's ending, and a .txt is GloVe's.
 
     Raises: ValueError for keys that the format cannot hold, such as one with a space in a file of text, which names the key and
-        the formats to use instead; for keys that are not distinct, and shapes that do not fit. TypeError for keys or vectors of
-        another type; OSError if the file cannot be written. A file that is there stays as it is after an error.
+        the formats to use instead; for keys that are missing or not distinct, for integers below 0 and of 2**63 or more in one
+        file, and for shapes that do not fit. TypeError for keys or vectors of another type; OSError if the file cannot be
+        written. A file that is there stays as it is after an error.
 
     Example:
         >>> import os, tempfile, numpy as np, unhot
@@ -142,6 +152,10 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
         >>> unhot.write_vectors(path, ["New York", "Rome"], np.eye(2))
         >>> unhot.read_vectors(path).keys
         ['New York', 'Rome']
+        >>> words = unhot.Vocabulary(["king", "queen"], unknown=0)
+        >>> unhot.write_vectors(path, words, np.array([[0.0], [0.5], [0.25]]))  # row 0 stands for unknown words
+        >>> unhot.read_vectors(path).keys
+        ['king', 'queen']
     """
     name = as_path(path)
     array = as_plain(vectors, "vectors")
@@ -150,38 +164,67 @@ def write_vectors(path: Path, keys: Sequence[str] | npt.ArrayLike, vectors: Real
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`vectors` must be of shape (rows, dim), neither of them 0. Received: shape {array.shape}.")
     array = array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32, copy=False)
-    named = as_keys(keys)
+    if isinstance(keys, Vocabulary):
+        named, array = _with_keys(keys, array)
+    else:
+        named = as_keys(keys)
     if len(named) != len(array):
         raise ValueError(f"there must be a key for each vector. Received: {len(named)} keys and {len(array)} vectors.")
-    head = Head(len(array), array.shape[1], array.dtype, "text" if isinstance(named, list) else "numbers")
+    head = Head(len(array), array.shape[1], array.dtype, kind_of(named))
     step = rows_in_chunk(head)
     parts = (Chunk(named[at : at + step], array[at : at + step], 0.0) for at in range(0, len(array), step))
     registry.write(name, format, head, distinct(parts, "raise", ONE_VECTOR), Wording())
 
 
 def as_keys(keys: Any) -> Keys:
-    """Keys as a list of texts or an int64 array; an error for anything else.
+    """Keys as a list of texts or bytes, or an array of integers; an error for anything else.
 
     Example:
         >>> from unhot.formats.vectors import as_keys
         >>> as_keys([3, 7])
         array([3, 7])
     """
-    if isinstance(keys, np.ndarray):
-        if keys.dtype.kind in "iu" and keys.ndim == 1:
-            if keys.dtype == np.uint64 and keys.size and keys.max() >= 1 << 63:
-                raise ValueError(f"integers as keys must be below 2**63. Received: {keys.max()}.")
-            return keys.astype(np.int64, copy=False)
-        keys = keys.tolist() if keys.ndim == 1 else None
-    if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)):
-        if all(type(key) is str or isinstance(key, str) for key in keys):
-            return [str(key) for key in keys]
-        if all(isinstance(key, (int, np.integer)) and not isinstance(key, bool) for key in keys):
-            try:
-                return np.array(keys, np.int64)
-            except OverflowError:
-                raise ValueError("integers as keys must lie in [-2**63, 2**63).") from None
-    raise TypeError("`keys` must be texts or integers, one for each row, in a list or an array of one dimension.")
+    if isinstance(keys, list) and all(type(key) is str for key in keys):
+        return keys  # also such as UTF-8 cannot hold: only a format knows the row of one
+    column = read(keys, "keys")
+    if len(column.shape) != 1:
+        raise TypeError(
+            "`keys` must be texts, bytes or integers, one for each row, in a list, an array or a column of one dimension."
+            f" Received: {type(keys).__name__} of shape {column.shape}."
+        )
+    found = column.keys
+    if found.missing is not None:
+        where = column.where(int(np.flatnonzero(found.missing)[0]))
+        raise ValueError(f"`keys` has a missing value{where}. Every row must have a key: leave out the others.")
+    if found.kind == "int":
+        packed = found.packed
+        if packed.large is not None and (low := packed.data[~packed.large]).size and low.min() < 0:
+            raise ValueError(
+                f"`keys` holds integers below 0, such as {low.min()}, and of 2**63 or more, such as"
+                f" {packed.data[packed.large].view(np.uint64).max()}, and no array of integers holds both. Make them texts."
+            )
+        integers: Array = packed.data.view(np.int64 if packed.large is None else np.uint64)
+        return integers if column.take is None else integers[column.take]
+    listed: list[Any] = list(found.objects)
+    return listed if column.take is None else [listed[place] for place in column.take.tolist()]
+
+
+def _with_keys(vocabulary: Vocabulary, array: Array) -> tuple[Keys, Array]:
+    """The keys of a vocabulary, and the vectors of their rows."""
+    rows = vocabulary.rows
+    if len(array) != rows:
+        raise ValueError(
+            f"with a vocabulary, `vectors` must have one for each of its {rows} rows, also for those without a key, which are"
+            f" left out. Received: {len(array)} vectors. For one vector for each key, pass list(vocabulary)."
+        )
+    keys = vocabulary.decode(np.arange(rows), default=None)
+    assert isinstance(keys, np.ndarray)
+    if keys.dtype != object:
+        return as_keys(keys), array
+    there = np.array([key is not None for key in keys.tolist()])
+    if not there.any():
+        raise ValueError("the vocabulary has no keys.")
+    return as_keys(keys[there].tolist()), array if there.all() else array[there]
 
 
 IN_PYTHON = Wording("source_format", "target_format")

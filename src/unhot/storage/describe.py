@@ -66,7 +66,7 @@ def describe(path: Path, format_: str | None = None, dim: int | None = None, wor
             "rows": "as many as lines" if head.rows is None else f"{head.rows:,}",
             "dim": f"{head.dim:,}",
             "dtype": "as asked for, by default float32" if _of_text(name) else head.dtype.name,
-            "keys": {"text": "texts", "numbers": "integers"}[head.kind],
+            "keys": {"text": "texts", "bytes": "bytes"}.get(head.kind, "integers"),
         }
     return Described(facts, [])
 
