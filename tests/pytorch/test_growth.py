@@ -85,6 +85,71 @@ def test_as_if_all_rows_had_been_there(name: str, kernels: str, monkeypatch: pyt
     torch.testing.assert_close(plain.weight.detach(), stock.weight.detach(), rtol=1e-8, atol=1e-10)
 
 
+COUPLED = ["Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "RMSprop", "Adadelta"]
+"""Optimizers whose steps with coupled decay are torch's own, densely."""
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize(("name", "decays"), product(COUPLED, ["throughout", "later", "at first", "at times"]))
+def test_coupled_decay_acts_on_rows_that_come_later(
+    name: str, decays: str, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such decay does to a row depends on its weights and on all steps so far, whose rates change."""
+    monkeypatch.setenv("UNHOT_TORCH_KERNELS", kernels)
+    weights = start()
+    stock = nn.Embedding(ROWS, DIM, _weight=weights.clone())
+    layer = unhot.torch.Embedding(FIRST, DIM, _weight=weights[:FIRST].clone())
+    theirs, ours = (
+        getattr(module, name)([{"params": given.parameters(), "weight_decay": 0.1}], **OPTIMIZERS[name])
+        for module, given in ((torch.optim, stock), (unhot.torch, layer))
+    )
+    on = {"throughout": range(60), "later": range(20, 60), "at first": range(20), "at times": [*range(9, 15), 33]}[decays]
+    for number in range(60):
+        for optimizer in (theirs, ours):
+            (group,) = optimizer.param_groups
+            group["weight_decay"] = 0.1 * (number in on)
+            group["lr"] *= 0.9 if number % 7 == 3 else 1.0
+        if number in (2, 25, 50):
+            rows = len(layer.weight)
+            layer.grow(2, of(weights[rows : rows + 2]))
+            torch.testing.assert_close(layer.weight.detach(), stock.weight.detach()[: rows + 2], rtol=1e-7, atol=1e-8)
+        ids = [number * 5 % len(layer.weight), 3, number % 3]
+        step(layer, ours, ids)
+        step(stock, theirs, ids)
+    layer.grow(2, of(weights[-2:]))
+    torch.testing.assert_close(layer.weight.detach(), stock.weight.detach(), rtol=1e-7, atol=1e-8)
+    state, expected = (dict(next(iter(one.state_dict()["state"].values()))) for one in (ours, theirs))
+    assert state.keys() == expected.keys()
+    for key, held in expected.items():
+        torch.testing.assert_close(state[key].to(held.dtype), held, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+def test_coupled_decay_since_the_state_was_loaded() -> None:
+    """Steps from before the state was loaded are not known to the optimizer; a step that failed counts as none."""
+    layer, other = (unhot.torch.Embedding(4, DIM, _weight=start()[:4].clone()) for _ in range(2))
+    optimizer, resumed = (unhot.torch.Adam(one.parameters(), lr=0.1, weight_decay=0.1) for one in (layer, other))
+    for _ in range(5):
+        step(layer, optimizer, [1])
+    resumed.load_state_dict(optimizer.state_dict())
+    row = other.grow(1, nn.init.ones_)
+    assert torch.equal(other(row), torch.ones(1, DIM, dtype=other.weight.dtype))
+    plain = nn.Parameter(torch.ones(1, DIM, dtype=other.weight.dtype))
+    theirs = torch.optim.Adam([plain], lr=0.1, weight_decay=0.1)
+    theirs.state[plain] = {"step": torch.tensor(5.0), "exp_avg": torch.zeros_like(plain), "exp_avg_sq": torch.zeros_like(plain)}
+    for number in range(3):
+        if number == 1:
+            resumed.param_groups[0]["betas"] = None
+            with pytest.raises(TypeError):
+                step(other, resumed, [1])
+            resumed.param_groups[0]["betas"] = (0.9, 0.999)
+        step(other, resumed, [1])
+        plain.grad = torch.zeros_like(plain)
+        theirs.step()
+    assert torch.equal(other(other.grow(1, nn.init.ones_)), plain)
+
+
 @pytest.mark.parametrize("name", ["AdamW", "SGD momentum"])
 def test_removed_rows_begin_anew(name: str) -> None:
     """Their numbers are used again, with a new state; others train as before."""
@@ -197,6 +262,32 @@ def test_frozen_rows(name: str, way: str) -> None:
     assert layer.frozen.tolist() == list(range(ROWS))
     layer.frozen = None
     assert layer.frozen.tolist() == []
+
+
+@pytest.mark.parametrize("sparse", [None, False, True])
+@pytest.mark.parametrize("kind", ["rows", "bags"])
+@pytest.mark.parametrize("owned", [False, True])
+def test_lookups_do_not_renorm_frozen_rows(kind: str, sparse: bool | None, owned: bool) -> None:
+    """With `max_norm`, all other rows are what torch's own layer makes of them; errors are torch's, too."""
+    weights = start()
+    ours, theirs = (unhot.torch.EmbeddingBag, nn.EmbeddingBag) if kind == "bags" else (unhot.torch.Embedding, nn.Embedding)
+    layer: Any = ours(ROWS, DIM, _weight=weights.clone(), max_norm=0.3, norm_type=3.0, sparse=sparse, frozen=[1, 4, ROWS - 1])
+    stock: Any = theirs(ROWS, DIM, _weight=weights.clone(), max_norm=0.3, norm_type=3.0)
+    optimizers = [] if not owned else [unhot.torch.SGD(layer.parameters(), lr=0.1), torch.optim.SGD(stock.parameters(), lr=0.1)]
+    for ids in (torch.tensor([[0, 4], [2, 4]]), torch.tensor([[ROWS - 1, 1]]), torch.tensor([[3, 1, 0]], dtype=torch.int32)):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        layer(ids).sum().backward()
+        stock(ids).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert torch.equal(layer.weight.detach()[[1, 4, ROWS - 1]], weights[[1, 4, ROWS - 1]])
+        others = [0, 2, 3, *range(5, ROWS - 1)]
+        torch.testing.assert_close(layer.weight.detach()[others], stock.weight.detach()[others], rtol=1e-12, atol=1e-14)
+    for id in (ROWS, -1):
+        with pytest.raises((IndexError, RuntimeError)):
+            layer(torch.tensor([[id, 4]]))
+    assert torch.equal(layer.weight.detach()[[1, 4, ROWS - 1]], weights[[1, 4, ROWS - 1]])
 
 
 def test_a_collection_grows_table_by_table() -> None:

@@ -23,6 +23,8 @@ from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.gradient import RowGradient
 from unhot.torch.held_state import Owner, Start, StateHolder, require_shape
 from unhot.torch.placement import Host, Placement, counter, placement
+from unhot.torch.renorm import trained_among
+from unhot.torch.replay import NotedSteps
 from unhot.training import Backend, Ownership
 
 DTYPES = (torch.float32, torch.float64)
@@ -70,6 +72,8 @@ class TorchBackend(Backend):
         """How many of the last steps in a row were dense."""
         self.kept: dict[str, float] = {}
         """Numbers of the clock of the last engine that torch's state has no place for, if rows were trained by it alone."""
+        self.steps: NotedSteps | None = None
+        """The steps to make again for rows that are added, if there were such of which the clock knows nothing."""
 
     @property
     def owner(self) -> StateHolder | None:
@@ -119,14 +123,15 @@ class TorchBackend(Backend):
     # ------------------------------------------------------------------ reading
 
     def renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
-        """Settle the rows `ids`, and scale those down whose norm is larger."""
+        """Settle the rows `ids`, and scale those down whose norm is larger, unless they are frozen."""
         renorm = torch.no_grad()(self._renorm)  # no `with`: see `without_torch_functions`
         self.lock.holding(partial(renorm, ids, max_norm, norm_type))
 
     def _renorm(self, ids: Tensor, max_norm: float, norm_type: float) -> None:
         self.settle_rows(ids)
-        if ids.numel():  # torch's kernel for GPUs refuses none
-            torch.embedding_renorm_(self._weights, ids.contiguous(), max_norm, norm_type)
+        trained = trained_among(ids, self.parameter)
+        if trained.numel():  # torch's kernel for GPUs refuses none
+            torch.embedding_renorm_(self._weights, trained.contiguous(), max_norm, norm_type)
 
     def in_host_memory(self) -> bool:
         """Whether the table lies where the native kernels work."""
@@ -247,7 +252,7 @@ class TorchBackend(Backend):
         if engine is not None and (self._written() or engine.version < 0):
             together(self._leaving(engine))
         self._hand_over()
-        self.kept = {}
+        self.kept, self.steps = {}, None
 
     def resume(self) -> None:
         """Go on from what torch holds now, which may be other memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from unhot.torch.held_state import Owner, Start, StateError
 from unhot.torch.joint import Joint, joint_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
+from unhot.torch.replay import NotedSteps
 
 
 class Ready(NamedTuple):
@@ -153,6 +155,32 @@ def after_dense_step(core: Optimizer, start: Start) -> dict[str, float]:
     go_on(clock, start)
     together(clock.advance(start.now + 1, core.read(start.now + 1)))
     return {name: number for name, number in clock.state().items() if name in OF_NEW_ROWS}
+
+
+def note_dense_step(
+    owner: Owner, core: Optimizer | str, group: Mapping[str, Any], backend: TorchBackend, state: Mapping[str, Any]
+) -> None:
+    """Note, for rows that are added later, a step of a table that torch's code is going to make; `state` is its state there."""
+    try:
+        start = Start.of(state, owner, backend.kept, np.dtype(np.float64), None)
+    except StateError:  # which torch takes and we do not: new rows then hold what they are given
+        backend.kept, backend.steps = {}, None
+        return
+    kept = {}
+    if isinstance(core, Optimizer):
+        with suppress(TypeError, ValueError):
+            kept = after_dense_step(core, start)
+    if not kept and backend.steps is None:
+        held = {owner.slots[name] for name in start.held}
+        backend.steps = NotedSteps(start.now, "step" in owner.counters, start.momentum_product, held, backend.kept)
+    backend.kept = kept
+    note_step(owner, group, backend, start.now)
+
+
+def note_step(owner: Owner, group: Mapping[str, Any], backend: TorchBackend, now: int) -> None:
+    """Note a step after `now` others, if it may have to be made again."""
+    if backend.steps is not None:
+        backend.steps.note(now, group, owner.defaults)
 
 
 def planned_rows(table: Ready) -> int:

@@ -31,7 +31,10 @@ class Growing(nn.Module):
         state enlarged. Training goes on as if the new rows had been there from the start without a gradient; weight decay has
         acted on them since the optimizer was made or its state was loaded. Rows that are given as a tensor hold what is given.
 
-        It costs the new rows, if there is room for them. If not, all rows are copied into memory of twice the size.
+        It costs the new rows, if there is room for them. If not, all rows are copied into memory of twice the size. Where
+        coupled weight decay trains the table densely (`unhot.torch.Adam(..., weight_decay=0.1)`), all steps since the first
+        such one are made again for the new rows, some tens of microseconds each. So add many rows at a time there, or decouple
+        the decay, as AdamW does.
 
         Args:
             rows: how many.
@@ -104,8 +107,8 @@ class Growing(nn.Module):
     def frozen(self) -> Tensor:
         """The numbers of the rows that do not train, in rising order.
 
-        No step of an optimizer of `unhot.torch` changes a bit of them, nor does weight decay. Between steps, you may assign row
-        numbers, a boolean mask of shape (num_embeddings,), or None for no rows.
+        No step of an optimizer of `unhot.torch` changes a bit of them, nor does weight decay or `max_norm`. Between steps, you
+        may assign row numbers, a boolean mask of shape (num_embeddings,), or None for no rows.
 
         Example:
             >>> import torch, unhot.torch

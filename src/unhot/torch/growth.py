@@ -21,7 +21,7 @@ from unhot.torch._private import unseen, version_of, without_torch_functions
 from unhot.torch.backend import TorchBackend, dtype_of
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Content, OtherShards
-from unhot.torch.held_state import slots_in
+from unhot.torch.held_state import slots_in, steps_made
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.training import ownership_of
@@ -77,7 +77,7 @@ def resize(table: TableParameter, rows: int) -> None:
 def _resize(table: TableParameter, rows: int, backend: TorchBackend | None) -> None:
     if backend is not None:
         backend.hand_over()
-        backend.kept, backend._pointer = {}, -1
+        backend.kept, backend.steps, backend._pointer = {}, None, -1
     table.grad = None
     table.notes.rooms.clear()
     together(_in_place(table, None, {"": table.detach().new_zeros((rows, table.size(1)))}))
@@ -142,10 +142,15 @@ def _added_to_engine(
     """What adds rows to the store of an engine, and to the parameter and the optimizer's state, whose memory that is."""
     assert engine.clock is not None
     given = weights.to(table.dtype).cpu().contiguous().numpy()
-    state = engine.untouched(given) if from_the_start else engine.new(given)
     owner: Any = backend.owner
     held = owner.held_state[table]
-    tensors = {"": table.detach(), **{owner.slots[name]: held[owner.slots[name]] for name in engine.clock.slots}}
+    slots = {owner.slots[name]: held[owner.slots[name]] for name in engine.clock.slots}
+    if from_the_start and backend.steps is not None:
+        made = backend.steps.again(owner, held, slots, torch.from_numpy(given), engine.now)
+        state = [tensor.numpy() for tensor in made]
+    else:
+        state = engine.untouched(given) if from_the_start else engine.new(given)
+    tensors = {"": table.detach(), **slots}
     rooms: dict[str, Tensor] = {}
 
     def larger(_: Store, rows: int) -> list[Any]:
@@ -192,6 +197,10 @@ def _state_of(
 ) -> Sequence[Tensor]:
     """Weights and slots of new rows, where there is no engine."""
     owner: Any = None if backend is None else backend.owner
+    if backend is not None and backend.steps is not None and from_the_start:
+        held = owner.held_state.get(table, {})
+        now = steps_made(held.get("step", 0), "the 'step' in `optimizer.state` of a table")
+        return backend.steps.again(owner, held, slots, weights.to(table), now)
     if backend is None or not slots:
         kept = backend.kept.get("kept_of_weight", 1.0) if backend is not None and from_the_start else 1.0
         return [weights * kept]

@@ -32,6 +32,9 @@ class Owner(StateHolder, Protocol):
     counters: ClassVar[tuple[str, ...]]
     """What torch's state holds beside the slots."""
 
+    defaults: dict[str, Any]
+    """The hyperparameters that a parameter group has if it is given no others."""
+
     def hyperparameters(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the core's optimizer, from a parameter group."""
 

@@ -11,6 +11,7 @@ from unhot.torch._private import in_data_parallel, is_exporting, is_traced_by_pr
 from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
+from unhot.torch.renorm import renormed
 from unhot.training import Ownership
 
 
@@ -32,6 +33,7 @@ def lookup(
         return hidden.outside_graph(lookup, input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
     backend = owner_of(weight, sparse)
     if backend is None:
+        max_norm = renormed(weight, input, max_norm, norm_type)
         weight = known_to_tracers(weight)
         return nn.functional.embedding(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, bool(sparse))
     padding_idx = -1 if padding_idx is None else _counted(padding_idx, weight)
@@ -141,6 +143,7 @@ def bag_lookup(
         )  # fmt: skip
     backend = owner_of(weight, sparse)
     if backend is None:
+        max_norm = renormed(weight, input, max_norm, norm_type)
         weight = known_to_tracers(weight)
         return bag(
             input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, bool(sparse), per_sample_weights,

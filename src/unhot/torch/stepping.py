@@ -21,7 +21,7 @@ from unhot.torch.clocks import Ready, Step
 from unhot.torch.collection_lookup import CollectionLookup
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import OtherShards
-from unhot.torch.held_state import Start, slots_in
+from unhot.torch.held_state import slots_in
 from unhot.torch.lookup import ASKED_FOR, BagLookup, RowLookup
 from unhot.torch.parameter import TableParameter, become_table, made_plain
 from unhot.training import Ownership, warn_of_dense_training
@@ -187,7 +187,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
                     core = self._core_of(group)
                 reason = self._prepared(group, core, tie.backend, parameter, gradient)
                 if reason:
-                    dense.append(self._densely(core, tie.backend, parameter, reason))
+                    dense.append(self._densely(core, group, tie.backend, parameter, reason))
                 else:
                     ready.append(Ready(parameter, tie.backend, gradient, self.held_state[parameter]))
             if not ready:
@@ -199,10 +199,12 @@ class RowOptimizer(Base):  # type: ignore[misc]
                 for table in step.tables:
                     table.parameter.notes.reason_for_dense = ""
                     if step.reason:
-                        dense.append(self._densely(core, table.backend, table.parameter, step.reason))
+                        dense.append(self._densely(core, group, table.backend, table.parameter, step.reason))
+                    elif table.backend.engine is not None:
+                        clocks.note_step(cast("Any", self), group, table.backend, table.backend.engine.now)
         if dense:
             frozen = [(held, rows, self._held_in(held, rows)) for held in dense if len(rows := frozen_rows(held))]
-            _torch_step(self._partner(dense) if self.lock is not None else self)
+            (self if self.lock is None else self._partner_for(dense)).torch_step()
             for held, rows, (weights, slots) in frozen:
                 held.detach()[rows] = weights
                 for name, slot in slots_in(self.held_state[held], held).items():
@@ -238,19 +240,16 @@ class RowOptimizer(Base):  # type: ignore[misc]
             return table.notes.reason_for_dense or AS_A_WHOLE
         return core if isinstance(core, str) else backend.prepare(group, core, self.held_state[table])
 
-    def _densely(self, core: Optimizer | str, backend: TorchBackend, table: TableParameter, reason: str) -> Tensor:
+    def _densely(
+        self, core: Optimizer | str, group: Mapping[str, Any], backend: TorchBackend, table: TableParameter, reason: str
+    ) -> Tensor:
         """The table, ready for a step that torch's own code makes."""
         gradient = table.grad
         assert gradient is not None
         if not (gradient.is_sparse and gradient.sparse_dim() != 1):  # of single numbers, as torch takes it
             table.grad = as_dense(gradient)
         backend.hand_over()  # an error would leave everything as it was
-        try:
-            state, owner = self.held_state.get(table, {}), cast("Any", self)
-            start = Start.of(state, owner, backend.kept, np.dtype(np.float64), None)
-            backend.kept = {} if isinstance(core, str) else clocks.after_dense_step(core, start)
-        except (TypeError, ValueError):  # what torch takes and we do not: new rows then hold what they are given
-            backend.kept = {}
+        clocks.note_dense_step(cast("Any", self), core, group, backend, self.held_state.get(table, {}))
         self._tell(table, backend, reason, gradient)
         return table
 
@@ -263,17 +262,25 @@ class RowOptimizer(Base):  # type: ignore[misc]
             warn_of_dense_training(table.notes, name, why, f"{remedy}.", stacklevel=11)
         table.notes.reason_for_dense = reason
 
-    def _partner(self, dense: list[Tensor]) -> Any:
+    def _partner_for(self, dense: list[Tensor]) -> RowOptimizer:
         """This optimizer as it would be with these parameters alone: the same state, the same hyperparameters."""
         kept = {id(parameter) for parameter in dense}
-        partner = object.__new__(type(self))
-        partner.__dict__.update(self.__dict__)
-        partner.__dict__["_in_torchs_code"] = True
-        partner.param_groups = [
+        groups = [
             {**group, "params": [parameter for parameter in group["params"] if id(parameter) in kept]}
             for group in self.param_groups
         ]
+        return self.partner(groups, self.held_state)
+
+    def partner(self, groups: list[dict[str, Any]], state: dict[Any, Any]) -> RowOptimizer:
+        """This optimizer as it would be with these parameter groups and this state, for torch's own steps."""
+        partner = object.__new__(type(self))
+        partner.__dict__.update({**self.__dict__, "_in_torchs_code": True, "param_groups": groups, "state": state})
         return partner
+
+    def torch_step(self) -> None:
+        """Torch's own step, without the hooks, which run around ours."""
+        order = type(self).__mro__
+        unhooked(order[order.index(RowOptimizer) + 1].step)(self)  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's."""
@@ -392,12 +399,6 @@ _step_observed: Any = torch.optim.Optimizer.profile_hook_step(RowOptimizer._step
 def _observed_step(optimizer: RowOptimizer, closure: Any) -> Any:
     """A step with what watches it: hooks are told what `step` was given."""
     return _step_observed(optimizer) if closure is None else _step_observed(optimizer, closure)
-
-
-def _torch_step(optimizer: RowOptimizer) -> None:
-    """Torch's own step, without the hooks, which run around ours."""
-    order = type(optimizer).__mro__
-    unhooked(order[order.index(RowOptimizer) + 1].step)(optimizer)  # type: ignore[attr-defined]
 
 
 def unhooked(step: Any) -> Any:
