@@ -188,6 +188,39 @@ def test_schedules_and_excluded_tables(excluded: bool) -> None:
     assert_same(*models, ROWS)
 
 
+AVERAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "decay": ("AdamW", {}),
+    "replaced": ("AdamW", {"ema_overwrite_frequency": 2, "weight_decay": 0.1}),
+    "a schedule": ("SGD", {"learning_rate": keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.5), "momentum": 0.0}),
+    "batches together": ("SGD", {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 2, "nesterov": False}),
+    "Ftrl": ("Ftrl", {"ema_overwrite_frequency": 3}),
+    "no decay": ("Adam", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("case", some(AVERAGED, ["decay", "batches together", "Ftrl"]))
+def test_averages_of_the_steps_before(case: str) -> None:
+    """With `use_ema`, averages of new rows are those of the weights that they would have had, which decay has moved.
+
+    They replace the weights at the end of `fit`, and so not after single batches.
+    """
+    name, options = AVERAGED[case]
+    layer, _, *models = pair(name, use_ema=True, ema_momentum=0.9, **options)
+    for number in range(5):
+        for model in models:
+            model.train_on_batch(np.full((4, 2), number % FIRST, "int32"), np.ones((4, 1), "float32"))
+    layer.grow(2, of(start()[FIRST : FIRST + 2]))
+    assert_same(*models, FIRST + 2)
+    if BACKEND == "jax":  # where Keras itself fails in a second `fit` with averages
+        return
+    train(models, FIRST + 2, 1)
+    layer.grow(ROWS - FIRST - 2, of(start()[FIRST + 2 :]))
+    assert_same(*models, ROWS)
+    train(models, ROWS, 2)
+    assert_same(*models, ROWS)
+
+
 @pytest.mark.parametrize("name", some(["SGD", "AdamW"], ["SGD"]))
 def test_removed_rows_begin_anew(name: str) -> None:
     """Their numbers are used again, with a new state; others train as before."""

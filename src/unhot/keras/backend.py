@@ -85,6 +85,8 @@ class Owner(Protocol):
     learning_rate: Tensor
     _learning_rate: Tensor
     gradient_accumulation_steps: int | None
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
 
     _rates: Any  # of a module that comes after this one
     """The learning rates of the steps made."""

@@ -112,13 +112,14 @@ def _with_slots(part: Given, again: Rows) -> Iterator[New]:
     values, trainers = part.values, trainers_of(part.variable)
     moved: dict[int, Values] = {}
     if part.from_the_start and trainers:
-        values, slots = untouched(trainers[-1], part.variable, values)
+        values, slots, averages = untouched(trainers[-1], part.variable, values)
         moved = {id(trainers[-1].slot_of(part.variable, name)): rows for name, rows in slots.items()}
+        moved |= {id(average): averages for average in trainers[-1].averages()}  # those of other variables have other slots
     yield New(part.variable, again, values, part.axis)
-    averages = [id(average) for optimizer in trainers for average in optimizer.averages()]
+    averaged = [id(average) for optimizer in trainers for average in optimizer.averages()]
     for _, slot, initializer in _slots_of(part.variable):
         shape = list(slot.shape)
         shape[part.axis] = values.shape[part.axis]
-        begun = values if id(slot) in averages else moved.get(id(slot))
+        begun = moved.get(id(slot), values if id(slot) in averaged else None)
         made = initializer(tuple(shape), dtype=slot.dtype) if begun is None else begun
         yield New(slot, again, np.asarray(keras.ops.convert_to_numpy(made), np.float64), part.axis)

@@ -207,6 +207,12 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         self._put_frozen_back()  # or the averages would be of what a dense step has made of these rows
         super()._update_model_variables_moving_average(trainable_variables)
 
+    def finalize_variable_values(self, var_list: list[Variable]) -> None:
+        """As Keras's."""
+        if self.use_ema and self.built:
+            self._rates.note_replaced()
+        super().finalize_variable_values(var_list)
+
     def _backend_apply_gradients(self, grads: list[Gradient], trainable_variables: list[Variable]) -> None:
         rate = self._get_current_learning_rate()
         given = list(zip(grads, trainable_variables, strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import keras
 import numpy as np
@@ -57,6 +57,8 @@ class Rates:
         assert optimizer is not None
         now = steps_of(optimizer)
         self.begun = 0 if now is None else now
+        self.replaced: set[int] = set()
+        """After how many batches the averages have replaced the variables, beside those of `ema_overwrite_frequency`."""
         self.note(optimizer._learning_rate)
 
     def change(self, rate: Tensor) -> None:
@@ -78,6 +80,13 @@ class Rates:
         if not changes or changes[-1][1] != number:
             changes.append((now, number))
         self.changes = changes
+
+    def note_replaced(self) -> None:
+        """The averages of the optimizer are replacing the variables, as at the end of `fit`."""
+        optimizer = self._optimizer()
+        batches = None if optimizer is None else known_number(optimizer._iterations)
+        if batches is not None:
+            self.replaced.add(int(batches))
 
     def made(self) -> tuple[Rows, Rows]:
         """The rates of the steps made so far, and for how many steps in a row there was each."""
@@ -130,10 +139,54 @@ def scheduled(schedule: Any, steps: npt.NDArray[np.int64]) -> Rows:
     return np.array([float(schedule(ops.convert_to_tensor(step, "float32"))) for step in steps])
 
 
-def untouched(optimizer: Owner, variable: Variable, weights: Rows) -> tuple[Rows, Mapping[str, Rows]]:
-    """Rows that began with these weights and have had no gradient in the steps of an optimizer; and those of their slots that
-    have changed, by the names of the core.
-    """
+class Untouched(NamedTuple):
+    """Rows without a gradient, as the steps of an optimizer have left them."""
+
+    weights: Rows
+    slots: Mapping[str, Rows]
+    """Those that have changed, by the names of the core."""
+    averages: Rows
+    """Of the weights, if the optimizer keeps such."""
+
+
+def untouched(optimizer: Owner, variable: Variable, weights: Rows) -> Untouched:
+    """Rows that began with these weights and have had no gradient in the steps of an optimizer."""
+    if optimizer.averages():
+        return _averaged(optimizer, variable, weights)
+    weights, slots = _moved(optimizer, variable, weights)
+    return Untouched(weights, slots, weights)
+
+
+def _averaged(optimizer: Owner, variable: Variable, weights: Rows) -> Untouched:
+    """The same where Keras averages the weights after every batch, and may replace them by the averages."""
+    every, frequency = int(optimizer.gradient_accumulation_steps or 1), int(optimizer.ema_overwrite_frequency or 0)
+    rates, counts = optimizer._rates.made()
+    rates, batches = np.repeat(rates, counts.astype(np.int64)), int(known_number(optimizer._iterations) or 0)
+    decay = float(optimizer.weight_decay or 0.0) if optimizer.decays(variable) else 0.0
+    core, slots, averages = None, {}, weights
+    if issubclass(optimizer.core, unhot.Ftrl) and len(rates):
+        core = optimizer.row_optimizer(variable, float(rates[0]))
+        names = core.clock(np.dtype(np.float64), 1).slots
+        slots = {name: np.full_like(weights, start) for name, start in zip(names, core.dense_slots(), strict=True)}
+    for batch in range(optimizer._rates.begun * every, batches):
+        step = batch // every + 1
+        if (batch + 1) % every == 0 and len(rates):
+            rate = float(rates[max(step - 1 - batches // every, -len(rates))])  # the last one is that of the last step
+            if core is None:
+                weights = weights * (1.0 - rate * decay)
+            else:
+                state = weights, *slots.values()
+                weights, *moved = core.dense_step(step, Hyper(rate, 0.0, decay), np.zeros_like(weights), state)
+                slots = dict(zip(slots, moved, strict=True))
+        momentum = float(optimizer.ema_momentum) if step > 1 else 0.0  # the first average is the weight
+        averages = momentum * averages + (1.0 - momentum) * weights
+        if (frequency and step % frequency == 0) or batch + 1 in optimizer._rates.replaced:
+            weights = averages
+    return Untouched(weights, slots, averages)
+
+
+def _moved(optimizer: Owner, variable: Variable, weights: Rows) -> tuple[Rows, Mapping[str, Rows]]:
+    """Weights, and those slots that have changed, by the names of the core, where there are no averages."""
     rates, counts = optimizer._rates.made()
     decay = float(optimizer.weight_decay or 0.0) if optimizer.decays(variable) else 0.0
     if issubclass(optimizer.core, unhot.Ftrl) and len(rates):
