@@ -153,6 +153,8 @@ def test_what_cannot_be_removed() -> None:
         with pytest.raises(kind, match=re.escape(message)):
             table.remove(rows)
         assert_held(table, before)
+    with pytest.raises(IndexError, match=r"has rows 0 to 5\.$"):  # and no advice on `out_of_range`, which does not matter here
+        table.remove(6)
     with pytest.raises(IndexError, match="id 5 at position 0 is that of a removed row"):
         table.out_of_range = 5
     table.accumulate([1], np.ones((1, 3)))

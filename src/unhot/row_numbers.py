@@ -13,11 +13,16 @@ Rows = npt.NDArray[np.int64]
 
 
 def existing(rows: Any, count: int, removed: Rows, name: str = "rows") -> Rows:
-    """Flat numbers of rows of a table of so many that are there, all but the `removed` ones; else an IndexError."""
+    """Flat numbers of rows of a table of so many that are there, all but the `removed` ones; else an IndexError.
+
+    It does not advise an `out_of_range`: that is a policy for ids that are looked up.
+    """
     ids = as_ids(rows, name)
     marks = np.zeros(count, bool)
     marks[removed] = True
-    return not_removed(in_range(ids, count, "raise")[0], None, marks if len(removed) else None, ids.shape, "raise")[0]
+    return not_removed(in_range(ids, count, "raise", remedy="")[0], None, marks if len(removed) else None, ids.shape, "raise")[
+        0
+    ]
 
 
 def named(rows: Any, count: int, removed: Rows, name: str = "rows") -> Rows:

@@ -128,3 +128,6 @@ def test_errors() -> None:
     ):  # fmt: skip
         with pytest.raises(kind, match=re.escape(message)):
             call()
+    for change in (unhot.jax.remove, unhot.jax.freeze):  # which no policy for ids concerns
+        with pytest.raises(IndexError, match=r"^id 9 at position 0 is out of range: the table has rows 0 to 3\.$"):
+            change(state, [9])
