@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,22 @@ def test_coupled_decay_acts_on_rows_that_come_later(
     assert state.keys() == expected.keys()
     for key, held in expected.items():
         torch.testing.assert_close(state[key].to(held.dtype), held, rtol=1e-6, atol=1e-8)
+
+
+def test_many_steps_made_again_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unhot.torch.replay.MANY", 7)
+    layer = unhot.torch.Embedding(4, DIM)
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1, weight_decay=0.1)
+    told = []
+    for _ in range(6):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            step(layer, optimizer, [1])
+            layer.grow(1)
+        told += [str(one.message) for one in found if "made again" in str(one.message)]
+    assert len(told) == 1, "1 + 2 + 3 + 4 steps are more than 7"
+    assert told[0].startswith("10 steps")
+    assert "decouple the decay" in told[0]
 
 
 @pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")

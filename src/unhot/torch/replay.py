@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unhot.training import warn_once
+
+MANY = 100_000
+"""Steps made again, some seconds of them, from which on the user is told."""
+
 
 class NotedSteps:
     """The hyperparameters of the steps of a table, from the first one of which there is no formula.
@@ -32,6 +37,11 @@ class NotedSteps:
         self.kept = dict(kept)
         """What was known then of rows without a gradient."""
         self.changes: dict[str, list[tuple[int, Any]]] = {}
+        self.made_again = 0
+        """How many steps were made again so far, for all rows that were added."""
+
+    warned_of_dense_training = False
+    """Whether the user was told what that costs."""
 
     def note(self, now: int, group: Mapping[str, Any], names: Collection[str]) -> None:
         """The step after `now` others is going to be made with these hyperparameters of a group."""
@@ -63,6 +73,14 @@ class NotedSteps:
                 held[rows][name] = slots[name].new_zeros((len(rows), slots[name].size(1))) + start
         if not self.counted:
             now = self.stop
+        self.made_again += now - self.begun
+        if self.made_again > MANY:
+            warn_once(
+                self,
+                f"{self.made_again:,} steps were made again for rows that were added: where coupled weight decay trains a table"
+                " densely, each growth costs all steps so far. Add many rows at a time, or decouple the decay, as AdamW does.",
+                stacklevel=6,
+            )
         marks = sorted({start for changes in self.changes.values() for start, _ in changes if start < now} | {now})
         for start, stop in pairwise(marks):
             found = {name: next(v for n, v in reversed(changes) if n <= start) for name, changes in self.changes.items()}
