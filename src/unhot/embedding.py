@@ -14,8 +14,9 @@ from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.creation import Init
 from unhot.ids import as_plain
-from unhot.keyed_rows import Ids, KeyedRows
-from unhot.keys.reading import KeysLike
+from unhot.keyed_rows import Ids, KeyedRows, TableRows
+from unhot.keys.column import Column
+from unhot.keys.reading import KeysLike, read
 from unhot.optimizers import Optimizer
 from unhot.sharing import CopiedByState
 from unhot.state import whole
@@ -160,7 +161,8 @@ class Embedding(CopiedByState):
         Remove keys by the embedding's `remove`; the table's own leaves the keys. Of an embedding that is mapped from a file,
         `table.flush` and `table.close` are those of `MappedTable`.
         """
-        self._follow()
+        if not self._table._fixed_rows:
+            self._follow()
         return self._table
 
     @property
@@ -210,17 +212,22 @@ class Embedding(CopiedByState):
         """
         return self._keyed.known(keys)
 
+    @property
+    def _rows(self) -> TableRows:
+        return TableRows(self._table)
+
     def _follow(self) -> None:
-        self._lock.holding(partial(self._keyed.follow, self._table))
+        if not self._keyed.is_followed(self._rows):
+            self._lock.holding(lambda: self._keyed.follow(self._rows))
 
     def _in_use(self, keys: KeysLike) -> Ids:
         """The rows of keys that are looked up."""
-        if self.vocabulary.unknown != "grow" or self._table._only_read:
-            ids = self._keyed.known(keys)
-            if self.vocabulary.rows > self._table.rows:
-                self._follow()
-            return ids
-        return self._lock.holding(partial(self._keyed.admitted, keys, self._table))
+        column = read(keys, "keys")
+        if self.vocabulary.unknown == "grow" and not self._table._only_read:
+            return self._lock.holding(lambda: self._keyed.admitted(column, self._rows))
+        ids = self._keyed.known(column)
+        self._follow()
+        return ids
 
     def lookup(self, keys: KeysLike, out: Array | None = None) -> Array:
         """The vectors of `keys`: shape keys.shape + (dim,).
@@ -300,13 +307,18 @@ class Embedding(CopiedByState):
             array([-1., -1.], dtype=float32)
         """
         self._table.step(None if keys is None else self._trained(keys), grads)
-        self._lock.holding(partial(self._keyed.stepped, self._table))
+        self._lock.holding(lambda: self._keyed.stepped(self._rows))
 
     def _trained(self, keys: KeysLike) -> Ids:
-        """The rows of keys that have gradients: they have been looked up, and are admitted if not."""
-        ids = self._keyed.known(keys)
-        new = self.vocabulary.unknown == "grow" and self._keyed.min_count == 1 and (ids == self._keyed.fallback).any()
-        return self._in_use(keys) if new else ids
+        """The rows of keys that have gradients, which is a use of them; they are admitted if they have not been looked up."""
+        column = read(keys, "keys")
+        ids = self._keyed.known(column)
+        if self.vocabulary.unknown == "grow" and self._keyed.min_count == 1 and (ids == self._keyed.fallback).any():
+            return self._in_use(column)
+        self._follow()
+        if self._keyed.counts_uses:
+            self._lock.holding(lambda: self._keyed.note(ids, self._rows))
+        return ids
 
     def remove(self, keys: KeysLike) -> None:
         """Forget keys. Their rows are free, and given to new keys.
@@ -323,7 +335,7 @@ class Embedding(CopiedByState):
             >>> "cat" in words
             False
         """
-        self._lock.holding(partial(self._keyed.remove, keys, self._table))
+        self._lock.holding(lambda: self._keyed.remove(keys, self._rows))
 
     # ------------------------------------------------------------------ states and copies
 
@@ -341,7 +353,7 @@ class Embedding(CopiedByState):
         """
 
         def state() -> dict[str, Array]:
-            self._keyed.follow(self._table)
+            self._keyed.follow(self._rows)
             words = {f"{VOCABULARY}.{name}": value for name, value in self.vocabulary.state_dict().items()}
             return self._table.state_dict() | words
 
@@ -369,6 +381,7 @@ class Embedding(CopiedByState):
         keyed, rows = KeyedRows(loaded, *self._keyed.limits), max(loaded.rows, 1)
         table = Table(rows, self.dim, optimizer=self.optimizer, init="zeros", dtype=self.dtype, out_of_range="zero")
         table.load_state_dict({name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")})
+        keyed.follow(TableRows(table))
 
         def load() -> None:
             keyed.vocabulary = self.vocabulary
@@ -393,7 +406,7 @@ class Embedding(CopiedByState):
         """
 
         def save() -> None:
-            self._keyed.follow(self._table)
+            self._keyed.follow(self._rows)
             limits = {name: np.array(value or 0) for name, value in zip(LIMITS, self._keyed.limits, strict=True)}
             self._table._save(path, self.vocabulary.state_dict() | limits)
 
@@ -411,6 +424,8 @@ class Embedding(CopiedByState):
             table.out_of_range = "zero"
         made = object.__new__(cls)
         made._keyed, made._table, made._lock = KeyedRows(vocabulary, limits[0] or 1, *limits[1:]), table, Lock()
+        if table._fixed_rows:
+            made._keyed.has_all_keys(made._rows)
         return made
 
     def __getstate__(self) -> tuple[KeyedRows, Table]:

@@ -41,6 +41,8 @@ class Growing(Shared):
     _out_of_range: OutOfRange
     _only_read = False
     """Whether nothing ever changes the table: it lies in a file that is mapped for reading."""
+    _fixed_rows = False
+    """Whether no rows can be added, removed, assigned or frozen: they are those of a mapped file."""
 
     @property
     def removed(self) -> npt.NDArray[np.int64]:
@@ -89,8 +91,8 @@ class Growing(Shared):
 
     def _grow(self, count: int, init: NewRows) -> npt.NDArray[np.int64]:
         store = self._engine.stores[0]
-        if self._pending and len(self._engine.stores) > 1:  # which name the bias by a number that may change
-            raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `grow`.")
+        if len(self._engine.stores) > 1:  # which name the bias by a number that may change
+            self._require_nothing_waits("grow")
         numbers = sum(array.shape[1] for array in store.state)
         memory.require(count * (numbers * store.weights.itemsize + 4), f"{count:,} more rows of {store.dim}")
         found: list[npt.NDArray[np.int64]] = []
@@ -171,18 +173,30 @@ class Growing(Shared):
             array([1, 3, 4])
         """
         self._require_own_rows()
+        self._lock.holding(partial(self._remove, rows, False))
 
-        def work() -> None:
-            given = np.unique(self._existing(rows))
-            if self._out_of_range in given.tolist():
-                raise ValueError(f"row {self._out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
-            if self._pending:
-                raise RuntimeError("gradients given to `accumulate` wait for a step: call `step()` before `remove`.")
-            store = self._engine.stores[0]
-            zeros = np.zeros((len(given), store.dim), store.weights.dtype)
-            self._engine.change_rows(lambda: self._removing(given, zeros))
+    def _remove(self, rows: IdsLike, forgetting: bool) -> None:
+        """Give rows back, and with them those of their gradients that wait for a step; or refuse if there are any."""
+        given = np.unique(self._existing(rows))
+        if self._out_of_range in given.tolist():
+            raise ValueError(f"row {self._out_of_range} stands for ids out of range. Assign another `out_of_range` first.")
+        if not forgetting or len(self._engine.stores) > 1:
+            self._require_nothing_waits("remove")
+        store = self._engine.stores[0]
+        zeros = np.zeros((len(given), store.dim), store.weights.dtype)
+        self._engine.change_rows(lambda: [*self._removing(given, zeros), *self._forgetting(given)])
 
-        self._lock.holding(work)
+    def _require_nothing_waits(self, before: str) -> None:
+        if self._pending:
+            raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}`.")
+
+    def _forgetting(self, rows: npt.NDArray[np.int64]) -> list[Call]:
+        """What forgets the gradients of these rows that wait for a step."""
+        if not self._pending:
+            return []
+        kept = [(batch, ~np.isin(batch.ids, rows)) for batch in self._pending]
+        parts = [(Segment(0, batch.gradients[0].vectors[there]), batch.ids[there]) for batch, there in kept]
+        return [partial(self._pending.__setitem__, slice(len(kept)), [Batch(ids, [part]) for part, ids in parts])]
 
     def _removing(self, rows: npt.NDArray[np.int64], zeros: Array) -> list[Call]:
         engine = self._engine

@@ -77,7 +77,7 @@ class StatefulTable(Growing):
         return self._lock.holding(self._state_dict)
 
     def _state_dict(self) -> dict[str, Array]:
-        self._require_nothing_waits("state_dict")
+        self._require_nothing_waits("state_dict()")
         return self._engine.settled(self._export)
 
     def _export(self, copies: bool = True) -> dict[str, Array]:
@@ -87,10 +87,6 @@ class StatefulTable(Growing):
     def _names(self) -> list[str]:
         """What the arrays of the table, and of its bias if it has one (`DenseView`), are called by in a state."""
         return ["", BIAS][: len(self._engine.stores)]
-
-    def _require_nothing_waits(self, before: str) -> None:
-        if self._pending:
-            raise RuntimeError(f"gradients given to `accumulate` wait for a step: call `step()` before `{before}()`.")
 
     def save(self, path: Path, *, vocabulary: Vocabulary | None = None) -> None:
         """Write weights, slots, clock, hyperparameters and `out_of_range` into one safetensors file, which `unhot.load` reads.
@@ -126,7 +122,7 @@ class StatefulTable(Growing):
     def _write(self, file: BinaryIO, words: Mapping[str, Any], least: int) -> None:
         from unhot.storage.tables import write_table
 
-        self._require_nothing_waits("save")
+        self._require_nothing_waits("save()")
         rows = self._engine.stores[0].rows
         if rows < least:
             raise ValueError(f"the vocabulary has {least:,} rows, and the table {rows:,}. Let it `grow` first.")

@@ -345,9 +345,11 @@ class Vocabulary(CopiedByState):
         self._replace(lambda _: other._held, also)
 
     def _cut(self, rows: int) -> None:
-        """Have no free rows from the number `rows` on."""
+        """Have no free rows from the number `rows` on, after those of all keys."""
         state_dict = self.state_dict()
-        state_dict["free"] = state_dict["free"][state_dict["free"] < rows - self._held.policies.first]
+        free, total = state_dict["free"], self._held.keys.rows
+        last = np.setdiff1d(np.arange(total), free)[-1:]
+        state_dict["free"] = free[free < max(rows - self._held.policies.first, *(last + 1), 0)]
         held = Held(*state.import_state(state_dict))
         self._replace(lambda _: held)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from unhot.keys.column import Keys
+from unhot.keys.freed import Freed
 from unhot.keys.packing import Ids, Kind, Mask, Packed
 
 AS_KEY = -2
@@ -55,6 +56,9 @@ class KeyMap(Protocol):
 
     Each method is one change, or reads one moment: an exception of a signal's handler finds it made or not, other threads too.
     """
+
+    freed: Freed
+    """Which numbers were freed, and when."""
 
     @property
     def kind(self) -> Kind | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from unhot import _native
+from unhot.atomic import Version
 from unhot.keys.column import Keys
+from unhot.keys.freed import Freed
 from unhot.keys.maps import REASONS, Export, RefusedError, Rows
 from unhot.keys.packing import KINDS, Ids, Kind, Mask, Packed
 
@@ -17,6 +21,7 @@ class KeyMap:
 
     def __init__(self) -> None:
         self._native = _native.KeyMap()
+        self.freed = Freed(Version())
 
     @property
     def kind(self) -> Kind | None:
@@ -46,7 +51,7 @@ class KeyMap:
         _check(self._native.add(keys.packed, rows, out, unique, empty))
 
     def remove(self, keys: Keys, rows: Rows, out: Ids) -> int:
-        return self._native.remove(keys.packed, rows, out)
+        return self.freed.removing(partial(self._native.remove, keys.packed, rows), rows.first, out)
 
     def take(self, numbers: Ids) -> tuple[Keys, Mask | None]:
         packed, absent = self._native.take(numbers)

@@ -11,6 +11,7 @@ import numpy as np
 
 from unhot.atomic import Call, Lock, Version
 from unhot.keys.column import Keys
+from unhot.keys.freed import Freed
 from unhot.keys.hashing import buckets_of
 from unhot.keys.maps import AS_KEY, LONGEST, MOST_ROWS, Export, RefusedError, Rows
 from unhot.keys.packing import LARGE, Ids, Key, Kind, Mask, is_text, marked
@@ -37,6 +38,7 @@ class KeyMap:
         self.kind: Kind | None = None
         self.signs = (False, False)
         self._version, self._lock = Version(), Lock()
+        self.freed = Freed(self._version)
 
     @property
     def rows(self) -> int:
@@ -124,6 +126,7 @@ class KeyMap:
         if isinstance(removed, int):
             return removed
         out[:] = removed
+        self._lock.holding(self.freed.noted)
         return -1
 
     def _removed(self, keys: Keys, rows: Rows) -> tuple[list[Call], Ids | int]:
@@ -135,7 +138,7 @@ class KeyMap:
         free = [*self._free, *found.values()]
         heapq.heapify(free)
         written = np.array([rows.first + found[key] for key in keys.objects], np.int64)
-        calls: list[Call] = [partial(setattr, self, "_free", free)]
+        calls: list[Call] = [partial(setattr, self, "_free", free), self.freed.noting(rows.first, written.copy(), [-1])]
         for key, number in found.items():
             calls += [partial(self._numbers.__delitem__, key), partial(self._keys.__setitem__, number, FREE)]
         return calls, written

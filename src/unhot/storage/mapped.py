@@ -123,6 +123,7 @@ class MappedTable(Table):
         array([-1., -2., -3., -4.], dtype=float32)
     """
 
+    _fixed_rows = True
     _file: BufferedIOBase | None
     _views: Views | None
     _notes: undo.Notes | None
@@ -245,7 +246,7 @@ class MappedTable(Table):
         self._lock.holding(self._flush)
 
     def _flush(self) -> None:
-        self._require_nothing_waits("flush")
+        self._require_nothing_waits("flush()")
         assert self._file is not None
         try:
             same = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
