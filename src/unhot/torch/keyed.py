@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from unhot.creation import as_size
-from unhot.keyed_rows import KeyedRows
-from unhot.keys.reading import KeysLike
+from unhot.keyed_rows import UNKNOWN, KeyedRows
+from unhot.keys.column import Column
+from unhot.keys.reading import KeysLike, read
 from unhot.torch._private import version_of, was_written
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.growing import Growing
@@ -30,6 +31,8 @@ Ids = npt.NDArray[np.int64]
 class _Rows:
     """The layer's rows, as `KeyedRows` asks for them."""
 
+    fixed = False
+
     def __init__(self, layer: KeyedEmbedding) -> None:
         self.layer = layer
 
@@ -42,11 +45,21 @@ class _Rows:
         table: TableParameter = self.layer._table()
         return table.removed_rows
 
+    @property
+    def marks(self) -> object:
+        table = self.layer._parameters.get("weight")
+        return table.__dict__.get("_removed_rows") if isinstance(table, TableParameter) else UNKNOWN
+
+    def require_removable(self) -> None:
+        self.layer._table()
+
     def grow(self, rows: int) -> object:
-        return Growing.grow(self.layer, rows, self.layer.init)
+        with torch.inference_mode(False):  # whose tensors could not be trained
+            return Growing.grow(self.layer, rows, self.layer.init)
 
     def remove(self, rows: Ids) -> None:
-        Growing.remove(self.layer, rows)
+        with torch.inference_mode(False):
+            Growing.remove(self.layer, rows)
 
 
 class KeyedEmbedding(Embedding):
@@ -143,11 +156,15 @@ class KeyedEmbedding(Embedding):
 
     def _rows_of(self, keys: KeysLike | Tensor) -> tuple[Tensor, bool]:
         """The rows of keys, on the weight's device, and whether all have one; those of new ones, too, in training."""
-        admit = self._admitted if self.training else self.keyed.known
-        ids = np.asarray(admit(on_host(keys)))
+        column = read(on_host(keys), "keys")
+        if self.training:
+            ids = self._admitted(column)
+        else:
+            ids = self.keyed.known(column)
+            self._follow()
         return torch.from_numpy(ids).to(self.weight.device), not ids.size or int(ids.min()) >= 0
 
-    def _admitted(self, keys: KeysLike) -> Ids:
+    def _admitted(self, keys: Column) -> Ids:
         def admitted() -> Ids:
             rows = _Rows(self)
             if was_written(self.weight, self._seen):  # since the last lookup, by the step of an optimizer
@@ -156,6 +173,11 @@ class KeyedEmbedding(Embedding):
             return self.keyed.admitted(keys, rows)
 
         return self.keyed.lock.holding(admitted)
+
+    def _follow(self) -> None:
+        """Have the rows of the keys that there are now, if others have changed the vocabulary."""
+        if not self.keyed.is_followed(_Rows(self)):
+            self.keyed.lock.holding(lambda: self.keyed.follow(_Rows(self)))
 
     def remove(self, keys: KeysLike | Tensor) -> None:
         """Forget keys. Their rows are free, and given to new keys.
@@ -201,8 +223,14 @@ class KeyedEmbedding(Embedding):
 
     def _has_keys_of_a_state(self) -> None:
         self.keyed.count_anew()
-        first = np.arange(0 if self.vocabulary.rows else 1)
-        self._table().__dict__["_removed_rows"] = np.union1d(self.vocabulary.free, first)
+        self.keyed.has_all_keys()
+        first, free = np.arange(0 if self.vocabulary.rows else 1), self.vocabulary.free
+        self._table().__dict__["_removed_rows"] = np.union1d(free[free < self.num_embeddings], first)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """As torch's, with a row for each key."""
+        self._follow()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """As torch's, with a weight of any number of rows, whose optimizer's state is to be loaded, too."""

@@ -204,8 +204,7 @@ class ShardedKeyedEmbedding(nn.Module):
     def _here(self, route: KeyRoute) -> Tensor:
         """The vectors of the keys whose rows are here."""
         local, keys = self.local, route.keys
-        of_objects = local.keyed.min_count > 1
-        given: Any = np.array(keys.objects, object) if of_objects else as_column(keys)
+        given: Any = as_column(keys)
         if local.vocabulary.unknown != "raise":
             found: Tensor = local(given)
             return found
