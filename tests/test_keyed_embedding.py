@@ -35,6 +35,42 @@ def batches(count: int, keys: int = 12, seed: int = 0) -> list[tuple[list[str], 
     return found
 
 
+class Towers:
+    """Embeddings of one vocabulary beside dense training, in which each life of a key has a row of its own from the start."""
+
+    def __init__(self, unknown: Any, count: int = 2, lives: int = 400, **options: Any) -> None:
+        self.words = unhot.Vocabulary(["a", "b", "c"], unknown=unknown, reserved=1)
+        make = {"optimizer": unhot.Adam(0.1), "init": "zeros", "dtype": "float64", **options}
+        self.embeddings = [unhot.Embedding(self.words, DIM, **make) for _ in range(count)]
+        self.dense = [Dense(np.zeros((lives, DIM)), ("Adam", "keras"), learning_rate=0.1) for _ in range(count)]
+        self.lives = {"a": 1, "b": 2, "c": 3}
+        self.next = 4
+        self.waiting: list[list[tuple[str, int, np.ndarray]]] = [[] for _ in range(count)]
+
+    def came(self, keys: list[str]) -> None:
+        for key in keys:
+            if key not in self.lives:
+                self.lives[key], self.next = self.next, self.next + 1
+
+    def went(self, keys: list[str]) -> None:
+        for key in keys:
+            del self.lives[key]
+
+    def gradients(self, which: int, keys: list[str], given: np.ndarray) -> None:
+        self.came(keys)
+        self.waiting[which] += [(key, self.lives[key], line) for key, line in zip(keys, given, strict=True)]
+
+    def stepped(self, which: int) -> None:
+        alive = [(life, line) for key, life, line in self.waiting[which] if self.lives.get(key) == life]
+        self.dense[which].step([life for life, _ in alive], np.array([line for _, line in alive]).reshape(-1, DIM))
+        self.waiting[which] = []
+
+    def check(self, which: int) -> None:
+        keys = sorted(self.lives)
+        expected = self.dense[which].dense.w[[self.lives[key] for key in keys]]
+        np.testing.assert_allclose(self.embeddings[which].lookup(keys), expected, rtol=1e-9, atol=1e-12)
+
+
 class Dense:
     """Dense float64 training with a row for each key from the start."""
 
@@ -222,6 +258,214 @@ def test_vectors_that_are_given() -> None:
             unhot.Embedding.from_vectors(keys, given)
 
 
+@pytest.mark.parametrize("unknown", ["grow", 0, "raise"])
+@pytest.mark.parametrize("seed", range(6))
+def test_whoever_changes_the_vocabulary(unknown: Any, seed: int) -> None:
+    """Keys come and go by two embeddings, or by their vocabulary itself: each key that comes begins anew, in each of them."""
+    rng, towers = np.random.default_rng(seed), Towers(unknown)
+    for _ in range(120):
+        which = int(rng.integers(2))
+        one = towers.embeddings[which]
+        keys = [f"key {k}" for k in rng.integers(0, 9, 3)]
+        known = sorted(towers.lives)
+        action = int(rng.integers(8))
+        if action <= 1 and len(known) > 2:
+            gone = [str(key) for key in rng.choice(known, 2, replace=False)]
+            if action == 0:
+                towers.words.remove(gone)
+                towers.went(gone)
+            elif towers.waiting[which]:
+                with pytest.raises(RuntimeError, match="call `step"):
+                    one.remove(gone)
+            else:
+                one.remove(gone)
+                towers.went(gone)
+        elif action == 2:
+            towers.words.extend(keys)
+            towers.came(keys)
+        elif action == 3 and unknown == "grow":
+            one.lookup(keys)
+            towers.came(keys)
+        elif action >= 4:
+            keys = keys if unknown == "grow" else [str(key) for key in rng.choice(known, 3)]
+            given = rng.normal(size=(3, DIM))
+            towers.gradients(which, keys, given)
+            if action == 4:
+                one.accumulate(keys, given)
+            else:
+                one.step(keys, given)
+                towers.stepped(which)
+        if rng.integers(3) == 0:
+            towers.check(int(rng.integers(2)))
+    for which in range(2):
+        towers.check(which)
+        table = towers.embeddings[which].table
+        free = towers.words.free
+        assert table.removed.tolist() == free[free < table.rows].tolist()
+
+
+def test_a_refused_removal_leaves_the_key(tmp_path: Path) -> None:
+    """While gradients wait, or where rows are those of a file: the key stays, and no other gets its trained row."""
+    path, one = tmp_path / "keys.safetensors", np.ones((1, DIM))
+    made = grows(optimizer=unhot.SGD(1.0), init="zeros")
+    made.step(["a", "b"], np.ones((2, DIM)))
+    made.accumulate(["a"], one)
+    with pytest.raises(RuntimeError, match=re.escape("call `step()` before `remove`")):
+        made.remove(["b"])
+    assert "b" in made
+    made.step()
+    assert made[["new", "b", "a"]][:, 0].tolist() == [0, -1, -2]
+    made.save(path)
+    for mode in ("r", "r+"):
+        mapped = unhot.load(path, mmap=True, mode=mode)  # type: ignore[call-overload]
+        with pytest.raises(RuntimeError, match="those of the file"):
+            mapped.remove(["b"])
+        assert mapped[["b", "a"]][:, 0].tolist() == [-1, -2]
+        mapped.vocabulary.remove(["b"])  # for which no row has to change
+        assert mapped["a"][0] == -2
+        mapped.vocabulary.extend(["other"])  # which would have the row
+        with pytest.raises(RuntimeError, match="those of the file"):
+            mapped.lookup("other")
+        mapped.table.close()
+
+
+def test_keys_make_room_while_gradients_wait() -> None:
+    """A lookup forgets others than those that have gradients; what is new begins anew."""
+    made = grows(optimizer=unhot.SGD(1.0), init="zeros", max_rows=2)
+    for _ in range(3):
+        made.step(["p", "q"], np.ones((2, DIM)))
+    for count, key in enumerate("xyz"):
+        assert not made.lookup([key]).any()
+        made.accumulate([key], np.full((1, DIM), 1.0 + count))
+        assert not {"p", "q"} <= set(made.vocabulary)
+    made.step()
+    assert made[["x", "y", "z"]][:, 0].tolist() == [-1, -2, -3]
+
+
+def test_files_keep_their_keys(tmp_path: Path) -> None:
+    """Nothing is forgotten in a mapped file, whose rows cannot be given back; it can be flushed."""
+    path = tmp_path / "keys.safetensors"
+    made = grows(optimizer=unhot.SGD(1.0), init="zeros", max_idle=3, max_rows=2)
+    made.step(["a", "b", "c"], np.ones((3, DIM)))
+    made.save(path)
+    mapped = unhot.load(path, mmap=True, mode="r+")
+    for _ in range(20):
+        mapped.step(["a"], np.ones((1, DIM)))
+    mapped.table.flush()
+    mapped.table.close()
+    assert unhot.load(path)[["a", "b", "c"]][:, 0].tolist() == [-21, -1, -1]
+
+
+def test_a_step_is_a_use() -> None:
+    """A key that is trained, though never looked up, is not forgotten."""
+    made = grows(optimizer=unhot.SGD(1.0), init="zeros", max_idle=4)
+    for number in range(40):
+        made.accumulate(["a"], np.ones((1, DIM)))
+        made.step(["b", "c"][: 1 + (number == 0)], np.ones((1 + (number == 0), DIM)))
+    assert list(made.vocabulary) == ["a", "b"]
+    assert made[["a", "b"]][:, 0].tolist() == [-40, -40]
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 3}, {"max_idle": 3}, {"max_rows": 3, "max_idle": 5, "min_count": 2}])
+def test_towers_that_forget(limits: dict[str, Any]) -> None:
+    """What one embedding forgets, the other forgets, too; all keys that live are exact, and new ones begin anew."""
+    words = unhot.Vocabulary(unknown="grow")
+    towers = [unhot.Embedding(words, DIM, optimizer=unhot.SGD(1.0), init="zeros", **given) for given in (limits, {}, limits)]
+    expected: list[dict[str, float]] = [{} for _ in towers]
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        for tower, values in zip(towers, expected, strict=True):
+            keys = [f"key {k}" for k in number // 5 + rng.integers(0, 6, 2)]
+            before = set(words)
+            found = tower.lookup(keys)
+            for each in expected:
+                for key in set(each) - (before & set(words)):
+                    del each[key]
+            assert found[:, 0].tolist() == [values.get(key, 0.0) for key in keys]
+            known = [key for key in keys if key in words]
+            tower.step(known, np.ones((len(known), DIM)))
+            for key in known:
+                values[key] = values.get(key, 0.0) - 1.0
+            for each in expected:
+                for key in set(each) - set(words):
+                    del each[key]
+            for other, held in zip(towers, expected, strict=True):
+                keys = list(words)
+                assert other.table[other.encode(keys)][:, 0].tolist() == [held.get(key, 0.0) for key in keys]
+    assert words.rows < 40
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_keys_of_all_kinds_are_counted(least: int) -> None:
+    """What can be looked up at all can be counted before it gets a row; an iterator is read once."""
+    import polars as pl
+    import pyarrow as pa
+
+    large = 2**62 + 1
+    for given in (
+        lambda: pl.Series([1, None, large]),
+        lambda: pa.array([1, None, large]),
+        lambda: pa.chunked_array([[1, None], [large]]),
+        lambda: pa.array([1, None, large]).dictionary_encode(),
+        lambda: iter([1, None, large]),
+        lambda: {1: 0, None: 0, large: 0}.keys(),
+        lambda: np.ma.masked_array([1, 7, large], [False, True, False]),
+        lambda: np.array([1, None, large], object),
+    ):
+        vocabulary = unhot.Vocabulary(unknown="grow", missing=0)
+        made = unhot.Embedding(vocabulary, DIM, optimizer=unhot.SGD(1.0), init="zeros", min_count=least)
+        for _ in range(least):
+            assert made[given()].shape == (3, DIM)  # type: ignore[index]
+        assert list(vocabulary) == [1, large]
+        made.step(given(), np.ones((3, DIM)))  # type: ignore[arg-type]
+        made.accumulate(given(), np.ones((3, DIM)))  # type: ignore[arg-type]
+        made.step()
+        assert made[[1, None, large]][:, 0].tolist() == [-2, -2, -2]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_copies_of_what_has_not_followed_yet(copied: Any) -> None:
+    """A copy knows which rows have other keys since the table was last used."""
+    words = unhot.Vocabulary(unknown="grow")
+    made = unhot.Embedding(words, DIM, optimizer=unhot.SGD(1.0), init="zeros")
+    made.step(["a", "b", "c"], np.ones((3, DIM)))
+    words.remove(["a", "c"])
+    words.extend(["x"])
+    for one in (copied(made), made):
+        assert one[["x", "b", "y"]][:, 0].tolist() == [0, -1, 0]
+        one.step(["x"], np.ones((1, DIM)))
+        one.vocabulary.remove(["b"])
+        one.vocabulary.extend(["z", "b"])
+        assert one[["x", "b", "y", "z"]][:, 0].tolist() == [-1, 0, 0, 0]
+    state = made.__getstate__()
+    state[0].__dict__.pop("_followed")
+    old = {name: value for name, value in state[0].__dict__.items() if name != "lock"}  # as older versions pickled it
+    state[0].__setstate__(old)
+    loaded = object.__new__(unhot.Embedding)
+    loaded.__setstate__(state)
+    assert loaded[["x", "new"]][:, 0].tolist() == [-1, 0]
+
+
+def test_a_state_is_loaded_into_towers() -> None:
+    """Embeddings of one vocabulary take a state each, one after the other."""
+    towers, others = Towers("grow"), Towers("grow")
+    for which, one in enumerate(towers.embeddings):
+        one.step(["a", "new"], np.ones((2, DIM)) * (1 + which))
+    towers.words.remove(["b"])
+    states = [one.state_dict() for one in towers.embeddings]
+    others.embeddings[0].step(["b", "c", "x", "y"], np.ones((4, DIM)))
+    for one, state in zip(others.embeddings, states, strict=True):
+        one.load_state_dict(state)
+    keys = ["a", "c", "new", "next", "last"]
+    for one, other in zip(towers.embeddings, others.embeddings, strict=True):
+        np.testing.assert_array_equal(one[keys], other[keys])
+    third = unhot.Embedding(others.words, DIM, optimizer=unhot.Adam(0.1), init="zeros", dtype="float64")
+    third.step(keys, np.ones((5, DIM)))
+    others.embeddings[0].load_state_dict(states[0])  # whose keys are fewer, and the next ones other than `third` has had
+    assert third[["a", "c", "new"]].all()
+    assert not third[["one", "two", "three"]].any()
+
+
 @pytest.mark.parametrize("options", [{}, {"reserved": 2}, {"min_count": 2, "max_rows": 40, "max_idle": 20}])
 def test_copies_and_states(options: dict[str, Any]) -> None:
     """A copy, a pickled embedding and a loaded state go on bit for bit."""
@@ -362,3 +606,25 @@ def test_interrupted_growth() -> None:
         embedding.lookup(["x", "y"])
         assert embedding.lookup(keys).tobytes() == expected.lookup(keys).tobytes()
         embedding.step(keys, np.ones((4, DIM)))
+
+
+def test_an_interrupted_removal() -> None:
+    """An exception at any bytecode of a removal: the key is there with its vector, or gone, and the next one begins anew."""
+
+    def begin() -> tuple[unhot.Embedding, unhot.Embedding]:
+        words = unhot.Vocabulary(unknown="grow")
+        pair = [unhot.Embedding(words, DIM, optimizer=unhot.SGD(1.0), init="zeros", capacity=9) for _ in range(2)]
+        for one in pair:
+            one.step(["a", "b", "c"], np.ones((3, DIM)))
+        return pair[0], pair[1]
+
+    def work(pair: tuple[unhot.Embedding, unhot.Embedding]) -> None:
+        pair[0].remove(["b"])
+        pair[1].step(["x"], np.ones((1, DIM)))
+
+    for one, other in everywhere(begin, work, stride=19):
+        for each in (one, other):
+            there = [key for key in ("a", "b", "c") if key in each]
+            assert (each[there] == -1).all()
+            assert set(np.unique(each[["new", "x"]])) <= {0.0, -1.0}
+            assert not each["new"].any()
