@@ -256,6 +256,27 @@ def test_vectors_that_are_given() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             unhot.Embedding.from_vectors(keys, given)
+    assert unhot.Embedding.from_vectors(iter(["a", "b", "c"]), vectors)["c"].tolist() == vectors[2].tolist()
+
+
+@pytest.mark.parametrize("unknown", ["grow", 0])
+def test_vectors_that_are_refused(unknown: Any) -> None:
+    """An error names the key that comes twice, and leaves the vocabulary as it was."""
+    words = unhot.Vocabulary(["owl", "elk", "cat"], unknown=unknown, reserved=1)
+    words.remove(["elk"])
+    before = words.state_dict()
+    for keys, message in (
+        (["new", "owl", "other", "owl"], "`keys` holds the key 'owl' at position 3 a second time."),
+        (["new", "owl", "other", "new"], "`keys` holds the key 'new' at position 3 a second time." if unknown else ""),
+    ):
+        if unknown == "grow" or "owl'" in message:
+            with pytest.raises(ValueError, match=re.escape(message)):
+                unhot.Embedding.from_vectors(keys, np.ones((4, DIM)), words)
+    with pytest.raises(ValueError, match="init"):
+        unhot.Embedding.from_vectors(["new", "owl"], np.ones((2, DIM)), words, init="wrong")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="wrong"):
+        unhot.Embedding.from_vectors(["new", "owl"], np.ones((2, DIM)), words, wrong=1)
+    assert {name: value.tolist() for name, value in words.state_dict().items()} == {n: v.tolist() for n, v in before.items()}
 
 
 @pytest.mark.parametrize("unknown", ["grow", 0, "raise"])

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import unhot
 from unhot import Vocabulary, keys
-from unhot.keys import reference
+from unhot.keys import freed, reference
+from unhot.keys.following import Stamp, changes, stamp
 
 MAPS = [reference] if keys.active is reference else [keys.active, reference]
 
@@ -669,3 +670,36 @@ class AgainstDict(RuleBasedStateMachine):
 
 def test_against_a_dict() -> None:
     run_state_machine_as_test(AgainstDict, settings=settings(max_examples=60, stateful_step_count=15, deadline=None))
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_freed_rows(kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has noted a moment is told of each row that was freed since, given anew or not, and of each that has another key."""
+    monkeypatch.setattr(freed, "LEAST", 5)
+    rng, words = np.random.default_rng(0), Vocabulary(reserved=2, unknown="grow")
+    taken: dict[int, int] = {}  # by rows: how often they were freed
+    noted: list[tuple[Stamp, dict[int, int]]] = []
+    for number in range(60):
+        noted.append((stamp(words._held.keys), dict(taken)))
+        words.extend([kind(k) for k in rng.integers(0, 60, 4)])
+        if number % 3:
+            gone = [kind(k) for k in rng.choice(list(words), 3, replace=False)]
+            rows = words.remove([*gone, gone[0]])
+            for row in rows[:3].tolist():
+                taken[row] = taken.get(row, 0) + 1
+            rows[:] = 7  # which is the user's
+        with pytest.raises(KeyError):
+            words.remove([next(iter(words)), kind(1000)])
+        for since, before in noted[:: max(1, len(noted) // 5)]:
+            now, numbers = changes(since, words._held.keys)
+            assert now == stamp(words._held.keys)
+            assert (numbers + 2).tolist() == sorted(row for row in taken if taken[row] != before.get(row, 0))
+    held = words._held.keys.freed
+    assert sum(len(one.rows) for one in held._recent) <= max(5, words.rows)
+    assert len(held._older[0]) <= words.rows
+    since, keys = stamp(words._held.keys), list(words)
+    words.load_state_dict(words.state_dict())
+    assert not len(changes(since, words._held.keys)[1])
+    words.load_state_dict(Vocabulary([keys[1], keys[0], *keys[2:]]).state_dict())
+    moved = changes(since, words._held.keys)[1].tolist()
+    assert set(words.encode(keys[:2]) - words.reserved) <= set(moved)

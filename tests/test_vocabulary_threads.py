@@ -448,3 +448,22 @@ def test_every_instruction_set_finds_the_same(isa: str) -> None:
         assert Vocabulary(unknown=-1).encode([0]).tolist() == [-1]
     finally:
         native.use(before)
+
+
+def test_two_embeddings_in_two_threads() -> None:
+    """Each has the vocabulary's keys come and go while the other trains; what a key has learned is its own."""
+    words = Vocabulary(unknown="grow")
+    pair = [unhot.Embedding(words, 1, optimizer=unhot.SGD(1.0), init="zeros", max_rows=20) for _ in range(2)]
+
+    def train(which: int) -> None:
+        one = pair[which]
+        for number in range(150):
+            keys = [f"{which} {number // 3 + k}" for k in range(3)]
+            one.step(keys, np.ones((3, 1)))
+            assert -9 <= one[keys].min() <= one[keys].max() <= 0
+
+    together(lambda: train(0), lambda: train(1))
+    for one in pair:
+        assert not one[["new", "newer"]].any()
+        assert one.table.rows >= words.rows - len(words.free)
+        assert (one[list(words)] > -9.5).all()

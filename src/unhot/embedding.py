@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,7 +16,7 @@ from unhot.atomic import Lock
 from unhot.creation import Init
 from unhot.ids import as_plain
 from unhot.keyed_rows import Ids, KeyedRows, TableRows
-from unhot.keys.column import Column
+from unhot.keys.aligned import admit_each, give_up
 from unhot.keys.reading import KeysLike, read
 from unhot.optimizers import Optimizer
 from unhot.sharing import CopiedByState
@@ -44,15 +45,18 @@ class Embedding(CopiedByState):
     vocabulary, or a zero vector if there is none.
 
     Args:
-        vocabulary: an `unhot.Vocabulary`. Its keys come and go by the methods of the embedding, or by its own; but remove keys
-            only by the embedding's.
+        vocabulary: an `unhot.Vocabulary`. Its keys come and go by the methods of the embedding, or by its own. Several
+            embeddings may have the same one: what one of them admits or forgets, all do, and a key that comes again begins
+            anew in each of them.
         dim: the length of a vector.
         optimizer, init, dtype, seed, capacity: as for `Table`.
         min_count: how often a key must have been looked up to get a row. Until then it has the first reserved row of the
             vocabulary, or a zero vector without a gradient if there is none.
-        max_rows: the number of keys beyond which those are forgotten that were looked up least often, of equally frequent ones
-            the one that was so longest ago. Then one in 32 is forgotten at once.
-        max_idle: the number of steps after which a key is forgotten that has not been looked up; it may last an eighth longer.
+        max_rows: the number of keys beyond which those are forgotten that were used least often, of equally frequent ones the
+            one that was so longest ago. Then one in 32 is forgotten at once. Each lookup of this embedding is a use of a key,
+            and each `step` or `accumulate` with it; none is forgotten that was used since the last step.
+        max_idle: the number of steps after which a key is forgotten that has not been used; it may last an eighth longer. In a
+            file that is mapped (`unhot.load` with mmap=True), whose rows cannot be given back, no key is ever forgotten.
 
     Raises: TypeError or ValueError for unusable arguments; MemoryError if the table does not fit into memory.
 
@@ -119,7 +123,8 @@ class Embedding(CopiedByState):
             dtype: as for `Embedding`; None for that of the vectors, or float32 if they are no float32 or float64.
             optimizer, init, seed, options: as for `Embedding`.
 
-        Raises: as for `Embedding`; ValueError for shapes that do not fit.
+        Raises: as for `Embedding`; ValueError for shapes that do not fit, and for a key that comes twice. The vocabulary is
+            then as it was.
 
         Example:
             >>> import unhot
@@ -133,18 +138,22 @@ class Embedding(CopiedByState):
             raise ValueError(f"`vectors` must have two dimensions, (keys, dim). Received: shape {given.shape}.")
         if given.dtype.kind not in "fiu":
             raise TypeError(f"`vectors` must be real numbers. Received: dtype {given.dtype}.")
+        column = read(keys, "keys")
+        if (count := math.prod(column.shape)) != len(given):
+            raise ValueError(f"`keys` and `vectors` must be as many. Received: {count} keys, {len(given)} vectors.")
         if vocabulary is None:
-            vocabulary = Vocabulary(keys)
-        numbers = np.asarray(vocabulary.encode(keys, unknown=-1)).reshape(-1)
-        if len(numbers) != len(given):
-            raise ValueError(f"`keys` and `vectors` must be as many. Received: {len(numbers)} keys, {len(given)} vectors.")
-        if vocabulary.unknown == "grow":
-            numbers = np.asarray(vocabulary.encode(keys)).reshape(-1)
+            vocabulary = Vocabulary(column)
         if dtype is None:
             dtype = given.dtype if given.dtype in (np.float32, np.float64) else np.float32
-        made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=dtype, seed=seed, **options)
-        known = numbers >= 0
-        made._table.assign(numbers[known], given[known])
+        before = vocabulary.rows
+        numbers, new = admit_each(vocabulary, column)
+        try:
+            made = cls(vocabulary, given.shape[1], optimizer=optimizer, init=init, dtype=dtype, seed=seed, **options)
+            known = numbers >= 0
+            made._table.assign(numbers[known], given[known])
+        except BaseException:
+            give_up(vocabulary, new, before)
+            raise
         return made
 
     # ------------------------------------------------------------------ what it holds
@@ -326,7 +335,8 @@ class Embedding(CopiedByState):
         Args:
             keys: as for `lookup`.
 
-        Raises: KeyError for the first unknown key; no key is removed then.
+        Raises: KeyError for the first unknown key; RuntimeError if gradients given to `accumulate` are waiting for a step, or
+            for a file that is mapped. No key is removed then.
 
         Example:
             >>> import unhot

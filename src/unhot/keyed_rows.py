@@ -110,11 +110,6 @@ class Usage:
         """These rows are new."""
         self.last[rows], self.uses[rows] = self.now, 0
 
-    @property
-    def counts_uses(self) -> bool:
-        """Whether it is noted when rows are used."""
-        return self._usage is not None
-
     def note(self, ids: Ids) -> None:
         """These rows are used; they may be repeated."""
         np.add.at(self.uses, ids, 1)
@@ -299,7 +294,7 @@ class KeyedRows:
         known = same_sides(before.sides, sides(table))
         now, anew = self._begun_anew(keys)
         if known and before.level and not len(anew) and now.keys is before.stamp.keys:
-            if (new := now.count - before.stamp.count) > 0:  # keys were added, whose rows are the first that are free
+            if (new := now.size - before.stamp.size) > 0:  # keys were added, whose rows are the first that are free
                 self._add(table, new)
         else:
             anew = self._in_place(table, keys, anew, known, now)
@@ -316,7 +311,7 @@ class KeyedRows:
     def _in_place(self, table: RowTable, keys: KeyMap, anew: Ids, known: bool, now: Stamp) -> Ids:
         """Begin rows anew, and add those of keys that have none; returns the rows that should have been, but are fixed."""
         rows, removed, first = table.rows, table.removed, self.first
-        if not known and keys.rows > now.count:  # somebody else has changed the table's rows, or they were loaded
+        if not known and keys.rows > now.size:  # somebody else has changed the table's rows, or they were loaded
             anew = np.union1d(anew, first + keys.export().free)
         self._followed = self._followed._replace(stamp=now, anew=anew, sides=None)  # should an error come
         stale = np.setdiff1d(anew[anew < rows], removed)

@@ -139,6 +139,94 @@ def test_keys_are_admitted_and_forgotten() -> None:
     assert len(layer.weight) == 14
 
 
+@pytest.mark.parametrize("unknown", ["grow", 0, "raise"])
+@pytest.mark.parametrize("training", [True, False])
+def test_keys_that_the_vocabulary_has_changed(unknown: Any, training: bool) -> None:
+    """They have rows of their own in the next lookup, in training and evaluation; a row that was another key's begins anew."""
+    words = unhot.Vocabulary(["a", "b"], unknown=unknown, reserved=1)
+    layer = unhot.torch.KeyedEmbedding(words, DIM, init=nn.init.zeros_)
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+    step(layer, optimizer, ["a", "b"])
+    layer.train(training)
+    words.extend(["new"])
+    with torch.inference_mode(not training):
+        assert not layer(["new"]).any()
+    layer.remove(["a"])
+    words.remove(["b"])
+    words.extend(["x", "y", "z"])  # two of which have the rows of "a" and "b"
+    assert layer.state_dict()["weight"].shape == (5, DIM)
+    layer = copy.deepcopy(layer)
+    assert not layer(["x", "y", "z", "new"]).any()
+    assert not layer._table().removed_rows.size
+    layer.train()
+    optimizer = unhot.torch.Adam(layer.parameters(), lr=0.1)
+    step(layer, optimizer, ["x", "y", "z", "new"])
+    torch.testing.assert_close(layer(["x", "y", "z", "new"]).detach(), torch.full((4, DIM), -0.1))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_rows": 4}, {"max_idle": 3}])
+def test_layers_of_one_vocabulary(limits: dict[str, Any]) -> None:
+    """What one of them admits or forgets, the other does, too; each key trains alone, and begins anew when it comes again."""
+    words = unhot.Vocabulary(unknown="grow")
+    towers = [unhot.torch.KeyedEmbedding(words, DIM, init=nn.init.zeros_, **given) for given in (limits, {})]
+    optimizers = [unhot.torch.SGD(tower.parameters(), lr=1.0) for tower in towers]
+    expected: list[dict[str, float]] = [{}, {}]
+    remove = words.remove
+
+    def forget(keys: Any) -> Any:
+        for key in keys.keys.objects if hasattr(keys, "keys") else keys:
+            for each in expected:
+                each.pop(key, None)
+        return remove(keys)
+
+    words.remove = forget  # type: ignore[method-assign]
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        for tower, optimizer, values in zip(towers, optimizers, expected, strict=True):
+            keys = [f"key {k}" for k in dict.fromkeys((number // 5 + rng.integers(0, 6, 2)).tolist())]
+            optimizer.zero_grad()
+            found = tower(keys)
+            assert found[:, 0].tolist() == [values.get(key, 0.0) for key in keys]
+            found.sum().backward()
+            optimizer.step()
+            for key in keys:
+                values[key] = values.get(key, 0.0) - 1.0
+        if number % 7 == 0:
+            towers[number % 2].remove([str(next(iter(words)))])
+    assert len(towers[1].weight) < (90 if not limits else 40)
+
+
+def test_keys_that_are_read_once() -> None:
+    """Iterators and views of dictionaries are keys, also where they are counted."""
+    for least in (1, 2):
+        layer = grows(min_count=least)
+        for _ in range(least):
+            layer(key for key in ["a", "b", "a"][:2])
+        layer({"a": 1, "b": 2}.keys())
+        assert list(layer.vocabulary) == ["a", "b"]
+
+
+def test_vectors_that_are_given() -> None:
+    """Aligned by key, as in `unhot.Embedding.from_vectors`; rows without keys are an error that says so."""
+    vectors = torch.arange(9.0, dtype=torch.float64).reshape(3, DIM)
+    words = unhot.Vocabulary(["dog", "owl", "cat"], unknown=0)
+    layer = unhot.torch.KeyedEmbedding.from_vectors(["cat", "elk", "dog"], vectors, words, init=nn.init.zeros_)
+    assert torch.equal(layer(["dog", "cat", "owl"]), torch.stack([vectors[2], vectors[0], torch.zeros(DIM).double()]))
+    assert layer.weight.requires_grad
+    growing = unhot.Vocabulary(["elk"], unknown="grow")
+    layer = unhot.torch.KeyedEmbedding.from_vectors(torch.tensor([5, 2**60]), np.ones((2, DIM), np.float32))
+    assert layer.weight.dtype == torch.float32
+    for call, kind, message in (
+        (lambda: unhot.torch.KeyedEmbedding.from_pretrained(vectors), TypeError, "KeyedEmbedding.from_vectors(keys, vectors)"),
+        (lambda: layer.from_vectors(["a"], vectors), ValueError, "one vector for each of 1 keys. Received: (3, 3)"),
+        (lambda: layer.from_vectors(["a", "b", "a"], vectors, growing), ValueError, "the key 'a' at position 2 a second time"),
+        (lambda: layer.from_vectors(["a", "b", "c"], vectors, growing, wrong=1), TypeError, "wrong"),
+    ):
+        with pytest.raises(kind, match=re.escape(message)):
+            call()
+    assert list(growing) == ["elk"]
+
+
 def test_uses_before_a_state_was_loaded_do_not_count() -> None:
     """Of the keys that a state brings, the one goes that was used least since then."""
     saved = grows()

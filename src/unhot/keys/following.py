@@ -17,7 +17,7 @@ class Stamp(NamedTuple):
     keys: KeyMap
     version: int
     """It rises with each removal."""
-    count: int
+    size: int
     """The number of keys, which tells of those that were added since the last removal."""
 
 
@@ -48,7 +48,8 @@ def _of_other_keys(before: KeyMap, now: KeyMap) -> Ids:
         return numbers
     found = np.empty(packed.length, np.int64)
     now.find(Keys(packed), Rows(0, -1, AS_KEY), found)
-    return numbers[found != numbers]
+    moved: Ids = numbers[found != numbers]
+    return moved
 
 
 def keys_at(keys: KeyMap, numbers: Ids) -> tuple[Keys, Ids]:

@@ -1,4 +1,4 @@
-"""Which numbers of a map were freed, and when: what a table needs that follows the map. The number of a key may be another's since."""
+"""Which numbers of a map were freed, and when: a table that follows it has to know, since another key may have them now."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from unhot.keys.packing import Ids
 
 LEAST = 1024
 """Numbers that may have been freed lately before they are put to the others, each of them once."""
+
+
+FORKED = "another thread was changing the vocabulary when this process was forked: load or make it again."
 
 
 class Removal(NamedTuple):
@@ -55,7 +58,9 @@ class Freed:
         while True:
             since = self._version.number
             if since < 0:
-                raise RuntimeError("another thread was changing the vocabulary when this process was forked: load or make it again.")
+                raise RuntimeError(
+                    "another thread was changing the vocabulary when this process was forked: load or make it again."
+                )
             rows, outcome = np.full(len(out), -1), list[int]()  # of their own: what is returned is the user's to change
             made: Call = partial(outcome.extend, map(call, [partial(remove, rows)]))
             if self._version.change(since, [made, self.noting(first, rows, outcome)]):
@@ -76,7 +81,9 @@ class Freed:
         numbers, versions = self._all(recent)
         found, last = np.unique(numbers[::-1], return_index=True)
         older = (found, versions[::-1][last])
-        self._version.during(since, [partial(setattr, self, "_older", older), partial(self._recent.__delitem__, slice(len(recent)))])
+        self._version.during(
+            since, [partial(setattr, self, "_older", older), partial(self._recent.__delitem__, slice(len(recent)))]
+        )
 
     def _all(self, recent: list[Removal]) -> tuple[Ids, Ids]:
         """All numbers and the versions that freed them, in the order of these."""
@@ -91,6 +98,8 @@ class Freed:
 
     def _since(self, version: int) -> tuple[int, Ids]:
         now = self._version.number
+        if now < 0:
+            raise RuntimeError(FORKED)
         if now == version:
             return now, np.empty(0, np.int64)
         numbers, versions = self._all(self._recent.copy())

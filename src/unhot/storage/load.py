@@ -35,7 +35,8 @@ def load(
     Args:
         path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
         mmap: leave the arrays in the file, and map it into memory: it opens in milliseconds, whatever its size.
-        mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`.
+        mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`. An `Embedding`
+            then takes no new keys, and forgets none.
         optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other
             hyperparameters become the file's.
         init: what new rows begin with, in the place of what the file says; for a table in memory. If it was a callable, which

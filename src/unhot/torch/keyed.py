@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unhot.arraylike import RealsLike
 from unhot.creation import as_size
 from unhot.keyed_rows import UNKNOWN, KeyedRows
+from unhot.keys.aligned import admit_each, give_up
 from unhot.keys.column import Column
 from unhot.keys.reading import KeysLike, read
 from unhot.torch._private import version_of, was_written
@@ -70,7 +73,7 @@ class KeyedEmbedding(Embedding):
     reserved row, or a zero vector if there is none. The layer's state holds the vocabulary, too.
 
     Args:
-        vocabulary: an `unhot.Vocabulary`. Remove keys only by the layer's `remove`.
+        vocabulary: an `unhot.Vocabulary`, which several layers may have; see `unhot.Embedding`.
         embedding_dim: the length of a vector.
         max_norm, norm_type, scale_grad_by_freq, sparse, device, dtype, bias, activation: as for `Embedding`.
         init: what new rows begin with: None for a standard normal distribution, or a function that fills a tensor in
@@ -128,6 +131,63 @@ class KeyedEmbedding(Embedding):
             reserve(self._table(), as_size("capacity", capacity))
         if not vocabulary.rows:  # a table has a row at least; the first key gets it
             Growing.remove(self, [0])
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
+        """An error: rows alone say nothing of their keys. `from_vectors` takes both.
+
+        Args: whatever.
+
+        Raises: TypeError.
+
+        Example: see `from_vectors`.
+        """
+        raise TypeError("a KeyedEmbedding is made of keys and vectors: use KeyedEmbedding.from_vectors(keys, vectors).")
+
+    @classmethod
+    def from_vectors(
+        cls, keys: KeysLike | Tensor, vectors: Tensor | RealsLike, vocabulary: Vocabulary | None = None, **options: Any
+    ) -> Self:
+        """A layer that starts from the given vectors of keys, such as pretrained ones.
+
+        Args:
+            keys: the keys of the vectors, each once.
+            vectors: a tensor or an array of shape (keys, embedding_dim).
+            vocabulary: which keys get rows, as for `unhot.Embedding.from_vectors`; None for a vocabulary of all keys.
+            options: further arguments of `KeyedEmbedding`. By default, the dtype is that of the vectors, or torch's default if
+                they are no floats.
+
+        Raises: as for `KeyedEmbedding`; ValueError for shapes that do not fit, and for a key that comes twice. The vocabulary
+            is then as it was.
+
+        Example:
+            >>> import unhot.torch
+            >>> layer = unhot.torch.KeyedEmbedding.from_vectors(["cat", "owl"], [[1.0, 2.0], [3.0, 4.0]])
+            >>> layer(["owl"])
+            tensor([[3., 4.]], grad_fn=<RowLookupBackward>)
+        """
+        given = torch.as_tensor(vectors)
+        column = read(on_host(keys), "keys")
+        count = math.prod(column.shape)
+        if given.dim() != 2 or given.is_complex() or len(given) != count:
+            raise ValueError(
+                f"`vectors` must be real numbers of shape (keys, embedding_dim), one vector for each of {count} keys. Received:"
+                f" {tuple(given.shape)}, {given.dtype}."
+            )
+        vocabulary = Vocabulary(column) if vocabulary is None else vocabulary
+        options = {"dtype": given.dtype if given.is_floating_point() else None} | options
+        before = vocabulary.rows
+        numbers, new = admit_each(vocabulary, column)
+        try:
+            made = cls(vocabulary, given.size(1), **options)
+            known = np.flatnonzero(numbers >= 0)
+            with torch.no_grad():
+                rows = torch.from_numpy(numbers[known]).to(made.weight.device)
+                made.weight[rows] = given.detach()[torch.from_numpy(known).to(given.device)].to(made.weight)
+        except BaseException:
+            give_up(vocabulary, new, before)
+            raise
+        return made
 
     @property
     def vocabulary(self) -> Vocabulary:
