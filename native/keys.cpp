@@ -228,22 +228,30 @@ bool KeyMap::is_text(uint32_t row, const uint8_t* bytes, uint64_t length) const 
 }
 
 uint32_t KeyMap::row_of_integer(uint64_t key, bool large) const {
-    for (auto at = integers_.place(hash_of(key));; at.next()) {
+    auto at = integers_.place(hash_of(key));
+    const uint64_t start = at.line;
+    do {  // after keys have come and gone, each line of a small segment may have been passed by one
         const IntegerLine& line = *at;
         for (int k = 0; k < IntegerLine::kPlaces; ++k)
             if (line.keys[k] == key && line.rows[k] != kNoRow && (line.rows[k] >= kLargeRow) == large)
                 return line.rows[k] & ~kLargeRow;
         if (!line.passed) return kNoRow;
-    }
+        at.next();
+    } while (at.line != start);
+    return kNoRow;
 }
 
 uint32_t KeyMap::row_of_text(const uint8_t* bytes, uint64_t length, uint32_t hash) const {
-    for (auto at = texts_.place(hash);; at.next()) {
+    auto at = texts_.place(hash);
+    const uint64_t start = at.line;
+    do {
         const TextLine& line = *at;
         for (int k = 0; k < TextLine::kPlaces; ++k)
             if (line.keys[k] == hash && line.rows[k] != kNoRow && is_text(line.rows[k], bytes, length)) return line.rows[k];
         if (!line.passed) return kNoRow;
-    }
+        at.next();
+    } while (at.line != start);
+    return kNoRow;
 }
 
 uint32_t KeyMap::row_of(const KeyColumn& column, int64_t k) const {

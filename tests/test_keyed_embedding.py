@@ -394,7 +394,7 @@ def test_towers_that_forget(limits: dict[str, Any]) -> None:
     towers = [unhot.Embedding(words, DIM, optimizer=unhot.SGD(1.0), init="zeros", **given) for given in (limits, {}, limits)]
     expected: list[dict[str, float]] = [{} for _ in towers]
     rng = np.random.default_rng(0)
-    for number in range(60):
+    for number in range(300):
         for tower, values in zip(towers, expected, strict=True):
             keys = [f"key {k}" for k in number // 5 + rng.integers(0, 6, 2)]
             before = set(words)

@@ -703,3 +703,22 @@ def test_freed_rows(kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     words.load_state_dict(Vocabulary([keys[1], keys[0], *keys[2:]]).state_dict())
     moved = changes(since, words._held.keys)[1].tolist()
     assert set(words.encode(keys[:2]) - words.reserved) <= set(moved)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("most", [8, 30])
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_small_vocabulary_whose_keys_come_and_go(kind: type[Any], most: int) -> None:
+    """A search ends, too, where each line of a segment was passed by a key."""
+    rng, words, known = np.random.default_rng(0), Vocabulary(unknown=-1), dict[Any, None]()
+    for number in range(1500):
+        new = [kind(k) for k in dict.fromkeys(rng.integers(0, 10**6, 6).tolist())]
+        words.extend(new)
+        known |= dict.fromkeys(new)
+        listed = list(known)
+        gone = [listed[i] for i in rng.permutation(len(listed))[: max(0, len(listed) - most)]]
+        words.remove(gone)
+        known = {key: None for key in listed if key not in set(gone)}
+        assert (words.encode([kind(k) for k in rng.integers(0, 10**6, 50).tolist()]) >= 0).sum() < 10
+        if number % 50 == 0:
+            assert (words.encode(list(known)) >= 0).all()
