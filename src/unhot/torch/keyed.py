@@ -136,11 +136,15 @@ class KeyedEmbedding(Embedding):
     def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
         """An error: rows alone say nothing of their keys. `from_vectors` takes both.
 
-        Args: whatever.
+        Args: args, options: of any kind.
 
-        Raises: TypeError.
+        Raises: TypeError, which names `from_vectors`.
 
-        Example: see `from_vectors`.
+        Example:
+            >>> import torch, unhot.torch
+            >>> unhot.torch.KeyedEmbedding.from_pretrained(torch.ones(2, 3))
+            Traceback (most recent call last):
+            TypeError: a KeyedEmbedding is made of keys and vectors: use KeyedEmbedding.from_vectors(keys, vectors).
         """
         raise TypeError("a KeyedEmbedding is made of keys and vectors: use KeyedEmbedding.from_vectors(keys, vectors).")
 
@@ -163,8 +167,8 @@ class KeyedEmbedding(Embedding):
         Example:
             >>> import unhot.torch
             >>> layer = unhot.torch.KeyedEmbedding.from_vectors(["cat", "owl"], [[1.0, 2.0], [3.0, 4.0]])
-            >>> layer(["owl"])
-            tensor([[3., 4.]], grad_fn=<RowLookupBackward>)
+            >>> layer(["owl"]).detach()
+            tensor([[3., 4.]])
         """
         given = torch.as_tensor(vectors)
         column = read(on_host(keys), "keys")
