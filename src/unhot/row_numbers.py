@@ -20,9 +20,8 @@ def existing(rows: Any, count: int, removed: Rows, name: str = "rows") -> Rows:
     ids = as_ids(rows, name)
     marks = np.zeros(count, bool)
     marks[removed] = True
-    return not_removed(in_range(ids, count, "raise", remedy="")[0], None, marks if len(removed) else None, ids.shape, "raise")[
-        0
-    ]
+    found, _ = in_range(ids, count, "raise", remedy="")
+    return not_removed(found, None, marks if len(removed) else None, ids.shape, "raise")[0]
 
 
 def named(rows: Any, count: int, removed: Rows, name: str = "rows") -> Rows:

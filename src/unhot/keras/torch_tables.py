@@ -62,12 +62,18 @@ class SlotVariable(Settled, keras.Variable):  # type: ignore[misc]
     training: TorchKerasBackend | None = None
 
 
-def _owned_lookup(weight: TableParameter, ids: Tensor) -> Tensor | None:
+def _owned_lookup(variable: TableVariable, weight: TableParameter, ids: Tensor) -> Tensor | None:
     hidden = hidden_from_compiler(weight, None)
     if hidden is not None:
         return hidden.outside_graph(lookup, ids, weight)
+    if weight.ownership is None:
+        return None
+    weight.notes.reason_for_dense = ""  # which Keras's own lookup overwrites, as that of a layer made with sparse=False
     training = owner_of(weight, None)
-    return None if training is None else owned_lookup(weight, training, ids, -1, None, 2.0, False)
+    if training is None:
+        variable.why_dense = weight.notes.reason_for_dense
+        return None
+    return owned_lookup(weight, training, ids, -1, None, 2.0, False)
 
 
 IN_DATA_PARALLEL = (
@@ -125,11 +131,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         weight = getattr(variable, "_value", None)
         if type(weight) is not TableParameter or ids.device.type == "meta":
             return None
-        weight.notes.reason_for_dense = ""
-        found = without_torch_functions(_owned_lookup, weight, ids)
-        if found is None:
-            cast("TableVariable", variable).why_dense = weight.notes.reason_for_dense
-        return found
+        return without_torch_functions(_owned_lookup, variable, weight, ids)
 
     @staticmethod
     def concrete(ids: Tensor) -> Number:

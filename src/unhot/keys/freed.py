@@ -15,8 +15,8 @@ from unhot.keys.packing import Ids
 LEAST = 1024
 """Numbers that may have been freed lately before they are put to the others, each of them once."""
 
-
 FORKED = "another thread was changing the vocabulary when this process was forked: load or make it again."
+"""The error of a child for which nobody ends a removal."""
 
 
 class Removal(NamedTuple):
@@ -58,9 +58,7 @@ class Freed:
         while True:
             since = self._version.number
             if since < 0:
-                raise RuntimeError(
-                    "another thread was changing the vocabulary when this process was forked: load or make it again."
-                )
+                raise RuntimeError(FORKED)
             rows, outcome = np.full(len(out), -1), list[int]()  # of their own: what is returned is the user's to change
             made: Call = partial(outcome.extend, map(call, [partial(remove, rows)]))
             if self._version.change(since, [made, self.noting(first, rows, outcome)]):

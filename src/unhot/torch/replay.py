@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unhot.training import warn_once
 
-MANY = 100_000
+MANY = 30_000
 """Steps made again, some seconds of them, from which on the user is told."""
 
 
