@@ -94,6 +94,8 @@ def main() -> int:
     reached = True
     for way in WAYS:
         print(f"{way:18}{found[way, options.rows]:14.2f}{found[way, 0]:10.2f}")
+        if WAYS[way] == 1:
+            continue
         whole, rest = (found[way, rows] / found["one device", rows] for rows in (options.rows, 0))
         print(f"{'over one device':18}{whole:14.2f}{rest:10.2f}")
         reached = reached and whole <= max(MOST, rest)
