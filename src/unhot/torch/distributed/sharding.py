@@ -111,14 +111,14 @@ def tables(model: nn.Module) -> set[nn.Parameter]:
 
 
 def found(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers of unhot's with their names; of collections only themselves."""
+    """The embedding layers with their names, unhot's and PyTorch's; of collections only themselves."""
     inside: set[int] = set()
     for name, module in list(model.named_modules()):
         if id(module) in inside or isinstance(module, (Sharded, ShardedCollection)):
             continue
         if isinstance(module, ShardedKeyedEmbedding):
             inside |= {id(inner) for inner in module.modules()}
-        elif isinstance(module, (Collection, Embedding, EmbeddingBag)):
+        elif isinstance(module, (Collection, nn.Embedding, nn.EmbeddingBag)):  # of which unhot's are subclasses
             inside |= {id(inner) for inner in module.modules()}
             yield name, module
 
@@ -137,6 +137,8 @@ def reason_to_leave(module: Any, used: dict[int, int]) -> str:
 
     Raises: ValueError if an optimizer trains them already.
     """
+    if not isinstance(module, (Collection, Embedding, EmbeddingBag)):
+        return "it is not unhot's: call `unhot.torch.convert` first"
     if type(module) not in (Embedding, EmbeddingBag, KeyedEmbedding, EmbeddingCollection, EmbeddingBagCollection):
         return f"{type(module).__name__} is a class of its own, and may use its weight otherwise"
     layers: list[Any] = list(module.layers.values()) if isinstance(module, Collection) else [module]
