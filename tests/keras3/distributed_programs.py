@@ -196,7 +196,7 @@ def own_loop() -> list[Any]:
     losses = []
     variables = model.trainable_variables, model.non_trainable_variables, trainer.variables
     for _ in range(2):
-        values: Any = [[variable.value for variable in each] for each in variables]
+        values: Any = [unhot.keras.stateless_values(each) for each in variables]
         for at in range(0, len(x), BATCH):
             loss, *values = step(*values, x[at : at + BATCH], y[at : at + BATCH])
             losses.append(float(loss))

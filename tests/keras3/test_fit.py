@@ -109,8 +109,8 @@ def test_tables_lie_in_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, targets = data()
     model.fit(ids, targets, batch_size=12, epochs=1, verbose=0)
     variable, names = model.get_layer("table")._embeddings, ("weights", "momentum", "velocity")
-    places = [{variable.value.arrays[name].unsafe_buffer_pointer() for name in names}]
+    places = [{variable.held().arrays[name].unsafe_buffer_pointer() for name in names}]
     model.get_layer("table").get_weights()
     model.fit(ids, targets, batch_size=12, epochs=1, verbose=0)
-    places.append({variable.value.arrays[name].unsafe_buffer_pointer() for name in names})
+    places.append({variable.held().arrays[name].unsafe_buffer_pointer() for name in names})
     assert places[0] | places[1] <= asked

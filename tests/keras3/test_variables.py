@@ -385,9 +385,17 @@ def functions(model: Any) -> tuple[Any, Any]:
     return loss, step
 
 
-def values_of(model: Any) -> tuple[Any, Any]:
+Take = Callable[[Any], list[Any]]
+"""What gives the values of variables."""
+
+
+def as_arrays(variables: Any) -> list[Any]:
+    return [v.value for v in variables]
+
+
+def values_of(model: Any, take: Take) -> tuple[Any, Any]:
     model.optimizer.build(model.trainable_variables)
-    return [v.value for v in model.trainable_variables], [v.value for v in model.optimizer.variables]
+    return take(model.trainable_variables), take(model.optimizer.variables)
 
 
 def give(model: Any, values: Any, optimizer_too: bool = True) -> None:
@@ -402,10 +410,10 @@ def batches(seed: int = 0) -> list[Any]:
     return [(ids[i : i + 8], wanted[i : i + 8]) for i in range(0, 24, 8)]
 
 
-def jitted(model: Any, **options: Any) -> list[Any]:
+def jitted(model: Any, take: Take, **options: Any) -> list[Any]:
     import jax
 
-    values, step = values_of(model), jax.jit(functions(model)[1], **options)
+    values, step = values_of(model, take), jax.jit(functions(model)[1], **options)
     losses = []
     for batch in batches():
         values, loss = step(values, batch)
@@ -414,29 +422,29 @@ def jitted(model: Any, **options: Any) -> list[Any]:
     return losses
 
 
-def donated(model: Any) -> list[Any]:
-    return jitted(model, donate_argnums=0)
+def donated(model: Any, take: Take) -> list[Any]:
+    return jitted(model, take, donate_argnums=0)
 
 
-def eagerly(model: Any) -> list[Any]:
-    values, (_, step) = values_of(model), functions(model)
+def eagerly(model: Any, take: Take) -> list[Any]:
+    values, (_, step) = values_of(model, take), functions(model)
     for batch in batches():
         values, _ = step(values, batch)
     give(model, values)
     return []
 
 
-def scanned(model: Any) -> list[Any]:
+def scanned(model: Any, take: Take) -> list[Any]:
     import jax
 
     _, step = functions(model)
     many = [np.stack(parts) for parts in zip(*batches(), strict=True)]
-    values, losses = jax.jit(lambda values: jax.lax.scan(step, values, many))(values_of(model))
+    values, losses = jax.jit(lambda values: jax.lax.scan(step, values, many))(values_of(model, take))
     give(model, values)
     return list(losses)
 
 
-def accumulated(model: Any) -> list[Any]:
+def accumulated(model: Any, take: Take) -> list[Any]:
     """The gradients of several batches, added up in a scan, make one step."""
     import jax
 
@@ -451,20 +459,20 @@ def accumulated(model: Any) -> list[Any]:
         total, _ = jax.lax.scan(add, jax.tree.map(ops.zeros_like, values[0]), many)
         return model.optimizer.stateless_apply(values[1], total, values[0])
 
-    values = values_of(model)
+    values = values_of(model, take)
     for _ in range(3):
         values = step(values)
     give(model, values)
     return []
 
 
-def two_functions(model: Any) -> list[Any]:
+def two_functions(model: Any, take: Take) -> list[Any]:
     """One computes the gradients and another applies them; in between, they are clipped."""
     import jax
 
     loss, _ = functions(model)
     gradient, apply = jax.jit(jax.grad(loss)), jax.jit(model.optimizer.stateless_apply)
-    values = values_of(model)
+    values = values_of(model, take)
     norms = []
     for batch in batches():
         gradients = gradient(values[0], *batch)
@@ -475,11 +483,11 @@ def two_functions(model: Any) -> list[Any]:
     return norms
 
 
-def checkpointed(model: Any) -> list[Any]:
+def checkpointed(model: Any, take: Take) -> list[Any]:
     import jax
 
     loss, _ = functions(model)
-    values = values_of(model)
+    values = values_of(model, take)
     for batch in batches():
         gradients = jax.jit(jax.grad(jax.checkpoint(loss)))(values[0], *batch)
         values = model.optimizer.stateless_apply(values[1], gradients, values[0])
@@ -487,7 +495,7 @@ def checkpointed(model: Any) -> list[Any]:
     return []
 
 
-def for_each_example(model: Any) -> list[Any]:
+def for_each_example(model: Any, take: Take) -> list[Any]:
     """The mean of the gradients of single examples."""
     import jax
 
@@ -498,43 +506,43 @@ def for_each_example(model: Any) -> list[Any]:
         each = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(values[0], ids[:, None], wanted[:, None])
         return model.optimizer.stateless_apply(values[1], jax.tree.map(lambda g: g.mean(0), each), values[0])
 
-    values = values_of(model)
+    values = values_of(model, take)
     for batch in batches():
         values = step(values, *batch)
     give(model, values)
     return []
 
 
-def weights_alone(model: Any) -> list[Any]:
+def weights_alone(model: Any, take: Take) -> list[Any]:
     """The loop leaves the optimizer as it was."""
     import jax
 
-    values, step = values_of(model), jax.jit(functions(model)[1])
+    values, step = values_of(model, take), jax.jit(functions(model)[1])
     for batch in batches():
         values, _ = step(values, batch)
     give(model, values, optimizer_too=False)
     return []
 
 
-def values_kept(model: Any) -> list[Any]:
+def values_kept(model: Any, take: Take) -> list[Any]:
     """The values of the weights from before are put back."""
     import jax
 
-    kept = jax.tree.map(lambda array: array.copy(), [v.value for v in model.trainable_variables])
+    kept = jax.tree.map(lambda array: array.copy(), take(model.trainable_variables))
     model.fit(*data(3), **FIT)
     give(model, (kept,), optimizer_too=False)
     return []
 
 
-def values_averaged(model: Any) -> list[Any]:
-    kept = [v.value + 0.0 for v in model.trainable_variables]
+def values_averaged(model: Any, take: Take) -> list[Any]:
+    kept = [value + 0.0 for value in take(model.trainable_variables)]
     model.fit(*data(3), **FIT)
-    give(model, ([(v.value + before) / 2 for v, before in zip(model.trainable_variables, kept, strict=True)],), False)
+    give(model, ([(now + before) / 2 for now, before in zip(take(model.trainable_variables), kept, strict=True)],), False)
     return []
 
 
-def scaled_values(model: Any) -> list[Any]:
-    give(model, ([v.value * 0.9 for v in model.trainable_variables],), False)
+def scaled_values(model: Any, take: Take) -> list[Any]:
+    give(model, ([value * 0.9 for value in take(model.trainable_variables)],), False)
     return []
 
 
@@ -544,23 +552,37 @@ LOOPS = [
 ]  # fmt: skip
 
 
+def for_steps(variables: Any) -> list[Any]:
+    return unhot.keras.stateless_values(variables)
+
+
+Loop = Callable[[Any, Take], list[Any]]
+
+
 @jax_only
+@pytest.mark.parametrize("take", [as_arrays, for_steps])
 @pytest.mark.parametrize("loop", few(LOOPS, [accumulated]))
-def test_loops_in_jax(loop: Callable[[Any], list[Any]]) -> None:
+def test_loops_in_jax(loop: Loop, take: Take) -> None:
     def program(kind: Any, module: Any) -> list[Any]:
         model = trained(kind, module)
-        return [*loop(model), *model.get_weights(), *go_on(model)]
+        return [*loop(model, take), *model.get_weights(), *go_on(model)]
 
     assert_alike(program)
 
 
 @jax_only
 @pytest.mark.parametrize("loop", few([donated, scanned, eagerly], [donated]))
-def test_loops_in_jax_that_go_by_rows(loop: Callable[[Any], list[Any]]) -> None:
+def test_loops_in_jax_that_go_by_rows(loop: Loop) -> None:
     model = trained(unhot.keras.Embedding, unhot.keras)
     with warnings.catch_warnings():
         warnings.simplefilter("error", unhot.DenseFallbackWarning)
-        loop(model)
+        loop(model, for_steps)
+
+
+@jax_only
+def test_arrays_in_a_loop_are_trained_densely() -> None:
+    with pytest.warns(unhot.DenseFallbackWarning, match=r"values of its variables as arrays.*unhot\.keras\.stateless_values"):
+        jitted(trained(unhot.keras.Embedding, unhot.keras), as_arrays)
 
 
 @jax_only
@@ -569,12 +591,60 @@ def test_a_slot_that_is_read_away_from_its_table() -> None:
     import jax
 
     model = trained(unhot.keras.Embedding, unhot.keras)
-    values, step = values_of(model), jax.jit(functions(model)[1])
+    values, step = values_of(model, for_steps), jax.jit(functions(model)[1])
     values, _ = step(values, batches()[0])
     with pytest.raises(ValueError, match=r"is an array of the table's value.*convert_to_numpy\(variable\)"):
         np.asarray(values[1][2])
     give(model, values)
     np.testing.assert_array_equal(np.asarray(values[1][2]), model.optimizer.variables[2].numpy())
+
+
+@jax_only
+def test_values_taken_in_two_ways() -> None:
+    """With the slots as arrays, those are the ones that count; the slots alone of a table are an error, and nothing is lost."""
+    import jax
+
+    def program(kind: Any, module: Any) -> list[Any]:
+        model = trained(kind, module)
+        values = for_steps(model.trainable_variables), [v.value * 0.5 for v in model.optimizer.variables]
+        values, _ = jax.jit(functions(model)[1])(values, batches()[0])
+        give(model, values)
+        return [*model.get_weights(), *go_on(model)]
+
+    assert_alike(program)
+    model = trained(unhot.keras.Embedding, unhot.keras)
+    before = model.get_weights(), [np.array(v) for v in model.optimizer.variables]
+    values = as_arrays(model.trainable_variables), for_steps(model.optimizer.variables)
+    with pytest.raises(ValueError, match="Take the values of the model's and of the optimizer's variables both in this way"):
+        functions(model)[1](values, batches()[0])
+    after = model.get_weights(), [np.array(v) for v in model.optimizer.variables]
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@jax_only
+def test_values_are_arrays_to_jax() -> None:
+    """Those of tables and slots are settled, have the leaves of arrays, and go through what takes arrays alone."""
+    import jax
+    from jax.flatten_util import ravel_pytree
+
+    def program(kind: Any, module: Any) -> list[Any]:
+        model = trained(kind, module)
+        trainable, slots = as_arrays(model.trainable_variables), as_arrays(model.optimizer.variables)
+        table, momentum = model.trainable_variables[0], model.optimizer.variables[2]
+        read_in_jit = jax.jit(lambda x: x * ops.sum(momentum) + ops.sum(table) + ops.sum(momentum.value))
+        return [
+            *jax.tree.leaves([trainable, slots]),
+            ravel_pytree(trainable)[0],
+            *jax.tree.map(lambda x: (x * x).sum(), trainable),
+            jax.lax.mul(trainable[0], trainable[0]),
+            jax.vmap(lambda row: row.sum())(trainable[0]),
+            jax.vmap(lambda row: row.sum())(slots[2]),
+            read_in_jit(2.0),
+            table + 1.0,
+            2.0 * momentum,
+        ]
+
+    assert_alike(program)
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="variables of TensorFlow cannot be copied so")

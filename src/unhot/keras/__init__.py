@@ -16,9 +16,10 @@ from unhot.keras.optimizers import *  # noqa: F403  (every optimizer)
 from unhot.keras.release import release
 from unhot.keras.report import report
 from unhot.keras.reversible_embedding import ReversibleEmbedding
+from unhot.keras.stateless import stateless_values
 
 __all__ = [
     "Conversion", "Embedding", "EmbeddingCollection", "ReversibleEmbedding", "TableReport", "TrainingReport", "convert",
-    "release", "report",
+    "release", "report", "stateless_values",
 ]  # fmt: skip
 __all__ += optimizers.__all__

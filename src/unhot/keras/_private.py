@@ -6,9 +6,11 @@ Each has a fallback, for a version that has it no more: the results stay the sam
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import keras
@@ -280,9 +282,10 @@ def nnx_enabled() -> bool:
 # ---------------------------------------------------------------- JAX
 
 
-def tell_trainer(model: keras.Model) -> None:
+def tell_trainer(model: keras.Model, values: Callable[[Iterable[Any]], list[Any]]) -> None:
     """Have Keras's trainer on JAX take the values of a model's variables, which have changed between two steps, for the latest.
 
+    `values` gives them for variables.
     Needs: where `fit` keeps the values of the last step, which it goes back to if an error comes before the next.
     Fallback: nothing. After such an error, the values from before the change do not fit the variables: another error hides it,
     and what the variables held is lost.
@@ -292,7 +295,29 @@ def tell_trainer(model: keras.Model) -> None:
         return
     for name in state:
         held = model.optimizer.variables if name == "optimizer_variables" else getattr(model, name)
-        state[name] = [variable.value for variable in held]
+        state[name] = values(held)
+
+
+def have_trainer_fetch(within: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have Keras's trainer on JAX fetch the values of variables for its steps, and their shardings, in such a context.
+
+    Needs: the trainer's methods that do it. Functions that enter the context and call them take their places, since nothing
+    else tells the trainer, which puts values into its functions, from everyone else who reads a variable's value.
+    Fallback: nothing. The trainer is given settled arrays then, and tables are trained densely, with a warning.
+    """
+    for name in ("_get_jax_state", "_get_state_sharding_spec"):
+        kind = next((kind for kind in keras.Model.__mro__ if name in vars(kind)), None)
+        if ON and kind is not None:
+            setattr(kind, name, _called_within(within, vars(kind)[name]))
+
+
+def _called_within(within: Callable[[], AbstractContextManager[None]], method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def called(self: keras.Model, *args: Any, **options: Any) -> Any:
+        with within():
+            return method(self, *args, **options)
+
+    return called
 
 
 def same_trace(array: Any, other: Any) -> bool:

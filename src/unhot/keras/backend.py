@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -207,6 +207,11 @@ class KerasBackend(Backend):
     @abstractmethod
     def put(new: Sequence[New], notes: Sequence[Call]) -> None:
         """Write rows into variables that nobody trains, and make the calls `notes` together with that."""
+
+    @staticmethod
+    def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
+        """The values of variables for functions that make a step of them; those of owned tables may be for these alone."""
+        return [variable.value for variable in variables]
 
     @staticmethod
     def key_of(variable: Variable) -> str | None:

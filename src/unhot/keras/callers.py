@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterable
 
 import keras
 
 from unhot.keras._private import entry_layer, tell_trainer
-from unhot.keras.kinds import Variable
+from unhot.keras.kinds import Tensor, Variable
 
 CALLERS: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 """Models that have called a table."""
@@ -28,10 +29,13 @@ def call_anew(variable: Variable) -> None:
                 getattr(model, f"make_{kind}_function")(force=True)
 
 
-def note_change(variable: Variable) -> None:
-    """Tell the trainers of the models that call a table of its new value, which they go back to after an error in `fit`."""
+def note_change(variable: Variable, values: Callable[[Iterable[Variable]], list[Tensor]]) -> None:
+    """Tell the trainers of the models that call a table of its new value, which they go back to after an error in `fit`.
+
+    `values` gives them for variables.
+    """
     for model in _callers_of(variable):
-        tell_trainer(model)
+        tell_trainer(model, values)
 
 
 def _callers_of(variable: Variable) -> list[keras.Model]:

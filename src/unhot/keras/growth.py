@@ -79,7 +79,7 @@ def _between_owners(variables: Sequence[Variable], change: Callable[[], None]) -
         for variable, owner in zip(variables, owners, strict=True):
             _take_up(variable, owner)
         for variable in variables:
-            note_change(variable)
+            note_change(variable, backend.stateless_values)
 
 
 def _let_go(variable: Variable) -> Owner | None:

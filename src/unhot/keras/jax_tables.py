@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ from unhot.keras.jax_growth import put, require_between_steps
 from unhot.keras.jax_lookup import Lookups
 from unhot.keras.jax_training import Arrays, CarriedSpread, Devices, TableTraining, carried, integers, traced
 from unhot.keras.jax_value import SlotValue, TableValue
-from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step
+from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step, for_steps
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import warn_of_dense_training
@@ -77,6 +77,11 @@ class JaxBackend(TableTraining):
 
     put = staticmethod(put)
     require_between_steps = staticmethod(require_between_steps)
+
+    @staticmethod
+    def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
+        with for_steps():
+            return [variable.value for variable in variables]
 
     @staticmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
@@ -216,7 +221,9 @@ class JaxBackend(TableTraining):
             optimizer.own_if_possible(variable)
             return
         iterations = optimizer._iterations._value
-        if iterations is not None and not traced(iterations) and int(iterations) != self.clock(value.arrays):
+        if iterations is None or traced(iterations) or iterations.is_deleted():  # a step, or a loop of the user's, has it
+            return
+        if int(iterations) != self.clock(value.arrays):
             self.restart(optimizer)
 
     def restart(self, optimizer: Owner) -> None:
@@ -243,9 +250,10 @@ class JaxBackend(TableTraining):
             here = here and bool(np.asarray(value.clock) == np.asarray(table.arrays["clock"]))
         if table is None or not here:
             raise ValueError(
-                f"the slot '{value.name}' of {self.path} is an array of the table's value. Outside of an optimizer's step, only"
-                " its variable shows it, once the values of the model's and of the optimizer's variables are assigned: read it"
-                " by keras.ops.convert_to_numpy(variable)."
+                f"the slot '{value.name}' of {self.path} is an array of the table's value, for which"
+                " `unhot.keras.stateless_values` has given it a stand-in. Take the values of the model's and of the optimizer's"
+                " variables both in this way. Outside of an optimizer's step, its variable shows it, once both are assigned:"
+                " read it by keras.ops.convert_to_numpy(variable)."
             )
         slot: jax.Array = table.all_settled().arrays[value.name]
         return slot
@@ -256,6 +264,15 @@ class JaxBackend(TableTraining):
         """The gradient by rows, if it is as it came from the lookups; or as it is."""
         found: Lookups | None = self.gradients.get(gradient)
         variable = self.variable
+        if not self._given_for_step():
+            warn_of_dense_training(
+                variable,
+                self.path,
+                "the step was given the values of its variables as arrays",
+                "In a loop of your own, take the values of the model's and of the optimizer's variables by"
+                " `unhot.keras.stateless_values` to train by rows.",
+            )
+            return gradient
         if found is None:
             warn_of_dense_training(
                 variable,
@@ -289,6 +306,17 @@ class JaxBackend(TableTraining):
         assert value is not None
         return value
 
+    def _given_for_step(self) -> bool:
+        """Whether the step has this table's value, and its slots in it; if it has them as arrays, they are all arrays then."""
+        held = self.variable.held()
+        if held is None:
+            return False
+        slots = (reference() for reference in self.slots.values())
+        if held.training is self and all(slot is None or slot.is_in_table(self) for slot in slots):
+            return True
+        self.variable.hold(held.todense())
+        return False
+
     def _keep(self, value: TableValue) -> None:
         self.variable.hold(value)
         for name, reference in self.slots.items():
@@ -308,6 +336,9 @@ class JaxBackend(TableTraining):
 
     @contextmanager
     def dense_step(self, optimizer: Owner, rate: Tensor) -> Iterator[None]:
+        if not self._given_for_step():
+            yield
+            return
         self.variable.hold(self._held().all_settled())
         yield
         arrays = self._held().all_settled().arrays

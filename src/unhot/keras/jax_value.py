@@ -1,4 +1,4 @@
-"""What stands for the arrays of an owned table on JAX: pytrees that look like settled arrays to all who use them.
+"""What stands for the arrays of an owned table in a step on JAX: pytrees that look like settled arrays to all who use them.
 
 Keras hands a compiled step the values of the model's trainable variables, and nothing else is known both in the forward pass
 and in the optimizer.  So the value of an owned table holds all that a step needs: weights, slots, history and last touches.
@@ -148,7 +148,7 @@ class TableValue(SettledView):
 
     def replaced(self, **arrays: Tensor) -> TableValue:
         """The settled value with other weights or slots."""
-        return TableValue(self.training, self.training.placed({**self.all_settled().arrays, **arrays}), settled=True)
+        return TableValue(self.training, {**self.all_settled().arrays, **self.training.placed(arrays)}, settled=True)
 
     def in_large_pages(self) -> Self:
         """This value, in large pages."""

@@ -1,22 +1,40 @@
-"""The variables of tables on JAX, and of their slots: those of an owned table hold what `jax_value` describes."""
+"""The variables of tables on JAX, and of their slots: those of an owned table hold what `jax_value` describes, and show arrays."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import keras
 import numpy as np
 
 from unhot.jax.operations import into_large_pages
-from unhot.keras._private import stateless_scope
+from unhot.keras._private import have_trainer_fetch, stateless_scope
 from unhot.keras.jax_training import TableTraining
-from unhot.keras.jax_value import OPERATORS, SettledView, SlotValue, TableValue
+from unhot.keras.jax_value import SettledView, SlotValue, TableValue
 from unhot.keras.kinds import Tensor
 from unhot.training import Ownership, ownership_of
 
 _local = threading.local()
+
+
+@contextmanager
+def for_steps() -> Iterator[None]:
+    """While values are fetched for functions that make steps, as Keras's trainer does: those of tables are for them alone."""
+    before = _fetching()
+    _local.fetching = True
+    try:
+        yield
+    finally:
+        _local.fetching = before
+
+
+def _fetching() -> bool:
+    return getattr(_local, "fetching", False)
+
+
+have_trainer_fetch(for_steps)
 
 
 @contextmanager
@@ -50,21 +68,10 @@ def _held(variable: Tensor) -> Tensor:
 
 
 class _Variable(keras.Variable):  # type: ignore[misc]
-    """What variables of tables and of slots have in common: who uses one has its settled array."""
-
-    def _array(self) -> Tensor:
-        """The value as an array."""
-        value = self.value
-        return value.todense() if isinstance(value, SettledView) else value
-
-    def __jax_array__(self) -> Tensor:
-        return self._array()
+    """What variables of tables and of slots have in common."""
 
     def __array__(self, dtype: Tensor = None, copy: bool | None = None) -> Tensor:
-        return np.array(self._array(), dtype=dtype) if copy else np.asarray(self._array(), dtype=dtype)
-
-    def numpy(self) -> Tensor:
-        return np.array(self)
+        return np.array(self.value, dtype=dtype) if copy else np.asarray(self.value, dtype=dtype)
 
     def hold(self, value: Tensor) -> Tensor:
         """Let the variable hold the value, as `Variable.assign` does."""
@@ -77,7 +84,7 @@ class _Variable(keras.Variable):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Tensor]:
         """That of a copy, whose table is nobody's."""
-        return {**vars(self), "_value": self._array(), "ownership": None, "training": None, "before": None}
+        return {**vars(self), "_value": self.value, "ownership": None, "training": None, "before": None}
 
     def _as_array(self, value: Tensor) -> Tensor:
         """The value as an array of the variable's shape and dtype, or Keras's error."""
@@ -87,28 +94,11 @@ class _Variable(keras.Variable):  # type: ignore[misc]
         return array
 
 
-class _Read:
-    """What operators of `keras.Variable` ask for, of a variable that is read."""
-
-    def __init__(self, variable: _Variable) -> None:
-        self.value, self.ndim, self.shape = variable._array(), variable.ndim, variable.shape
-
-
-def _operator(name: str) -> Callable[..., Tensor]:
-    keras_own = getattr(keras.Variable, name)
-    return lambda self, *args: keras_own(_Read(self), *(a._array() if isinstance(a, _Variable) else a for a in args))
-
-
-for _name in (f"__{name}__" for name in OPERATORS):
-    if _name in dir(keras.Variable):
-        setattr(_Variable, _name, _operator(_name))
-
-
 class TableVariable(_Variable):
     """The variable of a table.
 
-    While an optimizer owns the table, its value is a `TableValue`, but an array within a stateless scope.  Such a scope, which
-    Keras's trainer or a loop of the user's makes for a step, is given the `TableValue`.
+    While an optimizer owns the table, it holds a `TableValue`. Its value is the settled array; only who fetches it for a step
+    (`for_steps`) is given the `TableValue`, which then is what a stateless scope holds in the step.
     """
 
     ownership: Ownership[TableTraining] | None = None
@@ -121,13 +111,12 @@ class TableVariable(_Variable):
 
     @property
     def value(self) -> Tensor:
-        if stateless_scope() is None:
-            self.refresh()
-            held = self._value
-        else:
-            held = _held(self)
-            held = held.todense() if isinstance(held, TableValue) else held
-        return super().value if held is None else self._maybe_autocast(held)
+        self.refresh()
+        held = self.held()
+        if held is None:
+            return super().value
+        fetched = stateless_scope() is None and _fetching()
+        return held if fetched else self._maybe_autocast(held.todense())
 
     def held(self) -> TableValue | None:
         """The value of an owned table, also within a stateless scope, which may be another optimizer's; None otherwise."""
@@ -185,7 +174,7 @@ class TableVariable(_Variable):
 
 
 class SlotVariable(_Variable):
-    """A slot of a table: while the table is owned, its value says so, and its array is the table's."""
+    """A slot of a table: while the table is owned, it holds a `SlotValue`, and its array is the table's."""
 
     training: TableTraining | None = None
     """What trains the table's rows, while that is owned by this slot's optimizer."""
@@ -195,7 +184,14 @@ class SlotVariable(_Variable):
         held = _held(self)
         if not isinstance(held, SlotValue):
             return super().value
-        return held.training.slot(held, True) if stepping() and stateless_scope() is not None else held
+        if stateless_scope() is None:
+            return held if _fetching() else held.todense()
+        return held.training.slot(held, True) if stepping() else held  # which other scopes may be given
+
+    def is_in_table(self, training: TableTraining) -> bool:
+        """Whether its array is in the table's value, also within a stateless scope."""
+        held = _held(self)
+        return isinstance(held, SlotValue) and held.training is training
 
     def assign(self, value: Tensor) -> Tensor:
         training, scope = self.training, stateless_scope()

@@ -1,0 +1,41 @@
+"""Values of variables for functions without side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unhot.keras.backends import backend
+from unhot.keras.kinds import Tensor, Variable
+
+
+def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
+    """The values of variables for `stateless_call` and `stateless_apply`, with which tables are trained by rows.
+
+    On JAX, a table that is trained by rows has deferred steps, and `variable.value` settles all of them. A step of such arrays
+    is dense. This function gives the value with its deferred steps, slots and history, as Keras's own trainer takes it. It is a
+    pytree that looks like the settled array: use it as one (`0.9 * value`), hand it to steps, and assign it to the variable.
+    `jax.tree.map` goes inside, where weights are not settled, so map only gradients. The value of a slot is a stand-in that belongs
+    to the table's value.
+
+    With PyTorch and TensorFlow, and for all other variables, it gives `variable.value`.
+
+    Args:
+        variables: Keras variables, such as `model.trainable_variables` and `optimizer.variables`.
+
+    Returns: a list of their values.
+
+    Example:
+        >>> import numpy as np, keras, unhot.keras
+        >>> model = keras.Sequential([unhot.keras.Embedding(100, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
+        >>> model.build((None, 3))
+        >>> optimizer = unhot.keras.Adam(0.01)
+        >>> optimizer.build(model.trainable_variables)
+        >>> values = unhot.keras.stateless_values(model.trainable_variables)
+        >>> slots = unhot.keras.stateless_values(optimizer.variables)
+        >>> outputs, _ = model.stateless_call(values, [], np.zeros((2, 3), "int32"))
+        >>> len(values), outputs.shape[0]
+        (3, 2)
+
+    References: https://keras.io/guides/writing_a_custom_training_loop_in_jax/.
+    """
+    return backend.stateless_values(variables)
