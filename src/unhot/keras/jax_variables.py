@@ -1,4 +1,4 @@
-"""The variables of tables on JAX, and of their slots: those of an owned table hold what `jax_value` describes, and show arrays."""
+"""The variables of tables on JAX, and of their slots: those of an owned table hold what `jax_value` has, and show arrays."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ from unhot.keras.kinds import Tensor, Variable
 def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
     """The values of variables for `stateless_call` and `stateless_apply`, with which tables are trained by rows.
 
-    On JAX, a table that is trained by rows has deferred steps, and `variable.value` settles all of them. A step of such arrays
-    is dense. This function gives the value with its deferred steps, slots and history, as Keras's own trainer takes it. It is a
-    pytree that looks like the settled array: use it as one (`0.9 * value`), hand it to steps, and assign it to the variable.
-    `jax.tree.map` goes inside, where weights are not settled, so map only gradients. The value of a slot is a stand-in that belongs
-    to the table's value.
+    On JAX, some rows of a table that is trained by rows have deferred steps. `variable.value` applies them and gives an array, and
+    a step with such arrays is dense. This function gives what Keras's own trainer uses: the weights as they are, with all that
+    a step by rows needs. It looks like the settled array, and can be used as one (`0.9 * value`), handed to a step and assigned to
+    the variable. JAX takes it apart, though: `jax.tree.map` finds weights that are not settled, so map gradients alone. The
+    value of a slot is a stand-in, which belongs to the table's value.
 
-    With PyTorch and TensorFlow, and for all other variables, it gives `variable.value`.
+    On PyTorch and TensorFlow, and for all other variables, it gives `variable.value`.
 
     Args:
         variables: Keras variables, such as `model.trainable_variables` and `optimizer.variables`.
