@@ -510,6 +510,27 @@ def test_copies_and_states(options: dict[str, Any]) -> None:
         assert each.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
 
 
+def test_frozen_keys() -> None:
+    """They keep every bit while all others train; a key that has gone and comes again trains."""
+    words = unhot.Vocabulary(["cat", "owl", "emu"], unknown="grow", reserved=2)
+    given = np.random.default_rng(0).normal(size=(3, 2))
+    embedding = unhot.Embedding.from_vectors(
+        ["emu", "cat", "fox"], given, words, optimizer=unhot.AdamW(0.1, weight_decay=0.1), frozen=["fox", "cat"]
+    )
+    assert embedding.table.frozen.tolist() == sorted(embedding.encode(["fox", "cat"]))
+    keys = ["cat", "owl", "emu", "fox", "a new key"]
+    for _ in range(3):
+        embedding.step(keys, np.ones((5, 2)))
+    assert embedding.lookup(["cat", "fox"]).tobytes() == given[1:].tobytes()
+    assert (embedding["emu"] != given[0]).all()
+    embedding.remove(["fox"])
+    before = embedding.lookup(["fox"])
+    embedding.step(["fox"], np.ones((1, 2)))
+    assert (embedding["fox"] != before).all()
+    with pytest.raises(KeyError, match=r"'bee'.*position 1"):
+        unhot.Embedding(words, 2, frozen=["cat", "bee"])
+
+
 @pytest.mark.parametrize("options", [{}, {"reserved": 2, "max_idle": 30}])
 def test_files(options: dict[str, Any], tmp_path: Path) -> None:
     """One file holds all: training goes on bit for bit, and a mapped embedding reads the same."""

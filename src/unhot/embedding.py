@@ -57,8 +57,10 @@ class Embedding(CopiedByState):
             and each `step` or `accumulate` with it; none is forgotten that was used since the last step.
         max_idle: the number of steps after which a key is forgotten that has not been used; it may last an eighth longer. In a
             file that is mapped (`unhot.load` with mmap=True), whose rows cannot be given back, no key is ever forgotten.
+        frozen: keys of the vocabulary whose vectors do not train; None for none. See also `table`.
 
-    Raises: TypeError or ValueError for unusable arguments; MemoryError if the table does not fit into memory.
+    Raises: TypeError or ValueError for unusable arguments; KeyError for an unknown key in `frozen`; MemoryError if the table
+        does not fit into memory.
 
     Example:
         >>> import numpy as np, unhot
@@ -85,14 +87,18 @@ class Embedding(CopiedByState):
         min_count: int = 1,
         max_rows: int | None = None,
         max_idle: int | None = None,
+        frozen: KeysLike | None = None,
     ) -> None:
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
         rows = vocabulary.rows
+        still = None if frozen is None else keyed.existing(frozen, "frozen")
         table = Table(
             max(rows, 1), dim, optimizer=optimizer, init=init, dtype=dtype, seed=seed, out_of_range="zero",
             capacity=None if capacity is None else max(capacity, rows, 1),
         )  # fmt: skip
         self._start(keyed, table)
+        if still is not None:
+            table.frozen = still
 
     def _start(self, keyed: KeyedRows, table: Table) -> None:
         self._keyed, self._table, self._lock = keyed, table, Lock()

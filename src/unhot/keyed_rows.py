@@ -14,7 +14,7 @@ from unhot.creation import as_size
 from unhot.keys.column import Column, as_column
 from unhot.keys.following import Stamp, changes, keys_at, stamp
 from unhot.keys.maps import KeyMap
-from unhot.keys.reading import KeysLike
+from unhot.keys.reading import KeysLike, read
 from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -217,6 +217,10 @@ class KeyedRows:
         """The rows of keys, of which none is admitted."""
         grows = self.vocabulary.unknown == "grow"
         return np.asarray(self.vocabulary.encode(keys, unknown=self.fallback) if grows else self.vocabulary.encode(keys))
+
+    def existing(self, keys: KeysLike, name: str) -> Ids:
+        """The rows of keys that must be there; `name` is what an error calls them."""
+        return np.asarray(self.vocabulary.encode(read(keys, name), unknown="raise"))
 
     def admitted(self, keys: Column, table: RowTable) -> Ids:
         """The rows of keys that are looked up in training. New keys get one, if they may, and so does the table."""

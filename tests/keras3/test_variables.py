@@ -580,6 +580,30 @@ def test_loops_in_jax_that_go_by_rows(loop: Loop) -> None:
 
 
 @jax_only
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Nadam", "Ftrl", "Adagrad"])
+def test_a_loop_that_donates_arrays(name: str) -> None:
+    """Also those of numbers that an optimizer keeps beside its slots, and of none."""
+
+    def program(kind: Any, module: Any) -> list[Any]:
+        model = trained(kind, module, name)
+        return [*donated(model, as_arrays), *model.get_weights(), *go_on(model)]
+
+    assert_alike(program)
+
+
+@jax_only
+def test_a_version_of_keras_whose_trainer_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are then trained densely."""
+    from unhot.keras import jax_tables
+
+    monkeypatch.setattr(jax_tables, "trainer_fetches", lambda: False)
+    with pytest.warns(unhot.DenseFallbackWarning, match="more than arrays"):
+        model = trained(unhot.keras.Embedding, unhot.keras)
+    assert model.optimizer.table(model.layers[1].embeddings) is None
+
+
+@jax_only
 def test_arrays_in_a_loop_are_trained_densely() -> None:
     with pytest.warns(unhot.DenseFallbackWarning, match=r"values of its variables as arrays.*unhot\.keras\.stateless_values"):
         jitted(trained(unhot.keras.Embedding, unhot.keras), as_arrays)

@@ -32,6 +32,23 @@ def step(layer: nn.Module, optimizer: torch.optim.Optimizer, keys: Any) -> Tenso
     return vectors
 
 
+def test_frozen_keys() -> None:
+    """They keep every bit while all others train."""
+    words = unhot.Vocabulary([7, -1, 3], unknown="grow", reserved=1)
+    vectors = torch.randn(3, DIM)
+    layer = unhot.torch.KeyedEmbedding.from_vectors(
+        torch.tensor([3, 7, 10**12]), vectors, words, frozen=torch.tensor([10**12, 3])
+    )
+    assert layer.frozen.tolist() == sorted(layer.encode([10**12, 3]).tolist())
+    optimizer = unhot.torch.AdamW(layer.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        step(layer, optimizer, torch.tensor([3, 7, -1, 10**12, 8]))
+    torch.testing.assert_close(layer([3, 10**12]).detach(), vectors[[0, 2]], rtol=0, atol=0)
+    assert (layer([7]) != vectors[1]).all()
+    with pytest.raises(KeyError, match=r"9.*position 1"):
+        unhot.torch.KeyedEmbedding(words, 2, frozen=[3, 9])
+
+
 @pytest.mark.parametrize("reserved", [0, 2])
 @pytest.mark.parametrize(("name", "options"), [("AdamW", {"weight_decay": 0.1}), ("SGD", {"momentum": 0.9}), ("Adagrad", {})])
 def test_keys_that_arrive_are_exact(name: str, options: dict[str, Any], reserved: int) -> None:

@@ -303,12 +303,25 @@ def have_trainer_fetch(within: Callable[[], AbstractContextManager[None]]) -> No
 
     Needs: the trainer's methods that do it. Functions that enter the context and call them take their places, since nothing
     else tells the trainer, which puts values into its functions, from everyone else who reads a variable's value.
-    Fallback: nothing. The trainer is given settled arrays then, and tables are trained densely, with a warning.
+    Fallback: nothing; see `trainer_fetches`.
     """
-    for name in ("_get_jax_state", "_get_state_sharding_spec"):
-        kind = next((kind for kind in keras.Model.__mro__ if name in vars(kind)), None)
-        if ON and kind is not None:
+    for name, kind in _fetching_methods().items():
+        if kind is not None:
             setattr(kind, name, _called_within(within, vars(kind)[name]))
+
+
+def trainer_fetches() -> bool:
+    """Whether Keras's trainer does what `have_trainer_fetch` asks for.
+
+    Fallback: False. All tables on JAX are then trained densely, with a warning.
+    """
+    return None not in _fetching_methods().values()
+
+
+def _fetching_methods() -> dict[str, type | None]:
+    """The names of the trainer's methods that fetch values, and the classes that have them."""
+    names = ("_get_jax_state", "_get_state_sharding_spec")
+    return {name: next((kind for kind in keras.Model.__mro__ if name in vars(kind)), None) for name in names}
 
 
 def _called_within(within: Callable[[], AbstractContextManager[None]], method: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from unhot.graph.engine import FROZEN, Traced
 from unhot.jax import spread as spreading
 from unhot.jax.operations import after
 from unhot.jax.spread import EVERYWHERE
-from unhot.keras._private import knows_entry_layers, nnx_enabled, same_trace, stateless_scope
+from unhot.keras._private import knows_entry_layers, nnx_enabled, same_trace, stateless_scope, trainer_fetches
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.callers import call_anew
 from unhot.keras.jax_growth import put, require_between_steps
@@ -61,6 +61,11 @@ class JaxBackend(TableTraining):
     def reason_for_dense(variable: Variable) -> Reason | None:
         if nnx_enabled():
             return Reason("flax's NNX tracks the values of variables", "Set KERAS_NNX_ENABLED=false to train by rows.")
+        if not trainer_fetches():
+            return Reason(
+                "this version of Keras does not let its trainer be given more than arrays",
+                "Use another version to train by rows.",
+            )
         if variable._layout is None and keras.distribution.distribution() is not None:
             return Reason("it was made before keras.distribution was set", "Make the layer afterwards to train by rows.")
         if variable._layout is not None and not knows_entry_layers():
@@ -220,10 +225,10 @@ class JaxBackend(TableTraining):
             tie.release()
             optimizer.own_if_possible(variable)
             return
-        iterations = optimizer._iterations._value
-        if iterations is None or traced(iterations) or iterations.is_deleted():  # a step, or a loop of the user's, has it
-            return
-        if int(iterations) != self.clock(value.arrays):
+        numbers = [variable._value for variable in (optimizer._iterations, *optimizer.row_state().values())]
+        if traced(numbers) or any(number is None or number.is_deleted() for number in numbers):
+            return  # a step, or a loop of the user's, has them
+        if int(numbers[0]) != self.clock(value.arrays):
             self.restart(optimizer)
 
     def restart(self, optimizer: Owner) -> None:

@@ -81,8 +81,10 @@ class KeyedEmbedding(Embedding):
         capacity: the number of rows to have room for. Only rows that are there take memory.
         min_count, max_rows, max_idle: which keys have rows, as for `unhot.Embedding`. No key is forgotten that was looked up
             since the last step of the optimizer.
+        frozen: keys of the vocabulary whose vectors the optimizers of `unhot.torch` leave as they are; None for none.
+            `layer.frozen` and `layer.only_train` take the rows that `encode` gives.
 
-    Raises: TypeError or ValueError for unusable arguments.
+    Raises: TypeError or ValueError for unusable arguments; KeyError for an unknown key in `frozen`.
 
     Example:
         >>> import torch, unhot, unhot.torch
@@ -114,10 +116,12 @@ class KeyedEmbedding(Embedding):
         min_count: int = 1,
         max_rows: int | None = None,
         max_idle: int | None = None,
+        frozen: KeysLike | Tensor | None = None,
     ) -> None:
         require_filler(init)
         hide_from_compiler(KeyedEmbedding, "_rows_of")
         keyed = KeyedRows(vocabulary, min_count, max_rows, max_idle)
+        still = None if frozen is None else keyed.existing(on_host(frozen), "frozen")
         super().__init__(
             max(vocabulary.rows, 1), embedding_dim, None, max_norm, norm_type, scale_grad_by_freq, sparse, device=device,
             dtype=dtype, bias=bias, activation=activation, out_of_range="zero",
@@ -131,6 +135,8 @@ class KeyedEmbedding(Embedding):
             reserve(self._table(), as_size("capacity", capacity))
         if not vocabulary.rows:  # a table has a row at least; the first key gets it
             Growing.remove(self, [0])
+        if still is not None:
+            self.frozen = still
 
     @classmethod
     def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
