@@ -13,9 +13,9 @@ def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
 
     On JAX, some rows of a table that is trained by rows have deferred steps. `variable.value` applies them and gives an array,
     and a step with such arrays is dense. This function gives what Keras's own trainer uses: the weights as they are, with all
-    that a step by rows needs. It looks like the settled array. Use it as one (`0.9 * value`), hand it to a step, or assign it to
-    the variable. JAX takes it apart, though: `jax.tree.map` finds weights that are not settled, so map gradients alone. The value
-    of a slot is a stand-in, which belongs to the table's value.
+    that a step by rows needs. It looks like the settled array. Use it as one (`0.9 * value`), hand it to a step, or assign it
+    to the variable. JAX takes it apart, though: `jax.tree.map` finds weights that are not settled, so map gradients alone. The
+    value of a slot is a stand-in, which belongs to the table's value.
 
     On PyTorch and TensorFlow, and for all other variables, it gives `variable.value`.
 
