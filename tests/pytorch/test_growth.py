@@ -364,6 +364,33 @@ def test_memory_is_copied_seldom() -> None:
     assert len(layer.weight) == 101
 
 
+@pytest.mark.parametrize("capacity", [None, 1 << 20])
+@pytest.mark.parametrize("step_before", [True, False])
+def test_files_hold_the_rows_that_are_there(capacity: int | None, step_before: bool) -> None:
+    """Not the room for others: PyTorch writes the memory that a tensor is a part of."""
+
+    def size(held: Any) -> int:
+        file = io.BytesIO()
+        torch.save(held, file)
+        return file.tell()
+
+    words = unhot.Vocabulary(range(100), unknown="grow")
+    layer = unhot.torch.KeyedEmbedding(words, 64, capacity=capacity)
+    optimizer = unhot.torch.Adam(layer.parameters())
+    for number in range(2):
+        if step_before or number:
+            layer([number]).sum().backward()
+            optimizer.step()
+        if not number:
+            layer.grow(28)
+            words.extend(range(100, 128))
+    assert len(layer.weight) == 128
+    for held, count in ((layer.state_dict(), 1), (layer, 1), (optimizer.state_dict(), 2)):
+        assert 0 <= size(held) - count * 128 * 64 * 4 < 8000
+    copied = copy.deepcopy(layer)
+    assert copied.weight.untyped_storage().nbytes() == 128 * 64 * 4
+
+
 def test_errors() -> None:
     """They name what is wrong, and the layer stays as it was."""
     layer = unhot.torch.Embedding(4, DIM)

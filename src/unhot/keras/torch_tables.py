@@ -28,7 +28,7 @@ from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.store import numbered
 from unhot.torch._private import is_fake, without_torch_functions
-from unhot.torch.backend import DTYPES, TorchBackend, dtype_of
+from unhot.torch.backend import DTYPES, TorchBackend
 from unhot.torch.clocks import make_step
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import coalesced
@@ -36,6 +36,7 @@ from unhot.torch.held_state import steps_made
 from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
+from unhot.torch.rooms import dtype_of
 from unhot.training import Ownership, warn_of_dense_training
 
 

@@ -8,11 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unhot import arrays
 from unhot.atomic import Call, Lock, together
 from unhot.clock import Clock
 from unhot.engine import Engine
@@ -25,6 +23,7 @@ from unhot.torch.held_state import Owner, Start, StateHolder, require_shape
 from unhot.torch.placement import Host, Placement, counter, placement
 from unhot.torch.renorm import trained_among
 from unhot.torch.replay import NotedSteps
+from unhot.torch.rooms import Rooms, dtype_of
 from unhot.training import Backend, Ownership
 
 DTYPES = (torch.float32, torch.float64)
@@ -352,11 +351,10 @@ class TorchBackend(Backend):
 
     def _new_slot(self, name: str, shape: tuple[int, int], start: float) -> Tensor:
         """A slot that begins with this number, in memory with room for the rows that the table has room for."""
-        notes: Any = getattr(self.parameter, "notes", None)
-        if notes is None or notes.capacity <= shape[0] or not isinstance(self.memory, Host):
+        rooms: Rooms | None = getattr(getattr(self.parameter, "notes", None), "rooms", None)
+        if rooms is None or rooms.capacity <= shape[0] or not isinstance(self.memory, Host):
             return self.memory.full(shape, self._weights, start)
-        notes.rooms[name] = room = torch.from_numpy(arrays.reserved((notes.capacity, shape[1]), dtype_of(self._weights)))
-        slot = room[: shape[0]]
+        slot = rooms.begun(name, shape, self._weights)
         return slot.fill_(start) if start else slot
 
     def weights_array(self) -> Any:
@@ -401,11 +399,6 @@ def wrong_dtype(dtype: torch.dtype) -> str:
 def is_shared(tensor: Any) -> bool:
     """Whether the tensor lies in memory that other processes share (as all of a GPU's may)."""
     return bool(tensor.is_cpu and tensor.is_shared())
-
-
-def dtype_of(tensor: Tensor) -> np.dtype[Any]:
-    """NumPy's dtype of a tensor."""
-    return np.dtype(str(tensor.dtype).removeprefix("torch."))
 
 
 def why_dense(error: Exception) -> str:

@@ -186,7 +186,7 @@ def note_step(owner: Owner, group: Mapping[str, Any], backend: TorchBackend, now
 def planned_rows(table: Ready) -> int:
     """For how many rows the history is made: all of a table's, also where some of them are here."""
     shard = table.parameter.shard
-    return max(len(table.parameter), table.parameter.notes.capacity) if shard is None else shard.layout.rows
+    return max(len(table.parameter), table.parameter.notes.rooms.capacity) if shard is None else shard.layout.rows
 
 
 def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:

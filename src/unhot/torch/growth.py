@@ -12,18 +12,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unhot import arrays
 from unhot.atomic import Call, together
 from unhot.engine import Engine
 from unhot.settling import clock_of
 from unhot.store import Store
 from unhot.torch._private import unseen, version_of, without_torch_functions
-from unhot.torch.backend import TorchBackend, dtype_of
+from unhot.torch.backend import TorchBackend
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Content, OtherShards
 from unhot.torch.held_state import slots_in, steps_made
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
+from unhot.torch.rooms import dtype_of, first_rows
 from unhot.training import ownership_of
 
 Rows = npt.NDArray[np.int64]
@@ -63,10 +63,11 @@ def freeze(table: TableParameter, rows: Rows) -> None:
 
 def reserve(table: TableParameter, capacity: int) -> None:
     """Have room for so many rows, which take memory once they are there."""
-    table.notes.capacity = capacity
+    rooms = table.notes.rooms
+    rooms.capacity = capacity
     if capacity > len(table):
         weights = table.detach()
-        without_torch_functions(setattr, table, "data", with_room(table, "", weights, capacity)[: len(weights)])
+        without_torch_functions(setattr, table, "data", first_rows(rooms.reaching("", weights, capacity), len(weights)))
 
 
 def resize(table: TableParameter, rows: int) -> None:
@@ -126,7 +127,7 @@ def _add(
     calls: list[Call] = []
     grown: dict[str, Tensor] = {}
     for (name, tensor), part in zip({"": table.detach(), **slots}.items(), state, strict=True):
-        grown[name] = with_room(table, name, tensor, stop)[:stop] if stop > len(tensor) else tensor
+        grown[name] = first_rows(table.notes.rooms.reaching(name, tensor, stop), stop) if stop > len(tensor) else tensor
         places = torch.from_numpy(again).to(tensor.device)
         calls += [
             partial(setitem, grown[name].data, places, part[: len(again)].to(tensor)),
@@ -151,12 +152,12 @@ def _added_to_engine(
     else:
         state = engine.untouched(given) if from_the_start else engine.new(given)
     tensors = {"": table.detach(), **slots}
-    rooms: dict[str, Tensor] = {}
+    rooms = table.notes.rooms
 
     def larger(_: Store, rows: int) -> list[Any]:
-        rooms.update({name: with_room(table, name, tensor, rows) for name, tensor in tensors.items()})
-        shared = min(map(len, rooms.values()))  # those that were made before the optimizer's have another size
-        return [room[:shared].numpy() for room in rooms.values()]
+        found = [rooms.reaching(name, tensor, rows) for name, tensor in tensors.items()]
+        shared = min(map(len, found))  # those that were made before the optimizer's have another size
+        return [room[:shared].numpy() for room in found]
 
     calls = engine.adding(backend.place, again, state, larger)
     if len(left := np.setdiff1d(table.frozen_rows, again)) < len(table.frozen_rows):
@@ -164,7 +165,7 @@ def _added_to_engine(
     stop = len(table) + len(given) - len(again)
     if stop == len(table):
         return calls
-    grown = {name: (rooms or table.notes.rooms)[name][:stop] for name in tensors}
+    grown = {name: first_rows(rooms[name], stop) for name in tensors}
     return [*calls, *_in_place(table, backend, grown)]
 
 
@@ -173,23 +174,6 @@ def slots_of(table: TableParameter, backend: TorchBackend) -> dict[str, Tensor]:
     owner: Any = backend.owner
     state = owner.held_state.get(table, {})
     return slots_in({name: state.get(name) for name in owner.slots.values()}, table)
-
-
-def with_room(table: TableParameter, name: str, tensor: Tensor, rows: int) -> Tensor:
-    """A tensor of which the first rows are those of `tensor`, with room for so many."""
-    room = table.notes.rooms.get(name)
-    fits = room is not None and room.shape[1:] == tensor.shape[1:] and room.dtype == tensor.dtype and len(room) >= rows
-    if room is not None and fits and room.data_ptr() == tensor.data_ptr():
-        return room
-    shape = (max(rows, 2 * len(tensor), table.notes.capacity), *tensor.shape[1:])
-    made = torch.from_numpy(arrays.reserved(shape, dtype_of(tensor))) if _in_host_memory(tensor) else tensor.new_empty(shape)
-    made[: len(tensor)] = tensor
-    table.notes.rooms[name] = made
-    return made
-
-
-def _in_host_memory(tensor: Tensor) -> bool:
-    return tensor.is_cpu and tensor.dtype in (torch.float32, torch.float64)
 
 
 def _state_of(

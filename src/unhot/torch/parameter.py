@@ -22,6 +22,7 @@ from unhot.torch.backend import TorchBackend
 from unhot.torch.gradient_content import OtherShards
 from unhot.torch.lookup import bag_lookup, known_to_tracers, lookup
 from unhot.torch.nested import mapped
+from unhot.torch.rooms import Rooms
 from unhot.training import Ownership
 
 PROPERTIES = (
@@ -63,10 +64,8 @@ class Notes:
     """Whether the user was warned of it."""
 
     def __init__(self, other_shards: OtherShards | None = None) -> None:
-        self.rooms: dict[str, torch.Tensor] = {}
-        """Tensors that begin with the weights ("") and the slots, by their names, and have rows to spare."""
-        self.capacity = 0
-        """The number of rows to have room for."""
+        self.rooms = Rooms()
+        """Memory with rows to spare, where there is such."""
         self.other_shards = other_shards
         """The shards of the same table in other processes, if there are such."""
 

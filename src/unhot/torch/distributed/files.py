@@ -21,7 +21,6 @@ from unhot.storage.files import Path, as_path, replace
 from unhot.storage.safetensors import dtype_of as dtype_of_entry
 from unhot.storage.tables import Parts, like_of, one_table, opened, part, write_table
 from unhot.store import numbered
-from unhot.torch.backend import dtype_of
 from unhot.torch.clocks import go_on
 from unhot.torch.distributed.key_files import own_part, with_keys
 from unhot.torch.distributed.keyed import ShardedKeyedEmbedding
@@ -30,6 +29,7 @@ from unhot.torch.distributed.sharded import Sharded
 from unhot.torch.distributed.transfer import OnOne, moved
 from unhot.torch.held_state import Start
 from unhot.torch.placement import counter
+from unhot.torch.rooms import dtype_of
 from unhot.torch.stepping import RowOptimizer
 
 
