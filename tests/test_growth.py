@@ -102,9 +102,16 @@ def test_memory_is_taken_by_rows_that_are_there() -> None:
         table.step([3], np.ones((1, 256)))
         assert table.grow(5)[0] == 10
         table.step([14], np.ones((1, 256)))
+        for copied in (copy.deepcopy, lambda table: pickle.loads(pickle.dumps(table))):
+            other = copied(table)
+            assert other.grow(2)[0] == table.grow(2)[0]
+            for each in (table, other):
+                each.step([3, each.rows - 1], np.ones((2, 256)))
+            assert_held(other, held(table))
+        assert len(pickle.dumps(table)) < 10_000_000
     with pytest.raises(MemoryError, match=r"1,099,511,627,776 more rows of 256 needs"):
         table.grow(1 << 40)
-    assert table.rows == 15
+    assert table.rows == 19
 
 
 @pytest.mark.parametrize("policy", ["raise", "zero", 2])

@@ -13,7 +13,7 @@ import numpy as np
 from unhot import arrays
 from unhot.atomic import Call, Version
 from unhot.optimizers import Optimizer
-from unhot.settling import Array, Settling, clock_of
+from unhot.settling import Array, Settling, clock_of, planned_for
 from unhot.store import Store, numbered, renumbered
 
 MOST_GROWTH = 4
@@ -31,7 +31,9 @@ class Membership(Settling):
         """
         if optimizer is None:
             return cls(numbered([(array, ()) for array in weights])).shortened(spare)
-        snapshot, clock = clock_of(optimizer, weights[0].dtype, sum(map(len, weights)))
+        numbers = sum(map(len, weights))
+        planned = planned_for(numbers - spare, numbers)
+        snapshot, clock = clock_of(optimizer, weights[0].dtype, planned)
         slots = []
         for name, start in clock.slots.items():
             shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights]
@@ -41,7 +43,7 @@ class Membership(Settling):
             else:
                 slots.append(arrays.side_by_side(shapes, weights[0].dtype, start))
         states = ((array, tuple(slot[k] for slot in slots)) for k, array in enumerate(weights))
-        return cls(numbered(states), snapshot, clock).shortened(spare)
+        return cls(numbered(states), snapshot, clock, planned=planned).shortened(spare)
 
     def shortened(self, spare: int) -> Self:
         """This engine, new and with one store, after the last `spare` rows have become room."""
@@ -98,16 +100,9 @@ class Membership(Settling):
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__)
         made.stores = renumbered([self.stores[place] for place in places])
-        made.numbers = made.stores[-1].first + made.stores[-1].capacity
+        made.__dict__.update(self._noted_of(made.stores, places))
         made.optimizer, made.clock = optimizer, clock
         made._version, made._known, made._begun, made._settled_at = Version(), None, None, {}
-        if self.last is not None:
-            # As long as the store's rows have numbers, with those that there is room for.
-            spans = [self.last[self.stores[place].first :][: self.stores[place].capacity] for place in places]
-            made.last = np.concatenate(spans)
-        if self.frozen is not None:
-            moved = [self.frozen_in(place) + store.first for place, store in zip(places, made.stores, strict=True)]
-            made.frozen = np.concatenate(moved)
         made._rows = made._made()
         return made
 
@@ -154,17 +149,21 @@ class Membership(Settling):
     def _renumbering(self, stores: Sequence[Store]) -> tuple[Sequence[Store], Array | None, list[Call]]:
         """The stores with new numbers, where those of one do not suffice; the steps of last touches; what notes both."""
         made = renumbered(stores)
-        numbers = made[-1].first + made[-1].capacity
-        calls: list[Call] = [partial(setattr, self, "numbers", numbers)]
+        noted = self._noted_of(made, range(len(made)))
+        return made, noted["last"], [partial(setattr, self, name, value) for name, value in noted.items()]
+
+    def _noted_of(self, made: Sequence[Store], places: Sequence[int]) -> dict[str, Any]:
+        """What is noted of the rows of the stores at these places, which have other numbers there."""
+        numbers, last, frozen = made[-1].first + made[-1].capacity, None, None
         if self.frozen is not None:
-            frozen = [self.frozen_in(place) + store.first for place, store in enumerate(made)]
-            calls.append(partial(setattr, self, "frozen", self.kernels.joined(frozen)))
-        if self.last is None:
-            return made, None, calls
-        last = self.kernels.steps_of(numbers)
-        for old, new in zip(self.stores, made, strict=True):
-            last[new.first : new.first + old.rows] = self.last[old.first : old.stop]
-        return made, last, [*calls, partial(setattr, self, "last", last)]
+            moved = [self.frozen_in(place) + store.first for place, store in zip(places, made, strict=True)]
+            frozen = self.kernels.joined(moved)
+        if self.last is not None:
+            last = self.kernels.steps_of(numbers)
+            for place, new in zip(places, made, strict=True):
+                old = self.stores[place]
+                last[new.first : new.first + old.rows] = self.last[old.first : old.stop]
+        return {"numbers": numbers, "last": last, "frozen": frozen}
 
     def _having(self, stores: Sequence[Store], last: Array | None) -> list[Call]:
         """What puts these in the place of the stores."""
@@ -220,7 +219,12 @@ class Membership(Settling):
     # ------------------------------------------------------------------ copies
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_known": None, "_rows": None}
+        """Without the room for more rows, which may be larger than the memory."""
+        state = {**self.__dict__, "_known": None, "_rows": None}
+        if any(store.room for store in self.stores):
+            stores = renumbered([store._replace(room=()) for store in self.stores])
+            state |= {"stores": stores, **self._noted_of(stores, range(len(stores)))}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -213,6 +213,15 @@ class Settling:
                 self._settled_at[place] = now
 
 
+PLANNED_ROOM = 1 << 20
+"""The most rows for which a history is made beforehand: it takes some bytes for each, and may be made anew as they come."""
+
+
+def planned_for(rows: int, room: int) -> int:
+    """For how many rows to make the history of a table with these rows and room for so many."""
+    return min(room, max(rows, PLANNED_ROOM))
+
+
 def clock_of(optimizer: Optimizer, dtype: np.dtype[Any], rows: int, slots: Collection[str] = ()) -> tuple[Optimizer, Clock]:
     """A copy of the hyperparameters as they stand, and a new clock for tables of so many rows in all.
 

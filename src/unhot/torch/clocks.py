@@ -15,7 +15,7 @@ from unhot.clock import Clock, Hyper
 from unhot.engine import Batch, Engine
 from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
-from unhot.settling import clock_of
+from unhot.settling import clock_of, planned_for
 from unhot.store import numbered
 from unhot.torch.backend import OF_NEW_ROWS, TorchBackend, why_dense
 from unhot.torch.held_state import Owner, Start, StateError
@@ -185,8 +185,8 @@ def note_step(owner: Owner, group: Mapping[str, Any], backend: TorchBackend, now
 
 def planned_rows(table: Ready) -> int:
     """For how many rows the history is made: all of a table's, also where some of them are here."""
-    shard = table.parameter.shard
-    return max(len(table.parameter), table.parameter.notes.rooms.capacity) if shard is None else shard.layout.rows
+    shard, rows = table.parameter.shard, len(table.parameter)
+    return planned_for(rows, max(rows, table.parameter.notes.rooms.capacity)) if shard is None else shard.layout.rows
 
 
 def bind(owner: Owner, core: Optimizer, group: Mapping[str, Any], tables: Sequence[Ready]) -> None:
