@@ -80,6 +80,36 @@ def test_a_dict_of_vectors() -> None:
     assert float(keras.ops.max(again(batch(0, 3))["item"])) == 1.0
 
 
+@pytest.mark.parametrize("own", [{}, {"bias_initializer": "ones", "use_bias": True, "activation": "relu"}])
+def test_tables_with_arguments_of_their_own(own: dict[str, Any]) -> None:
+    """They are those of layers made one by one, also in a copy; weights go to the features that they name."""
+    tables: dict[str, Any] = {
+        "user": (ROWS, 3),
+        "words": {"input_dim": 40, "output_dim": 4, "combiner": "mean", "embeddings_initializer": "ones", **own},
+        "tags": {"input_dim": 50, "output_dim": 2, "combiner": "sum", "out_of_range": "zero", "mask_zero": True},
+    }
+    layer = unhot.keras.EmbeddingCollection(tables, embeddings_initializer=keras.initializers.Constant(2.0))
+    ids = {"user": np.array([1, 2]), "words": np.array([[1, 2], [3, 3]]), "tags": np.array([[0, 60, 1], [7, 8, 8]])}
+    factors = {"tags": np.array([[1.0, 1.0, 0.5], [2.0, 1.0, 1.0]], "float32")}
+    layer.build()
+    layer.layers["words"].grow(2)
+    copied = type(layer).from_config(layer.get_config())
+    assert copied.layers["words"].input_dim == 42
+    word = 2.0 if own else 1.0
+    for each in (layer, copied):
+        found = keras.ops.convert_to_numpy(each(ids, weights=factors))
+        assert found.tolist() == [[2.0] * 3 + [word] * 4 + [1.0] * 2, [2.0] * 3 + [word] * 4 + [8.0] * 2]
+        assert keras.ops.convert_to_numpy(each(ids))[1, -1] == 6.0
+    inputs = {name: keras.Input(array.shape[1:], dtype="int32", name=name) for name, array in ids.items()}
+    given = keras.Input((3,), name="factors")
+    model = keras.Model([inputs, given], layer(inputs, weights={"tags": given}))
+    np.testing.assert_array_equal(model.predict([ids, factors["tags"]], verbose=0), found)
+
+
+def weighted(weights: Any) -> Any:
+    return unhot.keras.EmbeddingCollection({"a": (3, 2)})({"a": np.array([1])}, weights)
+
+
 def pair_of(user: list[Any], item: list[Any]) -> Any:
     return unhot.keras.EmbeddingCollection(TABLES)({"user": np.array(user), "item": np.array(item)})
 
@@ -103,6 +133,10 @@ def test_it_is_left_alone_where_layers_become_kerass() -> None:
     (lambda: unhot.keras.EmbeddingCollection(TABLES)({"user": np.array([1])}), KeyError, "the features"),
     (lambda: unhot.keras.EmbeddingCollection(TABLES)([np.array([1])]), TypeError, "in a dict. Received: list"),
     (lambda: unhot.keras.EmbeddingCollection({"a.b": (3, 2)}), ValueError, "no '.' or '/'"),
+    (lambda: unhot.keras.EmbeddingCollection({"a": {"input_dim": 3}}), TypeError, "'input_dim' and 'output_dim' among them"),
+    (lambda: weighted({"b": np.ones(1)}), TypeError, r"some of the features \['a'\]\. Received: \['b'\]"),
+    (lambda: weighted([np.ones(1)]), TypeError, r"some of the features \['a'\]\. Received: list"),
+    (lambda: weighted({"a": np.ones(1)}), ValueError, "(?s)feature 'a': .*`weights` go with combiner"),
     (lambda: pair_of([1], [ROWS + 100]), IndexError, "feature 'item': .*20100"),
     (lambda: pair_of([1], [1.5]), IndexError, "feature 'item'"),
     (lambda: pair_of([1], [1, 2]), ValueError, r"ids of the same shape.*'item': \(2,\)"),

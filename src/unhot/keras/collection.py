@@ -21,14 +21,17 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
     """Tables of any sizes and dims whose features are looked up together.
 
     Args:
-        tables: (input_dim, output_dim) of each table, by name.
+        tables: each table, by name: (input_dim, output_dim), or a dict of arguments of `Embedding`, with which tables differ.
         features: the table of each feature, by name; features may share a table. None for one feature of each table's name.
         combiner: how to combine a sample's vectors along the last axis of the ids, as for `Embedding`; None does not combine.
+            A table may have its own.
         output: "concatenated" for one tensor with the features' vectors side by side, or "dict" for a tensor by feature.
-        options: further arguments of each `Embedding`, such as `embeddings_initializer`, `mask_zero` and `out_of_range`.
+        options: further arguments of each `Embedding`, such as `embeddings_initializer`, `mask_zero` and `out_of_range`, for
+            tables that have none of their own.
 
-    Call: `layer(inputs)`, where `inputs` holds the ids of each feature by name, as `Embedding` takes them. For a concatenated
-        output, all features have ids of the same shape, or a combiner makes it the same.
+    Call: `layer(inputs, weights=None)`, where `inputs` holds the ids of each feature by name, as `Embedding` takes them, also
+        ragged and sparse ones. `weights` holds a factor for each id of the features that it names. For a concatenated output,
+        all features have ids of the same shape, or a combiner makes it the same.
 
     Returns: (batch, sum of dims) in the order of the features, or a dict.
 
@@ -40,13 +43,17 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
         >>> layer = unhot.keras.EmbeddingCollection({"user": (1000, 16), "item": (500, 8)})
         >>> tuple(layer({"user": np.array([3, 7]), "item": np.array([5, 5])}).shape)
         (2, 24)
+        >>> tables = {"user": (1000, 16), "words": {"input_dim": 500, "output_dim": 8, "combiner": "mean"}}
+        >>> layer = unhot.keras.EmbeddingCollection(tables)
+        >>> tuple(layer({"user": np.array([3, 7]), "words": np.array([[5, 5], [8, 1]])}).shape)
+        (2, 24)
 
     References: keras_rs/src/layers/embedding/distributed_embedding.py.
     """
 
     def __init__(
         self,
-        tables: Mapping[str, tuple[int, int]],
+        tables: Mapping[str, tuple[int, int] | Mapping[str, Option]],
         features: Mapping[str, str] | None = None,
         *,
         combiner: str | None = None,
@@ -58,10 +65,11 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self._convert_input_args = False  # `__call__` does that, as that of `Embedding`
-        if not isinstance(tables, Mapping) or not all(
-            isinstance(size, (tuple, list)) and len(size) == 2 for size in tables.values()
-        ):
-            raise TypeError(f"EmbeddingCollection: `tables` must map names to (input_dim, output_dim). Received: {tables!r}.")
+        if not isinstance(tables, Mapping) or not all(map(says_its_size, tables.values())):
+            raise TypeError(
+                "EmbeddingCollection: `tables` must map names to (input_dim, output_dim), or to dicts of arguments of"
+                f" `Embedding`, 'input_dim' and 'output_dim' among them. Received: {tables!r}."
+            )
         if not tables:
             raise ValueError("EmbeddingCollection: there must be at least one table.")
         if output not in ("concatenated", "dict"):
@@ -71,7 +79,8 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
             raise ValueError(
                 f"EmbeddingCollection: a table's name must not be empty, and have no '.' or '/'. Received: {unusable}."
             )
-        self.tables = {table: (int(rows), int(dim)) for table, (rows, dim) in tables.items()}
+        self._given = {table: arguments_of(given) for table, given in tables.items()}
+        self.tables = {table: (int(given["input_dim"]), int(given["output_dim"])) for table, given in self._given.items()}
         self.features = {table: table for table in tables} if features is None else dict(features)
         unknown = sorted(set(self.features.values()) - set(self.tables))
         if unknown or not self.features:
@@ -80,17 +89,17 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
                 f" {features!r}."
             )
         self.combiner, self.output_kind, self.options = combiner, output, options
-        self.layers = {
-            table: Embedding(rows, dim, combiner=combiner, name=table, dtype=dtype, trainable=trainable, **options)
-            for table, (rows, dim) in self.tables.items()
-        }
+        shared = {"combiner": combiner, "dtype": dtype, "trainable": trainable, **options}
+        self.layers = {table: Embedding(**{**shared, **given, "name": table}) for table, given in self._given.items()}
 
     def build(self, input_shape: Shape = None) -> None:
         """Make the tables, whose sizes do not depend on the ids."""
         for layer in self.layers.values():
             layer.build()
 
-    def __call__(self, inputs: Mapping[str, Tensor], *args: Option, **kwargs: Option) -> Tensor:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None, *args: Option, **kwargs: Option
+    ) -> Tensor:
         """Keras's `__call__`. It checks ids before they are converted, because the conversion may shorten them."""
         wanted = f"EmbeddingCollection: ids must be given for the features {list(self.features)}"
         if not isinstance(inputs, Mapping):
@@ -102,14 +111,23 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
             layer = self.layers[table]
             with named(name):
                 ids[name] = as_tensor(representable(inputs[name], layer.input_dim, layer.out_of_range))
-        return super().__call__(ids, *args, **kwargs)
+        if weights is None:
+            return super().__call__(ids, *args, **kwargs)
+        if not isinstance(weights, Mapping) or not weights.keys() <= ids.keys():
+            raise TypeError(
+                f"EmbeddingCollection: `weights` must be a dict for some of the features {list(self.features)}. Received:"
+                f" {list(weights) if isinstance(weights, Mapping) else type(weights).__name__}."
+            )
+        given = {name: as_tensor(factors) for name, factors in weights.items() if factors is not None}
+        return super().__call__(ids, given, *args, **kwargs)
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The vectors of all features. See the class."""
-        found = {}
+        found, weights = {}, weights or {}
         for name, table in self.features.items():
             with named(name):
-                found[name] = self.layers[table](inputs[name])
+                layer = self.layers[table]
+                found[name] = layer(inputs[name], weights[name]) if name in weights else layer(inputs[name])
         if self.output_kind == "dict":
             return found
         shapes = {name: tuple(vectors.shape[:-1]) for name, vectors in found.items()}
@@ -133,19 +151,47 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Option]:
         """As Keras's."""
         config: dict[str, Option] = super().get_config()
-        serialized = {name: keras.saving.serialize_keras_object(value) for name, value in self.options.items()}
-        tables = {table: (self.layers[table].input_dim, dim) for table, (_, dim) in self.tables.items()}  # which may have grown
+        tables: dict[str, Option] = {}
+        for table, given in self._given.items():
+            rows, dim = self.layers[table].input_dim, given["output_dim"]  # it may have grown
+            tables[table] = (rows, dim) if len(given) == 2 else serialized({**given, "input_dim": rows})
         return {
             **config, "tables": tables, "features": self.features, "combiner": self.combiner, "output": self.output_kind,
-            **serialized,
+            **serialized(self.options),
         }  # fmt: skip
 
     @classmethod
     def from_config(cls, config: dict[str, Option]) -> EmbeddingCollection:
         """As Keras's."""
         own = ("tables", "features", "combiner", "output", "name", "dtype", "trainable")
-        options = {name: keras.saving.deserialize_keras_object(value) for name, value in config.items() if name not in own}
-        return cls(**{name: value for name, value in config.items() if name in own}, **options)
+        options = restored({name: value for name, value in config.items() if name not in own})
+        given = {name: value for name, value in config.items() if name in own}
+        given["tables"] = {
+            table: restored(each) if isinstance(each, Mapping) else each for table, each in config["tables"].items()
+        }
+        return cls(**given, **options)
+
+
+def says_its_size(given: Option) -> bool:
+    """Whether this is what a collection takes for a table."""
+    if isinstance(given, Mapping):
+        return {"input_dim", "output_dim"} <= given.keys()
+    return isinstance(given, (tuple, list)) and len(given) == 2
+
+
+def arguments_of(given: Option) -> dict[str, Option]:
+    """The arguments of a table's layer."""
+    return dict(given) if isinstance(given, Mapping) else dict(zip(("input_dim", "output_dim"), given, strict=True))
+
+
+def serialized(options: Mapping[str, Option]) -> dict[str, Option]:
+    """Arguments of layers as Keras writes them into files."""
+    return {name: keras.saving.serialize_keras_object(value) for name, value in options.items()}
+
+
+def restored(options: Mapping[str, Option]) -> dict[str, Option]:
+    """What `serialized` has made into what Keras writes."""
+    return {name: keras.saving.deserialize_keras_object(value) for name, value in options.items()}
 
 
 @contextmanager
