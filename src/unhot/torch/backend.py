@@ -18,6 +18,7 @@ from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.torch._private import unseen, version_of, without_torch_functions
+from unhot.torch.aliases import ALIASED, is_aliased
 from unhot.torch.gradient import RowGradient
 from unhot.torch.held_state import Owner, Start, StateHolder, require_shape
 from unhot.torch.placement import Host, Placement, counter, placement
@@ -65,6 +66,9 @@ class TorchBackend(Backend):
         """Where the table lies, and so what works on it."""
         self._weights: Tensor
         self._shared = False
+        """Whether other processes have the memory, too."""
+        self.aliased = False
+        """Whether another parameter lies in the same memory."""
         self._kept: dict[str, tuple[Tensor, int]] = {}
         """What the engine keeps in the optimizer's state, and the versions of those tensors."""
         self.dense_steps = 0
@@ -78,6 +82,11 @@ class TorchBackend(Backend):
     def owner(self) -> StateHolder | None:
         """The optimizer, or None once it is gone."""
         return self._owner()
+
+    @property
+    def pointer(self) -> int:
+        """The address at which the table's memory began when it was last looked at; -1 if it is to be looked at anew."""
+        return self._pointer
 
     @property
     def parameter(self) -> nn.Parameter | None:
@@ -101,9 +110,11 @@ class TorchBackend(Backend):
                 with torch.inference_mode(False):
                     parameter.data = parameter.detach().contiguous()
             memory = placement(parameter)
-            shared = is_shared(parameter)
+            shared, aliased = is_shared(parameter), is_aliased(self, parameter, getattr(self.owner, "param_groups", ()))
             weights = parameter.detach()
-            self.__dict__.update(_pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared)
+            self.__dict__.update(
+                _pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared, aliased=aliased
+            )
         return self.engine
 
     def follow_memory(self) -> None:
@@ -281,8 +292,8 @@ class TorchBackend(Backend):
         if group.get("differentiable"):
             return DIFFERENTIABLE
         engine = self._current()
-        if self._shared:
-            return SHARED
+        if self._shared or self.aliased:
+            return SHARED if self._shared else ALIASED
         if engine is None:
             return ""
         if self._written():

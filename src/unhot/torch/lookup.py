@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_exporting, is_traced_by_proxies, is_transformed, without_tracers
+from unhot.torch.aliases import settle_memory
 from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
@@ -86,6 +87,7 @@ def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
     """
     tie: Ownership[TorchBackend] | None = getattr(weight, "ownership", None)
     if tie is None:
+        settle_memory(weight)
         return None
     if tie.owner is None:
         tie.release()

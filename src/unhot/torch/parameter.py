@@ -18,6 +18,7 @@ from unhot.torch._private import (
     is_traced_by_proxies,
     without_torch_functions,
 )
+from unhot.torch.aliases import settle_memory
 from unhot.torch.backend import TorchBackend
 from unhot.torch.gradient_content import OtherShards
 from unhot.torch.lookup import bag_lookup, known_to_tracers, lookup
@@ -134,7 +135,12 @@ class TableParameter(nn.Parameter):
             return lookup(*args, **kwargs)
         if func is nn.functional.embedding_bag:
             return bag_lookup(*args, **kwargs)
-        owned = [tie for table in tables_among((args, kwargs)) if (tie := table.ownership) is not None]
+        owned = []
+        for table in tables_among((args, kwargs)):
+            if table.ownership is None:
+                settle_memory(table)
+            else:
+                owned.append(table.ownership)
         for tie in owned:
             if tie.owner is None:
                 tie.release()
@@ -183,12 +189,14 @@ def become_table(parameter: nn.Parameter | None) -> bool:
 
 
 def settle_beneath(tensor: Any) -> None:
-    """Settle the table that `torch.func` has wrapped into `tensor`, which it does without telling the table."""
+    """Settle the table that `torch.func` has wrapped into `tensor`, without telling it, or whose memory `tensor` shows."""
     if torch.compiler.is_compiling() or not isinstance(tensor, torch.Tensor):
         return
     tensor = beneath_transforms(tensor)
     if isinstance(tensor, TableParameter) and tensor.ownership is not None:
         tensor.ownership.settle()
+    else:
+        without_torch_functions(settle_memory, tensor)
 
 
 def tables_among(value: Any) -> Iterator[TableParameter]:
