@@ -84,10 +84,11 @@ def trained(group: Any, kind: str, options: dict[str, Any], count: int) -> Any:
     return train(layer, optimizer, batches(group, kind, count), ahead=group is not None and kind != "int"), rows_of(layer)
 
 
+@pytest.mark.parametrize("dedup", [False, True])
 @pytest.mark.parametrize(("kind", "world"), [("int", 2), ("str", 3), ("bytes", 2), ("large", 3)])
-def test_one_process(pool: Any, kind: str, world: int) -> None:
+def test_one_process(pool: Any, kind: str, world: int, dedup: bool) -> None:
     expected, rows = trained(None, kind, {}, 40)
-    parts = pool.run(trained, kind, {}, 40, world=world)
+    parts = pool.run(trained, kind, {"dedup": dedup}, 40, world=world)
     keys = [key for _, own in parts for key in own]
     assert sorted(keys, key=str) == sorted(rows, key=str)
     assert all(len(own) > len(rows) / world / 3 for _, own in parts)
@@ -98,15 +99,36 @@ def test_one_process(pool: Any, kind: str, world: int) -> None:
         torch.testing.assert_close(torch.cat([found[step] for found, _ in parts]), vectors, rtol=1e-5, atol=1e-6)
 
 
+def asked_for(group: Any) -> list[int]:
+    """How many keys each of two layers is asked for, and the gradient of one that comes twice."""
+    found = []
+    for dedup in (False, True):
+        words = unhot.Vocabulary(unknown="grow", missing="key")
+        layer = ShardedKeyedEmbedding(words, DIM, group=group, dedup=dedup, reduction="sum")
+        seen: list[int] = []
+        layer.local.register_forward_hook(lambda module, given, vectors, seen=seen: seen.append(len(vectors)))
+        layer([["owl", None, "owl"], [None, "cat", "owl"]]).sum().backward()
+        assert layer([]).shape == (0, DIM)
+        found.append(seen[0])
+    return found
+
+
+def test_each_key_is_sent_once(pool: Any) -> None:
+    parts = pool.run(asked_for, world=2)
+    assert [sum(counts) for counts in zip(*parts, strict=True)] == [12, 6]
+    with pytest.raises(ValueError, match="with dedup=True, a key is not counted"):
+        ShardedKeyedEmbedding(unhot.Vocabulary(unknown="grow"), DIM, dedup=True, scale_grad_by_freq=True)
+
+
 def with_errors(group: Any) -> list[str]:
     """What lookups say of which one process has what is no key, an unknown key, or keys of another kind."""
     layer = ShardedKeyedEmbedding(unhot.Vocabulary(["a", "b", "c", "d", "e"]), DIM, group=group)
     assert torch.equal(layer(["a", "e"])[0], layer(["a"])[0])
     said = []
-    for given in ([1.5], ["nobody"], [3]):
+    for given in ([1.5], ["nobody"], [3], [None]):
         try:
             layer(given if group.rank() == 1 else ["a"])
-        except (TypeError, KeyError, PeerError) as error:
+        except (TypeError, ValueError, KeyError, PeerError) as error:
             said.append(f"{type(error).__name__}: {error}")
     assert layer(["a"]).shape == (1, DIM)
     return said
@@ -114,8 +136,8 @@ def with_errors(group: Any) -> list[str]:
 
 def test_errors(pool: Any) -> None:
     first, second = pool.run(with_errors, world=2)
-    assert [text.partition(":")[0] for text in first] == ["PeerError", "KeyError", "TypeError"]
-    assert [text.partition(":")[0] for text in second] == ["TypeError", "KeyError", "TypeError"]
+    assert [text.partition(":")[0] for text in first] == ["PeerError", "KeyError", "TypeError", "PeerError"]
+    assert [text.partition(":")[0] for text in second] == ["TypeError", "KeyError", "TypeError", "ValueError"]
     assert "nobody" in first[1] + second[1]
     assert "str in process 0, and int in process 1" in second[2]
 

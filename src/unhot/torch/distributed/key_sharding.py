@@ -48,7 +48,7 @@ class ByOwner(Layout):
         return int((self.owners == shard).sum())
 
 
-def sharded_keys(module: KeyedEmbedding, peers: Peers, reduction: Reduction) -> ShardedKeyedEmbedding:
+def sharded_keys(module: KeyedEmbedding, peers: Peers, reduction: Reduction, dedup: bool) -> ShardedKeyedEmbedding:
     """The same layer with keys that are spread, and their rows of the first process's weight, or new ones if it has none.
 
     A collective operation.
@@ -66,7 +66,7 @@ def sharded_keys(module: KeyedEmbedding, peers: Peers, reduction: Reduction) -> 
         scale_grad_by_freq=module.scale_grad_by_freq, sparse=module._given_sparse,
         device=None if weight.is_meta else weight.device, dtype=weight.dtype,
         bias=module.bias is not None, activation=module.activation, init=module.init, min_count=min_count, max_rows=max_rows,
-        max_idle=max_idle, group=peers, reduction=reduction,
+        max_idle=max_idle, group=peers, reduction=reduction, dedup=dedup,
     )  # fmt: skip
     if module.bias is not None:
         made.bias = module.bias

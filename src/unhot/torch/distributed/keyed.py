@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unhot.keys import errors
 from unhot.keys.column import Column, as_column
 from unhot.keys.hashing import shards_of
 from unhot.keys.reading import KeysLike, read
 from unhot.torch.backend import hide_from_compiler
 from unhot.torch.distributed.drawing import DrawnApart
 from unhot.torch.distributed.key_routing import KeyRoute, KeyRouter, words_of
-from unhot.torch.distributed.lookup import RowsSent
+from unhot.torch.distributed.lookup import Options, RowsSent, Wanted, by_torch, deduplicated, repeated
 from unhot.torch.distributed.messages import Words
 from unhot.torch.distributed.peers import Group, Peers
+from unhot.torch.distributed.routing import Asked
 from unhot.torch.distributed.sharded import OTHERS_AHEAD, Reduction
 from unhot.torch.distributed.states import OtherProcesses
 from unhot.torch.keyed import KeyedEmbedding, on_host
@@ -62,6 +64,18 @@ class Lookup(NamedTuple):
         return self[:2] == other[:2] and np.array_equal(self.words, other.words)
 
 
+class Sent(NamedTuple):
+    """A lookup on its way."""
+
+    route: KeyRoute
+    repeats: Wanted | None
+    """Where each key occurs, if it is sent once; None if keys are sent as often as they occur."""
+
+
+PLAIN = Options()
+"""Of a lookup whose vectors the layer of this process gives."""
+
+
 class ShardedKeyedEmbedding(nn.Module):
     """`unhot.torch.KeyedEmbedding` whose keys are spread over the processes of a group, by their hashes.
 
@@ -76,7 +90,8 @@ class ShardedKeyedEmbedding(nn.Module):
             `unhot.torch.KeyedEmbedding`.
         capacity, max_rows: as for `unhot.torch.KeyedEmbedding`, in all processes together.
         min_count, max_idle: as for `unhot.torch.KeyedEmbedding`.
-        group, reduction: as for `ShardedEmbedding`.
+        group, reduction, dedup: as for `ShardedEmbedding`. With dedup=True, a key counts once in each process's lookup, for
+            `min_count` and `max_rows`, too.
 
     Raises: what `unhot.torch.KeyedEmbedding` and `ShardedEmbedding` raise; ValueError for a vocabulary with reserved rows or
         buckets. A call raises KeyError in all processes for an unknown key of a vocabulary with unknown="raise".
@@ -109,6 +124,7 @@ class ShardedKeyedEmbedding(nn.Module):
         max_idle: int | None = None,
         group: Group = None,
         reduction: Reduction = "mean",
+        dedup: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(vocabulary, Vocabulary):
@@ -120,6 +136,9 @@ class ShardedKeyedEmbedding(nn.Module):
             )
         if reduction not in ("mean", "sum"):
             raise ValueError(f"`reduction` must be 'mean' or 'sum'. Received: {reduction!r}.")
+        if dedup and scale_grad_by_freq:
+            raise ValueError("ShardedKeyedEmbedding: with dedup=True, a key is not counted. Leave out one of the two.")
+        self.dedup = dedup
         self.peers = peers = group if isinstance(group, Peers) else Peers(group)
         self.reduction, self.embedding_dim, self.max_rows = reduction, embedding_dim, max_rows
 
@@ -137,7 +156,7 @@ class ShardedKeyedEmbedding(nn.Module):
         self.register_parameter("bias", nn.Parameter(local.weight.new_zeros(embedding_dim)) if bias else None)
         self.activation = activation
         self._router = KeyRouter(peers)
-        self._ahead: deque[tuple[Lookup, KeyRoute]] = deque()
+        self._ahead: deque[tuple[Lookup, Sent]] = deque()
         hide_from_compiler(ShardedKeyedEmbedding, "_spread")
 
     @property
@@ -174,30 +193,38 @@ class ShardedKeyedEmbedding(nn.Module):
         Example: see `ShardedEmbedding`.
         """
         self.peers.require_all("a lookup begun by `prefetch`")
-        column, route = self._begin(on_host(input))
-        self._ahead.append((Lookup.of(column), route))
+        column, sent = self._begin(on_host(input))
+        self._ahead.append((Lookup.of(column), sent))
 
-    def _begin(self, given: Any) -> tuple[Column, KeyRoute]:
+    def _begin(self, given: Any) -> tuple[Column, Sent]:
         """Begin a lookup. What is wrong with what is given here is told to the other processes first."""
+        device = self.weight.device
         try:
             column = read(given, "keys")
+            if column.keys.missing is not None and self.local.vocabulary.missing == "raise":
+                raise errors.missing(column, "keys")
+            distinct, places = each_once(column) if self.dedup else (column, None)
         except BaseException:
-            self._router.start(None, self.weight.device).finish_failed()
+            self._router.start(None, device).finish_failed()
             raise
-        return column, self._router.start(column, self.weight.device)
+        repeats = None if places is None else deduplicated(Wanted("keys", self.local._table(), Asked(places.to(device)), PLAIN))
+        return column, Sent(self._router.start(distinct, device), repeats)
 
     def _spread(self, given: Any) -> Tensor:
         """The vectors of keys, which processes exchange; not compiled."""
         if self._ahead:
-            kept, route = self._ahead.popleft()
+            kept, sent = self._ahead.popleft()
             column = read(given, "keys")
             if not kept.same(Lookup.of(column)):
                 raise ValueError(OTHERS_AHEAD)
         else:
-            column, route = self._begin(given)
+            column, sent = self._begin(given)
+        route, repeats = sent
         route.finish()
         rows = self._here(route)
         (found,) = RowsSent.apply(route, self.reduction == "mean", rows)  # type: ignore[no-untyped-call]
+        if repeats is not None:
+            found = repeated(repeats, found) if found.is_cpu else by_torch(repeats, found)
         vectors: Tensor = found.view(*column.shape, self.embedding_dim)
         return vectors
 
@@ -224,6 +251,13 @@ class ShardedKeyedEmbedding(nn.Module):
     def extra_repr(self) -> str:
         """Which of the processes this is."""
         return f"reduction={self.reduction!r}, process {self.peers.rank} of {self.peers.size}"
+
+
+def each_once(column: Column) -> tuple[Column, Tensor]:
+    """The distinct keys of a column, and which of them each key is, flat."""
+    numbers = np.asarray(Vocabulary(unknown="grow", missing="key").encode(column)).reshape(-1)
+    first = np.unique(numbers, return_index=True)[1]
+    return as_column(column.keys.take(first if column.take is None else column.take[first])), torch.from_numpy(numbers)
 
 
 def own_keys(vocabulary: Vocabulary, peers: Peers) -> Vocabulary:

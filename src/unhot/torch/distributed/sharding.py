@@ -181,7 +181,7 @@ class _Sharder:
         if isinstance(module, Collection):
             return self._collection(module)
         if isinstance(module, KeyedEmbedding):
-            keyed = sharded_keys(module, self.peers, self.sharding["reduction"])
+            keyed = sharded_keys(module, self.peers, self.sharding["reduction"], self.sharding["dedup"])
             self._take_hooks(keyed, module)
             return keyed
         weight = module.weight
