@@ -50,6 +50,8 @@ class Apart(nn.Module):
             ids = features[name]
             if isinstance(self.layers[table], nn.EmbeddingBag) and isinstance(ids, Tensor) and ids.dim() == 1:
                 ids = ids.unsqueeze(1)
+            if isinstance(ids, tuple) and ids[1] is None and ids[0].dim() == 1:
+                ids = ids[0].unsqueeze(1), None, ids[2].unsqueeze(1)
             found[name] = self.layers[table](*ids) if isinstance(ids, tuple) else self.layers[table](ids)
         return torch.cat(list(found.values()), -1) if self.output == "concatenated" else found
 
@@ -131,6 +133,37 @@ def test_as_tables_apart(optimizer: str, pooling: str, output: str) -> None:
             made.step()
     engines = {id(weight.ownership.backend.engine) for weight in layers[0].parameters()}
     assert len(engines) == 1, "one call for all tables"
+    same(*layers)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("output", "padding_idx"), [("concatenated", None), ("dict", 2)])
+def test_weights_of_ids(output: str, padding_idx: int | None, trained: bool) -> None:
+    """Of padded and of flat ids, of some features; they may have a gradient, too."""
+    layers = pair("sum", output, padding_idx)
+    optimizers = [
+        module.AdamW(layer.parameters(), lr=0.05) for layer, module in zip(layers, (unhot.torch, torch.optim), strict=True)
+    ]
+    rng = np.random.default_rng(1)
+    for step in range(20):
+        given = batch(rng, "sum", step)
+        for name in list(given)[:2]:
+            ids, offsets = given[name] if isinstance(given[name], tuple) else (given[name], None)
+            factors = torch.from_numpy(rng.normal(size=tuple(ids.shape))).requires_grad_(trained)
+            given[name] = (ids, offsets, factors)
+        gradients = []
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss(layer(given)).backward()
+            own = [part[2] for part in given.values() if isinstance(part, tuple) and len(part) == 3]
+            gradients.append([None if factors.grad is None else factors.grad.clone() for factors in own])
+            for factors in own:
+                factors.grad = None
+            optimizer.step()
+        for ours, theirs in zip(*gradients, strict=True):
+            assert (ours is not None) == trained
+            if ours is not None and theirs is not None:
+                close(ours, theirs)
     same(*layers)
 
 
@@ -391,6 +424,16 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "offsets": (
         lambda: unhot.torch.EmbeddingBagCollection({"a": (3, 2)})({"a": (torch.tensor([1]), torch.tensor([1]))}),
         ValueError, "must begin with 0",
+    ),
+    "weights of another shape": (
+        lambda: unhot.torch.EmbeddingBagCollection({"a": (3, 2)})({"a": (ONE, None, torch.ones(2))}),
+        TypeError, r"with weights of the shape of the ids, \(ids, offsets or None, weights\)",
+    ),
+    "weights and a mean": (
+        lambda: unhot.torch.EmbeddingBagCollection([EmbeddingBagConfig(3, 2, "a", pooling="mean")])(
+            {"a": (ONE, None, torch.ones(1))}
+        ),
+        ValueError, "weights need pooling 'sum'. Received: 'mean' for 'a'",
     ),
 }  # fmt: skip
 

@@ -14,8 +14,9 @@ from unhot.torch.collection_lookup import Feature, all_step, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.lookup import without_padding
 
-Ids = Tensor | tuple[Tensor, Tensor]
-"""Ids of a batch: one for each sample, (batch,), or several, (batch, length); or flat ids, with the offset of each sample."""
+Ids = Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor | None, Tensor]
+"""Ids of a batch: one for each sample, (batch,), or several, (batch, length); or flat ids, with the offset of each sample. With
+weights, ids, offsets (or None) and a weight for each id."""
 
 Output = Literal["concatenated", "dict"]
 
@@ -289,7 +290,8 @@ class EmbeddingBagCollection(Collection):
         output: "concatenated" for one tensor with the features' vectors side by side, or "dict" for a tensor by feature.
         device, dtype: as for `torch.nn.EmbeddingBag`.
 
-    Ids are given by feature: padded, (batch, length); or flat with the offsets at which the samples begin, (ids, offsets).
+    Ids are given by feature: padded, (batch, length); or flat with the offsets at which the samples begin, (ids, offsets). With
+    pooling "sum", a weight for each id may come with them: (ids, None, weights) or (ids, offsets, weights).
 
     Raises: ValueError for tables without a meaning; KeyError, TypeError or ValueError for ids that do not fit the features;
         what `torch.nn.EmbeddingBag` raises.
@@ -325,7 +327,9 @@ class EmbeddingBagCollection(Collection):
 
     def _feature(self, name: str, ids: Any) -> Feature:
         layer: Any = self.layers[self.features[name]]
-        flat, offsets = self._parts(name, ids)
+        flat, offsets, factors = self._parts(name, ids)
+        if factors is not None and layer.mode != "sum":
+            raise ValueError(f"EmbeddingBagCollection: weights need pooling 'sum'. Received: {layer.mode!r} for {name!r}.")
         if offsets is None:
             starts = torch.arange(flat.size(0) + 1, device=flat.device) * flat.size(1)
         else:
@@ -335,28 +339,28 @@ class EmbeddingBagCollection(Collection):
                     f"EmbeddingBagCollection: the offsets of {name!r} must begin with 0, never fall, and end at or before the"
                     f" number of ids, {len(flat)}. Received: {offsets}."
                 )
-        flat = flat.reshape(-1)
+        flat, factors = flat.reshape(-1), None if factors is None else factors.reshape(-1)
         if layer.padding_idx is not None:
-            flat, starts, _ = without_padding(flat, starts, None, layer.padding_idx)
+            flat, starts, factors = without_padding(flat, starts, factors, layer.padding_idx)
         given = ids if isinstance(ids, Tensor) else ids[0]
-        return Feature(name, layer.weight, flat, torch.Size((len(starts) - 1,)), starts, layer.mode, given)
+        size = torch.Size((len(starts) - 1,))
+        return Feature(name, layer.weight, flat, size, starts, layer.mode, given, factors=factors)
 
-    def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None]:
-        """Ids and offsets of a feature; padded ids have none."""
-        if isinstance(ids, Tensor) and ids.dim() in (1, 2):
-            return (ids if ids.dim() == 2 else ids.unsqueeze(1)), None
-        if (
-            isinstance(ids, (tuple, list))
-            and len(ids) == 2
-            and all(isinstance(part, Tensor) and part.dim() == 1 for part in ids)
-        ):
-            return ids[0], ids[1]
+    def _parts(self, name: str, ids: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Ids, offsets and weights of a feature; padded ids have no offsets."""
+        several = isinstance(ids, (tuple, list)) and len(ids) in (2, 3)
+        flat, offsets, factors = (*ids, None)[:3] if several else (ids, None, None)
+        if isinstance(flat, Tensor) and (factors is None or getattr(factors, "shape", None) == flat.shape):
+            if offsets is None and flat.dim() == 1:
+                return flat.unsqueeze(1), None, None if factors is None else factors.unsqueeze(1)
+            if flat.dim() == (2 if offsets is None else 1) and (offsets is None or offsets.dim() == 1):
+                return flat, offsets, factors
         raise TypeError(
             f"EmbeddingBagCollection: the ids of {name!r} must be a tensor of shape (batch,) or (batch, length), or flat ids"
-            f" with offsets, two tensors. Received: {ids!r}."
+            " with offsets, two tensors; or, with weights of the shape of the ids, (ids, offsets or None, weights). Received:"
+            f" {ids!r}."
         )
 
     def _apart(self, name: str, ids: Any) -> Tensor:
-        flat, offsets = self._parts(name, ids)
-        found: Tensor = self.layers[self.features[name]](flat, offsets)
+        found: Tensor = self.layers[self.features[name]](*self._parts(name, ids))
         return found

@@ -41,6 +41,14 @@ class Feature(NamedTuple):
     """The ids as they were given, where `ids` are others."""
     of_bags: tuple[Array, Array] | None = None
     """The bag of each id, and its factor, where what is pooled elsewhere has its gradient here."""
+    factors: Tensor | None = None
+    """What the vector of each id is multiplied by before it is pooled."""
+
+    def with_own_factors(self) -> Feature:
+        """The same with factors in float64 that stay as they are until the step, whatever becomes of the given ones."""
+        if self.factors is None:
+            return self
+        return self._replace(factors=self.factors.detach().to(torch.float64, copy=True))
 
 
 def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
@@ -49,11 +57,12 @@ def joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tu
 
 
 def _joint_lookup(features: Sequence[Feature], concatenated: bool) -> Tensor | tuple[Tensor, ...] | None:
-    if in_data_parallel():
+    if in_data_parallel() or any(feature.factors is not None and feature.factors.requires_grad for feature in features):
         return None
     owners = owners_of(features)
     if owners is None:
         return None
+    features = [feature.with_own_factors() for feature in features]
     tables = list({id(feature.weight): feature.weight for feature in features}.values())
     found: Any = CollectionLookup.apply(features, owners, concatenated, *tables)  # type: ignore[no-untyped-call]
     return found[0] if concatenated else tuple(found)
@@ -119,10 +128,14 @@ class Looked:
             (weights.gather if engine is None else engine.read)(self.numbers, segments)
             return
         bags = []
+        weighted = any(features[k].factors is not None for k in self.order)
+        factors = np.ones(len(self.numbers)) if weighted else None  # of all ids, among which those of a feature begin anywhere
         for k, place, begin in parts:
-            starts = features[k].starts
+            starts, own, by = features[k].starts, features[k].factors, None
             assert starts is not None
-            bags.append(Bags(place, outs[k], starts.numpy() + begin, None, MODES[features[k].mode]))
+            if own is not None and factors is not None:
+                factors[begin : begin + len(own)], by = own.numpy(), factors
+            bags.append(Bags(place, outs[k], starts.numpy() + begin, by, MODES[features[k].mode]))
         (weights.pool if engine is None else engine.pool)(self.numbers, bags)
 
     def ids(self) -> Iterator[tuple[int, Array]]:
@@ -295,7 +308,10 @@ def pooled(feature: Feature) -> tuple[Any, Any]:
     """The bag of each id, and what its gradient is multiplied by; None for both where features are not pooled."""
     if feature.of_bags is not None:
         return feature.of_bags
-    return (None, None) if feature.starts is None else bags_of(feature.starts, feature.mode == "mean")
+    if feature.starts is None:
+        return None, None
+    bags, shares = bags_of(feature.starts, feature.mode == "mean")
+    return bags, shares if feature.factors is None else feature.factors.numpy()
 
 
 def dense_gradients(

@@ -172,11 +172,15 @@ def train_collection(group: Any, pooled: bool, layout: str, count: int, prefetch
     for k in range(count):
         samples = 0 if k % 9 == 5 else int(rng.integers(1, 40))
         cuts = [round(samples * (r / world) ** 2) for r in range(world + 1)]
-        features = {}
-        for _, rows, _, names in TABLES:
+        features: dict[str, Any] = {}
+        own = slice(cuts[rank], cuts[rank + 1])
+        for table, rows, _, names in TABLES:
             for name in names:
                 ids = torch.from_numpy((rng.zipf(1.3, (samples, 3)) % rows).astype(np.int64))
-                features[name] = (ids if pooled else ids[:, 0])[cuts[rank] : cuts[rank + 1]]
+                features[name] = (ids if pooled else ids[:, 0])[own]
+            if pooled and table != "item":  # with a sum, the last feature has weights
+                factors = torch.from_numpy(rng.normal(size=(samples, 3)).astype(np.float32))
+                features[name] = (features[name], None, factors[own])
         batches.append(
             (features, torch.from_numpy(rng.normal(size=(samples, 18)).astype(np.float32))[cuts[rank] : cuts[rank + 1]])
         )

@@ -81,7 +81,7 @@ class ShardedCollection(Collection):
             self._require_alike(given)
             for feature in given:
                 require_indices(feature.ids)
-            asked = [asked_of(part.ids, part.starts, part.mode, None, part.weight.device) for part in given]
+            asked = [asked_of(part.ids, part.starts, part.mode, part.factors, part.weight.device) for part in given]
         except BaseException:
             self._router.start(self._nothing(), failed=True).finish_failed()
             raise
@@ -91,7 +91,7 @@ class ShardedCollection(Collection):
             if found is not None and bad is None:
                 bad = found._replace(feature=k)
         wanted = [
-            Wanted(feature.name, feature.weight, ids, Options(), feature.starts, feature.mode)
+            Wanted(feature.name, feature.weight, ids, Options(), feature.starts, feature.mode, feature.factors)
             for feature, ids in zip(given, asked, strict=True)
         ]
         if bad is not None:
