@@ -80,6 +80,15 @@ class JaxBackend(TableTraining):
             )
         return None
 
+    arrays_in_steps: ClassVar[bool] = False
+    """Whether a function was traced that makes steps of tables as arrays, in which frozen rows are constants."""
+
+    @staticmethod
+    def forget_graphs(variable: Variable) -> None:
+        if JaxBackend.arrays_in_steps:  # JAX does not see that they have changed
+            jax.clear_caches()  # type: ignore[no-untyped-call]
+            JaxBackend.arrays_in_steps = False
+
     put = staticmethod(put)
     require_between_steps = staticmethod(require_between_steps)
 
@@ -151,8 +160,36 @@ class JaxBackend(TableTraining):
 
     def settle(self) -> None:
         value = self.variable._value
-        if isinstance(value, TableValue):
+        if isinstance(value, TableValue) and value.alive():
             value.settle().in_large_pages()
+
+    def _slots(self) -> dict[str, SlotVariable]:
+        """The variables of the slots that there still are."""
+        found = ((name, reference()) for name, reference in self.slots.items())
+        return {name: slot for name, slot in found if slot is not None}
+
+    def slot_variables(self) -> list[SlotVariable]:
+        return list(self._slots().values())
+
+    def abandon(self) -> None:
+        variable = self.variable
+        value = variable._value
+        for slot in self.slot_variables():
+            if isinstance(slot._value, SlotValue):
+                slot._value = value.arrays[slot.name_here]
+            slot.training = None
+        variable.ownership, variable.before, variable.abandoned = None, None, self
+
+    def regain(self) -> bool:
+        optimizer, variable = self._optimizer(), self.variable
+        if optimizer is None or variable.ownership is not None:
+            return True
+        numbers = [number._value for number in (optimizer._iterations, *optimizer.row_state().values())]
+        arrays = [variable._value, *(slot._value for slot in self.slot_variables()), *numbers]
+        if any(array is None or traced(array) or array.is_deleted() for array in arrays):
+            return False
+        optimizer.own_if_possible(variable)
+        return True
 
     def hand_over(self) -> None:
         variable = self.variable
@@ -160,23 +197,21 @@ class JaxBackend(TableTraining):
         value = variable._value
         if isinstance(value, TableValue):
             variable._value = value.settle().arrays["weights"]
-        for name, reference in self.slots.items():
-            slot = reference()
-            if slot is not None:
-                if isinstance(value, TableValue) and isinstance(slot._value, SlotValue):
-                    slot._value = value.arrays[name]
-                slot.training = None
+        for name, slot in self._slots().items():
+            if isinstance(value, TableValue) and isinstance(slot._value, SlotValue):
+                slot._value = value.arrays[name]
+            slot.training = None
         self._call_anew()
 
     def resume(self) -> None:
         variable = self.variable
         arrays = {"weights": variable._value, "place": carried(jnp.zeros(self.shape[0], jnp.int32)), **self._begun()}
-        for name, reference in self.slots.items():
-            slot = reference()
-            if slot is not None:
-                arrays[name], slot.training = slot._value, self
-                slot._value = SlotValue(self, name, clock_of_slot(arrays))
-        variable._value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
+        slots = self._slots()
+        for name, slot in slots.items():
+            arrays[name], slot.training = slot._value, self
+        variable._value = value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
+        for name, slot in slots.items():
+            slot._value = value.slot(name)
         self._call_anew()
 
     def _call_anew(self) -> None:
@@ -216,51 +251,66 @@ class JaxBackend(TableTraining):
         tie, value = variable.ownership, variable._value
         assert optimizer is not None
         assert tie is not None
-        if traced(value.arrays):
-            return
+        numbers = [number._value for number in (optimizer._iterations, *optimizer.row_state().values())]
+        if traced(value.arrays) or traced(numbers) or any(number is None or number.is_deleted() for number in numbers):
+            return  # a step, or a loop of the user's, has them
         if self.written:
             tie.release()
-            return
-        if not self._has_hyperparameters_of(optimizer):
+        elif not self._has_hyperparameters_of(optimizer):
             tie.release()
             optimizer.own_if_possible(variable)
-            return
-        numbers = [variable._value for variable in (optimizer._iterations, *optimizer.row_state().values())]
-        if traced(numbers) or any(number is None or number.is_deleted() for number in numbers):
-            return  # a step, or a loop of the user's, has them
-        if int(numbers[0]) != self.clock(value.arrays):
-            self.restart(optimizer)
+        elif int(numbers[0]) != self.clock(value.arrays):
+            slots = [slot._value for slot in self.slot_variables()]
+            if all(slot.is_of(value) for slot in slots if isinstance(slot, SlotValue)):  # else the table's value is to come
+                self.restart(optimizer)
+        elif self._restarted is not None and self._restarted[0] == int(numbers[0]):
+            later = [a for a, b in zip(numbers[1:], self._restarted[1], strict=True) if a is not b]
+            if later:  # they were assigned after `iterations`
+                self.restart(optimizer)
+
+    _restarted: tuple[int, list[Tensor]] | None = None
+    """The step at which it has begun anew, with which numbers that the optimizer keeps beside its slots."""
 
     def restart(self, optimizer: Owner) -> None:
         value = self.variable._value
         if isinstance(value, TableValue):
             self.variable._value = value = value.replaced(**self._begun())
-            for name, reference in self.slots.items():
-                slot = reference()
-                if slot is not None:
-                    slot._value = SlotValue(self, name, clock_of_slot(value.arrays))
+            for name, slot in self._slots().items():
+                slot._value = value.slot(name)
+            self._restarted = int(optimizer._iterations._value), [v._value for v in optimizer.row_state().values()]
 
     # ------------------------------------------------------------------ reading
 
-    def slot(self, value: SlotValue, stepping: bool = False) -> jax.Array:
-        """The settled slot; in an optimizer's step, that of the table's value there."""
+    def slot(self, value: SlotValue) -> jax.Array:
         self.variable.refresh()
         table = self.variable.held()
-        here = table is not None and table.training is self
-        if stepping:
-            pass
-        elif table is not None and isinstance(value.clock, jax.core.Tracer):
-            here = here and same_trace(value.clock, table.arrays["clock"])
-        elif table is not None and not traced(table.arrays):
-            here = here and bool(np.asarray(value.clock) == np.asarray(table.arrays["clock"]))
-        if table is None or not here:
+        slot: jax.Array
+        if table is not None and (here := self._of(table, value)) is not None:
+            slot = here
+        else:
             raise ValueError(
                 f"the slot '{value.name}' of {self.path} is an array of the table's value, for which"
                 " `unhot.keras.stateless_values` has given it a stand-in. Take the values of the model's and of the optimizer's"
-                " variables both in this way. Outside of an optimizer's step, its variable shows it, once both are assigned:"
-                " read it by keras.ops.convert_to_numpy(variable)."
+                " variables both in this way, and anew after hyperparameters or frozen rows have changed. Outside of an"
+                " optimizer's step, its variable shows it, once both are assigned: read it by"
+                " keras.ops.convert_to_numpy(variable)."
             )
-        slot: jax.Array = table.all_settled().arrays[value.name]
+        return slot
+
+    def slot_here(self, value: SlotValue, stepping: bool) -> jax.Array | None:
+        table = self.variable.held()
+        slot: jax.Array | None = None if table is None or stepping else self._of(table, value)
+        if stepping and table is not None and table.training is self:
+            slot = table.all_settled().arrays[value.name]
+        elif stepping:
+            slot = self.slot(value)
+        return slot
+
+    def _of(self, table: TableValue, value: SlotValue) -> jax.Array | None:
+        """The settled slot, if it belongs to this value of the table."""
+        clock, own = value.clock, table.arrays["clock"]
+        here = same_trace(clock, own) if isinstance(clock, jax.core.Tracer) else value.is_of(table)
+        slot: jax.Array | None = table.all_settled().arrays[value.name] if here and table.training is self else None
         return slot
 
     # ------------------------------------------------------------------ steps
@@ -270,10 +320,12 @@ class JaxBackend(TableTraining):
         found: Lookups | None = self.gradients.get(gradient)
         variable = self.variable
         if not self._given_for_step():
+            JaxBackend.arrays_in_steps |= traced([gradient])
             warn_of_dense_training(
                 variable,
                 self.path,
-                "the step was given the values of its variables as arrays",
+                "the step was given the values of its variables as arrays"
+                + (f", so {type(optimizer).__name__} moves all rows" if optimizer.core.NO_DENSE else ""),
                 "In a loop of your own, take the values of the model's and of the optimizer's variables by"
                 " `unhot.keras.stateless_values` to train by rows.",
             )
@@ -316,18 +368,19 @@ class JaxBackend(TableTraining):
         held = self.variable.held()
         if held is None:
             return False
-        slots = (reference() for reference in self.slots.values())
-        if held.training is self and all(slot is None or slot.is_in_table(self) for slot in slots):
+        if held.training is self and all(slot.is_in_table(self) for slot in self.slot_variables()):
             return True
-        self.variable.hold(held.todense())
+        arrays = held.all_settled().arrays
+        for name, slot in self._slots().items():
+            if slot.is_in_table(held.training):  # as it was before the table changed
+                slot.hold(arrays[name])
+        self.variable.hold(arrays["weights"])
         return False
 
     def _keep(self, value: TableValue) -> None:
         self.variable.hold(value)
-        for name, reference in self.slots.items():
-            slot = reference()
-            if slot is not None:
-                slot.hold(SlotValue(self, name, clock_of_slot(value.arrays)))
+        for name, slot in self._slots().items():
+            slot.hold(value.slot(name))
 
     def summed(self, gradient: RowGradient) -> RowGradient:
         held = self._held()
@@ -390,8 +443,3 @@ def devices_of(variable: Variable) -> Devices | None:
     if rows is None and isinstance(columns, str):
         return Devices(everywhere, columns=sharding)
     return None
-
-
-def clock_of_slot(arrays: Arrays) -> jax.Array:
-    """What the value of a slot knows: its own array, lest JAX be given one twice."""
-    return jnp.array(arrays["clock"], copy=True)

@@ -204,8 +204,27 @@ class TableTraining(Reader, KerasBackend):
         """The table's variable, which knows its value."""
 
     @abstractmethod
-    def slot(self, value: Tensor, stepping: bool = False) -> jax.Array:
-        """The settled slot of a `SlotValue`; in an optimizer's step, that of the table's value there."""
+    def slot_variables(self) -> list[Tensor]:
+        """The variables of the slots that there still are."""
+
+    @abstractmethod
+    def slot(self, value: Tensor) -> jax.Array:
+        """The settled slot of a `SlotValue`.
+
+        Raises: ValueError where the table's value is not that to which it belongs.
+        """
+
+    @abstractmethod
+    def slot_here(self, value: Tensor, stepping: bool) -> jax.Array | None:
+        """The same within a stateless scope, or None; in an optimizer's step, that of the table's value there."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Let go of a table whose arrays JAX has given to others: what is assigned now takes their places."""
+
+    @abstractmethod
+    def regain(self) -> bool:
+        """Own an abandoned table again if all its arrays are there by now; whether nothing is left to do."""
 
     @abstractmethod
     def notice_writes(self) -> None:

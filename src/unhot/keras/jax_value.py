@@ -150,6 +150,10 @@ class TableValue(SettledView):
         """The settled value with other weights or slots."""
         return TableValue(self.training, {**self.all_settled().arrays, **self.training.placed(arrays)}, settled=True)
 
+    def slot(self, name: str) -> SlotValue:
+        """What stands for a slot beside this value: with a clock of its own, lest JAX be given one array twice."""
+        return SlotValue(self.training, name, jnp.array(self.arrays["clock"], copy=True))
+
     def in_large_pages(self) -> Self:
         """This value, in large pages."""
         for array in self.arrays.values():
@@ -195,6 +199,13 @@ class SlotValue(SettledView):
     def sharding(self) -> jax.sharding.Sharding:
         sharding: jax.sharding.Sharding = self.clock.sharding  # not of the settled slot, which takes a pass over the table
         return sharding
+
+    def is_of(self, value: TableValue) -> bool:
+        """Whether it belongs to this value, as far as the clocks tell, which are known."""
+        clocks = self.clock, value.arrays["clock"]
+        if self.training is not value.training or traced(clocks) or any(clock.is_deleted() for clock in clocks):
+            return False
+        return bool(np.asarray(clocks[0]) == np.asarray(clocks[1]))
 
     def todense(self) -> jax.Array:
         """The settled slot."""

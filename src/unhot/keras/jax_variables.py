@@ -84,7 +84,8 @@ class _Variable(keras.Variable):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Tensor]:
         """That of a copy, whose table is nobody's."""
-        return {**vars(self), "_value": self.value, "ownership": None, "training": None, "before": None}
+        nobody = dict.fromkeys(("ownership", "training", "before", "late", "abandoned"))
+        return {**vars(self), "_value": self.value, **nobody}
 
     def _as_array(self, value: Tensor) -> Tensor:
         """The value as an array of the variable's shape and dtype, or Keras's error."""
@@ -109,12 +110,23 @@ class TableVariable(_Variable):
     before: TableValue | None = None
     """The value before the latest, while it is not known whether the latest brings the slots with it; see `_take`."""
 
+    late: TableValue | None = None
+    """A value that was assigned, of which the weights were taken: its slots may be assigned later."""
+
+    waiting_since = 0
+    """The step at which the table has stood since then."""
+
+    abandoned: TableTraining | None = None
+    """What trained the table until its arrays were lost; see `TableTraining.abandon`."""
+
     @property
     def value(self) -> Tensor:
         self.refresh()
-        held = self.held()
+        held = _held(self)
         if held is None:
-            return super().value
+            held = super().value  # which another thread may have set by now
+        if not isinstance(held, TableValue):
+            return self._maybe_autocast(held)
         fetched = stateless_scope() is None and _fetching()
         return held if fetched else self._maybe_autocast(held.todense())
 
@@ -125,7 +137,12 @@ class TableVariable(_Variable):
 
     def refresh(self) -> None:
         """Before the table is used outside of a step: notice what others have done with it in the meantime."""
-        if stateless_scope() is None and isinstance(self._value, TableValue):
+        if stateless_scope() is not None:
+            return
+        if self.abandoned is not None and self.abandoned.regain():
+            self.abandoned = None
+        value = self._value
+        if isinstance(value, TableValue) and value.alive():
             self.resolve()
             tie = ownership_of(self)
             if tie is not None:
@@ -133,14 +150,27 @@ class TableVariable(_Variable):
 
     def resolve(self) -> None:
         """If weights were assigned and slots were not, as loops of the user's do, go on with those and with these."""
-        before, self.before = self.before, None
-        if before is not None:
-            self._value = before.replaced(weights=self._value.settle().arrays["weights"])
+        before, self.before, value = self.before, None, self._value
+        if before is None:
+            return
+        slots = [slot for slot in value.training.slot_variables() if isinstance(slot._value, SlotValue)]
+        come = [slot for slot in slots if slot._value.is_of(value)]
+        if len(come) < len(slots):
+            arrays = value.settle().arrays
+            slots_of_it = {slot.name_here: arrays[slot.name_here] for slot in come}
+            self._value, self.late = before.replaced(weights=arrays["weights"], **slots_of_it), value
+            self.waiting_since = value.training.clock(before.arrays)
+            for slot in come:
+                slot._value = self._value.slot(slot.name_here)
 
     def assign(self, value: Tensor) -> Tensor:
         owned = isinstance(value, TableValue) and self.ownership is not None and value.training is self.ownership.backend
         if stateless_scope() is None:
-            return self._take(value) if owned else self._write(value)
+            if owned:
+                return self._take(value)
+            array = self._write(value)
+            self.late = value if isinstance(value, TableValue) else None
+            return array
         if owned:
             return self.hold(value)
         array, held = self._as_array(value), self.held()
@@ -158,6 +188,8 @@ class TableVariable(_Variable):
         there = isinstance(last, TableValue) and last.training is value.training and last is not value and last.alive()
         if there and self.before is None and last.training.clock(last.arrays) != value.training.clock(value.arrays):
             self.before = last
+        if self.late is not None and value.training.clock(value.arrays) != self.waiting_since:
+            self.late = None  # steps were made without them
         self._value = value.in_large_pages()
         return value
 
@@ -166,6 +198,9 @@ class TableVariable(_Variable):
         array = self._as_array(value)
         self.refresh()
         held = self.held()
+        if held is not None and not held.alive():
+            held.training.abandon()
+            held = None
         if held is None:
             self._direct_assign(array)
         else:
@@ -180,13 +215,25 @@ class SlotVariable(_Variable):
     """What trains the table's rows, while that is owned by this slot's optimizer."""
 
     @property
+    def name_here(self) -> str:
+        """What the table's value calls the slot, which is that of an owned table."""
+        name: str = self._value.name
+        return name
+
+    @property
     def value(self) -> Tensor:
+        if self.training is not None:
+            self.training.variable.refresh()  # which may let go of the slot
         held = _held(self)
-        if not isinstance(held, SlotValue):
+        if held is None:
             return super().value
+        if not isinstance(held, SlotValue):
+            return self._maybe_autocast(held)
         if stateless_scope() is None:
-            return held if _fetching() else held.todense()
-        return held.training.slot(held, True) if stepping() else held  # which other scopes may be given
+            array = held.todense()  # an error where it has no array
+            return held if _fetching() else array
+        found = held.training.slot_here(held, stepping())
+        return held if found is None else found  # as other scopes may be given it
 
     def is_in_table(self, training: TableTraining) -> bool:
         """Whether its array is in the table's value, also within a stateless scope."""
@@ -195,18 +242,21 @@ class SlotVariable(_Variable):
 
     def assign(self, value: Tensor) -> Tensor:
         training, scope = self.training, stateless_scope()
-        if isinstance(value, SlotValue) and value.training is training and training is not None:
-            if scope is None:
-                training.variable.before = None
-            return self.hold(value)
+        if isinstance(value, SlotValue):
+            late = None if scope is not None else value.training.variable.late
+            if late is not None and value.is_of(late):
+                value = late.all_settled().arrays[value.name]
+            elif value.training is training and training is not None:
+                return self.hold(value)
         array, held = self._as_array(value), _held(self)
         if not isinstance(held, SlotValue):
             return self.hold(array)
+        table = held.training.variable
         if scope is None:
-            held.training.variable.refresh()
+            table.refresh()
+            if self.training is not None and not table._value.alive():
+                self.training.abandon()
             if self.training is None:  # nobody's any more
                 return self.hold(array)
-        table = held.training.variable
-        value = table.held()
-        table.hold(value.replaced(**{held.name: array}))
+        table.hold(table.held().replaced(**{held.name: array}))
         return array
