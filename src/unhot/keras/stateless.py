@@ -14,8 +14,8 @@ def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
     On JAX, some rows of a table that is trained by rows have deferred steps. `variable.value` applies them and gives an array,
     and a step with such arrays is dense. This function gives what Keras's own trainer uses: the weights as they are, with all
     that a step by rows needs. It looks like the settled array. Use it as one (`0.9 * value`), hand it to a step, or assign it
-    to the variable. JAX takes it apart, though: `jax.tree.map` finds weights that are not settled, so map gradients alone. The
-    value of a slot is a stand-in, which belongs to the table's value.
+    to the variable, before or after those of the slots. JAX takes it apart, though: `jax.tree.map` finds weights that are not
+    settled, so map gradients alone. The value of a slot is a stand-in, which belongs to the table's value.
 
     On PyTorch and TensorFlow, and for all other variables, it gives `variable.value`.
 
@@ -30,11 +30,19 @@ def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
         >>> model.build((None, 3))
         >>> optimizer = unhot.keras.Adam(0.01)
         >>> optimizer.build(model.trainable_variables)
-        >>> values = unhot.keras.stateless_values(model.trainable_variables)
-        >>> slots = unhot.keras.stateless_values(optimizer.variables)
-        >>> outputs, _ = model.stateless_call(values, [], np.zeros((2, 3), "int32"))
-        >>> len(values), outputs.shape[0]
-        (3, 2)
+        >>> def step(weights, slots, ids):
+        ...     import jax
+        ...
+        ...     def loss(weights):
+        ...         return keras.ops.sum(model.stateless_call(weights, [], ids)[0] ** 2)
+        ...
+        ...     return optimizer.stateless_apply(slots, jax.grad(loss)(weights), weights)
+        >>> if keras.backend.backend() == "jax":
+        ...     lists = model.trainable_variables, optimizer.variables
+        ...     values = step(*map(unhot.keras.stateless_values, lists), np.zeros((2, 3), "int32"))
+        ...     for variables, given in zip(lists, values):
+        ...         for variable, value in zip(variables, given):
+        ...             _ = variable.assign(value)
 
     References: https://keras.io/guides/writing_a_custom_training_loop_in_jax/.
     """
