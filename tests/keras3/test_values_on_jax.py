@@ -301,3 +301,14 @@ def test_lazy_adam_says_that_it_moves_all_rows() -> None:
     model = model_on(unhot.keras.Embedding(ROWS, DIM), unhot.keras.LazyAdam(0.03))
     with pytest.warns(unhot.DenseFallbackWarning, match="as arrays, so LazyAdam moves all rows"):
         stepped(model, as_arrays, 1)
+
+
+def test_what_is_fetched_for_steps_is_not_settled() -> None:
+    """Or each call of `train_on_batch` would cost all rows."""
+    model = trained(unhot.keras.Embedding, unhot.keras)
+    table = model.optimizer.table(model.layers[1].embeddings)
+    assert table is not None
+    for_steps(model.optimizer.variables)
+    for_steps(model.trainable_variables)
+    model.train_on_batch(*batches()[0])
+    assert table.has_deferred_steps()

@@ -11,18 +11,17 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 
 from unhot.graph.engine import FROZEN, Traced
 from unhot.jax import spread as spreading
 from unhot.jax.operations import after
-from unhot.jax.spread import EVERYWHERE
 from unhot.keras._private import knows_entry_layers, nnx_enabled, same_trace, stateless_scope, trainer_fetches
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.callers import call_anew
 from unhot.keras.jax_growth import put, require_between_steps
+from unhot.keras.jax_layout import devices_of
 from unhot.keras.jax_lookup import Lookups
-from unhot.keras.jax_training import Arrays, CarriedSpread, Devices, TableTraining, carried, integers, traced
+from unhot.keras.jax_training import Arrays, TableTraining, carried, integers, traced
 from unhot.keras.jax_value import SlotValue, TableValue
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step, for_steps
 from unhot.keras.kinds import Gradient, Tensor, Variable
@@ -423,23 +422,3 @@ class JaxBackend(TableTraining):
             how = self.spread, self.traced
             rows, history = spreading.step(*how, store.arrays, history, ids, values, now, rate, written)
         self._keep(TableValue(self, self.placed({**arrays, **rows, **history, "clock": carried(now + 1)})))
-
-
-def devices_of(variable: Variable) -> Devices | None:
-    """Where `keras.distribution` has put the variable; None if it has not, or where rows cannot be trained apart."""
-    if variable._layout is None or variable._value is None:
-        return None
-    value = variable._value
-    weights = value.arrays["weights"] if isinstance(value, TableValue) else value  # of another owner
-    sharding: jax.sharding.Sharding = weights.sharding
-    if sharding.is_fully_replicated:
-        return Devices(NamedSharding(sharding.mesh, EVERYWHERE) if isinstance(sharding, NamedSharding) else sharding)
-    if not (isinstance(sharding, NamedSharding) and isinstance(mesh := sharding.mesh, Mesh)):
-        return None
-    everywhere = NamedSharding(mesh, EVERYWHERE)
-    rows, columns = (None if mesh.shape.get(axis) == 1 else axis for axis in (*sharding.spec, None, None)[:2])
-    if columns is None and isinstance(rows, str):
-        return Devices(everywhere, spread=CarriedSpread(mesh, rows))
-    if rows is None and isinstance(columns, str):
-        return Devices(everywhere, columns=sharding)
-    return None

@@ -230,8 +230,9 @@ class SlotVariable(_Variable):
         if not isinstance(held, SlotValue):
             return self._maybe_autocast(held)
         if stateless_scope() is None:
-            array = held.todense()  # an error where it has no array
-            return held if _fetching() else array
+            table = held.training.variable._value
+            in_table = isinstance(table, TableValue) and held.is_of(table)
+            return held if in_table and _fetching() else held.todense()  # an error where it has no array
         found = held.training.slot_here(held, stepping())
         return held if found is None else found  # as other scopes may be given it
 
