@@ -100,7 +100,7 @@ def test_slots_alone_that_are_assigned() -> None:
     np.testing.assert_allclose(*(numbers(one.optimizer.variables[2]) for one in (model, expected)), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("take", WAYS)
+@pytest.mark.parametrize("take", few([as_arrays, for_steps], [as_arrays]))
 @pytest.mark.parametrize("donate", few([False, True], [False]))
 def test_nadam(take: Take, donate: bool) -> None:
     """It keeps a number beside its slots, which is assigned last."""
