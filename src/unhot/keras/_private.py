@@ -337,7 +337,8 @@ def same_trace(array: Any, other: Any) -> bool:
     """Whether both are JAX's stand-ins for arrays, in the same of its traces.
 
     Needs: the trace that a stand-in knows.
-    Fallback: False. A table that is looked up several times in a step is then trained densely.
+    Fallback: False. A table that is looked up several times in a step is then trained densely, and a `train_step` or `apply` of
+    the user's own cannot read the slots of tables: an error says so.
     """
     import jax
 

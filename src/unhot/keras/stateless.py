@@ -24,6 +24,8 @@ def stateless_values(variables: Iterable[Variable]) -> list[Tensor]:
 
     Returns: a list of their values.
 
+    Raises: ValueError for a slot that was assigned without the value of its table.
+
     Example:
         >>> import numpy as np, keras, unhot.keras
         >>> model = keras.Sequential([unhot.keras.Embedding(100, 4), keras.layers.Flatten(), keras.layers.Dense(1)])
