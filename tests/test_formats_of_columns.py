@@ -248,3 +248,19 @@ def test_fuzzed(container: str, tmp_path: Path, everything: bool) -> None:
     fuzz(path, format_, everything)
     CONTAINERS[container](pa.table({"key": views, "vector": tensors}), path)
     fuzz(path, format_, everything)
+
+
+@pytest.mark.parametrize("claim", [1 << 40, (1 << 62) + 1])
+@pytest.mark.parametrize("container", ["compressed file", "compressed stream"])
+def test_claims_of_compressed_columns(container: str, claim: int, tmp_path: Path) -> None:
+    """Each piece says how many bytes it becomes. Too many for any file of this size are no lack of memory."""
+    path = tmp_path / "x.arrow"
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((50, 64), np.float32))
+    CONTAINERS[container](pa.table({"key": [f"a key {'x' * 100} {i}" for i in range(50)], "vector": tensors}), path)
+    whole = path.read_bytes()
+    frames = [at for at in range(8, len(whole), 8) if whole[at : at + 4] in (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")]
+    assert len(frames) >= 3
+    for at in frames:
+        path.write_bytes(whole[: at - 8] + claim.to_bytes(8, "little") + whole[at:])
+        with pytest.raises(ValueError, match=r"x\.arrow': the file is damaged"):
+            unhot.read_vectors(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
@@ -20,6 +22,10 @@ END = MESSAGE + bytes(4)
 """What each message of a stream begins with, and what follows the last one. A file begins with other bytes."""
 
 
+MOST_PACKED = 1 << 20
+"""How many times the size of its file nothing is that the packages compress: what claims to be more is no lack of memory."""
+
+
 def pyarrow() -> Any:
     """The package, which has no types; or an error that says how to get it."""
     try:
@@ -33,7 +39,7 @@ def pyarrow() -> Any:
 @contextmanager
 def read_parquet(path: str, options: Options) -> Iterator[Source]:
     pa = pyarrow()
-    with _errors(pa), pa.parquet.ParquetFile(path) as file:
+    with _errors(pa, path), pa.parquet.ParquetFile(path) as file:
         columns = _columns(pa, file.schema_arrow)
         total = max(1, file.metadata.num_rows)
         yield _source(pa, file.iter_batches(batch_size=4096, columns=list(columns)), columns, file.metadata.num_rows, total)
@@ -44,7 +50,7 @@ def read_arrow(path: str, options: Options) -> Iterator[Source]:
     pa = pyarrow()
     with open(path, "rb") as plain:
         of_stream = plain.read(len(MESSAGE)) == MESSAGE
-    with _errors(pa), pa.memory_map(path) as mapped:
+    with _errors(pa, path), pa.memory_map(path) as mapped:
         if of_stream:
             yield _of_stream(pa, mapped)
             return
@@ -82,10 +88,15 @@ def _of_stream(pa: Any, mapped: Any) -> Source:
 
 
 @contextmanager
-def _errors(pa: Any) -> Iterator[None]:
+def _errors(pa: Any, path: str) -> Iterator[None]:
     """Errors of the package about what a file holds, as ValueErrors; those of a full disk or a lack of memory stay."""
     try:
         yield
+    except pa.ArrowMemoryError as error:
+        claimed = max(map(int, re.findall(r"\d+", str(error))), default=0)
+        if claimed > MOST_PACKED * os.path.getsize(path):
+            raise ValueError(f"the file is damaged: it claims to hold {claimed:,} bytes in one piece.") from error
+        raise
     except pa.ArrowInvalid as error:  # a ValueError already
         raise ValueError(f"the file is damaged, truncated, or of another format: {str(error)[:300]}") from error
     except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, pa.ArrowSerializationError) as error:
