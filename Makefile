@@ -15,7 +15,7 @@ PIP := --disable-pip-version-check --quiet
 demo: $(VENV)/installed
 	$(BIN)/unhot compare --plot demo.png --json demo.json
 
-# Half an hour on two cores, after the set-up. Covers every rule, option, front end and kind of input, but not all combinations.
+# About an hour on two cores, the set-up included. Covers every rule, option, front end and kind of input, but not all combinations.
 test: $(VENV)/tests check test-numpy
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations 20 $(ALL) --ignore tests/keras3 tests
 	$(MAKE) test-keras
@@ -27,7 +27,7 @@ test-private: $(VENV)/tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
 	$(MAKE) test-keras ALL=
 
-# All combinations: about two hours. tests/selection.py defines which test is in which set.
+# All combinations: some hours, of which the part without Keras and tests/pytorch takes two. tests/selection.py defines which test is in which set.
 test-all:
 	$(MAKE) test ALL=--all
 	$(MAKE) test-third-party

@@ -162,7 +162,6 @@ def test_memory_that_the_other_has_no_more() -> None:
     with pytest.warns(unhot.DenseFallbackWarning, match="same memory"):
         steps(layer, optimizer)
     other.weight.data = other.weight.data.clone()
-    layer.weight.data = layer.weight.data.clone()
     steps(layer, optimizer)
     assert layer.weight.ownership.backend.has_deferred_steps()  # type: ignore[union-attr]
     gone = unhot.torch.Embedding(ROWS, DIM)
@@ -173,3 +172,18 @@ def test_memory_that_the_other_has_no_more() -> None:
     del gone, also
     left = unhot.torch.Embedding.from_pretrained(weight)
     close(left(torch.arange(ROWS)).detach(), values)
+
+
+@pytest.mark.filterwarnings("error::unhot.DenseFallbackWarning")
+def test_memory_that_a_table_has_left_is_free_for_another() -> None:
+    """Also before the first one has noticed that it lies elsewhere."""
+    memory = torch.randn(ROWS, DIM)
+    layers = [unhot.torch.Embedding(ROWS, DIM) for _ in range(2)]
+    optimizers = [unhot.torch.Adam(layer.parameters()) for layer in layers]
+    layers[0].weight.data = memory
+    steps(layers[0], optimizers[0])
+    layers[0].weight.data = layers[0].weight.data.clone()
+    layers[1].weight.data = memory
+    steps(layers[1], optimizers[1])
+    steps(layers[0], optimizers[0])
+    assert unhot.torch.report(nn.ModuleList(layers)).densely == {}

@@ -21,9 +21,8 @@ MESSAGE = b"\xff\xff\xff\xff"
 END = MESSAGE + bytes(4)
 """What each message of a stream begins with, and what follows the last one. A file begins with other bytes."""
 
-
 MOST_PACKED = 1 << 20
-"""How many times the size of its file nothing is that the packages compress: what claims to be more is no lack of memory."""
+"""No compression makes a file so many times smaller: one that claims to become more is damaged, and memory is not short."""
 
 
 def pyarrow() -> Any:

@@ -204,6 +204,10 @@ class KerasBackend(Backend):
         """The variable is about to be changed: graphs that were made for it must not go on with what it was."""
 
     @staticmethod
+    def forget_frozen_rows() -> None:
+        """The frozen rows of a table are about to change: what was compiled must not go on with what they were."""
+
+    @staticmethod
     @abstractmethod
     def put(new: Sequence[New], notes: Sequence[Call]) -> None:
         """Write rows into variables that nobody trains, and make the calls `notes` together with that."""

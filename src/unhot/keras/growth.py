@@ -64,6 +64,7 @@ def put_rows(again: Rows, given: Sequence[Given], notes: Callable[[], list[Call]
 def freeze(variables: Sequence[Variable], rows: Rows) -> None:
     """Leave these rows of tables as they are from now on, and train all others."""
     _between_owners(variables, lambda: together([partial(one.__dict__.update, frozen_rows=rows) for one in variables]))
+    backend.forget_frozen_rows()
 
 
 def _between_owners(variables: Sequence[Variable], change: Callable[[], None]) -> None:

@@ -80,10 +80,10 @@ class JaxBackend(TableTraining):
         return None
 
     arrays_in_steps: ClassVar[bool] = False
-    """Whether a function was traced that makes steps of tables as arrays, in which frozen rows are constants."""
+    """Whether a function was traced that makes dense steps of tables, in which frozen rows are constants."""
 
     @staticmethod
-    def forget_graphs(variable: Variable) -> None:
+    def forget_frozen_rows() -> None:
         if JaxBackend.arrays_in_steps:  # JAX does not see that they have changed
             jax.clear_caches()  # type: ignore[no-untyped-call]
             JaxBackend.arrays_in_steps = False
@@ -124,7 +124,10 @@ class JaxBackend(TableTraining):
             if isinstance(gradient, TableValue):
                 gradient = gradient.arrays["weights"]
             table = None if gradient is None else optimizer.table(variable)
-            found.append(table.rows_of(gradient, optimizer) if isinstance(table, JaxBackend) else gradient)
+            made = table.rows_of(gradient, optimizer) if isinstance(table, JaxBackend) else gradient
+            if isinstance(variable, TableVariable) and not isinstance(made, RowGradient):
+                JaxBackend.arrays_in_steps |= traced([made])
+            found.append(made)
         return found
 
     # ------------------------------------------------------------------ one table and its optimizer
@@ -283,10 +286,8 @@ class JaxBackend(TableTraining):
     def slot(self, value: SlotValue) -> jax.Array:
         self.variable.refresh()
         table = self.variable.held()
-        slot: jax.Array
-        if table is not None and (here := self._of(table, value)) is not None:
-            slot = here
-        else:
+        slot = None if table is None else self._of(table, value)
+        if slot is None:
             raise ValueError(
                 f"the slot '{value.name}' of {self.path} is an array of the table's value, for which"
                 " `unhot.keras.stateless_values` has given it a stand-in. Take the values of the model's and of the optimizer's"
@@ -298,11 +299,11 @@ class JaxBackend(TableTraining):
 
     def slot_here(self, value: SlotValue, stepping: bool) -> jax.Array | None:
         table = self.variable.held()
-        slot: jax.Array | None = None if table is None or stepping else self._of(table, value)
-        if stepping and table is not None and table.training is self:
-            slot = table.all_settled().arrays[value.name]
-        elif stepping:
-            slot = self.slot(value)
+        if not stepping:
+            return None if table is None else self._of(table, value)
+        if table is None or table.training is not self:
+            return self.slot(value)  # raises
+        slot: jax.Array = table.all_settled().arrays[value.name]
         return slot
 
     def _of(self, table: TableValue, value: SlotValue) -> jax.Array | None:
@@ -319,7 +320,6 @@ class JaxBackend(TableTraining):
         found: Lookups | None = self.gradients.get(gradient)
         variable = self.variable
         if not self._given_for_step():
-            JaxBackend.arrays_in_steps |= traced([gradient])
             warn_of_dense_training(
                 variable,
                 self.path,

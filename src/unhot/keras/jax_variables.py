@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import keras
 import numpy as np
@@ -20,37 +20,30 @@ _local = threading.local()
 
 
 @contextmanager
-def for_steps() -> Iterator[None]:
-    """While values are fetched for functions that make steps, as Keras's trainer does: those of tables are for them alone."""
-    before = _fetching()
-    _local.fetching = True
+def _while(name: str) -> Iterator[None]:
+    before = _is(name)
+    setattr(_local, name, True)
     try:
         yield
     finally:
-        _local.fetching = before
+        setattr(_local, name, before)
 
 
-def _fetching() -> bool:
-    return getattr(_local, "fetching", False)
+def _is(name: str) -> bool:
+    return getattr(_local, name, False)
+
+
+def for_steps() -> AbstractContextManager[None]:
+    """While values are fetched for functions that make steps, as Keras's trainer does: those of tables are for them alone."""
+    return _while("fetching")
 
 
 have_trainer_fetch(for_steps)
 
 
-@contextmanager
-def a_step() -> Iterator[None]:
+def a_step() -> AbstractContextManager[None]:
     """While an optimizer of this package makes a step: slots show their arrays, and weights are written by their owner."""
-    before = stepping()
-    _local.stepping = True
-    try:
-        yield
-    finally:
-        _local.stepping = before
-
-
-def stepping() -> bool:
-    """Whether an optimizer of this package is making a step."""
-    return getattr(_local, "stepping", False)
+    return _while("stepping")
 
 
 def _held(variable: Tensor) -> Tensor:
@@ -127,7 +120,7 @@ class TableVariable(_Variable):
             held = super().value  # which another thread may have set by now
         if not isinstance(held, TableValue):
             return self._maybe_autocast(held)
-        fetched = stateless_scope() is None and _fetching()
+        fetched = stateless_scope() is None and _is("fetching")
         return held if fetched else self._maybe_autocast(held.todense())
 
     def held(self) -> TableValue | None:
@@ -175,7 +168,7 @@ class TableVariable(_Variable):
             return self.hold(value)
         array, held = self._as_array(value), self.held()
         if held is not None:
-            held.training.written |= not stepping()
+            held.training.written |= not _is("stepping")
         self.hold(array if held is None else held.replaced(weights=array))
         return array
 
@@ -232,8 +225,8 @@ class SlotVariable(_Variable):
         if stateless_scope() is None:
             table = held.training.variable._value
             in_table = isinstance(table, TableValue) and held.is_of(table)
-            return held if in_table and _fetching() else held.todense()  # an error where it has no array
-        found = held.training.slot_here(held, stepping())
+            return held if in_table and _is("fetching") else held.todense()  # an error where it has no array
+        found = held.training.slot_here(held, _is("stepping"))
         return held if found is None else found  # as other scopes may be given it
 
     def is_in_table(self, training: TableTraining) -> bool:

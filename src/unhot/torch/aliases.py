@@ -24,10 +24,6 @@ class Holder(Protocol):
     """Whether another parameter lies in the table's memory."""
 
     @property
-    def pointer(self) -> int:
-        """The address at which the table's memory began when it was last looked at."""
-
-    @property
     def parameter(self) -> nn.Parameter | None:
         """The table, or None once it is gone."""
 
@@ -39,38 +35,43 @@ class Holder(Protocol):
 
 
 HOLDERS: WeakValueDictionary[int, Holder] = WeakValueDictionary()
-"""What trains the tables that optimizers own, by the addresses at which their memory begins."""
+"""What trains the tables that optimizers own, by the addresses at which their memory began when it was last looked at."""
 
 
 def settle_memory(weight: Tensor) -> None:
     """Settle what an optimizer trains in the memory of a weight that no optimizer owns."""
     if not HOLDERS or torch.compiler.is_compiling() or is_transformed():
         return
-    pointer = address_of(weight)
-    holder = HOLDERS.get(pointer)
-    if holder is not None and holder.pointer == pointer and holder.parameter is not weight:
+    holder = holder_of_others(weight)
+    if holder is not None:
         holder.settle()
 
 
 def is_aliased(holder: Holder, table: nn.Parameter, groups: Iterable[Mapping[str, Any]]) -> bool:
-    """Note the holder of a table, which has other memory now; whether another parameter, of these groups or owned, is there."""
-    pointer = table.data_ptr()
-    if not pointer:
+    """Note the holder of a table; whether another parameter, of these groups or owned, lies in its memory."""
+    if not address_of(table):
         return False
     aliased = any(overlap(table, other) for group in groups for other in group["params"] if other is not table)
-    other = HOLDERS.get(pointer)
-    if other is not None and other is not holder and other.pointer == pointer:
-        parameter = other.parameter
-        if parameter is not None and parameter is not table:
-            other.aliased = aliased = True
-            other.hand_over()
-    HOLDERS[pointer] = holder
+    other = holder_of_others(table)
+    if other is not None:
+        other.aliased = aliased = True
+        other.hand_over()
+    HOLDERS[address_of(table)] = holder
     return aliased
+
+
+def holder_of_others(weight: Tensor) -> Holder | None:
+    """What trains another parameter in the memory of this one."""
+    holder = HOLDERS.get(address_of(weight))
+    parameter = None if holder is None else holder.parameter
+    if parameter is None or parameter is weight or address_of(parameter) != address_of(weight):  # it may have moved since
+        return None
+    return holder
 
 
 def overlap(table: Tensor, other: Tensor) -> bool:
     """Whether two tensors have memory in common."""
-    start, others = table.data_ptr(), address_of(other)
+    start, others = address_of(table), address_of(other)
     if not others or other.device != table.device:
         return False
     return others < start + table.numel() * table.element_size() and start < others + other.numel() * other.element_size()

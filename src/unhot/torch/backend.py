@@ -84,11 +84,6 @@ class TorchBackend(Backend):
         return self._owner()
 
     @property
-    def pointer(self) -> int:
-        """The address at which the table's memory began when it was last looked at; -1 if it is to be looked at anew."""
-        return self._pointer
-
-    @property
     def parameter(self) -> nn.Parameter | None:
         """The table, or None once it is gone."""
         tie = self.tie()
@@ -110,12 +105,16 @@ class TorchBackend(Backend):
                 with torch.inference_mode(False):
                     parameter.data = parameter.detach().contiguous()
             memory = placement(parameter)
-            shared, aliased = is_shared(parameter), is_aliased(self, parameter, getattr(self.owner, "param_groups", ()))
+            shared, aliased = is_shared(parameter), self._is_aliased(parameter)
             weights = parameter.detach()
             self.__dict__.update(
                 _pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared, aliased=aliased
             )
         return self.engine
+
+    def _is_aliased(self, parameter: nn.Parameter) -> bool:
+        """Whether another parameter lies in the table's memory."""
+        return is_aliased(self, parameter, getattr(self.owner, "param_groups", ()))
 
     def follow_memory(self) -> None:
         """Begin anew if the parameter has got another shape or other strides, be it in the same memory."""
@@ -292,8 +291,14 @@ class TorchBackend(Backend):
         if group.get("differentiable"):
             return DIFFERENTIABLE
         engine = self._current()
-        if self._shared or self.aliased:
-            return SHARED if self._shared else ALIASED
+        if self._shared:
+            return SHARED
+        if self.aliased:  # the other may be gone by now
+            parameter = self.parameter
+            assert parameter is not None
+            self.aliased = self._is_aliased(parameter)
+            if self.aliased:
+                return ALIASED
         if engine is None:
             return ""
         if self._written():
