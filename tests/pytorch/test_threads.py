@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,6 +86,19 @@ def test_lookups_while_another_thread_trains(read: str, kernels: str, monkeypatc
     assert len(set(seen)) > 1
     assert set(seen) <= states
     assert torch.equal(layer.weight, wanted)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_first_lookups_while_another_thread_trains(read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks a table up first, the steps of its rows go on: they are not settled in between."""
+    monkeypatch.setenv(KERNELS, "torch")
+    layer, optimizer = made()
+    train(layer, optimizer, lambda: None, 3)
+    wanted = layer.weight.detach().clone()
+    for _ in range(40):
+        layer, optimizer = made()
+        together(partial(train, layer, optimizer, lambda: None, 3), *[partial(READS[read], layer)] * 3)
+        assert torch.equal(layer.weight, wanted)
 
 
 def test_settling_while_another_thread_trains() -> None:

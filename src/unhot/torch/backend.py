@@ -100,17 +100,21 @@ class TorchBackend(Backend):
         parameter = self.parameter
         assert parameter is not None
         if parameter.data_ptr() != self._pointer:
-            self.hand_over()
-            if not parameter.is_contiguous():
-                with torch.inference_mode(False):
-                    parameter.data = parameter.detach().contiguous()
-            memory = placement(parameter)
-            shared, aliased = is_shared(parameter), self._is_aliased(parameter)
-            weights = parameter.detach()
-            self.__dict__.update(
-                _pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared, aliased=aliased
-            )
+            self.lock.holding(partial(self._begin_in, parameter))
         return self.engine
+
+    def _begin_in(self, parameter: nn.Parameter) -> None:
+        """Work on the memory that the parameter has now."""
+        if parameter.data_ptr() == self._pointer:  # another thread was first, and may have trained rows in it
+            return
+        self.hand_over()
+        if not parameter.is_contiguous():
+            with torch.inference_mode(False):
+                parameter.data = parameter.detach().contiguous()
+        memory = placement(parameter)
+        shared, aliased = is_shared(parameter), self._is_aliased(parameter)
+        weights = parameter.detach()
+        self.__dict__.update(_pointer=parameter.data_ptr(), _weights=weights, memory=memory, _shared=shared, aliased=aliased)
 
     def _is_aliased(self, parameter: nn.Parameter) -> bool:
         """Whether another parameter lies in the table's memory."""
