@@ -10,6 +10,7 @@ threads belong to the exchange. Exits with 1 if a target is missed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,6 +30,8 @@ HERE = Path(__file__).resolve().parent
 ROWS, DIM, IDS = 1_000_000, 64, 4096
 WARM, TURN = 300, 100
 """Steps before the timed ones, and steps of a turn."""
+SWEPT = 1 << 23
+"""Bytes that sweep a processor's own caches."""
 
 
 class Clock:
@@ -195,6 +198,44 @@ def alone(ranks: int, pipe: Any, rule: str) -> None:
             return
 
 
+def share(ranks: int, pipe: Any, rule: str) -> None:
+    """The share of one process that has nothing to send: what is left of a step at best, with its caches warm or swept."""
+    import torch
+
+    import unhot.torch
+
+    torch.set_num_threads(1)
+    layer = unhot.torch.Embedding(ROWS // ranks, DIM)
+    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
+    stream = batches(1)
+    others = np.ones(SWEPT // 8)
+
+    def timed(work: Callable[..., Any], *arguments: Any, swept: bool) -> tuple[float, Any]:
+        if swept:
+            others.sum()
+        cpu = time.thread_time()
+        found = work(*arguments)
+        return time.thread_time() - cpu, found
+
+    def turn(count: int, swept: bool) -> float:
+        """CPU seconds of a step. A process of several waits for others three times: for ids, for vectors and for gradients."""
+        spent = 0.0
+        for ids in [torch.from_numpy(ids[ids % ranks == 0] // ranks) for ids in itertools.islice(stream, count)]:
+            gradient = torch.full((len(ids), DIM), 0.01)
+            optimizer.zero_grad()
+            looked_up, vectors = timed(layer, ids, swept=swept)
+            went_back, _ = timed(lambda out, by: (out * by).sum().backward(), vectors, gradient, swept=swept)
+            stepped, _ = timed(optimizer.step, swept=swept)
+            spent += looked_up + went_back + stepped
+        return spent / count
+
+    while True:
+        name, *arguments = pipe.recv()
+        if name != "turn":
+            return
+        pipe.send(turn(*arguments))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
@@ -217,6 +258,11 @@ def main() -> int:
             here, there = context.Pipe()
             processes.append(context.Process(target=alone, args=(options.ranks, there, options.rule), daemon=True))
             singles.append(here)
+        shares = []
+        for _ in range(options.ranks):
+            here, there = context.Pipe()
+            processes.append(context.Process(target=share, args=(options.ranks, there, options.rule), daemon=True))
+            shares.append(here)
         for process in processes:
             process.start()
 
@@ -225,23 +271,30 @@ def main() -> int:
                 pipe.send(command)
             return [pipe.recv() for pipe in pipes]
 
-        def one(*command: Any) -> Any:
-            """Of as many at a time as there are ranks, since processors share caches and memory."""
-            for pipe in singles:
+        def slowest(of: list[Any], *command: Any) -> Any:
+            """Of as many processes at a time as there are ranks, since processors share caches and memory."""
+            for pipe in of:
                 pipe.send(command)
-            return max(pipe.recv() for pipe in singles)
+            return max(pipe.recv() for pipe in of)
 
         all_ranks("turn", WARM)
-        one("turn", WARM)
+        slowest(singles, "turn", WARM)
+        slowest(shares, "turn", WARM, False)
         rounds = []
         for _ in range(options.rounds):
-            turn = {"one": one("turn", TURN), "ranks": all_ranks("turn", TURN), "bare": all_ranks("bare", TURN)}
+            turn = {
+                "one": slowest(singles, "turn", TURN),
+                "share": slowest(shares, "turn", TURN, False),
+                "share swept": slowest(shares, "turn", TURN, True),
+                "ranks": all_ranks("turn", TURN),
+                "bare": all_ranks("bare", TURN),
+            }
             rounds.append(turn)
         memory = all_ranks("memory")
         singles[0].send(("rows",))
         whole = singles[0].recv()
         assert all(np.array_equal(rows, whole) for rows in all_ranks("rows")), "the weights are not those of one process"
-        for pipe in (*pipes, *singles):
+        for pipe in (*pipes, *singles, *shares):
             pipe.send(("end",))
     found = summary(rounds, memory)
     print(json.dumps(found, indent=1))
@@ -259,6 +312,8 @@ def summary(rounds: list[dict[str, Any]], memory: list[tuple[int, int]]) -> dict
         "one process, CPU ms": 1e3 * median(turn["one"] for turn in rounds),
         "a rank beside the exchange, CPU ms": 1e3 * median(max(c - i for c, i, _, _ in turn["ranks"]) for turn in rounds),
         "a rank beside the exchange, of one process": median(beside),
+        "a share without anything to send, of one process": median(turn["share"] / turn["one"] for turn in rounds),
+        "the same with swept caches, of one process": median(turn["share swept"] / turn["one"] for turn in rounds),
         "the exchange, wall ms": 1e3 * median(max(w for *_, w in turn["ranks"]) for turn in rounds),
         "the exchange, of gloo's own": median(exchange),
         "memory of a rank, of its share": held,
