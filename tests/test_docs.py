@@ -77,6 +77,12 @@ def test_figures_of_sharded_tables_are_those_of_the_run() -> None:
     results = ROOT / "benchmarks" / "results"
     found = json.loads((results / "sharded.json").read_text()) | json.loads((results / "beside_torchrec.json").read_text())
     page = (ROOT / "docs" / "distributed.md").read_text()
-    names = ("a rank beside the exchange, of one process", "the exchange, of gloo's own", "memory of a rank, of its share")
+    names = [
+        "a rank beside the exchange, of one process",
+        "a share without anything to send, of one process",
+        "the same with swept caches, of one process",
+        "the exchange, of gloo's own",
+        "memory of a rank, of its share",
+    ]
     shown = re.findall(r"^\| .* \| (\d\.\d\d) \|$", page, re.M)
     assert shown == [f"{found[name]:.2f}" for name in (*names, "CPU time over TorchRec's")]
