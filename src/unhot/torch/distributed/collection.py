@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.layouts import LayoutName
+from unhot.torch._private import without_torch_functions
 from unhot.torch.backend import hide_from_compiler, require_indices
 from unhot.torch.collection import (
     Collection,
@@ -102,6 +103,9 @@ class ShardedCollection(Collection):
 
     def look_up_nothing(self) -> list[Tensor]:
         """Take part in a lookup of the other processes, without ids of one's own."""
+        return without_torch_functions(self._nothing_looked_up)
+
+    def _nothing_looked_up(self) -> list[Tensor]:
         asked = self._nothing()
         starts = asked[0].ids.new_zeros(1) if self.pooled else None
         wanted = [
@@ -132,6 +136,9 @@ class ShardedCollection(Collection):
 
     def _looked_up(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         """The same, which is not compiled."""
+        return without_torch_functions(self._vectors, features)
+
+    def _vectors(self, features: Mapping[str, Ids]) -> Tensor | dict[str, Tensor]:
         given, wanted, route = self._ahead.take(features) or self._begin(features)
         route.finish()
         vectors = look_up(wanted, route, self.reduction == "mean")

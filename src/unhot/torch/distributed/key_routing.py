@@ -54,16 +54,15 @@ class KeyRoute(Lines):
         parts = [words_of(keys.take(own).packed) for own in np.split(order, np.cumsum(counts)[:-1])]
         code = OTHER if self._failed else FINE
         headers = np.array([[code, keys.packed.kind, int(count)] for count in counts])
-        lengths = np.array([len(part) for part in parts])
-        self._letters = router.mail.send(headers, np.concatenate(parts), lengths, device, "the keys")
+        self._letters = router.mail.send(headers, parts, device, "the keys")
 
     def finish(self) -> None:
         """Wait for the keys of which the other processes want the vectors.
 
         Raises: PeerError if another process has an error of its own; TypeError if processes have keys of different kinds.
         """
-        lines, words, lengths = self._letters.received()
-        headers, pieces = lines.tolist(), np.split(words, np.cumsum(lengths)[:-1])
+        lines, pieces = self._letters.received()
+        headers = lines.tolist()
         for rank, (code, *_) in enumerate(headers):
             if code == OTHER and not self._failed:
                 raise PeerError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unhot.ids import OutOfRange, check_policy
 from unhot.layouts import LayoutName
+from unhot.torch._private import without_torch_functions
 from unhot.torch.backend import hide_from_compiler, require_indices
 from unhot.torch.distributed.lookup import Options, Wanted, asked_of, deduplicated, look_up
 from unhot.torch.distributed.peers import Group
@@ -103,12 +104,18 @@ class ShardedLayer(Sharded):
 
     def _vectors(self, *given: Any) -> tuple[Tensor, Wanted]:
         """The vectors of the ids, and what was looked up."""
+        return without_torch_functions(self._looked_up, *given)
+
+    def _looked_up(self, *given: Any) -> tuple[Tensor, Wanted]:
         wanted, route = self._ahead.take(given) or self._begin(*given)
         route.finish()
         return look_up([wanted], route, self.reduction == "mean")[0], wanted
 
     def look_up_nothing(self) -> list[Tensor]:
         """Take part in a lookup of the other processes, without ids of one's own."""
+        return without_torch_functions(self._nothing_looked_up)
+
+    def _nothing_looked_up(self) -> list[Tensor]:
         nothing = self._nothing()
         starts = nothing.ids.new_zeros(1) if self.pooled else None
         wanted = Wanted("ids", self.weight, nothing, self._options, starts, getattr(self, "mode", ""))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from unhot.kernels import active as kernels
-from unhot.torch._private import without_torch_functions
 from unhot.torch.collection_lookup import Feature, by_feature, owners_of, read_features, row_gradients
 from unhot.torch.distributed.routing import Asked, Route
 from unhot.torch.gradient_content import bags_of
@@ -79,12 +78,9 @@ class Wanted(NamedTuple):
 def look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
     """The vectors of each feature, (ids, dim) or (bags, dim), of which `route` has the ids.
 
-    The gradients are summed over all processes, and divided by their number if `mean` says so.
+    The gradients are summed over all processes, and divided by their number if `mean` says so. To be called where tables are
+    tensors as any others (`without_torch_functions`).
     """
-    return without_torch_functions(_look_up, wanted, route, mean)
-
-
-def _look_up(wanted: Sequence[Wanted], route: Route, mean: bool) -> list[Tensor]:
     here = [
         Feature(feature.name, feature.weight, asked.ids, asked.ids.shape)
         for feature, asked in zip(wanted, route.asked, strict=True)

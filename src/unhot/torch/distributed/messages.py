@@ -9,6 +9,8 @@ Messages are put together and taken apart in host memory, where their counts are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,12 +35,12 @@ class Mail:
         """How many words a message has room for."""
         self._most_of_few, self._few = 0, 0
 
-    def send(self, headers: Words, words: Words, counts: Words, device: torch.device, what: str) -> Letters:
-        """Begin to send headers, (processes, header), and words, so many to each process, one process after the other.
+    def send(self, headers: Words, words: Sequence[Words], device: torch.device, what: str) -> Letters:
+        """Begin to send a header, (processes, header), and words to each process.
 
         They are sent from the device where the rows are, which the group takes in any case.
         """
-        return Letters(self, headers, words, counts, device, what)
+        return Letters(self, headers, words, device, what)
 
     def learn(self, most: int) -> None:
         """Have room for as many words as the longest message had, or for fewer if the last ones were short."""
@@ -62,52 +64,41 @@ def rounded(count: int) -> int:
 class Letters:
     """The messages of one exchange."""
 
-    def __init__(self, mail: Mail, headers: Words, words: Words, counts: Words, device: torch.device, what: str) -> None:
+    def __init__(self, mail: Mail, headers: Words, words: Sequence[Words], device: torch.device, what: str) -> None:
         self.mail, self.what, self.room, self.device = mail, what, mail.room, device
-        self._words, self._counts = words, counts
-        most, head = int(counts.max()), mail.header
+        self._words, counts = words, list(map(len, words))
+        head = mail.header
         message = np.zeros((mail.peers.size, head + self.room), np.int64)
-        message[:, 0], message[:, 1], message[:, LENGTHS:head] = counts, most, headers
-        fitting = np.minimum(counts, self.room)
-        first = words if most <= self.room else words[ranges(starts_of(counts), fitting)]
-        message[:, head:][within(fitting, self.room)] = first
+        message[:, 0], message[:, 1], message[:, LENGTHS:head] = counts, max(counts), headers
+        for line, own in zip(message, words, strict=True):
+            line[head : head + len(own)] = own[: self.room]
         sent = torch.from_numpy(message).to(device)
         self._got = torch.empty_like(sent)
         self._exchange = mail.peers.begin(self._got.view(-1), sent.view(-1), None, what)
 
-    def received(self) -> tuple[Words, Words, Words]:
-        """The header of each process, the words of all, one process after the other, and how many each has sent.
+    def received(self) -> tuple[Words, list[Words]]:
+        """The header of each process, and its words.
 
         Raises: PeerError if one of them does not come.
         """
         self._exchange.wait()
-        mail, room, head = self.mail, self.room, self.mail.header
+        head = self.mail.header
         got: Words = self._got.cpu().numpy()
         counts, most = got[:, 0], int(got[:, 1].max())
-        fitting = np.minimum(counts, room)
-        words = got[:, head:][within(fitting, room)]
-        if most > room:
-            words = self._with_rest(words, fitting, counts - fitting)
-        mail.learn(most)
-        return got[:, LENGTHS:head].copy(), words, counts.copy()
+        words = [line[head : head + count] for line, count in zip(got, counts.tolist(), strict=True)]
+        if most > self.room:
+            words = [np.concatenate(parts) for parts in zip(words, self._rests(counts), strict=True)]
+        self.mail.learn(most)
+        return got[:, LENGTHS:head], words
 
-    def _with_rest(self, first: Words, fitting: Words, missing: Words) -> Words:
-        """The words that had room in the messages, and those that had none, in their order."""
-        more = np.maximum(self._counts - self.room, 0)
-        rest = torch.from_numpy(self._words[ranges(starts_of(self._counts) + self.room, more)]).to(self.device)
-        out = rest.new_empty(int(missing.sum()))
-        self.mail.peers.exchange(out, rest, (missing.tolist(), more.tolist()), f"the rest of {self.what}")
-        counts = fitting + missing
-        starts = starts_of(counts)
-        whole = np.empty(int(counts.sum()), np.int64)
-        whole[ranges(starts, fitting)] = first
-        whole[ranges(starts + fitting, missing)] = out.cpu().numpy()
-        return whole
-
-
-def within(counts: Words, room: int) -> npt.NDArray[np.bool_]:
-    """Which places of lines with so much room are among the first `counts` of their lines."""
-    return np.arange(room) < counts[:, None]
+    def _rests(self, counts: Words) -> list[Words]:
+        """The words of each process that had no room in its message."""
+        rests = [own[self.room :] for own in self._words]
+        missing = np.maximum(counts - self.room, 0)
+        sent = torch.from_numpy(np.concatenate(rests)).to(self.device)
+        out = sent.new_empty(int(missing.sum()))
+        self.mail.peers.exchange(out, sent, (missing.tolist(), list(map(len, rests))), f"the rest of {self.what}")
+        return np.split(out.cpu().numpy(), np.cumsum(missing)[:-1])
 
 
 def starts_of(counts: Words) -> Words:

@@ -218,8 +218,9 @@ class Route(Lines):
         headers[:, ERROR : ERROR + features] = self.sent
         if router.pooled:
             headers[:, ERROR + features :] = self.gradients_sent
-        counts = self.sent.sum(1) * router.words
-        self._letters = router.mail.send(headers, records.reshape(-1), counts, self.device, f"the ids of {self.what}")
+        ends = np.cumsum(self.sent.sum(1) * router.words)
+        words = np.split(records.reshape(-1), ends[:-1])
+        self._letters = router.mail.send(headers, words, self.device, f"the ids of {self.what}")
 
     def _with_bags(self, records: Words, asked: Sequence[Asked], keys: Words, order: Words) -> Words:
         """The records with the place of each id's bag among those that its process is told of, and its factor."""
@@ -244,15 +245,16 @@ class Route(Lines):
         Raises: IndexError if an id of any process is out of range; PeerError if another process has an error of its own.
         """
         router, features = self.router, len(self.router.names)
-        headers, words, _ = self._letters.received()
+        headers, words = self._letters.received()
         self._require_fine(headers)
         self.got = headers[:, ERROR : ERROR + features]
         self.gradients_got = headers[:, ERROR + features :] if router.pooled else self.got
         """How many lines of gradients come from each process."""
-        records = words.reshape(-1, router.words)
-        starts = starts_of(self.got)
-        runs = [(starts[:, k], self.got[:, k]) for k in range(features)]
-        by_feature = [records[ranges(*run)] for run in runs] if features > 1 else [records]
+        records = joined(words).reshape(-1, router.words)
+        by_feature = [records]
+        if features > 1:
+            starts = starts_of(self.got)
+            by_feature = [records[ranges(starts[:, k], self.got[:, k])] for k in range(features)]
         self.asked = [self._as_asked(k, part) for k, part in enumerate(by_feature)]
         """The ids whose rows are here, by the shard's own numbers; those of the first process first."""
         del self._letters
