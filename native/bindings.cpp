@@ -153,7 +153,7 @@ void define(nb::module_& module, const char* name) {
     module.def("pool", &py_pool<T>, same, same, same, none, nb::arg(), same);
     nb::class_<Stores<T>>(module, name)
         .def(nb::init<nb::list, const std::vector<int64_t>&, nb::object>(), nb::arg(), nb::arg(), none)
-        .def("pending", &Stores<T>::pending, same, nb::arg(), same, same, same, same, same)
+        .def("pending", &Stores<T>::pending, same, nb::arg(), same, same)
         .def("gather", &Stores<T>::gather, same, nb::arg())
         .def("gather_settled", &Stores<T>::gather_settled, nb::arg(), same, same, same, same, nb::arg(), nb::arg())
         .def("pool", &Stores<T>::pool, same, nb::arg())

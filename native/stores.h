@@ -68,18 +68,18 @@ class Stores {
         last_ = touches.data();
     }
 
-    // The distinct rows of the ids, where each occurs, and the distinct steps of their last touches, if they are noted.
-    std::array<int64_t, 2> pending(In<int64_t, 1> ids, uint32_t now, Out<int64_t, 1> rows, Out<int64_t, 1> order,
-                                   Out<int64_t, 1> starts, Out<int64_t, 1> steps, Out<int32_t, 1> line_of_row) const {
+    // The distinct rows of the ids, the distinct steps of their last touches, where each id occurs, and where each row begins
+    // there: one after the other in `room`, which has a number for each id of all four, and one more.
+    std::array<int64_t, 2> pending(In<int64_t, 1> ids, uint32_t now, Out<int64_t, 1> room, Out<int32_t, 1> line_of_row) const {
         const auto count = ids.shape(0);
-        check(rows.shape(0) >= count && order.shape(0) >= count && starts.shape(0) > count && steps.shape(0) >= count &&
-                  line_of_row.shape(0) >= count && count < (1u << 30),
-              "pending: one number for each id, and one more in starts; at most 2**30 ids");
+        check(room.shape(0) > 4 * count && line_of_row.shape(0) >= count && count < (1u << 30),
+              "pending: four numbers for each id, and one more; at most 2**30 ids");
         check(last_, "pending: the steps of last touches are not noted");
+        int64_t *rows = room.data(), *steps = rows + count, *order = steps + count, *starts = order + count;
         nb::gil_scoped_release release;
         check_rows(ids.data(), static_cast<int64_t>(count), end_);
-        const auto found = group(ids.data(), static_cast<int64_t>(count), last_, rows.data(), order.data(), starts.data());
-        return {found, last_steps(last_, rows.data(), found, now, steps.data(), line_of_row.data())};
+        const auto found = group(ids.data(), static_cast<int64_t>(count), last_, rows, order, starts);
+        return {found, last_steps(last_, rows, found, now, steps, line_of_row.data())};
     }
 
     void gather(In<int64_t, 1> ids, nb::list segments) const {

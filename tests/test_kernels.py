@@ -376,7 +376,7 @@ def test_native_kernels_never_leave_the_arrays_that_they_are_given(rule: str) ->
         (0, np.empty((2, 3), np.float32), np.array([0, 2, 3]), np.ones(4), 0),
         (1, np.empty((1, 3), np.float32), np.array([3, 4]), None, 1),
     ]
-    room = [np.empty(4, np.int64), np.empty(4, np.int64), np.empty(5, np.int64), np.empty(4, np.int64), np.empty(4, np.int32)]
+    room = [np.empty(4 * 4 + 1, np.int64), np.empty(4, np.int32)]
     stores = [states, [0, 4], last]
     calls: dict[str, list[Any]] = {
         "pending": [stores, ids, now, *room],

@@ -97,10 +97,10 @@ def _within(room: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return room[first : first + len(room) - LINE].view(dtype).reshape(shape)
 
 
-def side_by_side(shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any], value: float = 0.0) -> list[Array]:
-    """Arrays of `value` in one block of memory, of which large pages hold more than of many; each begins at a cache line."""
+def side_by_side(shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any]) -> list[Array]:
+    """Arrays of zeros in one block of memory, of which large pages hold more than of many; each begins at a cache line."""
     line = LINE // dtype.itemsize
     sizes = [-(-math.prod(shape) // line) * line for shape in shapes]
-    block = full((sum(sizes),), dtype, value)
+    block = zeros((sum(sizes),), dtype)
     starts = itertools.accumulate(sizes, initial=0)
     return [block[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)]

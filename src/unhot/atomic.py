@@ -61,7 +61,7 @@ class Version:
 
     @property
     def number(self) -> int:
-        return next(iter(self._numbers), -1)
+        return (*self._numbers, -1)[0]  # a copy: another thread may empty the list between a look and the next
 
     def change(self, since: int, calls: Iterable[Call]) -> bool:
         """Make the calls together if nothing has changed since the version `since`, when they were prepared; whether it was so.

@@ -77,7 +77,6 @@ class Engine(Membership):
             return known.pending
         return self._found(ids, version)
 
-    @np.errstate(all="ignore")
     def _found(self, ids: Array, version: int) -> PendingRows:
         """The same, of ids that the last call did not have."""
         assert self.clock is not None
@@ -155,13 +154,15 @@ class Engine(Membership):
             assert clock is not None
             if not self.defers and clock.defers(hyper):
                 self._change(partial(self._deferring, clock, hyper))
-            self._sweep(clock)  # if the last step's was interrupted
+            if self._swept != now // SWEEP_EVERY:  # the last step's sweep was interrupted
+                self._sweep(clock)
             if clock.reopened(now + 1, hyper):
                 self._change(partial(clock.reopened, now + 1, hyper))
             version = self._whole()
             if self.now == now and self._version.change(version, self._step(clock, batch(), hyper, version)):
                 break
-        self._sweep(clock)
+        if self._swept != self.now // SWEEP_EVERY:
+            self._sweep(clock)
 
     def _deferring(self, clock: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""

@@ -49,5 +49,6 @@ def with_gradients(
     array, dim, policy = as_ids(ids), table.dim, table.out_of_range
     gradients = as_gradients(grads, (*array.shape, dim), table.dtype, "ids.shape + (dim,) = ").reshape(-1, dim)
     flat, zero = in_range(array, table.rows, policy, whose=getattr(table, "name", ""))
-    flat, zero = not_removed(flat, zero, removed, array.shape, policy)
+    if removed is not None:
+        flat, zero = not_removed(flat, zero, removed, array.shape, policy)
     return (flat, gradients) if zero is None else (flat[~zero], gradients[~zero])

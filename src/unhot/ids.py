@@ -159,7 +159,7 @@ def in_range(
     ends with that remedy; under a row number it becomes that row; under "zero" it becomes 0 and is marked in the mask.
     """
     if ids.dtype == np.int64:  # of whose values whoever holds them may change some between this check and the kernels
-        flat = wide = np.array(ids, np.int64, order="C").reshape(-1)
+        flat = wide = ids.flatten()  # a copy
     else:
         flat = for_kernels(ids).reshape(-1)
         wide = widened(flat)

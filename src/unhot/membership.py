@@ -34,15 +34,14 @@ class Membership(Settling):
         numbers = sum(map(len, weights))
         planned = planned_for(numbers - spare, numbers)
         snapshot, clock = clock_of(optimizer, weights[0].dtype, planned)
-        slots = []
-        for name, start in clock.slots.items():
-            shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights]
-            if spare:
-                slots.append([arrays.reserved(shapes[0], weights[0].dtype)])
-                slots[-1][0][: shapes[0][0] - spare] = start
-            else:
-                slots.append(arrays.side_by_side(shapes, weights[0].dtype, start))
-        states = ((array, tuple(slot[k] for slot in slots)) for k, array in enumerate(weights))
+        dtype = weights[0].dtype
+        shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights for name in clock.slots]
+        slots = [arrays.reserved(shape, dtype) for shape in shapes] if spare else arrays.side_by_side(shapes, dtype)
+        states = [(array, slots[k * len(clock.slots) :][: len(clock.slots)]) for k, array in enumerate(weights)]
+        for _, own in states:
+            for slot, start in zip(own, clock.slots.values(), strict=True):
+                if start:
+                    slot[: len(slot) - spare] = start
         return cls(numbered(states), snapshot, clock, planned=planned).shortened(spare)
 
     def shortened(self, spare: int) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from unhot.atomic import Lock
 from unhot.clock import Hyper
@@ -12,6 +12,7 @@ from unhot.engine import Batch, Engine
 from unhot.optimizers import Optimizer
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class CopiedByState:
@@ -40,8 +41,8 @@ class Shared:
     _lock: Lock
     """Held by whoever changes the engine."""
 
-    def _read(self, read: Callable[[Engine], T]) -> T:
-        """`read(engine)`, of one moment between two changes.
+    def _read(self, read: Callable[Concatenate[Engine, P], T], *given: P.args, **options: P.kwargs) -> T:
+        """`read(engine, *given)`, of one moment between two changes.
 
         No lock is held unless something was changed meanwhile, so that any number of threads may read.
         """
@@ -49,14 +50,14 @@ class Shared:
         version = engine.version
         if version >= 0:
             try:
-                found = read(engine)
+                found = read(engine, *given, **options)
             except Exception:  # which may come of having read both sides of a change
                 if self._engine is engine and engine.version == version:
                     raise
             else:
                 if self._engine is engine and engine.version == version:
                     return found
-        return self._lock.holding(lambda: read(self._engine))
+        return self._lock.holding(lambda: read(self._engine, *given, **options))
 
     def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
         """A step of the engine, with the lock held."""

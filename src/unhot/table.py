@@ -135,12 +135,12 @@ class Table(StatefulTable):
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return self._engine.stores[0].rows
+        return len(self._engine.stores[0].weights)
 
     @property
     def dim(self) -> int:
         """The length of a row's vector."""
-        return self._engine.stores[0].dim
+        return int(self._engine.stores[0].weights.shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -204,7 +204,7 @@ class Table(StatefulTable):
         dim = self.dim
         out, target = as_output(out, (*array.shape, dim), self.dtype, flat)
         rows = target.reshape(-1, dim)
-        self._read(lambda engine: engine.read(flat, [Segment(0, rows)]))
+        self._read(Engine.read, flat, [Segment(0, rows)])
         if zero is not None:
             rows[zero] = 0
         if target is not out:
@@ -245,10 +245,10 @@ class Table(StatefulTable):
         flat, zero = self._in_table(array)
         out, target = as_output(out, (len(starts) - 1, self.dim), self.dtype, flat, factors)
         if zero is None:
-            self._read(lambda engine: engine.pool(flat, [Bags(0, target, starts, factors, MODES[mode])]))
+            self._read(Engine.pool, flat, [Bags(0, target, starts, factors, MODES[mode])])
         else:
             values = np.empty((len(flat), self.dim), self.dtype)
-            self._read(lambda engine: engine.read(flat, [Segment(0, values)]))
+            self._read(Engine.read, flat, [Segment(0, values)])
             values[zero] = 0
             kernels.pool(values, np.arange(len(flat)), starts, factors, mode, target)
         if target is not out:
@@ -272,7 +272,7 @@ class Table(StatefulTable):
         """
         starts, columns, values = as_sparse(x, self.rows, self.dtype)
         out = new_output((len(starts) - 1, self.dim), self.dtype)
-        self._read(lambda engine: engine.pool(columns, [Bags(0, out, starts, values, MODES["sum"])]))
+        self._read(Engine.pool, columns, [Bags(0, out, starts, values, MODES["sum"])])
         return out
 
     # ------------------------------------------------------------------ training

@@ -116,6 +116,7 @@ class ClosedFormClock(Clock):
         least, l2 = self.optimizer.least, self.optimizer.l2_regularization_strength
         return twice, xp.log1p(-twice * before * nodes / (least + 2.0 * l2 * before * nodes)) / nodes
 
+    @np.errstate(all="ignore")
     def coefficients(self, steps: Array) -> Array:
         if not self.law.shrinks:
             return np.zeros((len(steps), 1), dtype=self.dtype)

@@ -144,6 +144,7 @@ class CrossingClock(Clock):
         """The rate of `step`, corrected."""
         return hyper.rate / (1.0 - hyper.momentum**step)
 
+    @np.errstate(all="ignore")
     def coefficients(self, steps: Array) -> Array:
         beta, power = self.history.compose(steps).T
         total = self.history.sums[steps & self.history.mask, 0]

@@ -71,11 +71,10 @@ class NativeStores:
 
     def pending(self, ids: Array, now: int) -> tuple[Plan, Array, Array]:
         count = len(ids)
-        room = np.empty(4 * count + 1, np.int64)
-        rows, order, steps, starts = room[:count], room[count : 2 * count], room[2 * count : 3 * count], room[3 * count :]
-        line_of_row = np.empty(count, np.int32)
-        found, distinct = self._native.pending(ids, now, rows, order, starts, steps, line_of_row)
-        return Plan(rows[:found], order, starts[: found + 1]), line_of_row[:found], steps[:distinct]
+        room, line_of_row = np.empty(4 * count + 1, np.int64), np.empty(count, np.int32)
+        found, distinct = self._native.pending(ids, now, room, line_of_row)
+        plan = Plan(room[:found], room[2 * count : 3 * count], room[3 * count : 3 * count + found + 1])
+        return plan, line_of_row[:found], room[count : count + distinct]
 
     def last_steps(self, rows: Array, now: int) -> tuple[Array, Array]:
         assert self._last is not None

@@ -54,6 +54,7 @@ def matrix_extend(entries: Array, matrix: Array, average: float) -> Call:
     return partial(setitem, entries, ..., np.stack(columns, axis=1))
 
 
+@np.errstate(all="ignore")
 def matrix_coefficients(entry: Array, suffix: Array, steps: Array, dtype: np.dtype[Any]) -> Array:
     """(p00 as a pair, p01, p10, p11 and s as a slot's pairs) of `steps`, carried to now: (len(steps), 8)."""
     position = steps & (len(entry) - 1)
@@ -126,6 +127,7 @@ def series(root_ratio: Any, to_powers: Any) -> Any:
     return out
 
 
+@np.errstate(all="ignore")
 def measure_coefficients(
     scale: Array, suffix: Array, polynomial: Array, used: Array, steps: Array, dtype: np.dtype[Any]
 ) -> Array:
