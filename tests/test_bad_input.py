@@ -61,7 +61,7 @@ def raising(step: int) -> float:
 IDS: dict[str, tuple[Any, type[Exception], str]] = {
     "too large": ([1, 2, 9], IndexError, r"id 9 at position 2 is out of range: the table has rows 0 to 8\. Use a larger table"),
     "the first bad one": ([[1, 0], [77, 99]], IndexError, r"id 77 at position \(1, 0\) is out of range"),
-    "0-d": (9, IndexError, r"id 9 at position \(\) is out of range"),
+    "0-d": (9, IndexError, r"id 9 is out of range"),
     "negative": (
         [0, -1],
         IndexError,

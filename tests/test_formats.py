@@ -561,3 +561,22 @@ def test_memory_does_not_grow_with_the_file(target: str, tmp_path: Path) -> None
 
 def test_every_format_is_tested() -> None:
     assert FORMATS.keys() == {*ENDINGS, "fasttext", "npy"}
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".GZ"])
+@pytest.mark.parametrize("name", ["x.vec", "x.txt", "x.glove", "vectors.tsv"])
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(name: str, packed: str, tmp_path: Path) -> None:
+    """Some programs begin a file in UTF-8 with one."""
+    path, given_ = tmp_path / f"{name}{packed}", vectors(2, 3)
+    unhot.write_vectors(path, ["the", "cat"], given_, format=None if name != "x.txt" else "glove")
+    with pytest.raises(ValueError, match="mark of the byte order"):
+        unhot.write_vectors(path, ["\ufeffthe"], given_[:1], format=None if name != "x.txt" else "glove")
+    for file in (path, Path(text.labels_path(str(path)))):
+        if file.exists():
+            content = file.read_bytes()
+            assert content.startswith(b"\x1f\x8b") == bool(packed)
+            plain = gzip.decompress(content) if packed else content
+            file.write_bytes(gzip.compress(b"\xef\xbb\xbf" + plain) if packed else b"\xef\xbb\xbf" + plain)
+    found = unhot.read_vectors(path)
+    assert found.keys == ["the", "cat"]
+    assert_bits(found.vectors, given_)

@@ -383,3 +383,46 @@ def test_unpickled_from_read_only_buffers() -> None:
         each.step([2, 3], np.ones((2, 3)))
         assert all(array.ctypes.data % 64 == 0 for array in each._engine.stores[0].state)
     assert np.array_equal(other.array, table.array)
+
+
+class Schedule:
+    def __init__(self) -> None:
+        self.warmup, self.peak = 10, 0.1
+
+
+class OfAnyState:
+    """Takes whatever it is given."""
+
+    def __getstate__(self) -> list[int]:
+        return [1, 2]
+
+    def __setstate__(self, state: list[int]) -> None:
+        self.state = state
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "an object": Schedule,
+    "one with a state of its own": OfAnyState,
+    "an optimizer": lambda: unhot.Adam(0.5),
+    "a view": lambda: unhot.DenseView(unhot.Table(3, 2, optimizer=unhot.Adam(0.1))),
+    "a generator": lambda: np.random.default_rng(0),
+    "lists": lambda: [1, {"a": [2]}],
+    "a vocabulary": lambda: unhot.Vocabulary(["a"]),
+}
+
+
+@pytest.mark.parametrize("first", [lambda: unhot.Table(3, 2, optimizer=unhot.Adam(0.1)), OTHERS["a view"]])
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_is_copied_after_a_table(first: Callable[[], Any], other: str) -> None:
+    """Nothing that the table's copy leaves behind is taken for the copy of another object."""
+    for _ in range(3):
+        objects = [first(), *(OTHERS[other]() for _ in range(3))]
+        _, *copies = copy.deepcopy(objects)
+        for copied, given in zip(copies, objects[1:], strict=True):
+            assert type(copied) is type(given)
+            if isinstance(given, (Schedule, list)):
+                assert (vars(copied) if isinstance(given, Schedule) else copied) == (
+                    vars(given) if isinstance(given, Schedule) else given
+                )
+            if isinstance(given, OfAnyState):
+                assert copied.state == [1, 2]

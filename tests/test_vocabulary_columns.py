@@ -275,3 +275,52 @@ def test_what_numpy_can_read_needs_no_arrow(absent: str) -> None:
 def test_numpy_and_lists_need_no_arrow() -> None:
     code = "import numpy as np, unhot; print(unhot.Vocabulary(np.array(['a', 'b'])).encode(['b', 'a']).tolist())"
     assert run_without(code).stdout == "[1, 0]\n"
+
+
+def test_integers_that_stand_for_something_else_are_no_keys() -> None:
+    """Periods of two frequencies would have the same row."""
+    pd = pytest.importorskip("pandas")
+    columns = {
+        "months": pd.Series(pd.period_range("2020-01", periods=2, freq="M")),
+        "years": pd.PeriodIndex(["2570", "2571"], freq="Y"),
+        "times": pd.Series(pd.to_datetime(["2020-01-01"])),
+        "truths": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([0, 1], pa.int8())),
+    }
+    for column in columns.values():
+        with pytest.raises(TypeError, match="must be"):
+            Vocabulary(unknown="grow").encode(column)
+
+
+def test_forms_of_pandas_with_missing_values() -> None:
+    """An Index and a Categorical are read as the Series of the same values is."""
+    pd = pytest.importorskip("pandas")
+    for values in ([3, None, 2**53 + 1], ["b", None, "a"]):
+        dtypes = ["Int64", pd.ArrowDtype(pa.int64())] if values[0] == 3 else ["str", "string", pd.ArrowDtype(pa.string())]
+        columns = [kind(values, dtype=dtype) for kind in (pd.Series, pd.Index) for dtype in dtypes]
+        categories = pd.Categorical(pd.array(values, dtype=dtypes[-1]))
+        for column in (*columns, categories, pd.Series(categories), pd.CategoricalIndex(categories)):
+            check(column, values)
+
+
+def test_nothing_but_missing_values() -> None:
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    columns = [
+        np.array([np.nan]), pa.array([None], pa.float64()), pa.array([None]), pd.Series([None], dtype="Float64"),
+        pd.Series([np.nan]), pd.Series(pd.Categorical([None])), pd.Categorical([np.nan]), pl.Series([None], dtype=pl.Float64),
+        [pd.NA], [pd.NaT],
+    ]  # fmt: skip
+    for column in columns:
+        assert Vocabulary(missing=0).encode(column).tolist() == [0]
+    words = Vocabulary(["a", None], missing="key")
+    for alone in (None, float("nan"), pd.NA, pd.NaT):
+        assert words.encode(alone) == 1
+        assert alone in words
+    words.remove(pd.NA)
+    assert None not in words
+    with pytest.raises(TypeError, match="must be a column of strings"):
+        Vocabulary(missing=0).encode(pa.array([None, 1.5]))
+
+
+def test_bytes_that_could_change_are_no_keys() -> None:
+    with pytest.raises(TypeError, match="its type is bytearray"):
+        Vocabulary(unknown="grow").encode(bytearray(b"ab"))

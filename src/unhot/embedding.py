@@ -14,9 +14,11 @@ import numpy.typing as npt
 from unhot.arraylike import IdsLike, RealsLike
 from unhot.atomic import Lock
 from unhot.creation import Init
+from unhot.gradients import as_gradients
 from unhot.ids import as_plain
 from unhot.keyed_rows import Ids, KeyedRows, TableRows
 from unhot.keys.aligned import admit_each, give_up
+from unhot.keys.column import Column
 from unhot.keys.reading import KeysLike, read
 from unhot.optimizers import Optimizer
 from unhot.sharing import CopiedByState
@@ -241,6 +243,8 @@ class Embedding(CopiedByState):
         if self.vocabulary.unknown == "grow" and not self._table._only_read:
             return self._lock.holding(lambda: self._keyed.admitted(column, self._rows))
         ids = self._keyed.known(column)
+        if self._table._only_read:
+            return self._keyed.among_fixed(ids, self._rows)
         self._follow()
         return ids
 
@@ -303,7 +307,7 @@ class Embedding(CopiedByState):
             >>> words["cat"]
             array([-2., -4.], dtype=float32)
         """
-        self._table.accumulate(self._trained(keys), grads)
+        self._table.accumulate(*self._with_gradients(keys, grads))
 
     def step(self, keys: KeysLike | None = None, grads: RealsLike | None = None) -> None:
         """Make one optimizer step with the gradients of `keys`; all other rows move as in dense training.
@@ -321,12 +325,21 @@ class Embedding(CopiedByState):
             >>> words["cat"]
             array([-1., -1.], dtype=float32)
         """
-        self._table.step(None if keys is None else self._trained(keys), grads)
+        if keys is None or grads is None:
+            self._table.step(None if keys is None else (), grads)  # which refuses one without the other
+        else:
+            self._table.step(*self._with_gradients(keys, grads))
         self._lock.holding(lambda: self._keyed.stepped(self._rows))
 
-    def _trained(self, keys: KeysLike) -> Ids:
-        """The rows of keys that have gradients, which is a use of them; they are admitted if they have not been looked up."""
+    def _with_gradients(self, keys: KeysLike, grads: RealsLike) -> tuple[Ids, Array]:
+        """The rows of keys, and their gradients, which are looked at first: a key that comes with others is not admitted."""
+        self._table._trained()
         column = read(keys, "keys")
+        gradients = as_gradients(grads, (*column.shape, self.dim), self.dtype, "keys.shape + (dim,) = ")
+        return self._trained(column), gradients
+
+    def _trained(self, column: Column) -> Ids:
+        """The rows of keys that have gradients, which is a use of them; they are admitted if they have not been looked up."""
         ids = self._keyed.known(column)
         if self.vocabulary.unknown == "grow" and self._keyed.min_count == 1 and (ids == self._keyed.fallback).any():
             return self._in_use(column)
@@ -394,16 +407,16 @@ class Embedding(CopiedByState):
         words = {name.removeprefix(f"{VOCABULARY}."): state[name] for name in state if name.startswith(f"{VOCABULARY}.")}
         loaded = Vocabulary()
         loaded.load_state_dict(words)
-        keyed, rows = KeyedRows(loaded, *self._keyed.limits), max(loaded.rows, 1)
-        table = Table(rows, self.dim, optimizer=self.optimizer, init="zeros", dtype=self.dtype, out_of_range="zero")
-        table.load_state_dict({name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")})
-        keyed.follow(TableRows(table))
+        keyed = KeyedRows(loaded, *self._keyed.limits)
+        keyed.vocabulary = self.vocabulary
+        of_table = {name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")}
 
         def load() -> None:
-            keyed.vocabulary = self.vocabulary
-            self.vocabulary._take_over(loaded, [partial(self.__dict__.update, _keyed=keyed, _table=table)])
+            calls = self._table._loading(of_table, max(loaded.rows, 1))
+            self.vocabulary._take_over(loaded, [partial(setattr, self, "_keyed", keyed), *calls])
+            keyed.follow(self._rows)
 
-        self._lock.holding(load)
+        self._lock.holding(lambda: self._table._lock.holding(load))
 
     def save(self, path: Path) -> None:
         """Write table and vocabulary into one safetensors file, which `unhot.load` reads; as `Table.save`.
@@ -445,7 +458,17 @@ class Embedding(CopiedByState):
         return made
 
     def __getstate__(self) -> tuple[KeyedRows, Table]:
-        return self._lock.holding(lambda: copy.deepcopy((self._keyed, self._table)))
+        # With the vocabulary itself, which other embeddings that are pickled with this one may have, too.
+        memo = {id(self.vocabulary): self.vocabulary}
+        return self._lock.holding(lambda: copy.deepcopy((self._keyed, self._table), memo))
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = object.__new__(type(self))
+        made.__setstate__(self._lock.holding(lambda: copy.deepcopy((self._keyed, self._table), memo)))
+        return made
 
     def __setstate__(self, state: tuple[KeyedRows, Table]) -> None:
         self._keyed, self._table = state

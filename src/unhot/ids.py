@@ -213,8 +213,7 @@ def no_row(
 ) -> IndexError:
     """The error for an id that is no row's number; `place` is where it stands among the ids, if that is known."""
     which = f"id {number} of {whose!r}" if whose else f"id {number}"
-    if place is not None:
-        where = tuple(int(i) for i in place)
+    if place is not None and (where := tuple(int(i) for i in place)):
         which = f"{which} at position {where[0] if len(where) == 1 else where}"
     return IndexError(
         f"{which} {why}: the table has rows 0 to {rows - 1}"

@@ -92,6 +92,9 @@ class TableRows:
 class Usage:
     """When each row was last used, and how often; counted in the steps of training."""
 
+    until = 0
+    """How many rows there were when the first of them was last looked at. (Older pickles do not have it.)"""
+
     def __init__(self) -> None:
         self.now = 0
         self.last = np.zeros(0, np.int64)
@@ -116,10 +119,14 @@ class Usage:
         self.last[ids] = self.now
 
     def idle(self, rows: int, most: int) -> Ids:
-        """Some of the rows that were not used in the last `most` steps: each is found within an eighth of them."""
-        part = -(-rows * SWEEPS // most)
-        start = 0 if self.looked_at >= rows else self.looked_at
-        self.looked_at = min(start + part, rows)
+        """Some of the rows that were not used in the last `most` steps: each is found within an eighth of them.
+
+        They are looked at in turn. Rows that come meanwhile wait for the next turn, which would never begin otherwise.
+        """
+        if self.looked_at >= self.until:
+            self.looked_at, self.until = 0, rows
+        start = self.looked_at
+        self.looked_at = min(start + -(-self.until * SWEEPS // most), self.until)
         return start + np.flatnonzero(self.last[start : self.looked_at] < self.now - most)
 
 
@@ -239,6 +246,14 @@ class KeyedRows:
             self.note(ids, table)
             self._keep_within(table)
         return ids
+
+    def among_fixed(self, ids: Ids, table: RowTable) -> Ids:
+        """The rows of keys in a table whose rows stay as they are; a key that somebody has added has none there."""
+        if self.is_followed(table):
+            return ids
+        anew = self._begun_anew(self.vocabulary._held.keys)[1]
+        without = (ids >= table.rows) | np.isin(ids, table.removed) | np.isin(ids, anew)
+        return np.where(without, self.fallback, ids)
 
     @property
     def counts_uses(self) -> bool:

@@ -86,6 +86,7 @@ class Shared:
 
         state, copies = self._read(copied)
         memo.update(copies)
+        memo.setdefault(id(memo), []).append(copies)  # by whose id it holds what was copied: no other object may get that id
         made.__setstate__(state)
         return made
 

@@ -149,14 +149,21 @@ class StatefulTable(Growing):
         self._lock.holding(partial(self._load_state, state))
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
+        together(self._loading(state, self._engine.stores[0].rows))
+
+    def _loading(self, state: Mapping[str, Any], rows: int) -> list[Call]:
+        """What takes over a state of so many rows; the lock is held."""
         if f"{BIAS}weights" in state and len(self._engine.stores) == 1:
             raise ValueError(
                 "the state has a bias, and this table has none: make an `unhot.DenseView` of it first, which adds one."
             )
-        like = dict(zip(self._names(), self._engine.stores, strict=True))
+        table, *rest = self._engine.stores
+        if rows != table.rows:
+            table = Store(np.empty((rows, table.dim), table.weights.dtype))
+        like = dict(zip(self._names(), (table, *rest), strict=True))
         engine, loaded = import_state(state, like, self._optimizer)
         growth = self._load_growth(state, engine)
         calls: list[Call] = [self._pending.clear, partial(setattr, self, "_engine", engine), *growth]
         if self._optimizer is not None:
             calls.append(partial(vars(self._optimizer).update, vars(loaded)))
-        together(calls)
+        return calls

@@ -157,7 +157,9 @@ class Table(StatefulTable):
     def optimizer(self, optimizer: Optimizer) -> None:
         if self._optimizer is None:
             raise RuntimeError(NO_OPTIMIZER)
-        self._engine.require_follower(as_optimizer(optimizer))
+        assert self._engine.clock is not None
+        _, clock = clock_of(as_optimizer(optimizer), self.dtype, 0, self._engine.clock.slots)
+        self._engine.require_follower(optimizer, clock.slots)
         self._optimizer = optimizer
 
     @property

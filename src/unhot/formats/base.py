@@ -199,7 +199,9 @@ def encoded(
     """
     for row, key in enumerate(keys, start=first):
         if forbidden is not None and (not key or (isinstance(key, str) and forbidden.search(key))):
-            problem = "is empty" if not key else "contains a space, or what ends a line"
+            problem = (
+                "contains a space, a tab or an end of line, or begins with a mark of the byte order" if key else "is empty"
+            )
             raise ValueError(
                 f"the key {key!r} of row {row} {problem}, and would not survive in the format {format_!r}. Use {ANY_KEY}, which"
                 " hold any key."

@@ -68,7 +68,7 @@ def format_of(path: str, format_: str | None, wording: Wording, *, reading: bool
         if reading and ending == ".txt":
             with text.opened(path) as (stream, _):
                 name = "word2vec" if text.counts(text.first_line(stream)) else "glove"
-    if path.endswith(".gz") and name not in PACKED:
+    if text.is_packed(path) and name not in PACKED:
         raise ValueError(f"files of the format {name!r} are not compressed with gzip here. Leave out '.gz'.")
     return name
 
@@ -87,7 +87,7 @@ def opened(path: str, format_: str | None, options: Options) -> Iterator[Source]
 def write(path: str, format_: str | None, head: Head, chunks: Iterable[Chunk], wording: Wording) -> None:
     """Write vectors into a file, which is there as a whole once all is written, and not before."""
     name = format_of(path, format_, wording, reading=False)
-    writer, packed = FORMATS[name].write, path.endswith(".gz")
+    writer, packed = FORMATS[name].write, text.is_packed(path)
     if writer is not None:
         files.replace(path, _packing(lambda file: writer(file, head, chunks), packed))
         return

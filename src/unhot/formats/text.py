@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import BinaryIO
 
@@ -23,20 +24,26 @@ NUMBERS = 1 << 14
 
 SPACE, TAB = 0x20, 0x09
 
-NO_KEY = re.compile(r"[ \t\n\v\f\r]")
-NO_LABEL = re.compile(r"[\t\n\r]")
+NO_KEY = re.compile(r"^\ufeff|[ \t\n\v\f\r]")
+NO_LABEL = re.compile(r"^\ufeff|[\t\n\r]")
 
 
 @contextmanager
 def opened(path: str) -> Iterator[tuple[Stream, Callable[[], float]]]:
-    """A file, unpacked if its name ends with ".gz", and what tells which part of it has been read."""
-    with open(path, "rb") as file:
+    """A file, unpacked if its name ends with ".gz", and what tells which part of it has been read.
+
+    A mark of the byte order, with which some programs begin a file in UTF-8, is no part of it.
+    """
+    with open(path, "rb") as file, gzip.open(file) if is_packed(path) else nullcontext(file) as stream:
         size = max(1, os.fstat(file.fileno()).st_size)
-        if path.endswith(".gz"):
-            with gzip.open(file) as unpacked:
-                yield unpacked, lambda: min(1.0, file.tell() / size)
-        else:
-            yield file, lambda: min(1.0, file.tell() / size)
+        if stream.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+            stream.read(len(BOM_UTF8))
+        yield stream, lambda: min(1.0, file.tell() / size)
+
+
+def is_packed(path: str) -> bool:
+    """Whether a file is compressed with gzip, by its name."""
+    return path.lower().endswith(".gz")
 
 
 class Lines:
@@ -259,7 +266,7 @@ def write_glove(file: BinaryIO, head: Head, chunks: Iterable[Chunk]) -> None:
 def labels_path(path: str) -> str:
     """Where the labels of a file of vectors are: "vectors.tsv" has its in "metadata.tsv", "x.tsv" in "x_metadata.tsv"."""
     folder, name = os.path.split(path)
-    packed = ".gz" if name.endswith(".gz") else ""
+    packed = name[-len(".gz") :] if is_packed(name) else ""
     stem = name.removesuffix(packed).removesuffix(".tsv")
     labels = re.sub(r"(vectors|tensors?)$", "metadata", stem)
     return os.path.join(folder, (labels if labels != stem else f"{stem}_metadata") + ".tsv" + packed)

@@ -80,8 +80,8 @@ def _plain(array: pa.Array) -> pa.Array:
     import pyarrow as pa
 
     while True:
-        if isinstance(array, pa.ExtensionArray):
-            array = array.storage
+        if isinstance(array, pa.ExtensionArray) and not pa.types.is_integer(array.type.storage_type):
+            array = array.storage  # but integers that stand for something else: pandas' periods, bool8
         elif str(array.type) in (TEXTS[-1], BYTES[-1]):
             array = array.cast(pa.large_string() if str(array.type) == TEXTS[-1] else pa.large_binary())
         elif pa.types.is_run_end_encoded(array.type):
@@ -151,7 +151,7 @@ def _packed(array: pa.Array, name: str) -> Packed:
 
     types, kind = pa.types, array.type
     missing = _missing(array)
-    if types.is_null(kind):
+    if types.is_null(kind) or (types.is_floating(kind) and array.null_count == len(array)):
         return Packed(0, np.empty(0, np.uint8), np.zeros(len(array) + 1, np.int64), None, missing)
     if types.is_integer(kind):
         return of_integers(of_fixed(array), missing)

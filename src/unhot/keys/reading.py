@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -28,14 +29,17 @@ def read(values: Any, name: str) -> Column:
         return _of_array(values, name)
     if isinstance(values, Column):
         return values
-    if values is None or isinstance(values, (str, bytes, int, float, np.generic)):
+    if values is None or isinstance(values, (str, bytes, int, float, np.generic)) or _is_missing(values):
         return _of_list([values], (), name)
     if isinstance(values, (list, tuple)):
         return _of_sequence(values, name)
+    if isinstance(values, bytearray):
+        raise _no_key(values, "", name)
     dtype = getattr(values, "dtype", None)
     ours = isinstance(dtype, np.dtype) or type(dtype).__name__ == "SparseDtype"  # that of pandas, which Arrow has not
     if ours and hasattr(values, "__array__"):  # a Series of pandas on NumPy, an array of JAX
         return _of_array(np.asarray(values), name)
+    values = _as_series(values)
     column = arrow.of_foreign(values, name)
     if isinstance(column, list):
         return _of_list(column, (len(column),), name)
@@ -146,6 +150,19 @@ def of_objects(values: Sequence[Any], shape: tuple[int, ...], name: str) -> Keys
             )
         made.append(key)
     return Keys(objects=made, kind=kind)
+
+
+def _as_series(values: Any) -> Any:
+    """A Series of pandas in the place of an Index or a Categorical, which Arrow reads with what is missing there."""
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(values, (pandas.Index, pandas.Categorical)) and getattr(values, "nlevels", 1) == 1:
+        return pandas.Series(values)
+    return values
+
+
+def _is_missing(value: object) -> bool:
+    """Whether this is NA or NaT of pandas."""
+    return any(value is one for one in missing_values())
 
 
 def _is_nan(value: object) -> bool:

@@ -94,9 +94,8 @@ class Optimizer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A mistyped hyperparameter would otherwise be set without effect.
-        if name not in self.__dataclass_fields__:
-            names = ", ".join(self.__dataclass_fields__)
-            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}. It has: {names}.")
+        if name not in (names := [field.name for field in fields(self)]):
+            raise AttributeError(f"{type(self).__name__} has no hyperparameter {name!r}. It has: {', '.join(names)}.")
         if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0 and name not in self.SCHEDULED:
             value = value.item()  # so that it can be compared and kept; schedulers may go on changing an array of theirs
         super().__setattr__(name, value)

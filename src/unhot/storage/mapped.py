@@ -197,13 +197,21 @@ class MappedTable(Table):
             " the table into memory with unhot.load(path)."
         )
 
-    def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
+    def _require_own_process(self) -> None:
+        """Raise RuntimeError in a forked process, whose changes of the file the other one would not know of."""
         if os.getpid() != self._process:
-            raise RuntimeError("a table is trained in its file only by the process that opened it, not by a forked one.")
+            raise RuntimeError(
+                "this process was forked from the one that trains the table in its file. Here rows can be looked up; steps,"
+                " `array`, copies, `save` and `close` are for that process."
+            )
+
+    def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
+        self._require_own_process()
         super()._make_step(optimizer, batch)
 
     def _before(self, rows: Array) -> None:
         """Mark the file as unfinished, which is on the disk then, and note the rows: they are about to be changed."""
+        self._require_own_process()
         views, notes = self._views, self._notes
         assert views is not None
         place = self._place
@@ -246,6 +254,7 @@ class MappedTable(Table):
         self._lock.holding(self._flush)
 
     def _flush(self) -> None:
+        self._require_own_process()
         self._require_nothing_waits("flush()")
         assert self._file is not None
         try:
@@ -289,7 +298,7 @@ class MappedTable(Table):
         self._views.memory.flush()
         return version
 
-    def _load_state(self, state: Mapping[str, Any]) -> NoReturn:
+    def _loading(self, state: Mapping[str, Any], rows: int) -> NoReturn:
         raise RuntimeError("a state is not loaded into a file that is mapped: make a table of it in memory, and save that.")
 
     def _save(self, path: files.Path, words: Mapping[str, Any], least: int = 0) -> None:
@@ -321,7 +330,8 @@ class MappedTable(Table):
             if views.memory[self._place] == WHOLE:  # or a signal's handler has made a step since the flush
                 with suppress(FileNotFoundError):
                     os.unlink(undo.notes_path(self.path))
-        files.unlock(file.fileno())
+        if os.getpid() == self._process:  # a lock is that of all forked processes, too
+            files.unlock(file.fileno())
         file.close()
 
     def __enter__(self) -> Self:
