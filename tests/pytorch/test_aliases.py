@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -187,3 +188,55 @@ def test_memory_that_a_table_has_left_is_free_for_another() -> None:
     steps(layers[1], optimizers[1])
     steps(layers[0], optimizers[0])
     assert unhot.torch.report(nn.ModuleList(layers)).densely == {}
+
+
+def step(layer: nn.Module, optimizer: torch.optim.Optimizer, ids: list[int]) -> None:
+    optimizer.zero_grad()
+    layer(torch.tensor(ids)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("part", [slice(None), slice(0, 5), slice(4, 9)])
+@pytest.mark.parametrize("trained", [False, True])
+def test_layers_in_the_same_memory_in_turns(part: slice, trained: bool) -> None:
+    """However often one of them steps before the other does, both show the same rows: all of them, or some."""
+    found: list[list[torch.Tensor]] = []
+    for module, optim in MODULES:
+        torch.manual_seed(0)
+        layer = module.Embedding(ROWS, DIM)
+        optimizer = optim.Adam(layer.parameters(), lr=0.1)
+        for ids in ([0, 1], [5, 3]):
+            step(layer, optimizer, ids)
+        other = module.Embedding.from_pretrained(layer.weight.data[part], freeze=not trained)
+        others = optim.Adam(other.parameters(), lr=0.02) if trained else None
+        read = []
+        for turn, ids in enumerate(([1, 2], [3], [4], [0], [2, 4], [1], [3])):
+            if others is not None and turn not in (3, 5):
+                step(other, others, ids)
+            else:
+                step(layer, optimizer, ids)
+            read += [other(torch.arange(5)).detach().clone(), layer(torch.arange(ROWS)).detach().clone()]
+        found.append([*read, layer.weight.detach().clone(), other.weight.detach().clone()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("read", [lambda layer: layer(torch.arange(ROWS)), lambda layer: layer.weight])
+def test_a_layer_whose_optimizer_is_gone(read: Callable[[Any], torch.Tensor]) -> None:
+    """It shows what another one trains in its memory, at the first look, too."""
+    found = []
+    for module, optim in MODULES:
+        torch.manual_seed(0)
+        layer = module.Embedding(ROWS, DIM)
+        first = optim.Adam(layer.parameters(), lr=0.1)
+        step(layer, first, [0, 1])
+        other = module.Embedding.from_pretrained(layer.weight.data, freeze=False)
+        del first
+        gc.collect()
+        optimizer = optim.Adam(other.parameters(), lr=0.1)
+        for ids in ([1, 6], [7], [8]):
+            step(other, optimizer, ids)
+        found.append(read(layer).detach().clone())
+    torch.testing.assert_close(*found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,45 @@ def test_export_while_owned(strict: bool) -> None:
     np.testing.assert_array_equal(program.module()(IDS).detach(), layer(IDS).detach())
     train(layer, optimizer, seed=1)
     assert deferred(layer)
+
+
+@pytest.mark.parametrize("by", ["is_grads_batched", "vmap"])
+@pytest.mark.parametrize("kind", ["Embedding", "padded", "scaled", "sum", "mean", "collection"])
+def test_many_gradients_at_once(kind: str, by: str) -> None:
+    """`is_grads_batched`, and `vmap` of `autograd.grad`, as for gradients of single samples or tasks."""
+    ids = torch.tensor([[1, 3], [3, 3], [0, 2]])
+    torch.manual_seed(0)
+    weights, found = torch.randn(6, 2), []
+    for module in (nn, unhot.torch):
+        if kind == "collection":
+            if module is nn:
+                layer: Any = nn.EmbeddingBag.from_pretrained(weights.clone(), mode="sum", freeze=False)
+                look_up = layer
+            else:
+                config = unhot.torch.EmbeddingBagConfig(
+                    num_embeddings=6, embedding_dim=2, name="a", feature_names=["a"], pooling="sum"
+                )
+                layer = unhot.torch.EmbeddingBagCollection([config])
+                with torch.no_grad():
+                    next(layer.parameters()).copy_(weights)
+                look_up = lambda given, layer=layer: layer({"a": given})  # noqa: E731
+        else:
+            options = {"padded": {"padding_idx": 3}, "scaled": {"scale_grad_by_freq": True}}.get(kind, {})
+            if kind in ("sum", "mean"):
+                layer = module.EmbeddingBag.from_pretrained(weights.clone(), mode=kind, freeze=False)
+            else:
+                layer = module.Embedding.from_pretrained(weights.clone(), freeze=False, **options)
+            look_up = layer
+        (weight,) = layer.parameters()
+        if module is unhot.torch:
+            optimizer = unhot.torch.Adam(layer.parameters(), lr=0.0)
+            look_up(ids).sum().backward()
+            optimizer.step()
+        vectors = look_up(ids)
+        many = torch.randn(4, *vectors.shape, generator=torch.Generator().manual_seed(1))
+        if by == "vmap":
+            gradient = partial(torch.autograd.grad, vectors, [weight], retain_graph=True)
+            found.append(torch.func.vmap(lambda given, gradient=gradient: gradient(given)[0])(many))
+        else:
+            found.append(torch.autograd.grad(vectors, weight, many, is_grads_batched=True)[0])
+    torch.testing.assert_close(*found)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -34,16 +35,15 @@ class Holder(Protocol):
         """Settle, and let go of the memory."""
 
 
-HOLDERS: WeakValueDictionary[int, Holder] = WeakValueDictionary()
-"""What trains the tables that optimizers own, by the addresses at which their memory began when it was last looked at."""
+HOLDERS: dict[int, tuple[ReferenceType[Holder], ...]] = {}
+"""What trains the tables that optimizers own, by where their memory was when it was last looked at (`places_of`)."""
 
 
 def settle_memory(weight: Tensor) -> None:
     """Settle what an optimizer trains in the memory of a weight that no optimizer owns."""
     if not HOLDERS or torch.compiler.is_compiling() or is_transformed():
         return
-    holder = holder_of_others(weight)
-    if holder is not None:
+    for holder in holders_of_others(weight):
         holder.settle()
 
 
@@ -51,22 +51,36 @@ def is_aliased(holder: Holder, table: nn.Parameter, groups: Iterable[Mapping[str
     """Note the holder of a table; whether another parameter, of these groups or owned, lies in its memory."""
     if not address_of(table):
         return False
-    aliased = any(overlap(table, other) for group in groups for other in group["params"] if other is not table)
-    other = holder_of_others(table)
-    if other is not None:
-        other.aliased = aliased = True
+    others = holders_of_others(table)
+    for other in others:
+        other.aliased = True
         other.hand_over()
-    HOLDERS[address_of(table)] = holder
-    return aliased
+    for place, known in list(HOLDERS.items()):
+        if all(one() is None for one in known):
+            HOLDERS.pop(place, None)
+    for place in places_of(table):
+        kept = [known for known in HOLDERS.get(place, ()) if known() not in (None, holder)]
+        HOLDERS[place] = (*kept, ref(holder))
+    return bool(others) or any(overlap(table, other) for group in groups for other in group["params"] if other is not table)
 
 
-def holder_of_others(weight: Tensor) -> Holder | None:
-    """What trains another parameter in the memory of this one."""
-    holder = HOLDERS.get(address_of(weight))
-    parameter = None if holder is None else holder.parameter
-    if parameter is None or parameter is weight or address_of(parameter) != address_of(weight):  # it may have moved since
-        return None
-    return holder
+def holders_of_others(weight: Tensor) -> list[Holder]:
+    """What trains other parameters in the memory of this one, or in a part of it."""
+    found: dict[int, Holder] = {}
+    for known in itertools.chain.from_iterable(HOLDERS.get(place, ()) for place in places_of(weight)):
+        holder = known()
+        parameter = None if holder is None else holder.parameter
+        if holder is not None and parameter is not None and parameter is not weight and overlap(weight, parameter):
+            found[id(holder)] = holder  # which may have moved since, and then there is no overlap
+    return list(found.values())
+
+
+def places_of(tensor: Tensor) -> set[int]:
+    """Where a tensor's memory begins, and where the memory begins of which it may be a part."""
+    try:
+        return {tensor.data_ptr(), tensor.untyped_storage().data_ptr()} - {0}
+    except (RuntimeError, NotImplementedError):
+        return set()
 
 
 def overlap(table: Tensor, other: Tensor) -> bool:
@@ -75,6 +89,15 @@ def overlap(table: Tensor, other: Tensor) -> bool:
     if not others or other.device != table.device:
         return False
     return others < start + table.numel() * table.element_size() and start < others + other.numel() * other.element_size()
+
+
+def has_memory(gradient: Tensor) -> bool:
+    """Whether this is one gradient, and not many of which `vmap` or `is_grads_batched` makes one."""
+    try:
+        gradient.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def address_of(tensor: Tensor) -> int:

@@ -424,10 +424,20 @@ def is_shared(tensor: Any) -> bool:
 def why_dense(error: Exception) -> str:
     """What an error of the core says, where `convention` is not a choice of the user's."""
     said = str(error).rstrip(".").replace("with convention='torch', ", "")
-    return said.replace("Use weight_decay=0, or convention='keras', whose decay is decoupled", REMEDY)
+    for remedy, instead in REMEDIES.items():
+        said = said.replace(remedy, instead)
+    return said
 
 
-REMEDY = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as AdamW"
+DECOUPLED = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as AdamW"
+REMEDIES = {
+    "Use weight_decay=0, or convention='keras', whose decay is decoupled": DECOUPLED,
+    "Use unhot.AdamW, or decoupled_weight_decay=True, or convention='keras': their decay is decoupled": DECOUPLED,
+    ", or convention='keras', whose decay is decoupled": ", which decouples the decay",
+    "Use convention='keras', which has no such bound": "Use a lower beta_1",
+    ", or convention='keras', which has no such bound": "",
+}
+"""What the core's errors advise, and what to do with an optimizer of PyTorch, which has no conventions."""
 
 
 def require_indices(ids: Any) -> None:

@@ -15,6 +15,7 @@ from unhot.ids import in_range
 from unhot.kernels import active as kernels
 from unhot.kernels.structs import MODES, Bags, Segment
 from unhot.torch._private import in_data_parallel, without_torch_functions
+from unhot.torch.aliases import has_memory
 from unhot.torch.backend import DTYPES, TorchBackend, require_indices
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
@@ -199,7 +200,8 @@ class CollectionLookup(torch.autograd.Function):
     @staticmethod
     def _gradients(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
         features: Sequence[Feature] = ctx.features
-        if torch.is_grad_enabled():  # `create_graph=True`
+        if torch.is_grad_enabled() or not all(grad is None or has_memory(grad) for grad in grads):
+            # `create_graph=True`, or many gradients at once
             ids = {k: torch.from_numpy(own) for group in ctx.looked for k, own in group.ids()}
             return (None, None, None, *dense_gradients(features, ids, grads, ctx.dims, ctx.concatenated, ctx.tables))
         # others have these gradients, too, and may change theirs
@@ -332,7 +334,7 @@ def dense_gradients(
             if id(feature.weight) != table or grad is None:
                 continue
             values = grad.reshape(-1, grad.size(-1))
-            values = values[:, ends[k] - dims[k] : ends[k]] if concatenated else values
+            values = values.narrow(1, ends[k] - dims[k], dims[k]) if concatenated else values
             bags, factors = pooled(feature)
             if bags is not None:
                 by = None if factors is None else torch.from_numpy(factors)

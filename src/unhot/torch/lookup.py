@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unhot.torch._private import in_data_parallel, is_exporting, is_traced_by_proxies, is_transformed, without_tracers
-from unhot.torch.aliases import settle_memory
+from unhot.torch.aliases import has_memory, settle_memory
 from unhot.torch.backend import DTYPES, TorchBackend, wrong_dtype
 from unhot.torch.gradient import RowGradient
 from unhot.torch.gradient_content import Bagged, bags_of
@@ -91,6 +91,7 @@ def owner_of(weight: Any, sparse: bool | None) -> TorchBackend | None:
         return None
     if tie.owner is None:
         tie.release()
+        settle_memory(weight)
         return None
     why = ""
     if sparse is False:
@@ -212,7 +213,7 @@ class RowLookup(torch.autograd.Function):
         if ctx.padding_idx >= 0:
             kept = (ids != ctx.padding_idx).nonzero()[:, 0]
             ids, values = ids[kept], values[kept]
-        if torch.is_grad_enabled() and not ctx.sparse:  # `create_graph=True`
+        if (torch.is_grad_enabled() or not has_memory(grad)) and not ctx.sparse:  # `create_graph=True`, or many at once
             return values.new_zeros((rows, dim)).index_add(0, ids, values)
         if values.data_ptr() == grad.data_ptr():  # others have that gradient, too, and may change theirs
             values = values.clone(memory_format=torch.contiguous_format)
@@ -282,7 +283,7 @@ class BagLookup(torch.autograd.Function):
         ids, starts = ctx.saved_tensors
         own_bags, shares = bags_of(starts, ctx.mean)
         bags, factors = torch.from_numpy(own_bags), ctx.factors if shares is None else torch.from_numpy(shares)
-        if torch.is_grad_enabled():  # `create_graph=True`
+        if torch.is_grad_enabled() or not has_memory(grad):  # `create_graph=True`, or many at once
             values = Bagged(ids, grad, bags, factors).expanded().values
             return values.new_zeros((ctx.rows, grad.size(1))).index_add(0, ids, values)
         own = grad.clone(memory_format=torch.contiguous_format)  # others have that gradient, too, and may change theirs

@@ -140,10 +140,11 @@ class TableParameter(nn.Parameter):
             if table.ownership is None:
                 settle_memory(table)
             else:
-                owned.append(table.ownership)
-        for tie in owned:
+                owned.append((table, table.ownership))
+        for table, tie in owned:
             if tie.owner is None:
                 tie.release()
+                settle_memory(table)
             else:
                 tie.backend.settle()
         if is_traced_by_proxies():
@@ -151,7 +152,7 @@ class TableParameter(nn.Parameter):
         result = func(*args, **kwargs)
         if constructed:
             result = result.as_subclass(cls)
-        for tie in owned:
+        for _, tie in owned:
             tie.backend.follow_memory()
         return result
 
