@@ -105,11 +105,7 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         for name in ("regularizer", "constraint"):
             if getattr(variable, name) is not None:
                 return Reason(f"its {name} takes all rows at every step", f"Leave the {name} out to train by rows.")
-        try:
-            backend.check_optimizer(self.row_optimizer(variable, 0.001), variable)
-        except (TypeError, ValueError) as error:
-            return Reason(str(error).rstrip("."), "Change these hyperparameters to train by rows.")
-        return backend.reason_for_dense(variable)
+        return self._reason_of_numbers(variable, 0.001) or backend.reason_for_dense(variable)
 
     def own(self, variable: Variable) -> None:
         """Train the rows of this table from now on; another optimizer of `unhot.keras` loses it."""
@@ -226,13 +222,19 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             if not rows:
                 super()._backend_apply_gradients(grads, trainable_variables)
                 return
+            if self._steps_as_here and (reason := self._prepared(rows, rate)) is not None:
+                for table, variable in rows.items():
+                    warn_of_dense_training(variable, variable.path, *reason)
+                    stack.enter_context(table.dense_step(self, rate))
+                dense = [g.table.dense_gradient(g.ids, g.values) if isinstance(g, RowGradient) else g for g in grads]
+                self.__dict__["_kept"] = self._frozen_of_dense(dense, trainable_variables)
+                super()._backend_apply_gradients(dense, trainable_variables)
+                return
             if self._clips:
                 summed = [g.table.summed(g) if isinstance(g, RowGradient) else g for g in grads]
                 values = self._clip_gradients([g.values if isinstance(g, RowGradient) else g for g in summed])
                 grads = [g.with_values(c) if isinstance(g, RowGradient) else c for g, c in zip(summed, values, strict=True)]
-            if self._steps_as_here:
-                backend.prepare_steps(self, rows, rate)  # an error must leave everything as it was
-            else:
+            if not self._steps_as_here:
                 for table, variable in rows.items():
                     table.prepare_step(self, variable, rate)
                     table.rate = rate
@@ -242,6 +244,26 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
             self._backend_update_step(grads, trainable_variables, rate)
             if not others:
                 self._no_dense_step()
+
+    def _prepared(self, rows: Mapping[KerasBackend, Variable], rate: Tensor) -> Reason | None:
+        """Prepare the steps of tables, or say why they cannot be by rows: what `build` saw may have changed since then."""
+        try:
+            backend.prepare_steps(self, rows, rate)  # an error must leave everything as it was
+        except (TypeError, ValueError):
+            for variable in rows.values() if backend.EAGER else ():  # in graphs they are constants
+                reason = self._reason_of_numbers(variable, float(rate))
+                if reason is not None:
+                    return reason
+            raise
+        return None
+
+    def _reason_of_numbers(self, variable: Variable, rate: Tensor) -> Reason | None:
+        """Why rows cannot be trained apart with this rate and the other hyperparameters as they stand; None if they can."""
+        try:
+            backend.check_optimizer(self.row_optimizer(variable, rate), variable)
+        except (TypeError, ValueError) as error:
+            return Reason(str(error).rstrip("."), "Change these hyperparameters to train by rows.")
+        return None
 
     def _backend_update_step(self, grads: list[Gradient], trainable_variables: list[Variable], learning_rate: Tensor) -> None:
         given = list(zip(grads, trainable_variables, strict=True))

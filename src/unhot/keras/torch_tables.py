@@ -18,6 +18,7 @@ from torch import Tensor
 from unhot.atomic import Lock, together
 from unhot.clock import Clock, Hyper
 from unhot.engine import Engine
+from unhot.keras._private import stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
@@ -132,6 +133,9 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         weight = getattr(variable, "_value", None)
         if type(weight) is not TableParameter or ids.device.type == "meta":
             return None
+        scope = stateless_scope()
+        if scope is not None and scope.get_current_value(variable) is not None:
+            return None  # it is another value that is looked up
         return without_torch_functions(_owned_lookup, variable, weight, ids)
 
     @staticmethod
