@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from keras import ops
 from keras.src.backend.common.remat import get_current_remat_mode
@@ -157,3 +158,21 @@ def test_an_error_tells_the_arguments(owned: bool) -> None:
         optimizer.build(layer.trainable_variables)
     with pytest.raises(IndexError, match="Arguments received by Embedding"):
         layer(ops.convert_to_tensor(IDS + 40))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_stateless_call_looks_up_what_it_is_given(trained: bool) -> None:
+    """Other values than the variable's, of a table that an optimizer owns, too: a target network, say."""
+    layer = unhot.keras.Embedding(10, 2)
+    layer.build()
+    if trained:
+        optimizer = unhot.keras.Adam(0.1)
+        optimizer.build(layer.trainable_variables)
+    other = ops.reshape(ops.arange(20, dtype="float32"), (10, 2))
+    found, _ = layer.stateless_call([other], [], ops.convert_to_tensor([[1, 3]]))
+    assert numbers(found).tolist() == [[[2, 3], [6, 7]]]
+    with keras.StatelessScope(state_mapping=[(layer.embeddings, other)]):
+        assert numbers(layer(ops.convert_to_tensor([[9]]))).tolist() == [[[18, 19]]]
+    with keras.StatelessScope():
+        inside = numbers(layer(ops.convert_to_tensor([[9]])))
+    np.testing.assert_array_equal(inside[0, 0], numbers(layer.embeddings)[9])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from selection import slow, some
 
+import unhot
 from unhot.keras.backends import backend
 
 from .calls import few, slow_but_on_torch
@@ -300,3 +302,48 @@ def apply(model: Any, optimizer: Any, loss: Callable[[], Any]) -> None:
 
         gradients = jax.grad(stateless)([v.value for v in variables])
         optimizer.apply(gradients, variables)
+
+
+CHANGED: dict[str, Any] = {"learning_rate": -0.02, "beta_2": 1.0, "weight_decay": -0.5, "beta_1": "a tensor"}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="hyperparameters are constants of graphs")
+@pytest.mark.filterwarnings("ignore::unhot.DenseFallbackWarning")
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", CHANGED)
+def test_numbers_that_rows_cannot_be_trained_with_after_build(name: str, frozen: bool) -> None:
+    """Steps are dense as long as they are there, and by rows before and after."""
+    ours, theirs = pair(*both("Adam", learning_rate=0.03, weight_decay=0.1))
+    layer, ids = ours.get_layer("table"), data()[0]
+    rows = np.unique(ids)[:3]
+    if frozen:
+        layer.frozen = rows
+        before = keras.ops.convert_to_numpy(layer.embeddings)[rows].copy()
+    fit_both(ours, theirs)
+    for model in (ours, theirs):
+        value = CHANGED[name]
+        setattr(model.optimizer, name, keras.ops.convert_to_tensor(0.5) if value == "a tensor" else value)
+    fit_both(ours, theirs)
+    if frozen:
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer.embeddings)[rows], before)
+        return
+    assert_same(ours, theirs)
+    for model in (ours, theirs):
+        setattr(model.optimizer, name, {"learning_rate": 0.01, "beta_2": 0.99}.get(name, 0.1))
+    fit_both(ours, theirs)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("rate", [-0.02, "past its end"])
+def test_rates_below_zero(rate: Any) -> None:
+    """Ascent, and a linear schedule past its end."""
+
+    class Linear(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+        def __call__(self, step: Any) -> Any:
+            return 0.02 * (1.0 - keras.ops.cast(step, "float32") / 9.0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", unhot.DenseFallbackWarning)
+        ours, theirs = pair(*both("Adam", learning_rate=Linear() if rate == "past its end" else rate))
+        fit_both(ours, theirs, epochs=3)
+    assert_same(ours, theirs)
