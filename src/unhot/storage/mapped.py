@@ -94,7 +94,8 @@ class MappedTable(Table):
 
     With mode "r" it is for reading: lookups, bags and products read the file's pages, which all processes share. It has no
     optimizer, and a step is an error. With mode "r+" it is also trained in the file: steps write weights and slots into the
-    file's pages, with the same bits as in memory. No other process can open the file meanwhile.
+    file's pages, with the same bits as in memory. No other process can open the file meanwhile, and one that is forked can look
+    rows up, and nothing more.
 
     **What a crash can lose.** `flush`, and `close` or the end of a `with` block, bring all to the disk. The first step after it
     marks the file as unfinished. If the process ends before the next `flush`, even by SIGKILL, the steps since the last one are
