@@ -152,7 +152,7 @@ def test_what_cannot_be_removed() -> None:
     table.remove(5)
     before = held(table)
     for rows, kind, message in (
-        (6, IndexError, "id 6 at position () is out of range"),
+        (6, IndexError, "id 6 is out of range"),
         ([1, 5], IndexError, "id 5 at position 1 is that of a removed row"),
         ([1, 2], ValueError, "row 2 stands for ids out of range. Assign another `out_of_range` first."),
         ([1.5], TypeError, "`rows` must be integers. Received: dtype float64"),

@@ -333,7 +333,7 @@ def test_errors() -> None:
         (lambda: layer.grow(2, np.ones((1, 3))), ValueError, "`init` must have shape (rows, output_dim) = (2, 3). Received"),
         (lambda: layer.grow(2, [["a"]]), TypeError, "`init` must hold real numbers"),
         (lambda: layer.grow(2, "onse"), ValueError, "onse"),
-        (lambda: layer.remove(4), IndexError, "id 4 at position () is out of range"),
+        (lambda: layer.remove(4), IndexError, "id 4 is out of range"),
         (lambda: layer.remove([1, 2]), IndexError, "id 2 at position 1 is that of a removed row"),
         (lambda: layer.remove(3), ValueError, "row 3 stands for ids out of range. Assign another `out_of_range` first."),
         (lambda: layer.remove([1, 0]), ValueError, "row 0 stands for ids that are masked (mask_zero=True)."),

@@ -400,7 +400,7 @@ def test_errors() -> None:
         (lambda: layer.grow(0), ValueError, "`rows` must be a positive integer. Received: 0."),
         (lambda: layer.grow(2, torch.ones(1, 3)), ValueError, "`init` must have shape (rows, dim) = (2, 3). Received: (1, 3)"),
         (lambda: layer.grow(2, "ones"), TypeError, "`init` must be 'mean', a tensor, or a function"),
-        (lambda: layer.remove(4), IndexError, "id 4 at position () is out of range"),
+        (lambda: layer.remove(4), IndexError, "id 4 is out of range"),
         (lambda: layer.remove([1, 2]), IndexError, "id 2 at position 1 is that of a removed row"),
         (lambda: layer.remove(torch.tensor([0.5])), TypeError, "`rows` must be integers"),
         (lambda: setattr(layer, "frozen", [True]), ValueError, "must have shape (4,). Received: `frozen` of shape (1,)."),
