@@ -1,8 +1,8 @@
 """Sharded tables: CPU time of each process beside the exchange, the exchange beside gloo's own, and memory; by turns.
 
-    python benchmarks/sharded.py [--ranks 2] [--rounds 7] [--rule Adam]
+    python benchmarks/sharded.py [--ranks 2] [--ids 4096] [--rounds 7] [--rule Adam]
 
-Trains 10^6 rows of 64, by 4,096 Zipf ids in all in each step, in torch's training loop: in one process with the whole table,
+Trains 10^6 rows of 64 by Zipf ids, so many in all in each step, in torch's training loop: in one process with the whole table,
 and in several with their shares; some rows are compared, bit for bit. A share alone, which has nothing to send, tells what is
 left of a step at best. CPU time is that of the thread that trains; gloo's own threads belong to the exchange. Exits with 1 if
 a target is missed.
@@ -22,17 +22,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from bench import KEEP_MEMORY
 
 HERE = Path(__file__).resolve().parent
 ROWS, DIM, IDS = 1_000_000, 64, 4096
-WARM, TURN = 300, 100
-"""Steps before the timed ones, and steps of a turn."""
+STEPS_OF_TURN, WARM = 100, 3
+"""Steps of a turn with so many ids, fewer with more; and turns before the timed ones."""
 SWEPT = 1 << 23
 """Bytes that sweep a processor's own caches."""
+
+
+class Run(NamedTuple):
+    """What is measured."""
+
+    ranks: int
+    ids: int
+    rule: str
+
+    @property
+    def steps(self) -> int:
+        """The steps of a turn."""
+        return max(10, STEPS_OF_TURN * IDS // self.ids)
 
 
 class Clock:
@@ -80,13 +93,13 @@ def resident() -> int:
     return int(lines["RssAnon"].split()[0]) * 1024
 
 
-def batches(seed: int) -> Iterator[np.ndarray[Any, Any]]:
-    """The ids of all processes, step by step."""
+def batches(seed: int, ids: int = IDS) -> Iterator[np.ndarray[Any, Any]]:
+    """The ids of all processes, so many in each step."""
     rng = np.random.default_rng(seed)
     layout = np.random.default_rng(0).permutation(ROWS)
     while True:
-        drawn = rng.zipf(1.05, 4 * IDS)
-        yield layout[drawn[drawn <= ROWS][:IDS] - 1]
+        drawn = rng.zipf(1.05, 4 * ids)
+        yield layout[drawn[drawn <= ROWS][:ids] - 1]
 
 
 def first_weights(rows: Any) -> Any:
@@ -94,7 +107,7 @@ def first_weights(rows: Any) -> Any:
     return ((rows % 97).float() / 100).unsqueeze(1)
 
 
-def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
+def rank(run: Run, number: int, folder: str, pipe: Any) -> None:
     """One process: it makes turns as it is told."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     import torch
@@ -104,15 +117,16 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
     from unhot.torch.distributed import ShardedEmbedding
     from unhot.torch.distributed.peers import Exchange, Peers
 
+    ranks, each = run.ranks, run.ids // run.ranks
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=ranks)
     clock = Clock()
     Peers.begin = counted(clock, Peers.begin)  # type: ignore[method-assign]
     Exchange.wait = counted(clock, Exchange.wait)  # type: ignore[method-assign]
-    gradient = torch.full((IDS // ranks, DIM), 0.01)
-    stream = batches(1)
-    others = batches(1)
-    drawn = [next(others)[number::ranks].copy() for _ in range(max(WARM, TURN))]  # as much as a turn has
+    gradient = torch.full((each, DIM), 0.01)
+    stream = batches(1, run.ids)
+    others = batches(1, run.ids)
+    drawn = [next(others)[number::ranks].copy() for _ in range(WARM * run.steps)]  # as much as the longest turn has
     before = resident()
     del drawn, others
     layer = ShardedEmbedding(ROWS, DIM, reduction="sum")
@@ -120,7 +134,7 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
         for first in range(0, len(layer.weight), 4096):
             some = torch.arange(first, min(first + 4096, len(layer.weight)))
             layer.weight[some[0] : some[-1] + 1] = first_weights(layer.shard.numbers(some))
-    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
+    optimizer = getattr(unhot.torch, run.rule)(layer.parameters(), lr=0.01)
     steps = 0
 
     def turn(count: int) -> tuple[float, float, float, float]:
@@ -141,9 +155,8 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
 
     def bare(count: int) -> float:
         """Wall seconds of gloo's exchanges of the same bytes, without anything else."""
-        ids = IDS // ranks
-        message = torch.zeros(ranks * (16 + -(-ids // ranks)), dtype=torch.int64)
-        lines = torch.zeros((ids, DIM))
+        message = torch.zeros(ranks * (16 + -(-each // ranks)), dtype=torch.int64)
+        lines = torch.zeros((each, DIM))
         counts = [lines.numel() // ranks] * ranks
         outs = torch.empty_like(message), torch.empty_like(lines).view(-1)
         dist.barrier()
@@ -169,7 +182,7 @@ def rank(number: int, ranks: int, folder: str, pipe: Any, rule: str) -> None:
             return
 
 
-def alone(ranks: int, pipe: Any, rule: str) -> None:
+def alone(run: Run, pipe: Any) -> None:
     """The same in one process."""
     import torch
 
@@ -179,14 +192,14 @@ def alone(ranks: int, pipe: Any, rule: str) -> None:
     layer = unhot.torch.Embedding(ROWS, DIM)
     with torch.no_grad():
         layer.weight.copy_(first_weights(torch.arange(ROWS)))
-    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
-    gradient = torch.full((IDS, DIM), 0.01)
-    stream = batches(1)
+    optimizer = getattr(unhot.torch, run.rule)(layer.parameters(), lr=0.01)
+    gradient = torch.full((run.ids, DIM), 0.01)
+    stream = batches(1, run.ids)
     while True:
         name, *arguments = pipe.recv()
         if name == "turn":
             drawn = [next(stream) for _ in range(arguments[0])]
-            own = [torch.from_numpy(np.concatenate([ids[k::ranks] for k in range(ranks)])) for ids in drawn]
+            own = [torch.from_numpy(np.concatenate([ids[k :: run.ranks] for k in range(run.ranks)])) for ids in drawn]
             cpu = time.thread_time()
             for ids in own:
                 optimizer.zero_grad()
@@ -199,16 +212,17 @@ def alone(ranks: int, pipe: Any, rule: str) -> None:
             return
 
 
-def share(ranks: int, pipe: Any, rule: str) -> None:
+def share(run: Run, pipe: Any) -> None:
     """The share of one process that has nothing to send: what is left of a step at best, with its caches warm or swept."""
     import torch
 
     import unhot.torch
 
     torch.set_num_threads(1)
+    ranks = run.ranks
     layer = unhot.torch.Embedding(ROWS // ranks, DIM)
-    optimizer = getattr(unhot.torch, rule)(layer.parameters(), lr=0.01)
-    stream = batches(1)
+    optimizer = getattr(unhot.torch, run.rule)(layer.parameters(), lr=0.01)
+    stream = batches(1, run.ids)
     others = np.ones(SWEPT // 8)
 
     def timed(work: Callable[..., Any], *arguments: Any, swept: bool) -> tuple[float, Any]:
@@ -240,10 +254,12 @@ def share(ranks: int, pipe: Any, rule: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ids", type=int, default=IDS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rule", default="Adam")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    run = Run(options.ranks, options.ids, options.rule)
     context = multiprocessing.get_context("spawn")
     os.environ.update(KEEP_MEMORY)
     with tempfile.TemporaryDirectory() as folder:
@@ -252,12 +268,12 @@ def main() -> int:
         def made(target: Callable[..., None], *arguments: Any) -> Any:
             """The pipe to a process more."""
             here, there = context.Pipe()
-            processes.append(context.Process(target=target, args=(*arguments, there, options.rule), daemon=True))
+            processes.append(context.Process(target=target, args=(run, *arguments, there), daemon=True))
             return here
 
-        pipes = [made(rank, number, options.ranks, folder) for number in range(options.ranks)]
-        singles = [made(alone, options.ranks) for _ in range(options.ranks)]
-        shares = [made(share, options.ranks) for _ in range(options.ranks)]
+        pipes = [made(rank, number, folder) for number in range(run.ranks)]
+        singles = [made(alone) for _ in range(run.ranks)]
+        shares = [made(share) for _ in range(run.ranks)]
         for process in processes:
             process.start()
 
@@ -272,17 +288,17 @@ def main() -> int:
                 pipe.send(command)
             return max(pipe.recv() for pipe in of)
 
-        all_ranks("turn", WARM)
-        slowest(singles, "turn", WARM)
-        slowest(shares, "turn", WARM, False)
+        all_ranks("turn", WARM * run.steps)
+        slowest(singles, "turn", WARM * run.steps)
+        slowest(shares, "turn", WARM * run.steps, False)
         rounds = []
         for _ in range(options.rounds):
             turn = {
-                "one": slowest(singles, "turn", TURN),
-                "share": slowest(shares, "turn", TURN, False),
-                "share swept": slowest(shares, "turn", TURN, True),
-                "ranks": all_ranks("turn", TURN),
-                "bare": all_ranks("bare", TURN),
+                "one": slowest(singles, "turn", run.steps),
+                "share": slowest(shares, "turn", run.steps, False),
+                "share swept": slowest(shares, "turn", run.steps, True),
+                "ranks": all_ranks("turn", run.steps),
+                "bare": all_ranks("bare", run.steps),
             }
             rounds.append(turn)
         memory = all_ranks("memory")

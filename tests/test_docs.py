@@ -75,7 +75,7 @@ def test_figures_of_a_gpu_are_those_of_the_run(measured: Any) -> None:
 
 def test_figures_of_sharded_tables_are_those_of_the_run() -> None:
     results = ROOT / "benchmarks" / "results"
-    found = json.loads((results / "sharded.json").read_text()) | json.loads((results / "beside_torchrec.json").read_text())
+    few, many = (json.loads((results / f"{name}.json").read_text()) for name in ("sharded", "sharded_32768"))
     page = (ROOT / "docs" / "distributed.md").read_text()
     names = [
         "a rank beside the exchange, of one process",
@@ -84,5 +84,7 @@ def test_figures_of_sharded_tables_are_those_of_the_run() -> None:
         "the exchange, of gloo's own",
         "memory of a rank, of its share",
     ]
-    shown = re.findall(r"^\| .* \| (\d\.\d\d) \|$", page, re.M)
-    assert shown == [f"{found[name]:.2f}" for name in (*names, "CPU time over TorchRec's")]
+    shown = re.findall(r"^\| .* \| (\d\.\d\d) \| (\d\.\d\d) \|$", page, re.M)
+    assert shown == [(f"{few[name]:.2f}", f"{many[name]:.2f}") for name in names]
+    beside_torchrec = json.loads((results / "beside_torchrec.json").read_text())["CPU time over TorchRec's"]
+    assert f"exchange included, is {beside_torchrec:.2f} of" in page
