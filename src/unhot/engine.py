@@ -154,15 +154,13 @@ class Engine(Membership):
             assert clock is not None
             if not self.defers and clock.defers(hyper):
                 self._change(partial(self._deferring, clock, hyper))
-            if self._swept != now // SWEEP_EVERY:  # the last step's sweep was interrupted
-                self._sweep(clock)
+            self._sweep(clock)  # if the last step's was interrupted
             if clock.reopened(now + 1, hyper):
                 self._change(partial(clock.reopened, now + 1, hyper))
             version = self._whole()
             if self.now == now and self._version.change(version, self._step(clock, batch(), hyper, version)):
                 break
-        if self._swept != self.now // SWEEP_EVERY:
-            self._sweep(clock)
+        self._sweep(clock)
 
     def _deferring(self, clock: Clock, hyper: Hyper) -> list[Call]:
         """What begins to note the steps of last touches."""

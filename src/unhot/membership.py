@@ -36,8 +36,8 @@ class Membership(Settling):
         snapshot, clock = clock_of(optimizer, weights[0].dtype, planned)
         dtype = weights[0].dtype
         shapes = [(len(array), clock.law.slot_width(name, array.shape[1])) for array in weights for name in clock.slots]
-        slots = [arrays.reserved(shape, dtype) for shape in shapes] if spare else arrays.side_by_side(shapes, dtype)
-        states = [(array, slots[k * len(clock.slots) :][: len(clock.slots)]) for k, array in enumerate(weights)]
+        slots = iter([arrays.reserved(shape, dtype) for shape in shapes] if spare else arrays.side_by_side(shapes, dtype))
+        states = [(array, [next(slots) for _ in clock.slots]) for array in weights]
         for _, own in states:
             for slot, start in zip(own, clock.slots.values(), strict=True):
                 if start:

@@ -15,9 +15,7 @@ Array = npt.NDArray[Any]
 
 def new_output(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array, if there is memory for it."""
-    size = math.prod(shape) * dtype.itemsize
-    if size >= memory.SMALL:
-        memory.require(size, f"a result of shape {shape}")
+    memory.require(math.prod(shape) * dtype.itemsize, f"a result of shape {shape}")
     return np.empty(shape, dtype)
 
 

@@ -203,7 +203,7 @@ class MappedTable(Table):
         if os.getpid() != self._process:
             raise RuntimeError(
                 "this process was forked from the one that trains the table in its file. Here rows can be looked up; steps,"
-                " `array`, copies, `save` and `close` are for that process."
+                " `array`, `save` and `close` are for that process."
             )
 
     def _make_step(self, optimizer: Optimizer, batch: Callable[[], Batch]) -> None:
