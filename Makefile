@@ -27,18 +27,18 @@ test-private: $(VENV)/tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
 	$(MAKE) test-keras ALL=
 
-# All combinations: some hours, of which the part without Keras and tests/pytorch takes two. tests/selection.py defines which
-# test is in which set.
+# All combinations, in about three hours. tests/selection.py defines which test is in which set.
 test-all:
 	$(MAKE) test ALL=--all
 	$(MAKE) test-third-party
 
-# Most of the fast set's time is compiling. It takes less without LLVM's optimizations, and if processes share what JAX has
-# compiled; `make test-all` does neither.
-ifndef ALL
+# Most of the time with JAX is compiling. It takes less if processes share what JAX has compiled, and without LLVM's
+# optimizations, which only the part of `make test-all` without Keras makes.
 test test-keras: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/build/jax
 test test-keras: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test-keras: export XLA_FLAGS := --xla_backend_optimization_level=0
+ifndef ALL
+test: export XLA_FLAGS := --xla_backend_optimization_level=0
 endif
 
 # The Keras front end, one process per backend.

@@ -1,7 +1,8 @@
 """Which cases are in the fast set.
 
 `make test` runs the fast set, `make test-all` everything (`pytest --all`); `pytest path/to/test.py::name` runs all cases of the
-tests named.  A test is in the fast set unless it has the mark `slow`.  It gets one in one of three ways:
+tests named.  Where the combinations of many values would take hours, all cases are those that cover each *triple* of values
+(`most=3`).  A test is in the fast set unless it has the mark `slow`.  It gets one in one of three ways:
 
 * `@slow` above the test, or `pytest.param(..., marks=slow)`: by hand.
 * `some(values, fast)`: the values in `fast` are in the fast set, the others are slow.
@@ -32,11 +33,22 @@ def product(*axes: Iterable[Any], by: int = 2) -> list[Any]:
     return cover(list(itertools.product(*axes)), by)
 
 
-def cover(cases: Sequence[tuple[Any, ...]], by: int = 2) -> list[Any]:
-    """The cases, as many of them in the fast set as cover what all of them cover: pairs of values, or with `by=1` values."""
-    values = [[part for value in case for part in parts(value)] for case in cases]
-    chosen = covering([set(itertools.combinations(enumerate(case), min(by, len(case)))) for case in values])
+def cover(cases: Sequence[tuple[Any, ...]], by: int = 2, most: int | None = None) -> list[Any]:
+    """The cases, as many of them in the fast set as cover what all of them cover: pairs of values, or with `by=1` values.
+
+    With `most`, cases that it does not take to cover all combinations of so many values are left out altogether.
+    """
+    if most:
+        kept = chosen_to_cover(cases, most)
+        cases = [case for i, case in enumerate(cases) if i in kept]
+    chosen = chosen_to_cover(cases, by)
     return [pytest.param(*case, marks=() if i in chosen else slow) for i, case in enumerate(cases)]
+
+
+def chosen_to_cover(cases: Sequence[tuple[Any, ...]], by: int) -> set[int]:
+    """The numbers of cases that cover all combinations of `by` values."""
+    values = [[part for value in case for part in parts(value)] for case in cases]
+    return covering([set(itertools.combinations(enumerate(case), min(by, len(case)))) for case in values])
 
 
 def some(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:

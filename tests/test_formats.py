@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import io
 import itertools
 import os
 import re
 import string
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -403,6 +405,37 @@ def fuzz(path: Path, format_: str, everything: bool) -> None:
         assert str(path) in message
 
     check()
+
+
+@pytest.mark.parametrize("format_", ["npy", "npz"])
+def test_damaged_headers(format_: str, tmp_path: Path) -> None:
+    """Each byte of an array's header is changed, or left out with the rest of the dict: the file is read, or named."""
+    held = io.BytesIO()
+    np.save(held, vectors(6, 3))
+    whole = held.getvalue()
+    end = whole.index(b"}") + 1
+    keys = io.BytesIO()
+    np.save(keys, np.arange(6))
+    changed = [whole[:at] + with_ + whole[at + 1 :] for at in range(10, end) for with_ in (b"(", b"'", b"0", b"\x00", b"\n")]
+    changed += [whole[:at] + b" " * (end - at) + whole[end:] for at in range(10, end)]
+    changed += [whole.replace(b"'<f4'", b"()   "), whole.replace(b"'<f4'", b"[[]] "), whole.replace(b"(6, 3)", b"({},3)")]
+    path = tmp_path / f"x.{format_}"
+    refused = 0
+    for data in changed:
+        if format_ == "npy":
+            path.write_bytes(data)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("vectors.npy", data)
+                archive.writestr("keys.npy", keys.getvalue())
+        message = f"{path}"
+        try:
+            unhot.read_vectors(path)
+        except ValueError as error:
+            message = str(error)
+            refused += 1
+        assert str(path) in message
+    assert refused > len(changed) // 2
 
 
 # ------------------------------------------------------------------ arguments

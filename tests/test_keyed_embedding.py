@@ -15,7 +15,7 @@ from conformance.dense import RULES as DENSE
 from interrupts import everywhere
 
 import unhot
-from unhot.keyed_rows import split
+from unhot.usage import split
 
 DIM = 3
 
@@ -461,13 +461,6 @@ def test_copies_of_what_has_not_followed_yet(copied: Any) -> None:
         one.vocabulary.remove(["b"])
         one.vocabulary.extend(["z", "b"])
         assert one[["x", "b", "y", "z"]][:, 0].tolist() == [-1, 0, 0, 0]
-    state = made.__getstate__()
-    state[0].__dict__.pop("_followed")
-    old = {name: value for name, value in state[0].__dict__.items() if name != "lock"}  # as older versions pickled it
-    state[0].__setstate__(old)
-    loaded = object.__new__(unhot.Embedding)
-    loaded.__setstate__(state)
-    assert loaded[["x", "new"]][:, 0].tolist() == [-1, 0]
 
 
 def test_a_state_is_loaded_into_towers() -> None:
@@ -502,15 +495,84 @@ def test_copies_and_states(options: dict[str, Any]) -> None:
     loaded.load_state_dict(embedding.state_dict())
     copies = [copy.deepcopy(embedding), pickle.loads(pickle.dumps(embedding)), loaded]
     for keys, gradients in batches(15, seed=1):
-        known = [key in embedding for key in keys]
         for each in (embedding, *copies):
-            if options.get("min_count") != 2 or all(known):  # how often keys were seen is not in a state
-                each.lookup(keys)
-                each.step(keys, gradients)
+            each.lookup(keys)
+            each.step(keys, gradients)
     for each in copies:
         assert list(each.vocabulary) == list(embedding.vocabulary)
         keys = list(embedding.vocabulary)
         assert each.lookup(keys).tobytes() == embedding.lookup(keys).tobytes()
+
+
+LIMITS = [{"min_count": 3}, {"max_rows": 8}, {"max_idle": 9}, {"min_count": 2, "max_rows": 12, "max_idle": 30, "reserved": 1}]
+
+
+@pytest.mark.parametrize("options", LIMITS, ids=str)
+@pytest.mark.parametrize("way", ["save", "state", "numpy", "safetensors"])
+def test_limits_go_on(options: dict[str, Any], way: str, tmp_path: Path) -> None:
+    """An embedding that is saved and loaded every few steps admits and forgets the same keys as one that is not."""
+    from safetensors.numpy import save_file
+
+    once, daily = (grows(optimizer=unhot.Adam(0.1), **options) for _ in range(2))
+    rng = np.random.default_rng(0)
+    counts = set()
+    for number in range(120):
+        keys = [f"key {k}" for k in number // 8 + np.minimum(rng.geometric(0.15, 3), 20)]
+        for each in (once, daily):
+            each.lookup(keys)
+            if number % 3:
+                each.step(keys[:2], np.full((2, DIM), 1.0 + number))
+        counts.add(len(once))
+        if number % 7:
+            continue
+        once.state_dict()  # which settles all rows, too
+        path = tmp_path / "daily"
+        if way == "save":
+            daily.save(path)
+            daily = unhot.load(path)
+        elif way == "safetensors":  # which holds the limits, too
+            save_file(daily.state_dict(), path)
+            daily = unhot.load(path)
+        else:
+            state: Any = daily.state_dict()
+            if way == "numpy":
+                np.savez(path, **state)
+                state = np.load(f"{path}.npz")
+            daily = grows(optimizer=unhot.Adam(0.1), **options)
+            daily.load_state_dict(state)
+    assert len(counts) > 3
+    assert list(daily.vocabulary) == list(once.vocabulary)
+    assert daily.encode(list(once.vocabulary)).tolist() == once.encode(list(once.vocabulary)).tolist()
+    assert daily.lookup(list(once.vocabulary)).tobytes() == once.lookup(list(once.vocabulary)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("seen.kind", np.zeros(0)), ("seen.counts", np.arange(2.0)), ("seen.counts", np.arange(9)),
+        ("seen.reserved", np.array(2)), ("used_often", np.zeros(1, np.int64)), ("used_often", None),
+        ("used_last", np.full(3, -1)), ("used_until", np.arange(2)), ("used_until", np.array([0, 2, 1])),
+        ("used_until", np.array([0, 2, 99])),
+    ],
+)  # fmt: skip
+def test_damaged_counts(name: str, wrong: np.ndarray | None) -> None:
+    """A ValueError, and the embedding is as it was."""
+    made = grows(min_count=2, max_idle=4)
+    for _ in range(2):
+        made.lookup(["a", "b"])
+    made.lookup(["c"])
+    state = made.state_dict()
+    assert f"vocabulary.{name}" in state
+    if wrong is None:
+        del state[f"vocabulary.{name}"]
+    else:
+        state[f"vocabulary.{name}"] = wrong
+    other = grows(min_count=2, max_idle=4)
+    for _ in range(2):
+        other.lookup(["x"])
+    with pytest.raises(ValueError, match="the state's"):
+        other.load_state_dict(state)
+    assert list(other.vocabulary) == ["x"]
 
 
 def test_frozen_keys() -> None:

@@ -28,6 +28,14 @@ def test_pairs_and_values_are_covered_by_few() -> None:
         assert len(chosen) <= most  # at least 7 and 35, those of the longest axes
 
 
+def test_triples_may_be_all_that_there_is() -> None:
+    chosen = [case.values for case in cover(list(itertools.product(*AXES)), most=3)]
+    for places in itertools.combinations(range(len(AXES)), 3):
+        wanted = set(itertools.product(*(AXES[place] for place in places)))
+        assert {tuple(case[place] for place in places) for case in chosen} == wanted
+    assert len(chosen) <= 130  # of 210; at least 105
+
+
 def test_cases_that_are_not_all_combinations() -> None:
     """What does not occur need not be covered."""
     cases = [("a", 1), ("a", 2), ("b", 2)]

@@ -35,7 +35,7 @@ VOCABULARY = "vocabulary"
 """What the vocabulary's part of a state, or a file, is called by."""
 
 LIMITS = ("min_count", "max_rows", "max_idle")
-"""What a file holds of which keys have rows, beside the vocabulary; 0 for None."""
+"""What a state holds of which keys have rows, beside the vocabulary and what they are counted by; 0 for None."""
 
 
 class Embedding(CopiedByState):
@@ -369,9 +369,10 @@ class Embedding(CopiedByState):
     # ------------------------------------------------------------------ states and copies
 
     def state_dict(self) -> dict[str, Array]:
-        """Everything needed to go on, as a flat dict of NumPy arrays: the table's state and the vocabulary's.
+        """Everything needed to go on, as a flat dict of NumPy arrays: the table's state, the vocabulary's, and the limits'.
 
-        Keys that have not been seen `min_count` times yet, and how often rows were used, are not part of it.
+        With a `min_count`, it also says how often keys without a row were seen, and with a `max_rows` or a `max_idle`, when and
+        how often each row was used.
 
         Raises: as `Table.state_dict`.
 
@@ -382,14 +383,22 @@ class Embedding(CopiedByState):
         """
 
         def state() -> dict[str, Array]:
-            self._keyed.follow(self._rows)
-            words = {f"{VOCABULARY}.{name}": value for name, value in self.vocabulary.state_dict().items()}
+            words = {f"{VOCABULARY}.{name}": value for name, value in self._words().items()}
             return self._table.state_dict() | words
 
         return self._lock.holding(state)
 
+    def _words(self) -> dict[str, Array]:
+        """All of the state but the table's."""
+        self._keyed.follow(self._rows)
+        limits = {name: np.array(value or 0) for name, value in zip(LIMITS, self._keyed.limits, strict=True)}
+        return self.vocabulary.state_dict() | limits | self._keyed.counts(self._rows)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned, into an embedding of the same dim, dtype and optimizer, with any vocabulary.
+
+        The embedding keeps its own limits (`min_count`, `max_rows`, `max_idle`). What the state does not say begins anew: when
+        rows were used, say, if it is that of an embedding without `max_idle`.
 
         Args:
             state: the state of an embedding, also as read back by `numpy.load`.
@@ -408,6 +417,7 @@ class Embedding(CopiedByState):
         loaded = Vocabulary()
         loaded.load_state_dict(words)
         keyed = KeyedRows(loaded, *self._keyed.limits)
+        keyed.take_counts(words)
         keyed.vocabulary = self.vocabulary
         of_table = {name: state[name] for name in state if not name.startswith(f"{VOCABULARY}.")}
 
@@ -434,25 +444,21 @@ class Embedding(CopiedByState):
             ['cat', 'owl']
         """
 
-        def save() -> None:
-            self._keyed.follow(self._rows)
-            limits = {name: np.array(value or 0) for name, value in zip(LIMITS, self._keyed.limits, strict=True)}
-            self._table._save(path, self.vocabulary.state_dict() | limits)
-
-        self._lock.holding(save)
+        self._lock.holding(lambda: self._table._save(path, self._words()))
 
     @classmethod
     def _of_file(cls, table: Table, words: Mapping[str, Any]) -> Self:
         """The embedding of a table that was read from a file, and of the vocabulary's part of the file."""
         limits = [whole(float(words.get(name, 0)), f"the file's 'vocabulary.{name}'") or None for name in LIMITS]
         vocabulary = Vocabulary()
-        vocabulary.load_state_dict({name: value for name, value in words.items() if name not in LIMITS})
+        vocabulary.load_state_dict(words)
         if table.rows < vocabulary.rows:
             raise ValueError(f"the vocabulary has {vocabulary.rows} rows, and the table {table.rows}.")
         if table.out_of_range != "zero":
             table.out_of_range = "zero"
         made = object.__new__(cls)
         made._keyed, made._table, made._lock = KeyedRows(vocabulary, limits[0] or 1, *limits[1:]), table, Lock()
+        made._keyed.take_counts(words)
         if table._fixed_rows:
             made._keyed.has_all_keys(made._rows)
         return made

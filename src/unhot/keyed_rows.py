@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -15,15 +16,13 @@ from unhot.keys.column import Column, as_column
 from unhot.keys.following import Stamp, changes, keys_at, stamp
 from unhot.keys.maps import KeyMap
 from unhot.keys.reading import KeysLike, read
+from unhot.usage import Candidates, Usage
 from unhot.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from unhot.table import Table
 
 Ids = npt.NDArray[np.int64]
-
-SWEEPS = 8
-"""Into how many parts `max_idle` steps are divided, in each of which an equal part of the rows is looked at."""
 
 SPARE = 32
 """Beyond `max_rows`, one in so many rows is evicted at once, lest each new key ask for a look at all rows."""
@@ -89,47 +88,6 @@ class TableRows:
         self.table._lock.holding(partial(self.table._remove, rows, True))
 
 
-class Usage:
-    """When each row was last used, and how often; counted in the steps of training."""
-
-    until = 0
-    """How many rows there were when the first of them was last looked at. (Older pickles do not have it.)"""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.last = np.zeros(0, np.int64)
-        self.uses = np.zeros(0, np.int64)
-        self.looked_at = 0
-        """The row after the last one that was asked for being idle."""
-
-    def reach(self, rows: int) -> None:
-        """Have room for so many rows."""
-        if rows > len(self.last):
-            more = max(rows, 2 * len(self.last)) - len(self.last)
-            self.last = np.concatenate([self.last, np.full(more, self.now)])
-            self.uses = np.concatenate([self.uses, np.zeros(more, np.int64)])
-
-    def begin(self, rows: Ids) -> None:
-        """These rows are new."""
-        self.last[rows], self.uses[rows] = self.now, 0
-
-    def note(self, ids: Ids) -> None:
-        """These rows are used; they may be repeated."""
-        np.add.at(self.uses, ids, 1)
-        self.last[ids] = self.now
-
-    def idle(self, rows: int, most: int) -> Ids:
-        """Some of the rows that were not used in the last `most` steps: each is found within an eighth of them.
-
-        They are looked at in turn. Rows that come meanwhile wait for the next turn, which would never begin otherwise.
-        """
-        if self.looked_at >= self.until:
-            self.looked_at, self.until = 0, rows
-        start = self.looked_at
-        self.looked_at = min(start + -(-self.until * SWEEPS // most), self.until)
-        return start + np.flatnonzero(self.last[start : self.looked_at] < self.now - most)
-
-
 Sides = tuple[int, object]
 """What a table says of its rows: how many there are, and its marks of those that are removed."""
 
@@ -187,12 +145,21 @@ class KeyedRows:
 
     def count_anew(self) -> None:
         """Forget how often keys were seen and rows used: the vocabulary has other keys now."""
-        counts_missing = self.vocabulary.missing == "key"
-        self._candidates = Vocabulary(unknown="grow", missing="key" if counts_missing else -1)
-        """Keys that have not been seen often enough."""
-        self._counts = np.zeros(0, np.int64)
-        """How often each of them has been."""
+        self._candidates = Candidates(self.vocabulary.missing == "key") if self.min_count > 1 else None
         self._usage = None if self.max_rows is None and self.max_idle is None else Usage()
+
+    def counts(self, table: RowTable) -> dict[str, npt.NDArray[Any]]:
+        """How often keys were seen and rows used, as a part of a state."""
+        seen = {} if self._candidates is None else self._candidates.state()
+        return seen if self._usage is None else seen | self._usage.state(table.rows)
+
+    def take_counts(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `counts` gave, as far as it is in the state; ValueError for what it cannot have given."""
+        self.count_anew()
+        if self._candidates is not None:
+            self._candidates.load(state)
+        if self._usage is not None:
+            self._usage.load(state)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in ("lock", "_followed")}
@@ -201,7 +168,7 @@ class KeyedRows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         held = dict(state)
-        anew = held.pop("anew", NOTHING)  # which older versions did not note
+        anew = held.pop("anew")
         self.__dict__.update(held, lock=Lock())
         self._followed = Followed(stamp(self.vocabulary._held.keys), anew, None)
 
@@ -236,7 +203,8 @@ class KeyedRows:
             self.follow(table)
             return ids
         self.follow(table)  # so that rows which the table has not are those of new keys
-        ids = self._with_frequent(keys) if self.min_count > 1 else np.asarray(self.vocabulary.encode(keys))
+        seen = self._candidates
+        ids = np.asarray(self.vocabulary.encode(keys)) if seen is None else self._with_frequent(keys, seen)
         try:
             self.follow(table)
         except Exception:  # there is no memory, say, or the table lies in a file
@@ -274,26 +242,17 @@ class KeyedRows:
             self.vocabulary.remove(self.vocabulary.decode(without))
             self.vocabulary._cut(table.rows)
 
-    def _with_frequent(self, keys: Column) -> Ids:
+    def _with_frequent(self, keys: Column, candidates: Candidates) -> Ids:
         """The rows of keys; those that have now been seen often enough get one."""
-        vocabulary = self.vocabulary
-        ids = np.asarray(vocabulary.encode(keys, unknown=-1))
+        ids = np.asarray(self.vocabulary.encode(keys, unknown=-1))
         new = np.flatnonzero(ids.reshape(-1) == -1)
         if not len(new):
             return ids
-        numbers = np.asarray(self._candidates.encode(as_column(keys.keys.take(new if keys.take is None else keys.take[new]))))
-        numbers = numbers[numbers >= 0]  # without missing values
-        if self._candidates.rows > len(self._counts):
-            self._counts = np.concatenate([self._counts, np.zeros(2 * self._candidates.rows - len(self._counts), np.int64)])
-        np.add.at(self._counts, numbers, 1)
-        places, at = np.unique(numbers, return_index=True)
-        often = places[self._counts[places] >= self.min_count]
+        seen = as_column(keys.keys.take(new if keys.take is None else keys.take[new]))
+        often = candidates.seen_often(seen, self.min_count)
         if len(often):
-            often = often[np.argsort(at[np.isin(places, often)], kind="stable")]
-            keys_of = self._candidates.decode(often)
-            vocabulary.extend(keys_of)
-            self._counts[often] = 0
-            self._candidates.remove(keys_of)
+            self.vocabulary.extend(candidates.keys.decode(often))
+            candidates.forget(often)
         return self.known(keys)
 
     def is_followed(self, table: RowTable) -> bool:
@@ -377,11 +336,7 @@ class KeyedRows:
         count = len(self.vocabulary) - most + most // SPARE
         kept = usage.last[: table.rows] == usage.now
         kept[: self.first] = kept[table.removed] = True
-        rows = np.flatnonzero(~kept)
-        fewest, ties = split(usage.uses[rows], count)
-        oldest, last_ties = split(usage.last[rows[ties]], count - len(fewest))
-        chosen = [fewest, ties[oldest], ties[last_ties][: count - len(fewest) - len(oldest)]]
-        self._evict(table, rows[np.sort(np.concatenate(chosen))])
+        self._evict(table, usage.least_used(np.flatnonzero(~kept), count))
 
     def _evict(self, table: RowTable, rows: Ids) -> None:
         if len(rows):
@@ -395,13 +350,3 @@ class KeyedRows:
         table.require_removable()  # before a key is gone whose row would stay
         self.vocabulary.remove(keys)
         self.follow(table)
-
-
-def split(values: Ids, count: int) -> tuple[Ids, Ids]:
-    """The places of values that are among the `count` lowest, and of those that equal the highest of these; in linear time."""
-    if count >= len(values):
-        return np.arange(len(values)), np.empty(0, np.int64)
-    if count <= 0:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    highest = np.partition(values, count - 1)[count - 1]
-    return np.flatnonzero(values < highest), np.flatnonzero(values == highest)

@@ -245,7 +245,7 @@ def test_vectors_that_are_given() -> None:
 
 
 def test_uses_before_a_state_was_loaded_do_not_count() -> None:
-    """Of the keys that a state brings, the one goes that was used least since then."""
+    """Of the keys that a state without uses brings, the one goes that was used least since then."""
     saved = grows()
     saved(["a", "b"])
     layer = grows(max_rows=2)
@@ -257,6 +257,35 @@ def test_uses_before_a_state_was_loaded_do_not_count() -> None:
     step(layer, optimizer, ["b"])
     step(layer, optimizer, ["c"])
     assert sorted(layer.vocabulary) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_count": 3}, {"max_rows": 8}, {"max_idle": 9}, {"min_count": 2, "max_idle": 30}], ids=str
+)
+def test_limits_go_on(options: dict[str, Any]) -> None:
+    """A layer whose state is loaded every few steps admits and forgets the same keys as one that goes on."""
+    options = {"init": torch.nn.init.ones_, **options}
+    once, daily = grows(**options), grows(**options)
+    optimizers = [unhot.torch.Adam(layer.parameters(), lr=0.1) for layer in (once, daily)]
+    rng = np.random.default_rng(0)
+    counts = set()
+    for number in range(120):
+        keys = [f"key {k}" for k in number // 8 + np.minimum(rng.geometric(0.15, 3), 20)]
+        step(once, optimizers[0], keys)
+        step(daily, optimizers[1], keys)
+        counts.add(len(once.vocabulary))
+        if number % 7 == 0:
+            states = daily.state_dict(), optimizers[1].state_dict()
+            once.state_dict(), optimizers[0].state_dict()  # which settle all rows, too
+            daily = grows(**options)
+            optimizers[1] = unhot.torch.Adam(daily.parameters(), lr=0.1)
+            daily.load_state_dict(states[0])
+            optimizers[1].load_state_dict(states[1])
+    assert len(counts) > 3
+    assert list(daily.vocabulary) == list(once.vocabulary)
+    with torch.no_grad():
+        daily.eval(), once.eval()
+        assert torch.equal(daily(list(once.vocabulary)), once(list(once.vocabulary)))
 
 
 def test_errors() -> None:

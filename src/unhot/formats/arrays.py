@@ -68,7 +68,7 @@ def _npy_header(file: Stream) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"a file of NumPy's format {version} is not read here.")
     try:
         shape, fortran, dtype = readers[version](file)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except Exception as error:  # of any class: those of the parsers that NumPy uses
         raise ValueError(f"the header of the array is damaged: {str(error)[:200]}.") from None
     if fortran and len(shape) > 1:
         raise ValueError("the array is in Fortran order. Save it with np.ascontiguousarray.")

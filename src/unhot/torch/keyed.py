@@ -30,6 +30,9 @@ from unhot.vocabulary import Vocabulary
 
 Ids = npt.NDArray[np.int64]
 
+STEPPED = "stepped"
+"""Whether a step was made that the next lookup will count; so it is called in a state."""
+
 
 class _Rows:
     """The layer's rows, as `KeyedRows` asks for them."""
@@ -274,16 +277,21 @@ class KeyedEmbedding(Embedding):
         return f"{self.vocabulary!r}, {text}"
 
     def get_extra_state(self) -> Tensor:
-        """The vocabulary as bytes, for the layer's `state_dict`: so all of that is tensors."""
-        held, words = io.BytesIO(), self.vocabulary.state_dict()
+        """The vocabulary, and what keys come and go by, as bytes for the layer's `state_dict`: so all of that is tensors."""
+        held, words = io.BytesIO(), self.vocabulary.state_dict() | self.keyed.counts(_Rows(self))
+        if self.keyed.counts_uses:
+            words[STEPPED] = np.array(was_written(self.weight, self._seen))
         np.savez(held, allow_pickle=False, **words)
         return torch.frombuffer(bytearray(held.getbuffer()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the vocabulary of a loaded state."""
+        """Take the vocabulary of a loaded state, and what it says of how keys come and go."""
         with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as held:
-            self.vocabulary.load_state_dict(held)
+            words = dict(held)
+        self.vocabulary.load_state_dict(words)
         self._has_keys_of_a_state()
+        self.keyed.take_counts(words)
+        self._seen = version_of(self.weight) - bool(words.get(STEPPED, True))
 
     def _take_keys(self, vocabulary: Vocabulary) -> None:
         """Have the keys and policies of a vocabulary, which is given up, and rows that are to be filled."""

@@ -64,7 +64,10 @@ def _start(pipe: Any, rank: int, count: int, meeting: str) -> None:
     import torch
     import torch.distributed as dist
 
+    from unhot.torch.distributed import transfer
+
     torch.set_num_threads(1)
+    transfer.BUFFER = 1 << 10  # so that a table of the tests' size does not fit into it
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=TIMEOUT)
     GROUPS.update({world: dist.new_group(list(range(world)), timeout=TIMEOUT) for world in range(1, count)})
     GROUPS[count] = dist.group.WORLD

@@ -30,6 +30,7 @@ CASES = cover(
         for optimizer in OPTIMIZERS
     ],
     by=1,
+    most=3,
 )
 
 

@@ -79,7 +79,7 @@ def own_part(layer: ShardedKeyedEmbedding, words: Mapping[str, Any], rows: int) 
     if not {"kind", "keys"} <= words.keys():
         raise ValueError("the file has no keys. Load it into a ShardedEmbedding.")
     whole = Vocabulary()
-    whole.load_state_dict({name: value for name, value in words.items() if name not in LIMITS})
+    whole.load_state_dict(words)
     if whole.reserved or whole.buckets:
         raise ValueError(f"keys that are spread over processes have no reserved rows and no buckets. Received: {whole!r}.")
     if rows < whole.rows:

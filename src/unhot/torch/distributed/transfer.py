@@ -40,13 +40,13 @@ def moved(peers: Peers, given: Tensor | None, of: Layout, to: Layout, out: Tenso
     counts = [of.count(shard) for shard in range(peers.size)]
     step = max(1, BUFFER // max(1, dim * out.element_size()))
     for start in range(0, max(counts), step):
-        own = torch.arange(start, min(start + step, counts[rank]), device="cpu")
+        own = torch.arange(min(start, counts[rank]), min(start + step, counts[rank]), device="cpu")
         shards, _ = to.split(of.number_of(rank, own))
         order = torch.argsort(shards, stable=True)
         sent = out.new_empty((0, dim)) if given is None else given[own[order].to(given.device)]
         numbers, received = [], []
         for shard, count in enumerate(counts):
-            theirs = torch.arange(start, min(start + step, count), device="cpu")
+            theirs = torch.arange(min(start, count), min(start + step, count), device="cpu")
             to_shard, local = to.split(of.number_of(shard, theirs))
             numbers.append(local[to_shard == rank])
             received.append(len(numbers[-1]) * dim)
