@@ -136,7 +136,7 @@ def integers(state: Mapping[str, Any], name: str, shape: tuple[int, ...] | None)
             f"the state's {name!r} must be int64 numbers of at least 0, {'one for each row' if shape is None else shape}."
             f" Received: shape {array.shape}, dtype {array.dtype}."
         )
-    return array.copy()
+    return np.array(array)
 
 
 def split(values: Ids, count: int) -> tuple[Ids, Ids]:

@@ -33,7 +33,8 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
         ragged and sparse ones. `weights` holds a factor for each id of the features that it names. For a concatenated output,
         all features have ids of the same shape, or a combiner makes it the same.
 
-    Returns: (batch, sum of dims) in the order of the features, or a dict.
+    Returns: (batch, sum of dims) in the order of the features, or a dict. With a dict, a table of which no vector enters the
+        loss is trained as Keras trains any variable without a gradient: on torch, it does not move.
 
     Raises: ValueError for arguments that do not go together; TypeError or KeyError for ids that do not fit the features; what
         `Embedding` raises, with the feature's name.
