@@ -130,13 +130,13 @@ class Usage:
 
 def integers(state: Mapping[str, Any], name: str, shape: tuple[int, ...] | None) -> Ids:
     """A copy of the array of numbers of at least 0 that a state has by this name; by default of any length."""
-    array = np.asarray(state.get(name, ()))
+    array: Ids = np.asarray(state.get(name, ()))
     if array.dtype != np.int64 or array.ndim != 1 or shape not in (None, array.shape) or (array < 0).any():
         raise ValueError(
             f"the state's {name!r} must be int64 numbers of at least 0, {'one for each row' if shape is None else shape}."
             f" Received: shape {array.shape}, dtype {array.dtype}."
         )
-    return np.array(array)
+    return array.copy()
 
 
 def split(values: Ids, count: int) -> tuple[Ids, Ids]:

@@ -274,6 +274,8 @@ def test_limits_go_on(options: dict[str, Any]) -> None:
         step(once, optimizers[0], keys)
         step(daily, optimizers[1], keys)
         counts.add(len(once.vocabulary))
+        if number % 14 == 0:  # others are saved after a step
+            once(keys), daily(keys)
         if number % 7 == 0:
             states = daily.state_dict(), optimizers[1].state_dict()
             once.state_dict(), optimizers[0].state_dict()  # which settle all rows, too
