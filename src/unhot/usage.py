@@ -105,7 +105,7 @@ class Usage:
         fewest, ties = split(self.uses[rows], count)
         oldest, last_ties = split(self.last[rows[ties]], count - len(fewest))
         chosen = [fewest, ties[oldest], ties[last_ties][: count - len(fewest) - len(oldest)]]
-        return rows[np.sort(np.concatenate(chosen))]
+        return np.asarray(rows[np.sort(np.concatenate(chosen))])
 
     def state(self, rows: int) -> dict[str, npt.NDArray[Any]]:
         """All of it, for so many rows, as arrays."""
