@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conformance.dense import RULES as DENSE
 from interrupts import everywhere
+from selection import product
 
 import unhot
 from unhot.usage import split
@@ -507,8 +508,7 @@ def test_copies_and_states(options: dict[str, Any]) -> None:
 LIMITS = [{"min_count": 3}, {"max_rows": 8}, {"max_idle": 9}, {"min_count": 2, "max_rows": 12, "max_idle": 30, "reserved": 1}]
 
 
-@pytest.mark.parametrize("options", LIMITS, ids=str)
-@pytest.mark.parametrize("way", ["save", "state", "numpy", "safetensors"])
+@pytest.mark.parametrize(("options", "way"), product(LIMITS, ["save", "state", "numpy", "safetensors"], by=1), ids=str)
 def test_limits_go_on(options: dict[str, Any], way: str, tmp_path: Path) -> None:
     """An embedding that is saved and loaded every few steps admits and forgets the same keys as one that is not."""
     from safetensors.numpy import save_file
