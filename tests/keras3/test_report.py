@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import unhot.keras
 from unhot.keras.backends import backend
@@ -15,8 +16,8 @@ from unhot.keras.backends import backend
 ROWS, DIM, N = 30, 3, 4
 
 
-def model_of(table: Any, optimizer: Any = None) -> Any:
-    model = keras.Sequential([keras.Input((N,), dtype="int32"), table, layers.Flatten(), layers.Dense(1)])
+def model_of(table: Any, optimizer: Any = None, kind: Any = keras.Sequential) -> Any:
+    model = kind([keras.Input((N,), dtype="int32"), table, layers.Flatten(), layers.Dense(1)])
     if optimizer is not None:
         model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
     return model
@@ -71,6 +72,45 @@ def test_densely(options: dict[str, Any], optimizer: Any, why: str) -> None:
     if getattr(model, "optimizer", None) is not None:
         model.optimizer.build(model.trainable_variables)
         assert why in said(model)
+
+
+class Penalized(keras.Sequential):
+    """With a penalty for all weights."""
+
+    on = True
+
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        loss = super().compute_loss(*args, **options)
+        return loss + sum(ops.sum(ops.square(v)) for v in self.trainable_variables) if self.on else loss
+
+
+class Descends(unhot.keras.Adam):
+    """Whose step is its own."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        self.assign_sub(variable, ops.multiply(gradient, ops.cast(learning_rate, variable.dtype)))
+
+
+def test_steps_of_the_whole_table() -> None:
+    """A dense gradient is warned of once, and `report` says so until a step is by rows again."""
+    model = model_of(table(), unhot.keras.Adam(), Penalized)
+    with pytest.warns(unhot.DenseFallbackWarning, match="the whole table"):
+        fit(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", unhot.DenseFallbackWarning)
+        fit(model)
+    assert "The loss may read the whole table" in said(model)
+    model.on = False
+    model.make_train_function(force=True)
+    fit(model)
+    assert not said(model)
+
+
+def test_a_step_of_ones_own() -> None:
+    model = model_of(table(), Descends())
+    with pytest.warns(unhot.DenseFallbackWarning, match="Descends.update_step does more"):
+        fit(model)
+    assert "Descends.update_step does more with its gradient than to scale it" in said(model)
 
 
 def test_small_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -290,6 +291,42 @@ def test_an_update_step_of_ones_own(name: str) -> None:
 
 def _reordered(variable: Any, changed: tuple[Any, Any]) -> tuple[Any, Any, Any]:
     return changed[0], variable, changed[1]
+
+
+def clips(self: Any, step: Any, variable: Any, rate: Any) -> None:
+    step(rate)
+    self.assign(variable, ops.clip(variable, -0.02, 0.02))
+
+
+def decays(self: Any, step: Any, variable: Any, rate: Any) -> None:
+    self.assign_sub(variable, ops.multiply(variable, 0.05))
+    step(rate)
+
+
+def trusts(self: Any, step: Any, variable: Any, rate: Any) -> None:
+    step(ops.multiply(rate, 0.1 * ops.sqrt(ops.sum(ops.square(variable)))))
+
+
+USES = {use.__name__: use for use in (clips, decays, trusts)}
+
+
+@pytest.mark.parametrize("name", few(USES, ["clips"]))
+def test_an_update_step_that_uses_the_variable(name: str) -> None:
+    """What it reads and writes has all steps applied."""
+
+    def program(kind: Any, module: Any) -> list[Any]:
+        class Using(module.Adam):  # type: ignore[misc, name-defined]
+            def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+                USES[name](self, partial(self.by, gradient, variable), variable, learning_rate)
+
+            def by(self, gradient: Any, variable: Any, rate: Any) -> None:
+                super().update_step(gradient, variable, rate)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", unhot.DenseFallbackWarning)
+            return go_on(model_on(kind(ROWS, DIM), Using(0.03)))
+
+    assert_alike(program)
 
 
 @slow_but_on_torch

@@ -15,7 +15,7 @@ from keras import ops
 from unhot.atomic import Call
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
-from unhot.training import Backend, Ownable, Ownership
+from unhot.training import Backend, Ownable, Ownership, warn_of_dense_training
 
 DTYPES = ("float32", "float64")
 """Those of tables whose rows can be trained apart, by Keras's names."""
@@ -132,6 +132,14 @@ class KerasBackend(Backend):
 
     stepped = False
     """Whether the latest step was one by rows."""
+
+    densely: Reason | None = None
+    """Why the latest step, or the function that makes it, trains all rows; None if it is by rows."""
+
+    def note_dense_step(self, reason: Reason) -> None:
+        """The step of all rows is made for this reason, of which the user is warned once."""
+        self.densely = reason
+        warn_of_dense_training(self.variable, self.variable.path, *reason)
 
     rate: Tensor = None
     """The rate for which the latest step was prepared."""

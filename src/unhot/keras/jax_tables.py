@@ -26,7 +26,6 @@ from unhot.keras.jax_value import SlotValue, TableValue
 from unhot.keras.jax_variables import SlotVariable, TableVariable, a_step, for_steps
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
-from unhot.training import warn_of_dense_training
 
 
 class JaxBackend(TableTraining):
@@ -318,34 +317,33 @@ class JaxBackend(TableTraining):
     def rows_of(self, gradient: Tensor, optimizer: Owner) -> Gradient:
         """The gradient by rows, if it is as it came from the lookups; or as it is."""
         found: Lookups | None = self.gradients.get(gradient)
-        variable = self.variable
         if not self._given_for_step():
-            warn_of_dense_training(
-                variable,
-                self.path,
-                "the step was given the values of its variables as arrays"
-                + (f", so {type(optimizer).__name__} moves all rows" if optimizer.core.NO_DENSE else ""),
-                "In a loop of your own, take the values of the model's and of the optimizer's variables by"
-                " `unhot.keras.stateless_values` to train by rows.",
+            self.note_dense_step(
+                Reason(
+                    "the step was given the values of its variables as arrays"
+                    + (f", so {type(optimizer).__name__} moves all rows" if optimizer.core.NO_DENSE else ""),
+                    "In a loop of your own, take the values of the model's and of the optimizer's variables by"
+                    " `unhot.keras.stateless_values` to train by rows.",
+                )
             )
             return gradient
         if found is None:
-            warn_of_dense_training(
-                variable,
-                self.path,
-                "its gradient is not only of rows that this step has looked up. The loss may read the whole table, or something"
-                " has changed the gradients, or they come from a part that JAX traces on its own (a loop, a branch, another"
-                " compiled function)",
-                "Look ids up and apply the gradients, as they are, in one function, and clip by the optimizer's options, to"
-                " train by rows.",
+            self.note_dense_step(
+                Reason(
+                    "its gradient is not only of rows that this step has looked up. The loss may read the whole table, or"
+                    " something has changed the gradients, or they come from a part that JAX traces on its own (a loop, a"
+                    " branch, another compiled function)",
+                    "Look ids up and apply the gradients, as they are, in one function, and clip by the optimizer's options, to"
+                    " train by rows.",
+                )
             )
             return gradient
         if not self._has_hyperparameters_of(optimizer):
-            warn_of_dense_training(
-                variable,
-                self.path,
-                f"hyperparameters of {type(optimizer).__name__} have changed since the step was begun",
-                "Change them between steps to train by rows.",
+            self.note_dense_step(
+                Reason(
+                    f"hyperparameters of {type(optimizer).__name__} have changed since the step was begun",
+                    "Change them between steps to train by rows.",
+                )
             )
             return gradient
         ids = jnp.concatenate([jnp.zeros(0, jnp.int32), *(jnp.asarray(i) for i in found.ids)])

@@ -9,6 +9,7 @@ import keras
 
 from unhot.keras import optimizers
 from unhot.keras._private import layers_in
+from unhot.keras.backend import Reason
 from unhot.keras.backends import backend
 from unhot.keras.embedding import Embedding
 from unhot.keras.row_sparse import RowSparse
@@ -20,7 +21,7 @@ NOBODY = "no optimizer trains it: compile the model with one of unhot.keras"
 def report(model: Any, optimizer: Any = None) -> TrainingReport:
     """Say of each table of a model whether a step of its optimizer costs only the rows in the batch, and if not, why.
 
-    Before the first step, it says how the tables will be trained.
+    Before the first step, it says how the tables will be trained, and afterwards how the last step has trained them.
 
     Args:
         model: a Keras model or layer. Its embedding layers are the tables, those of Keras, too.
@@ -86,14 +87,21 @@ def _reason_for_dense(variable: Any, layer: Any, optimizer: Any) -> str | None:
     if variable.shape[0] < ours.fewest_rows:
         return f"it has fewer than {ours.fewest_rows:,} rows, and a dense step of so few takes no longer"
     dense = ours.reason_for_dense(variable)
-    reason = None if dense is None else " ".join((f"{dense.reason}.", dense.remedy))
-    if reason or not ours.built or ours.table(variable) is not None:
+    reason = None if dense is None else _told(dense)
+    table = ours.table(variable) if ours.built else None
+    if reason is None and table is not None and table.densely is not None:
+        return _told(table.densely)  # the last step's
+    if reason or not ours.built or table is not None:
         return reason
     if ours._var_key(variable) not in ours._tables:
         return f"{kind} was built without it"
     if backend.EAGER:
         return None  # it takes the table back when it makes a step
     return "another optimizer has taken it over" if _owner(variable) is not None else f"it was released from {kind}"
+
+
+def _told(dense: Reason) -> str:
+    return f"{dense.reason}. {dense.remedy}"
 
 
 def _owner(variable: Any) -> Any:

@@ -36,6 +36,14 @@ def names_of(core: type[Optimizer]) -> Names:
     return core.KERAS
 
 
+WHOLE = Reason(
+    "its gradient is not only of rows that were looked up. The loss may read the whole table, or something has changed the"
+    " gradient",
+    "Take penalties from vectors that are looked up, and clip by the optimizer's options, to train by rows.",
+)
+"""Of a gradient that came as an array."""
+
+
 class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without types
     """A mixin before one of Keras's optimizers: dense gradients take Keras's own path, those of tables go by rows.
 
@@ -171,6 +179,8 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         if backend.EAGER:
             for tie in self._tables.values():
                 tie.regain()
+        for tie in self._tables.values():
+            tie.backend.densely = None
         with backend.around_step(self):
             gradients = backend.row_gradients(self, list(grads), variables)
             self.__dict__["_kept"] = self._frozen_of_dense(gradients, variables)
@@ -213,6 +223,10 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         rate = self._get_current_learning_rate()
         given = list(zip(grads, trainable_variables, strict=True))
         rows = {g.table: v for g, v in given if isinstance(g, RowGradient)}
+        for gradient, variable in given:
+            table = None if isinstance(gradient, RowGradient) else self.table(variable)
+            if table is not None and table.densely is None:
+                table.note_dense_step(WHOLE)
         with ExitStack() as stack:
             for tie in self._tables.values():
                 if tie.holds and tie.backend not in rows:
@@ -223,8 +237,8 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
                 super()._backend_apply_gradients(grads, trainable_variables)
                 return
             if self._steps_as_here and (reason := self._prepared(rows, rate)) is not None:
-                for table, variable in rows.items():
-                    warn_of_dense_training(variable, variable.path, *reason)
+                for table in rows:
+                    table.note_dense_step(reason)
                     stack.enter_context(table.dense_step(self, rate))
                 dense = [g.table.dense_gradient(g.ids, g.values) if isinstance(g, RowGradient) else g for g in grads]
                 self.__dict__["_kept"] = self._frozen_of_dense(dense, trainable_variables)
@@ -296,13 +310,13 @@ class RowSparse(KerasOptimizer):  # type: ignore[misc]  # Keras comes without ty
         """A step of a table by `update_step`, which a subclass may have changed."""
         table = gradient.table
         table.stepped = False
-        self.update_step(gradient, backend.identity(variable), rate)
+        self.update_step(gradient, variable, rate)  # on TensorFlow, too, where Keras's optimizers get what shows unsettled rows
         if not table.stepped:
-            warn_of_dense_training(
-                variable,
-                variable.path,
-                f"{type(self).__name__}.update_step does more with its gradient than to scale it",
-                "Change only the rate and the scale of the gradient before calling `super().update_step` to train by rows.",
+            table.note_dense_step(
+                Reason(
+                    f"{type(self).__name__}.update_step does more with its gradient than to scale it",
+                    "Change only the rate and the scale of the gradient before calling `super().update_step` to train by rows.",
+                )
             )
             with table.dense_step(self, rate):
                 pass

@@ -19,7 +19,7 @@ from unhot.atomic import Lock, together
 from unhot.clock import Clock, Hyper
 from unhot.engine import Engine
 from unhot.keras._private import stateless_scope
-from unhot.keras.backend import Function, KerasBackend, Owner, RowGradient
+from unhot.keras.backend import Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
@@ -38,7 +38,7 @@ from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, owne
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.torch.rooms import dtype_of
-from unhot.training import Ownership, warn_of_dense_training
+from unhot.training import Ownership
 
 
 class TableVariable(keras.Variable):  # type: ignore[misc]
@@ -83,13 +83,13 @@ IN_DATA_PARALLEL = (
 )
 
 
-def _tell_why_dense(variable: Variable) -> None:
-    """Warn of a dense gradient, if its lookups were torch's own for a reason that the user does not know."""
+def _tell_why_dense(variable: Variable, backend: KerasBackend) -> None:
+    """Note a dense gradient's reason, if its lookups were torch's own for one that the user does not know."""
     table = cast("TableVariable", variable)
     reason, table.why_dense = table.why_dense, ""
     if reason:
         why, _, remedy = (IN_DATA_PARALLEL if reason == DATA_PARALLEL else reason).rpartition(". ")
-        warn_of_dense_training(variable, variable.path, why, f"{remedy}.")
+        backend.note_dense_step(Reason(why, f"{remedy}."))
 
 
 class _Slots:
@@ -175,7 +175,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
                 ids, values = gradient.ids, gradient.values
                 gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
             elif table is not None and gradient is not None:
-                _tell_why_dense(variable)
+                _tell_why_dense(variable, table)
             found.append(gradient)
         return found
 
