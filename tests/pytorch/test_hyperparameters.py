@@ -100,9 +100,11 @@ def test_hyperparameters_that_rows_cannot_be_trained_by(name: str, what: dict[st
     if told:
         (warning,) = told
         assert warning.filename.endswith("twins.py") or not ON  # whose frames are others
-        assert re.match(
-            r"A table of shape \(30, 3\) is trained densely, at the cost of all its rows: .*\. ", str(warning.message)
-        )
+        said = str(warning.message)
+        assert re.match(r"A table of shape \(30, 3\) is trained densely, at the cost of all its rows: .*\. ", said)
+        assert next(iter(what)) in said, "it is called as in PyTorch"
+        assert not re.search(r"epsilon|beta_|learning_rate|convention", said)
+        assert not said.rpartition(". ")[2].startswith("Received"), "what to do comes last"
     else:
         assert name in ("Adam", "Adadelta", "NAdam", "RMSprop", "SGD")
 

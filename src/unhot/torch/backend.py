@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -287,7 +288,7 @@ class TorchBackend(Backend):
             _, clock = clock_of(core, dtype_of(table), len(table))
             core.require_range(core.read(1), clock.dtype)
         except (TypeError, ValueError) as error:
-            return why_dense(error)
+            return why_dense(error, owner.core)
         return ""
 
     def prepare(self, group: Mapping[str, Any], core: Optimizer, state: dict[str, Any]) -> str:
@@ -421,12 +422,15 @@ def is_shared(tensor: Any) -> bool:
     return bool(tensor.is_cpu and tensor.is_shared())
 
 
-def why_dense(error: Exception) -> str:
-    """What an error of the core says, where `convention` is not a choice of the user's."""
+def why_dense(error: Exception, core: type[Optimizer]) -> str:
+    """What an error of the core says, in PyTorch's names, and what to do; `convention` is not a choice of the user's."""
     said = str(error).rstrip(".").replace("with convention='torch', ", "")
     for remedy, instead in REMEDIES.items():
         said = said.replace(remedy, instead)
-    return said
+    for ours, theirs in (core.TORCH.hyperparameters if core.TORCH else {}).items():
+        said = re.sub(rf"\b{ours}\b", theirs if isinstance(theirs, str) else f"{theirs[0]}[{theirs[1]}]", said)
+    _, found, last = said.rpartition(". ")
+    return said if found and not last.startswith("Received") else f"{said}. Change this hyperparameter to train by rows"
 
 
 DECOUPLED = "Use weight_decay=0, or an optimizer whose decay is decoupled, such as AdamW"

@@ -103,7 +103,7 @@ def steps(
         except StateError:
             raise
         except ValueError as error:
-            yield Step(alike, None, why_dense(error))
+            yield Step(alike, None, why_dense(error, owner.core))
     tables = [table for table in tables if table.backend.engine is not None]
     by_engine: dict[int, list[Ready]] = {}
     for table in tables:
@@ -123,7 +123,7 @@ def steps(
         except StateError:
             raise
         except ValueError as error:
-            yield Step(members, None, why_dense(error))
+            yield Step(members, None, why_dense(error, owner.core))
 
 
 def separate(engine: Engine, leaving: Sequence[TorchBackend]) -> None:

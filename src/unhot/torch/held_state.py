@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ class StateHolder(Protocol):
 class Owner(StateHolder, Protocol):
     """What is asked of the optimizer that owns a table, to make an engine for it."""
 
-    core: ClassVar[Callable[..., Optimizer]]
+    core: ClassVar[type[Optimizer]]
     """The core's optimizer of the same name, in PyTorch's convention."""
 
     slots: ClassVar[Mapping[str, str]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -38,7 +38,7 @@ AS_A_WHOLE = (
 class RowOptimizer(Base):  # type: ignore[misc]
     """What the optimizers here add to torch's: it owns the table parameters it is given, and steps their rows."""
 
-    core: ClassVar[Callable[..., Optimizer]]
+    core: ClassVar[type[Optimizer]]
     """The core's optimizer of the same name, in PyTorch's convention."""
 
     slots: ClassVar[Mapping[str, str]]
@@ -222,7 +222,7 @@ class RowOptimizer(Base):  # type: ignore[misc]
         try:
             return self.core(**self.hyperparameters(group))
         except (TypeError, ValueError) as error:
-            return why_dense(error)
+            return why_dense(error, self.core)
 
     def _backends(self) -> list[TorchBackend]:
         ties: dict[int, Ownership[TorchBackend]] = self.__dict__.get("_ties", {})
