@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -131,6 +132,31 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
 }  # fmt: skip
 
 
+KEYS: dict[str, Any] = {
+    "slice": slice(None, -5), "every second": slice(1, None, 2), "all": slice(None), "ellipsis": ..., "none": slice(3, 3),
+    "row": 4, "last": -1, "NumPy's": np.int64(4), "list": [1, -2, 4], "array": np.array([1, 4]),
+    "tensor": torch.tensor([1, 4]), "of 32 bits": torch.tensor([4, -1], dtype=torch.int32), "number": torch.tensor(4),
+    "matrix": torch.tensor([[1], [4]]), "mask": torch.arange(ROWS) % 3 == 1, "list of flags": [i % 2 == 0 for i in range(ROWS)],
+    "with all columns": (slice(2, 6), slice(None)), "with the rest": (torch.tensor([1, 4]), ...), "nothing": [],
+}  # fmt: skip
+"""What names whole rows in an assignment."""
+
+IN_PLACE.update({f"zeros in rows: {name}": lambda g, key=key: g.__setitem__(key, 0) for name, key in KEYS.items()})
+IN_PLACE.update({
+    "index_fill_": lambda g: g.index_fill_(0, torch.tensor([1, 4]), 0.0),
+    "a zero of torch's": lambda g: g.data.__setitem__(slice(3), torch.tensor(0.0)),
+})  # fmt: skip
+
+
+def test_rows_that_there_are_not() -> None:
+    for key in (ROWS, [0, -ROWS - 1], torch.tensor([ROWS]), torch.ones(ROWS + 1, dtype=torch.bool), "a"):
+        ours, theirs = gradients()
+        for gradient in (ours, theirs):
+            with pytest.raises((IndexError, TypeError)):
+                gradient[key] = 0.0  # type: ignore[index]
+        agree(ours, theirs)
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_changes_of_the_rows_alone(name: str) -> None:
     """Also seen through an alias, and not by a copy."""
@@ -148,14 +174,6 @@ def test_changes_of_the_rows_alone(name: str) -> None:
         agree(aliases[0][0], aliases[1][0])
 
 
-def set_item(g: Tensor) -> None:
-    g[:-5] = 0
-
-
-def set_rows(g: Tensor) -> None:
-    g.data[torch.tensor([1, 4])] = 0
-
-
 def written_view(g: Tensor) -> None:
     flat = g.view(-1)
     g.mul_(2)
@@ -168,7 +186,9 @@ def written_array(g: Tensor) -> None:
 
 
 WRITES: dict[str, Callable[[Tensor], Any]] = {
-    "an item": set_item, "rows": set_rows, "a view": written_view, "numpy": written_array, "noise": lambda g: g.add_(MASK),
+    "a column": lambda g: g.__setitem__((slice(None), 1), 0.0), "ones": lambda g: g.__setitem__(slice(2), 1.0),
+    "rows of a tensor": lambda g: g.__setitem__([1, 4], torch.zeros(2, DIM).double()), "a view": written_view,
+    "numpy": written_array, "noise": lambda g: g.add_(MASK),
     "add_ of a number": lambda g: g.add_(0.5), "normal_": lambda g: g.normal_(generator=torch.Generator().manual_seed(0)),
     "copy_": lambda g: g.copy_(MASK.expand(ROWS, DIM)), "index_fill_": lambda g: g.index_fill_(0, torch.tensor([0]), 2.0),
     "a row": lambda g: g[3].add_(1.0), "select": lambda g: g.select(0, 4).zero_(),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unhot.torch import _private, gradient_rules
+from unhot.torch.gradient_assignment import fills_rows
 from unhot.torch.gradient_content import Content, HeldByRows, Rows, Source
 
 
@@ -69,6 +70,11 @@ class RowGradient(HeldByRows):
         return gradient_rules.called(func, args, kwargs)  # in a function that `torch.compile` is told not to trace
 
     # PyTorch's methods that hand out memory, or look at the class, without a call of an operator.
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """As torch's; zeros in whole rows are written by rows."""
+        if not fills_rows(self, key, value):
+            super().__setitem__(key, value)
 
     def numpy(self, *, force: bool = False) -> Any:
         """As `Tensor.numpy`; the array shares memory with the gradient, which is dense from now on."""

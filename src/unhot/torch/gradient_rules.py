@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unhot.torch._private import effects
+from unhot.torch.gradient_assignment import index_filled
 from unhot.torch.gradient_content import Content, HeldByRows, Rows
 from unhot.torch.gradient_reductions import REDUCTIONS, over_all, shards_of
 from unhot.torch.nested import mapped
@@ -349,7 +350,7 @@ RULES: dict[Any, Rule] = {
     aten.detach: alias, aten.alias: alias, aten.clone: copied, aten._to_copy: copied,
     aten.mul: multiplied, aten.mul_: multiplied, aten.masked_fill: masked, aten.masked_fill_: masked,
     aten.add: added, aten.add_: added, aten.sub: added, aten.sub_: added,
-    aten.zero_: filled, aten.fill_: filled, aten.copy_: assigned,
+    aten.zero_: filled, aten.fill_: filled, aten.copy_: assigned, aten.index_fill_: index_filled,
     aten._amp_foreach_non_finite_check_and_unscale_: unscaled,
     **{getattr(aten, name): over_all for name in REDUCTIONS},
 }  # fmt: skip
