@@ -372,3 +372,43 @@ def anywhere_like(sharding: Any) -> Any:
             return True
 
     return Anywhere()
+
+
+# ------------------------------------------------------------------ what Keras's own subclasses use
+
+
+def raw(variable: Any) -> Any:
+    """What a variable holds. Its `value` would settle the rows of a table, and is cast where Keras autocasts."""
+    return variable._value
+
+
+def set_raw(variable: Any, value: Any) -> None:
+    """Let a variable hold something else, without a check of its shape: JAX's arrays are written so by Keras's trainer, too."""
+    variable._value = value
+
+
+def own_dtype(variable: Any) -> str:
+    """The dtype of what a variable holds. Its `dtype` is another where Keras autocasts."""
+    found: str = variable._dtype
+    return found
+
+
+def layout_of(variable: Any) -> Any:
+    """How `keras.distribution` spreads a variable over devices, or None, also in a version whose variables do not say it."""
+    return getattr(variable, "_layout", None)
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The learning rate: a variable, or a schedule, of which `learning_rate` shows only the number."""
+    return optimizer._learning_rate
+
+
+def batches_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The variable that counts batches. `iterations` is that of steps, where gradients of several batches are accumulated."""
+    return optimizer._iterations
+
+
+def trained_by(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The variables that an optimizer was built for."""
+    found: list[Any] = optimizer._trainable_variables
+    return found

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unhot.atomic import Call, together
+from unhot.keras._private import trained_by
 from unhot.keras.backend import New, Owner, Slot
 from unhot.keras.backends import backend
 from unhot.keras.callers import call_anew, note_change
@@ -44,7 +45,7 @@ def note_built(optimizer: Owner) -> None:
 def trainers_of(variable: Variable) -> list[Owner]:
     """The optimizers that have slots for a variable, the latest last."""
     built = [optimizer for reference in BUILT if (optimizer := reference()) is not None]
-    return [optimizer for optimizer in built if any(variable is other for other in optimizer._trainable_variables)]
+    return [optimizer for optimizer in built if any(variable is other for other in trained_by(optimizer))]
 
 
 def put_rows(again: Rows, given: Sequence[Given], notes: Callable[[], list[Call]]) -> None:

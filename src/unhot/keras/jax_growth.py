@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from unhot.atomic import Call, together
 from unhot.jax.operations import into_large_pages
-from unhot.keras._private import nnx_enabled, stateless_scope
+from unhot.keras._private import layout_of, nnx_enabled, raw, stateless_scope
 from unhot.keras.backend import New
 from unhot.keras.jax_training import traced
 from unhot.keras.jax_value import SlotValue
@@ -19,7 +19,7 @@ from unhot.keras.kinds import Variable
 
 def require_between_steps(variable: Variable, slots: Sequence[Variable]) -> None:
     """Raise RuntimeError where a step has the values of the variables, which would be lost."""
-    values = [one._value for one in (variable, *slots) if not isinstance(one._value, SlotValue)]  # part of the table's
+    values = [raw(one) for one in (variable, *slots) if not isinstance(raw(one), SlotValue)]  # part of the table's
     if stateless_scope() is not None or any(traced([value]) for value in values):
         raise RuntimeError(f"the rows of {variable.path} change between steps only, and not within a function that JAX traces.")
     if any(value is None or value.is_deleted() for value in values):
@@ -39,18 +39,18 @@ def put(new: Sequence[New], notes: Sequence[Call]) -> None:
 
 def _putting(new: New) -> Call:
     variable, again, values, axis = new
-    given = jnp.asarray(values, variable._value.dtype)
+    given = jnp.asarray(values, raw(variable).dtype)
     places = (*[slice(None)] * axis, again)
 
     def joined(there: jax.Array, given: jax.Array) -> jax.Array:
         instead, added = jnp.split(given, [len(again)], axis)
         return jnp.concatenate([there.at[places].set(instead), added], axis)
 
-    if variable._layout is None:
-        made = joined(variable._value, given)
+    if layout_of(variable) is None:
+        made = joined(raw(variable), given)
     else:  # compiled, so that JAX makes each device's part, and no other
         rows = variable.shape[axis] + values.shape[axis] - len(again)
-        made = jax.jit(joined, out_shardings=_sharding(variable, rows, axis))(variable._value, given)
+        made = jax.jit(joined, out_shardings=_sharding(variable, rows, axis))(raw(variable), given)
     return partial(variable.__dict__.update, _value=into_large_pages(made), _shape=tuple(made.shape))
 
 
@@ -59,7 +59,7 @@ def _sharding(variable: Variable, rows: int, axis: int) -> jax.sharding.Sharding
 
     Raises: ValueError for a number of rows that does not divide.
     """
-    sharding: jax.sharding.Sharding = variable._value.sharding
+    sharding: jax.sharding.Sharding = raw(variable).sharding
     parts = variable.shape[axis] // sharding.shard_shape(variable.shape)[axis]
     if rows % parts:
         raise ValueError(

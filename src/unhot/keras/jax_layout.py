@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from unhot.jax.spread import EVERYWHERE
+from unhot.keras._private import layout_of, raw
 from unhot.keras.jax_training import CarriedSpread, Devices
 from unhot.keras.jax_value import TableValue
 from unhot.keras.kinds import Variable
@@ -13,9 +14,9 @@ from unhot.keras.kinds import Variable
 
 def devices_of(variable: Variable) -> Devices | None:
     """Where `keras.distribution` has put the variable; None if it has not, or where rows cannot be trained apart."""
-    if variable._layout is None or variable._value is None:
+    if layout_of(variable) is None or raw(variable) is None:
         return None
-    value = variable._value
+    value = raw(variable)
     weights = value.arrays["weights"] if isinstance(value, TableValue) else value  # of another owner
     sharding: jax.sharding.Sharding = weights.sharding
     if sharding.is_fully_replicated:

@@ -15,7 +15,19 @@ import numpy as np
 from unhot.graph.engine import FROZEN, Traced
 from unhot.jax import spread as spreading
 from unhot.jax.operations import after
-from unhot.keras._private import knows_entry_layers, nnx_enabled, same_trace, stateless_scope, trainer_fetches
+from unhot.keras._private import (
+    batches_of,
+    knows_entry_layers,
+    layout_of,
+    nnx_enabled,
+    own_dtype,
+    raw,
+    same_trace,
+    set_raw,
+    stateless_scope,
+    trained_by,
+    trainer_fetches,
+)
 from unhot.keras.backend import DTYPES, Owner, Reason, RowGradient
 from unhot.keras.callers import call_anew
 from unhot.keras.jax_growth import put, require_between_steps
@@ -38,7 +50,7 @@ class JaxBackend(TableTraining):
 
     @staticmethod
     def is_table(variable: Variable) -> bool:
-        return isinstance(variable, TableVariable) and variable._dtype in DTYPES
+        return isinstance(variable, TableVariable) and own_dtype(variable) in DTYPES
 
     @staticmethod
     def look_up(variable: Variable, ids: Tensor) -> Tensor | None:
@@ -64,14 +76,14 @@ class JaxBackend(TableTraining):
                 "this version of Keras does not let its trainer be given more than arrays",
                 "Use another version to train by rows.",
             )
-        if variable._layout is None and keras.distribution.distribution() is not None:
+        if layout_of(variable) is None and keras.distribution.distribution() is not None:
             return Reason("it was made before keras.distribution was set", "Make the layer afterwards to train by rows.")
-        if variable._layout is not None and not knows_entry_layers():
+        if layout_of(variable) is not None and not knows_entry_layers():
             return Reason(
                 "it is laid out by keras.distribution, and this version of Keras does not tell which models call it",
                 "Use another version to train by rows.",
             )
-        if variable._layout is not None and devices_of(variable) is None:
+        if layout_of(variable) is not None and devices_of(variable) is None:
             return Reason(
                 "keras.distribution spreads it over several axes of the device mesh",
                 "Spread either its rows or its columns over one axis, as (axis, None) or (None, axis) does, to train by rows.",
@@ -97,7 +109,7 @@ class JaxBackend(TableTraining):
 
     @staticmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
-        Traced(optimizer, variable._dtype, variable.shape[0])
+        Traced(optimizer, own_dtype(variable), variable.shape[0])
 
     # ------------------------------------------------------------------ an optimizer
 
@@ -111,7 +123,7 @@ class JaxBackend(TableTraining):
             return
         with keras.StatelessScope() as scope, a_step():
             yield
-        for variable in (*optimizer._trainable_variables, *optimizer.variables):
+        for variable in (*trained_by(optimizer), *optimizer.variables):
             value = scope.get_current_value(variable)
             if value is not None:
                 variable.assign(value)
@@ -136,7 +148,7 @@ class JaxBackend(TableTraining):
         self.path: str = variable.path
         core = optimizer.row_optimizer(variable, 0.001)
         self.frozen = variable.frozen_rows
-        super().__init__(Traced(core, variable._dtype, variable.shape[0], freezes=len(self.frozen) > 0), variable.shape)
+        super().__init__(Traced(core, own_dtype(variable), variable.shape[0], freezes=len(self.frozen) > 0), variable.shape)
         self.devices = devices_of(variable)
         self.slots = {name: weakref.ref(slots[name]) for name in self.traced.slots}
 
@@ -156,11 +168,11 @@ class JaxBackend(TableTraining):
     # ------------------------------------------------------------------ outside of any step
 
     def has_deferred_steps(self) -> bool:
-        value = self.variable._value
+        value = raw(self.variable)
         return isinstance(value, TableValue) and not value.settled and self.late(value.arrays)
 
     def settle(self) -> None:
-        value = self.variable._value
+        value = raw(self.variable)
         if isinstance(value, TableValue) and value.alive():
             value.settle().in_large_pages()
 
@@ -174,10 +186,10 @@ class JaxBackend(TableTraining):
 
     def abandon(self) -> None:
         variable = self.variable
-        value = variable._value
+        value = raw(variable)
         for slot in self.slot_variables():
-            if isinstance(slot._value, SlotValue):
-                slot._value = value.arrays[slot.name_here]
+            if isinstance(raw(slot), SlotValue):
+                set_raw(slot, value.arrays[slot.name_here])
             slot.training = None
         variable.ownership, variable.before, variable.abandoned = None, None, self
 
@@ -185,8 +197,8 @@ class JaxBackend(TableTraining):
         optimizer, variable = self._optimizer(), self.variable
         if optimizer is None or variable.ownership is not None:
             return True
-        numbers = [number._value for number in (optimizer._iterations, *optimizer.row_state().values())]
-        arrays = [variable._value, *(slot._value for slot in self.slot_variables()), *numbers]
+        numbers = [raw(number) for number in (batches_of(optimizer), *optimizer.row_state().values())]
+        arrays = [raw(variable), *(raw(slot) for slot in self.slot_variables()), *numbers]
         if any(array is None or traced(array) or array.is_deleted() for array in arrays):
             return False
         optimizer.own_if_possible(variable)
@@ -195,24 +207,25 @@ class JaxBackend(TableTraining):
     def hand_over(self) -> None:
         variable = self.variable
         variable.resolve()
-        value = variable._value
+        value = raw(variable)
         if isinstance(value, TableValue):
-            variable._value = value.settle().arrays["weights"]
+            set_raw(variable, value.settle().arrays["weights"])
         for name, slot in self._slots().items():
-            if isinstance(value, TableValue) and isinstance(slot._value, SlotValue):
-                slot._value = value.arrays[name]
+            if isinstance(value, TableValue) and isinstance(raw(slot), SlotValue):
+                set_raw(slot, value.arrays[name])
             slot.training = None
         self._call_anew()
 
     def resume(self) -> None:
         variable = self.variable
-        arrays = {"weights": variable._value, "place": carried(jnp.zeros(self.shape[0], jnp.int32)), **self._begun()}
+        arrays = {"weights": raw(variable), "place": carried(jnp.zeros(self.shape[0], jnp.int32)), **self._begun()}
         slots = self._slots()
         for name, slot in slots.items():
-            arrays[name], slot.training = slot._value, self
-        variable._value = value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
+            arrays[name], slot.training = raw(slot), self
+        value = TableValue(self, self.placed(arrays), settled=True).in_large_pages()
+        set_raw(variable, value)
         for name, slot in slots.items():
-            slot._value = value.slot(name)
+            set_raw(slot, value.slot(name))
         self._call_anew()
 
     def _call_anew(self) -> None:
@@ -224,7 +237,7 @@ class JaxBackend(TableTraining):
         """Clock and history of a table whose rows are all settled."""
         optimizer = self._optimizer()
         assert optimizer is not None
-        arrays = self._at(jnp.asarray(optimizer._iterations.value, jnp.int32))
+        arrays = self._at(jnp.asarray(batches_of(optimizer).value, jnp.int32))
         if self.traced.defers:
             arrays |= {name: jnp.asarray(value) for name, value in self.traced.family.arrays().items()}
             for name, value in optimizer.row_state().items():
@@ -249,10 +262,10 @@ class JaxBackend(TableTraining):
     def notice_writes(self) -> None:
         """Before the table is used outside of a step: notice what others have written in the meantime."""
         optimizer, variable = self._optimizer(), self.variable
-        tie, value = variable.ownership, variable._value
+        tie, value = variable.ownership, raw(variable)
         assert optimizer is not None
         assert tie is not None
-        numbers = [number._value for number in (optimizer._iterations, *optimizer.row_state().values())]
+        numbers = [raw(number) for number in (batches_of(optimizer), *optimizer.row_state().values())]
         if traced(value.arrays) or traced(numbers) or any(number is None or number.is_deleted() for number in numbers):
             return  # a step, or a loop of the user's, has them
         if self.written:
@@ -261,7 +274,7 @@ class JaxBackend(TableTraining):
             tie.release()
             optimizer.own_if_possible(variable)
         elif int(numbers[0]) != self.clock(value.arrays):
-            slots = [slot._value for slot in self.slot_variables()]
+            slots = [raw(slot) for slot in self.slot_variables()]
             if all(slot.is_of(value) for slot in slots if isinstance(slot, SlotValue)):  # else the table's value is to come
                 self.restart(optimizer)
         elif self._restarted is not None and self._restarted[0] == int(numbers[0]):
@@ -273,12 +286,13 @@ class JaxBackend(TableTraining):
     """The step at which it has begun anew, with which numbers that the optimizer keeps beside its slots."""
 
     def restart(self, optimizer: Owner) -> None:
-        value = self.variable._value
+        value = raw(self.variable)
         if isinstance(value, TableValue):
-            self.variable._value = value = value.replaced(**self._begun())
+            value = value.replaced(**self._begun())
+            set_raw(self.variable, value)
             for name, slot in self._slots().items():
-                slot._value = value.slot(name)
-            self._restarted = int(optimizer._iterations._value), [v._value for v in optimizer.row_state().values()]
+                set_raw(slot, value.slot(name))
+            self._restarted = int(raw(batches_of(optimizer))), [raw(v) for v in optimizer.row_state().values()]
 
     # ------------------------------------------------------------------ reading
 

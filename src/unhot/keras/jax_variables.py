@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from unhot.jax.operations import into_large_pages
-from unhot.keras._private import have_trainer_fetch, stateless_scope
+from unhot.keras._private import have_trainer_fetch, raw, set_raw, stateless_scope
 from unhot.keras.jax_training import TableTraining
 from unhot.keras.jax_value import SettledView, SlotValue, TableValue
 from unhot.keras.kinds import Tensor
@@ -51,7 +51,7 @@ def _held(variable: Tensor) -> Tensor:
     scope = stateless_scope()
     value = None if scope is None else scope.get_current_value(variable)
     if value is None:
-        return variable._value
+        return raw(variable)
     if tuple(value.shape) != variable.shape:
         raise ValueError(
             f"{variable.path} has the shape {variable.shape}, and the value that was given for it {tuple(value.shape)}. Take"
@@ -146,15 +146,15 @@ class TableVariable(_Variable):
         before, self.before, value = self.before, None, self._value
         if before is None:
             return
-        slots = [slot for slot in value.training.slot_variables() if isinstance(slot._value, SlotValue)]
-        come = [slot for slot in slots if slot._value.is_of(value)]
+        slots = [slot for slot in value.training.slot_variables() if isinstance(raw(slot), SlotValue)]
+        come = [slot for slot in slots if raw(slot).is_of(value)]
         if len(come) < len(slots):
             arrays = value.settle().arrays
             slots_of_it = {slot.name_here: arrays[slot.name_here] for slot in come}
             self._value, self.late = before.replaced(weights=arrays["weights"], **slots_of_it), value
             self.waiting_since = value.training.clock(before.arrays)
             for slot in come:
-                slot._value = self._value.slot(slot.name_here)
+                set_raw(slot, self._value.slot(slot.name_here))
 
     def assign(self, value: Tensor) -> Tensor:
         owned = isinstance(value, TableValue) and self.ownership is not None and value.training is self.ownership.backend
@@ -223,7 +223,7 @@ class SlotVariable(_Variable):
         if not isinstance(held, SlotValue):
             return self._maybe_autocast(held)
         if stateless_scope() is None:
-            table = held.training.variable._value
+            table = raw(held.training.variable)
             in_table = isinstance(table, TableValue) and held.is_of(table)
             return held if in_table and _is("fetching") else held.todense()  # an error where it has no array
         found = held.training.slot_here(held, _is("stepping"))
@@ -248,7 +248,7 @@ class SlotVariable(_Variable):
         table = held.training.variable
         if scope is None:
             table.refresh()
-            if self.training is not None and not table._value.alive():
+            if self.training is not None and not raw(table).alive():
                 self.training.abandon()
             if self.training is None:  # nobody's any more
                 return self.hold(array)

@@ -9,6 +9,7 @@ from functools import partial
 import tensorflow as tf
 
 from unhot.atomic import Call, together
+from unhot.keras._private import raw
 from unhot.keras.backend import New
 from unhot.keras.kinds import Variable
 from unhot.keras.tensorflow_variables import TableVariable
@@ -18,7 +19,7 @@ def require_between_steps(variable: Variable, slots: Sequence[Variable]) -> None
     """Raise RuntimeError within a function, or where a variable has copies."""
     if not tf.executing_eagerly():
         raise RuntimeError(f"the rows of {variable.path} change between steps only, and not within a tf.function.")
-    if tf.distribute.has_strategy() or hasattr(variable._value, "_distributed_container"):
+    if tf.distribute.has_strategy() or hasattr(raw(variable), "_distributed_container"):
         raise RuntimeError(f"the rows of {variable.path} cannot change under a tf.distribute strategy.")
 
 
@@ -52,7 +53,7 @@ def put(new: Sequence[New], notes: Sequence[Call]) -> None:
 
 def _putting(new: New) -> Call:
     variable, again, values, axis = new
-    held = variable._value
+    held = raw(variable)
     instead, added = tf.split(tf.cast(values, held.dtype), [len(again), -1], axis)
     first = [axis, *(other for other in range(len(held.shape)) if other != axis)]  # which swaps both ways
     kept = tf.transpose(

@@ -12,7 +12,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from unhot.graph.engine import FROZEN, Traced
-from unhot.keras._private import being_saved, can_call_before_runs, in_training, stateless_scope
+from unhot.keras._private import batches_of, being_saved, can_call_before_runs, in_training, raw, stateless_scope
 from unhot.keras.backend import DTYPES, Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Tensor, Variable
 from unhot.keras.tensorflow_checks import all_or_nothing, stop_if_bad
@@ -77,7 +77,7 @@ class TensorFlowBackend(KerasBackend):
             return None
         note_read(variable, training)
         flat = tf.reshape(ids, (-1,))
-        held, settled = tf.gather(variable._value, flat), tf.stop_gradient(training.lookup(flat))
+        held, settled = tf.gather(raw(variable), flat), tf.stop_gradient(training.lookup(flat))
         return tf.reshape(_with_gradient_of(held, settled), tf.concat([tf.shape(ids), [variable.shape[1]]], 0))
 
     @staticmethod
@@ -97,7 +97,7 @@ class TensorFlowBackend(KerasBackend):
 
     @staticmethod
     def identity(variable: Variable) -> Variable:
-        return variable._value if TensorFlowBackend.is_table(variable) else variable
+        return raw(variable) if TensorFlowBackend.is_table(variable) else variable
 
     @staticmethod
     def in_strategy() -> bool:
@@ -158,7 +158,7 @@ class TensorFlowBackend(KerasBackend):
         self._optimizer = weakref.ref(optimizer)
         self.variable, self._slots = variable, slots
         self._ops = Operations(variable.dtype), Fused(variable.dtype)
-        self.held = {"weights": variable._value, **{name: slot._value for name, slot in slots.items()}}
+        self.held = {"weights": raw(variable), **{name: raw(slot) for name, slot in slots.items()}}
         self._kept: dict[Traced, tuple[VariableRows, dict[str, Tensor], Tensor]] = {}
         self.traced: Traced
         self.history: dict[str, Tensor] = {}
@@ -264,7 +264,7 @@ class TensorFlowBackend(KerasBackend):
             self._go_on(optimizer, optimizer.row_state())
 
     def _go_on(self, optimizer: Owner, state: Mapping[str, Tensor]) -> None:
-        now = tf.cast(optimizer._iterations._value, tf.int32)
+        now = tf.cast(raw(batches_of(optimizer)), tf.int32)
         self.clock.assign(now)
         self._touch(now)
         for name, start in self.traced.family.arrays().items():
@@ -281,7 +281,7 @@ class TensorFlowBackend(KerasBackend):
             self.restart(optimizer)
 
         if self.traced.defers:
-            tf.cond(self._now() == tf.cast(optimizer._iterations._value, tf.int32), lambda: None, meet)
+            tf.cond(self._now() == tf.cast(raw(batches_of(optimizer)), tf.int32), lambda: None, meet)
 
     def _note_step(self, optimizer: Owner) -> None:
         note_step(self.variable, self, optimizer, lambda traced: self._change_to(optimizer, traced))
@@ -315,7 +315,7 @@ class TensorFlowBackend(KerasBackend):
     def make_step(self, gradient: RowGradient, rate: Tensor) -> None:
         optimizer = self._optimizer()
         assert optimizer is not None
-        now = self._now() if self.traced.defers else tf.cast(optimizer._iterations._value, tf.int32)
+        now = self._now() if self.traced.defers else tf.cast(raw(batches_of(optimizer)), tf.int32)
         rate = self.ops.real(rate)
         self._keep(self.traced.step(self.ops, self.history, self.store, gradient.ids, gradient.values, now, rate))
         if self.traced.defers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unhot.atomic import Call, together
+from unhot.keras._private import raw
 from unhot.keras.backend import New
 from unhot.torch._private import unseen, without_torch_functions
 from unhot.torch.growth import in_larger_memory
@@ -27,9 +28,9 @@ def _put(new: Sequence[New], notes: Sequence[Call]) -> None:
 
 def _putting(new: New) -> Iterator[Call]:
     variable, again, values, axis = new
-    held: Tensor = variable._value.detach()
+    held: Tensor = raw(variable).detach()
     given = torch.from_numpy(values.copy()).to(held)
     made = torch.cat([held, given.narrow(axis, len(again), given.shape[axis] - len(again))], axis)
     made.index_copy_(axis, torch.from_numpy(again).to(held.device), given.narrow(axis, 0, len(again)))
-    yield from in_larger_memory(variable._value, made)
+    yield from in_larger_memory(raw(variable), made)
     yield partial(variable.__dict__.update, _shape=tuple(made.shape))

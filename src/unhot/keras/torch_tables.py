@@ -18,7 +18,7 @@ from torch import Tensor
 from unhot.atomic import Lock, together
 from unhot.clock import Clock, Hyper
 from unhot.engine import Engine
-from unhot.keras._private import stateless_scope
+from unhot.keras._private import raw, stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
@@ -125,7 +125,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     @staticmethod
     def ownable(variable: Variable) -> TableParameter:
         """What knows whose the table is: on PyTorch, the parameter."""
-        parameter: TableParameter = variable._value
+        parameter: TableParameter = raw(variable)
         return parameter
 
     @staticmethod
@@ -146,7 +146,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     @staticmethod
     def check_optimizer(optimizer: Optimizer, variable: Variable) -> None:
-        clock_of(optimizer, dtype_of(variable._value), variable.shape[0])
+        clock_of(optimizer, dtype_of(raw(variable)), variable.shape[0])
 
     put = staticmethod(put)
 
@@ -230,7 +230,7 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
 
     def slots_of(self, clock: Clock) -> tuple[Any, ...]:
         """The memory of Keras's slots, in the order of the clock's."""
-        return tuple(self.memory.row_view(self._slots[name]._value.detach()) for name in clock.slots)
+        return tuple(self.memory.row_view(raw(self._slots[name]).detach()) for name in clock.slots)
 
     @property
     def slot_names(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from keras import ops
 import unhot
 from unhot.clock import Hyper
 from unhot.clock.closed_form import NODES, TO_CHEBYSHEV, ClosedFormClock
-from unhot.keras._private import stateless_scope
+from unhot.keras._private import batches_of, rate_of, stateless_scope
 from unhot.keras.backend import Owner
 from unhot.keras.backends import backend
 from unhot.keras.kinds import Tensor, Variable
@@ -33,7 +33,7 @@ class RateVariable(keras.Variable):  # type: ignore[misc]  # Keras comes without
 
     def assign(self, value: Tensor) -> Tensor:
         optimizer = None if self.optimizer is None else self.optimizer()
-        if optimizer is not None and optimizer._learning_rate is self:
+        if optimizer is not None and rate_of(optimizer) is self:
             optimizer._rates.change(value)
         return super().assign(value)
 
@@ -44,7 +44,7 @@ class Rates:
     def __init__(self, optimizer: Owner) -> None:
         self._optimizer = weakref.ref(optimizer)
         self.restart()
-        rate = optimizer._learning_rate
+        rate = rate_of(optimizer)
         if type(rate) is keras.Variable:  # which the optimizer has handed to those that show it, so another would not do
             rate.__class__ = RateVariable
             rate.optimizer = weakref.ref(optimizer)
@@ -59,12 +59,12 @@ class Rates:
         self.begun = 0 if now is None else now
         self.replaced: set[int] = set()
         """After how many batches the averages have replaced the variables, beside those of `ema_overwrite_frequency`."""
-        self.note(optimizer._learning_rate)
+        self.note(rate_of(optimizer))
 
     def change(self, rate: Tensor) -> None:
         """The rate is about to become this one."""
         optimizer = self._optimizer()
-        before = None if optimizer is None else known_number(optimizer._learning_rate)
+        before = None if optimizer is None else known_number(rate_of(optimizer))
         if not self.changes and before is not None:  # where the optimizer was built within a graph
             self.changes = [(self.begun, before)]
         self.note(rate)
@@ -84,7 +84,7 @@ class Rates:
     def note_replaced(self) -> None:
         """The averages of the optimizer are replacing the variables, as at the end of `fit`."""
         optimizer = self._optimizer()
-        batches = None if optimizer is None else known_number(optimizer._iterations)
+        batches = None if optimizer is None else known_number(batches_of(optimizer))
         if batches is not None:
             self.replaced.add(int(batches))
 
@@ -93,7 +93,7 @@ class Rates:
         optimizer = self._optimizer()
         assert optimizer is not None
         now = steps_of(optimizer) or 0
-        rate = optimizer._learning_rate
+        rate = rate_of(optimizer)
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             steps = np.arange(self.begun, now)
             every = int(optimizer.gradient_accumulation_steps or 1)  # of so many batches, the last
@@ -106,7 +106,7 @@ class Rates:
 
 def steps_of(optimizer: Owner) -> int | None:
     """How many steps an optimizer has made, or None where that is not known now."""
-    number = known_number(optimizer._iterations)
+    number = known_number(batches_of(optimizer))
     return None if number is None else int(number) // int(optimizer.gradient_accumulation_steps or 1)
 
 
@@ -161,7 +161,7 @@ def _averaged(optimizer: Owner, variable: Variable, weights: Rows) -> Untouched:
     """The same where Keras averages the weights after every batch, and may replace them by the averages."""
     every, frequency = int(optimizer.gradient_accumulation_steps or 1), int(optimizer.ema_overwrite_frequency or 0)
     rates, counts = optimizer._rates.made()
-    rates, batches = np.repeat(rates, counts.astype(np.int64)), int(known_number(optimizer._iterations) or 0)
+    rates, batches = np.repeat(rates, counts.astype(np.int64)), int(known_number(batches_of(optimizer)) or 0)
     decay = float(optimizer.weight_decay or 0.0) if optimizer.decays(variable) else 0.0
     core, slots, averages = None, {}, weights
     if issubclass(optimizer.core, unhot.Ftrl) and len(rates):
