@@ -204,7 +204,7 @@ def test_report() -> None:
     assert "use unhot.torch.Adam" in unhot.torch.report(model, torch.optim.Adam(model.parameters())).densely["a.weight"]
     second = unhot.torch.AdamW(model.parameters(), eps=0.0)
     found = unhot.torch.report(model, second)
-    assert "epsilon" in found.densely["a.weight"]
+    assert "`eps` must" in found.densely["a.weight"]
     assert "torch.float16" in found.densely["short.weight"]
     second.param_groups[0]["eps"] = 1e-8
     assert unhot.torch.report(model, second).by_rows == ["a.weight", "b.weight"]

@@ -21,7 +21,7 @@ def test_example_under_torchrun() -> None:
         "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", str(EXAMPLE),
     ]  # fmt: skip
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     error, guess = map(float, re.findall(r"(\d\.\d+)", ended.stdout.split("held-out")[1])[:2])
     assert error < 0.6 * guess
