@@ -141,6 +141,7 @@ def _become_plain(parameter: TableParameter) -> None:
             parameter.grad = parameter.grad.to_dense()
     for name in TableParameter.uncopied:
         parameter.__dict__.pop(name, None)
+    # In place: optimizers, `state_dict`s and other modules hold this object, and go on with it.
     parameter.__class__ = nn.Parameter  # type: ignore[assignment]
     made_plain[id(parameter)] = parameter
 
