@@ -27,7 +27,7 @@ test-private: $(VENV)/tests
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/pytorch tests/conformance/test_pytorch.py
 	$(MAKE) test-keras ALL=
 
-# All combinations, in about three hours. tests/selection.py defines which test is in which set.
+# All combinations, which takes some hours. tests/selection.py defines which test is in which set.
 test-all:
 	$(MAKE) test ALL=--all
 	$(MAKE) test-third-party

@@ -374,7 +374,9 @@ def anywhere_like(sharding: Any) -> Any:
     return Anywhere()
 
 
-# ------------------------------------------------------------------ what Keras's own subclasses use
+# ------------------------------------------------------------------ what subclasses use
+#
+# Without fallbacks: these attributes are what Keras's own variables and optimizers of each backend are written with.
 
 
 def raw(variable: Any) -> Any:

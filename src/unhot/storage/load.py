@@ -35,7 +35,7 @@ def load(
     Args:
         path: the file. One that the package `safetensors` wrote of a `state_dict` is read as well.
         mmap: leave the arrays in the file, and map it into memory: a table opens in milliseconds, whatever its size. An
-            embedding's vocabulary is read, in about half a second for a million keys.
+            embedding's vocabulary is read into memory, in a time that grows with the number of its keys.
         mode: with mmap, "r" to read, or "r+" to train the table in its file; see `MappedTable`. An `Embedding`
             then takes no new keys, and forgets none.
         optimizer: only for a table whose learning rate was a callable, which no file can hold: the optimizer with it. Its other

@@ -291,7 +291,8 @@ class KeyedEmbedding(Embedding):
         self.vocabulary.load_state_dict(words)
         self._has_keys_of_a_state()
         self.keyed.take_counts(words)
-        self._seen = version_of(self.weight) - bool(words.get(STEPPED, True))
+        now = version_of(self.weight)
+        self._seen = now - 1 if words.get(STEPPED, True) else now  # an older version: the weight was written since
 
     def _take_keys(self, vocabulary: Vocabulary) -> None:
         """Have the keys and policies of a vocabulary, which is given up, and rows that are to be filled."""
