@@ -133,7 +133,8 @@ IN_PLACE: dict[str, Callable[[Tensor], Any]] = {
 
 
 KEYS: dict[str, Any] = {
-    "slice": slice(None, -5), "slice up to row 4": slice(2, 5), "slice from row 4": slice(4, 8), "every second": slice(1, None, 2), "all": slice(None), "ellipsis": ..., "none": slice(3, 3),
+    "slice": slice(None, -5), "slice up to row 4": slice(2, 5), "slice from row 4": slice(4, 8),
+    "every second": slice(1, None, 2), "all": slice(None), "ellipsis": ..., "none": slice(3, 3),
     "row": 4, "last": -1, "NumPy's": np.int64(4), "list": [1, -2, 4], "array": np.array([1, 4]),
     "tensor": torch.tensor([1, 4]), "of 32 bits": torch.tensor([4, -1], dtype=torch.int32), "number": torch.tensor(4),
     "matrix": torch.tensor([[1], [4]]), "mask": torch.arange(ROWS) % 3 == 1, "list of flags": [i % 2 == 0 for i in range(ROWS)],
