@@ -1,15 +1,13 @@
 """Train two tables whose rows are spread over devices, in JAX; of a machine without accelerators, four are made."""
 
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")  # CPU devices; JAX reads it when it starts
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import unhot.jax
+
+jax.config.update("jax_num_cpu_devices", 4)  # of one CPU; to be set before JAX makes its first array
 
 USERS, ITEMS, DIM, BATCH = 4096, 1024, 8, 512
 

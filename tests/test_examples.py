@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -79,9 +80,13 @@ def test_flax_examples_copy_no_table(flax_example: ModuleType) -> None:
 
 
 def test_sharded_example() -> None:
-    """It learns on four devices, which a process of its own makes of the CPU, and each has a fourth of the rows."""
+    """It learns on four devices, which a process of its own makes of the CPU, and each has a fourth of the rows.
+
+    Also where XLA has flags already.
+    """
     script = EXAMPLES / "sharded_recommender_jax.py"
-    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment).stdout
     losses = [float(loss) for loss in re.findall(r"steps: ([\d.]+)", printed)]
     assert losses[-1] < 0.6 * losses[0], printed
     assert re.findall(r"(\w+ \d+ to \d+) are on", printed) == [
