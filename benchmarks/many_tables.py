@@ -43,6 +43,8 @@ LABELS = {
     "core_one": "one unhot.Table of all rows",
     "core_each": "a unhot.Table for each table, one by one",
     "core_call": "unhot.TableCollection",
+    "keras_collection": "unhot.keras.EmbeddingCollection, on PyTorch",
+    "keras_layers": "a unhot.keras.Embedding for each table",
 }
 FOREIGN = ("fbgemm",)
 """Entries that live in another environment."""
@@ -99,6 +101,10 @@ def _comparisons() -> list[Comparison]:
             core.append(Target("core_each", "core_one", 2.5))
         names = ("core_one", "core_each", "core_call")
         found.append(Comparison(f"core/{ids}", Problem(26, 50_000, 16, ids), names, tuple(core)))
+    for length in (1, 5):
+        target = Target("keras_layers", "keras_collection", 1.1, at_least=True)
+        problem = Problem(26, 20_000, 64, 512, length)
+        found.append(Comparison(f"keras/{length}", problem, ("keras_collection", "keras_layers"), (target,)))
     return found
 
 
@@ -183,7 +189,7 @@ def ratio(times: Times, above: str, below: str) -> tuple[float, float, float] | 
 def shown(comparison: Comparison, times: Times) -> tuple[str, list[dict[str, Any]]]:
     """The table and the targets of a comparison, as text; the targets also as data."""
     one, base = comparison.problem, comparison.entries[0]
-    bags = f"{one.batch:,} bags of {one.length}" if base == "bags" else f"{one.batch:,} ids each"
+    bags = f"{one.batch:,} bags of {one.length}" if base == "bags" or one.length > 1 else f"{one.batch:,} ids each"
     tables = f"{one.tables} tables" if one.tables > 1 else "one table"
     rule = "" if base == "bags" else f", {one.rule.capitalize()}"
     lines = [f"{comparison.name}: {tables} of {one.rows:,} x {one.dim}, {bags}{rule}"]
@@ -222,7 +228,7 @@ def main() -> int:
     if given.list:
         print("\n".join(one.name for one in wanted))
         return 0
-    processes = [Process(sys.executable, "many_unhot")]
+    processes = [Process(sys.executable, module) for module in ("many_unhot", "many_keras")]
     if given.fbgemm_python:
         processes.append(Process(given.fbgemm_python, "many_fbgemm"))
     run: dict[str, Any] = {"versions": {process.module: process.ask("versions") for process in processes}, "comparisons": {}}

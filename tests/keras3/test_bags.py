@@ -62,6 +62,7 @@ BAGS: list[tuple[dict[str, Any], bool]] = [
     ({"use_bias": True, "activation": "softplus", "combiner": "sum"}, True),
     ({"combiner": "mean", "mask_zero": True}, True),
     ({"combiner": "max"}, False),
+    ({"combiner": "mean", "mask_zero": True, "use_bias": True}, False),
 ]
 
 
@@ -87,6 +88,21 @@ def test_equals_dense_on_hot_vectors(options: dict[str, Any], weighted: bool) ->
         np.testing.assert_allclose(mine, other, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in `assert_same`
 
 
+@pytest.mark.parametrize(
+    "options", few([{"clipnorm": 0.05}, {"global_clipnorm": 0.05}, {"clipvalue": 0.01}, {"loss_scale_factor": 8.0}], 2)
+)
+def test_gradients_of_bags_are_changed(options: dict[str, Any]) -> None:
+    """Also those that an optimizer clips or scales, of which each id has one then."""
+    models = [bag_model(unhot.keras.Embedding(ROWS, DIM, combiner="mean")), bag_model(Bag("mean", use_bias=False))]
+    models[0].set_weights(_in_order_of(*models))
+    ids, targets = data()
+    for model, optimizer in zip(models, both("Adam", learning_rate=0.05, **options), strict=True):
+        model.compile(optimizer=optimizer, loss="mse")
+        model.fit(ids, targets, **FIT)
+    for mine, other in zip(models[0].get_weights(), _in_order_of(*models), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=300 * EPSILON, atol=300 * EPSILON)  # as in `assert_same`
+
+
 def _in_order_of(ours: keras.Model, theirs: keras.Model) -> list[Any]:
     """Their weights in the order of ours: both have one of each shape, and those of the same shape in the same order."""
     left = theirs.get_weights()
@@ -108,6 +124,28 @@ def test_gradients_of_the_weights_of_a_bag() -> None:
     np.testing.assert_allclose(found[0], [*expected, 0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found[1], 0)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("mask_zero", [False, True])
+@pytest.mark.parametrize("combiner", ["sum", "mean"])
+def test_bags_of_a_table_that_is_trained(combiner: str, mask_zero: bool) -> None:
+    """On PyTorch, they are combined where the rows are: of any shape, any dtype, with nothing in them, and beside a NaN."""
+    layer = unhot.keras.Embedding(ROWS, DIM, combiner=combiner, mask_zero=mask_zero)
+    layer.build()
+    table = np.random.default_rng(2).normal(size=(ROWS, DIM)).astype("float32")
+    if mask_zero:
+        table[0] = np.nan
+    layer.set_weights([table])
+    unhot.keras.Adam().build(layer.trainable_variables)
+    rng = np.random.default_rng(3)
+    shapes = [(4, 3), (5,), (2, 3, 4), (0, 3), (2, 0), (1, 1)]
+    for ids in [*(rng.integers(0, 4, shape) for shape in shapes), np.zeros((2, 3), int), np.array([[0, 5], [0, 0], [7, 7]])]:
+        kept = (ids != 0) | (not mask_zero)
+        wanted = np.where(kept[..., None], table[ids], 0).sum(axis=-2)
+        if combiner == "mean":
+            wanted /= np.maximum(kept.sum(axis=-1), 1)[..., None]
+        for dtype in ("int64", "int32", "uint8", "float32"):
+            np.testing.assert_allclose(numbers(layer(ids.astype(dtype))), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "max", "sqrtn"])

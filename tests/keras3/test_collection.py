@@ -72,6 +72,68 @@ def test_as_layers_apart(combiner: str | None, tmp_path: Path) -> None:
     assert [table.by_rows for table in reports.tables] == [True, True]
 
 
+def hooked(layer: Any) -> None:
+    layer.register_forward_hook(lambda module, args, result: result * 2)
+
+
+def regularized(layer: Any) -> None:
+    layer.activity_regularizer = keras.regularizers.L2(0.1)
+
+
+ALONE: list[tuple[dict[str, Any], Any]] = [
+    ({"use_bias": True}, None), ({"activation": "tanh"}, None), ({"combiner": "max"}, None), ({"mask_zero": True}, None),
+    ({"combiner": "sqrtn"}, None), ({}, hooked), ({}, regularized), ({}, lambda layer: layer.enable_lora(1)),
+]  # fmt: skip
+"""What a call of a table's layer does besides to look up and combine."""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="elsewhere each feature is an operation of a graph")
+@pytest.mark.parametrize("combiner", [None, "sum", "mean"])
+def test_one_lookup_on_torch(combiner: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The features of a concatenated output are looked up in one call, with the bits of calls of the layers."""
+    from unhot.keras.torch_tables import TorchKerasBackend
+
+    sides = []
+    calls: list[Any] = []
+    call = unhot.keras.Embedding.call
+    monkeypatch.setattr(unhot.keras.Embedding, "call", lambda *args: calls.append(args) or call(*args))
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr(TorchKerasBackend, "joint_lookup", staticmethod(lambda variables: None))
+        keras.utils.set_random_seed(0)
+        layer = unhot.keras.EmbeddingCollection(TABLES, FEATURES, combiner=combiner)
+        model = model_of(layer, unhot.keras.Adam(0.05), combiner is not None)
+        for step in range(5):
+            calls.clear()  # the first step calls the model with tensors that hold nothing, too
+            model.train_on_batch(batch(step, 2 if combiner else None), np.linspace(-1, 1, 6, dtype="float32")[:, None])
+        assert len(calls) == (0 if together else len(FEATURES))
+        sides.append([keras.ops.convert_to_numpy(w) for w in (layer(batch(9, 2 if combiner else None)), *layer.weights)])
+    for mine, other in zip(*sides, strict=True):
+        if combiner is None:
+            np.testing.assert_array_equal(mine, other)
+        else:
+            np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)  # sums of the kernels are rounded once
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="elsewhere each feature is an operation of a graph")
+@pytest.mark.parametrize(("own", "change"), ALONE)
+def test_layers_that_do_more_are_called(own: dict[str, Any], change: Any) -> None:
+    """On PyTorch, too: where one of the layers does more than to look up, all are called."""
+    keras.utils.set_random_seed(0)
+    tables = {"user": {"input_dim": ROWS, "output_dim": 3, **own}, "item": {"input_dim": ROWS, "output_dim": 3}}
+    if "combiner" in own:
+        tables["item"]["combiner"] = "sum"
+    layer = unhot.keras.EmbeddingCollection(tables)
+    layer.build()
+    if change is not None:
+        change(layer.layers["user"])
+    unhot.keras.Adam().build(layer.trainable_variables)
+    ids = {name: np.array([[3, 0], [3, 5]]) for name in tables}
+    apart = [keras.ops.convert_to_numpy(layer.layers[name](ids[name])) for name in tables]
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(ids)), np.concatenate(apart, -1))
+    assert (len(layer.losses) > 0) == (change is regularized)
+
+
 def test_a_dict_of_vectors() -> None:
     layer = unhot.keras.EmbeddingCollection(TABLES, FEATURES, output="dict", embeddings_initializer="ones")
     found = layer(batch(0, 3))

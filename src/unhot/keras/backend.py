@@ -13,6 +13,7 @@ import numpy.typing as npt
 from keras import ops
 
 from unhot.atomic import Call
+from unhot.keras.combiners import Wanted
 from unhot.keras.kinds import Gradient, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import Backend, Ownable, Ownership, warn_of_dense_training
@@ -163,6 +164,14 @@ class KerasBackend(Backend):
 
         The ids are in range.
         """
+
+    @staticmethod
+    def joint_lookup(variables: Sequence[Variable]) -> Callable[[Sequence[Wanted]], Tensor | None] | None:
+        """What looks up rows of all these tables in one call, and gives their vectors side by side.
+
+        None, from here or from there, where each is to be looked up by itself, and its vectors combined after that.
+        """
+        return None
 
     @staticmethod
     @abstractmethod

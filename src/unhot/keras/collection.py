@@ -9,9 +9,12 @@ from typing import Literal
 import keras
 from keras import ops
 
+from unhot.keras.backends import backend
+from unhot.keras.callers import note_caller
+from unhot.keras.combiners import Wanted, bags_of
 from unhot.keras.embedding import Embedding
-from unhot.keras.input_ids import as_tensor, representable
-from unhot.keras.kinds import Option, Shape, Tensor
+from unhot.keras.input_ids import as_tensor, checked, representable
+from unhot.keras.kinds import Layer, Option, Shape, Tensor
 
 Output = Literal["concatenated", "dict"]
 
@@ -124,6 +127,9 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """The vectors of all features. See the class."""
+        together = None if weights or self.output_kind == "dict" else self._together(inputs)
+        if together is not None:
+            return together
         found, weights = {}, weights or {}
         for name, table in self.features.items():
             with named(name):
@@ -138,6 +144,27 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
                 f" shape. Received ids of shapes {shapes}. Use output='dict' otherwise, or a combiner."
             )
         return ops.concatenate(list(found.values()), axis=-1)
+
+    def _together(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """The vectors of all features side by side, looked up in one call; None where each is to be looked up by itself."""
+        layers = [self.layers[table] for table in self.features.values()]
+        if not all(map(only_looks_up, layers)) or len({layer.compute_dtype for layer in layers}) > 1:
+            return None
+        look_up = backend.joint_lookup([layer.embeddings for layer in layers])
+        if look_up is None:
+            return None
+        wanted: list[Wanted] = []
+        for name, layer in zip(self.features, layers, strict=True):
+            with named(name):
+                own = wanted_of(layer, inputs[name])
+            if own is None:
+                return None
+            wanted.append(own)
+        if len({(own.shape, own.combiner == "") for own in wanted}) > 1:
+            return None
+        note_caller()
+        found = look_up(wanted)
+        return None if found is None else ops.cast(found, layers[0].compute_dtype)
 
     def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> Shape:
         """The shape of the vectors: those of the ids, with the dims at the end."""
@@ -171,6 +198,26 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
             table: restored(each) if isinstance(each, Mapping) else each for table, each in config["tables"].items()
         }
         return cls(**given, **options)
+
+
+def only_looks_up(layer: Layer) -> bool:
+    """Whether a call of the layer looks up rows of the table and combines them, and does nothing else.
+
+    Users may hook it, give it methods of their own, or put another in its place.
+    """
+    if type(layer) is not Embedding or layer.use_bias or layer.lora_enabled or (layer.mask_zero and layer.combiner is None):
+        return False
+    own = vars(layer)
+    hooks = (own.get(f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre"))  # of PyTorch
+    more = (layer.activation, layer.activity_regularizer, layer.quantization_mode)
+    return not any(hooks) and "call" not in own and all(given is None for given in more)
+
+
+def wanted_of(layer: Embedding, ids: Tensor) -> Wanted | None:
+    """The rows that a call of such a layer looks up; None if that is not all of it. Bad ids are errors, as in a call."""
+    layer._check_call(ids, None)
+    numbers, bad = checked(ids, layer.input_dim, layer.out_of_range, backend.concrete)
+    return None if bad is not None else layer._wanted(bags_of(ids, None), numbers)
 
 
 def says_its_size(given: Option) -> bool:

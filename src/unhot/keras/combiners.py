@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from keras import KerasTensor, ops
 
-from unhot.keras.kinds import Tensor
+from unhot.keras.kinds import Shape, Tensor
 
 COMBINERS = ("sum", "mean", "max", "sqrtn")
+
+
+class Wanted(NamedTuple):
+    """Vectors that a layer wants of its table, where nothing else is to be done to each before they are combined.
+
+    Args:
+        ids: integers within the table, of any shape.
+        combiner: "sum" or "mean" of the vectors along the last axis, or "" for all of them.
+        kept: of the shape of the ids, which of them take part; None for all.
+    """
+
+    ids: Tensor
+    combiner: str
+    kept: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """That of the result, without the vectors' own dimension."""
+        return self.ids.shape[:-1] if self.combiner else self.ids.shape
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from keras import ops
 from unhot.ids import OutOfRange, check_policy
 from unhot.keras.backends import backend
 from unhot.keras.callers import note_caller
-from unhot.keras.combiners import COMBINERS, bags_of, check_weights, combined, is_ragged
+from unhot.keras.combiners import COMBINERS, Bags, Wanted, bags_of, check_weights, combined, is_ragged
 from unhot.keras.growing import Growing
 from unhot.keras.input_ids import as_tensor, checked, representable, require_exact
 from unhot.keras.kinds import Option, Shape, Tensor, Variable
@@ -163,6 +163,25 @@ class Embedding(Growing, keras.layers.Embedding):  # type: ignore[misc]
         found = backend.look_up(self._embeddings, ids)
         return ops.take(self._embeddings, ids, axis=0) if found is None else found
 
+    def _combined_rows(self, bags: Bags, ids: Tensor) -> Tensor | None:
+        """The vectors of bags without weights, combined where the rows are; None where they have to be looked up first."""
+        look_up, wanted = backend.joint_lookup([self._embeddings]), self._wanted(bags, ids)
+        return None if look_up is None or wanted is None else look_up([wanted])
+
+    def _wanted(self, bags: Bags, ids: Tensor) -> Wanted | None:
+        """What a call without weights looks up, where that is all: the bags' ids are `ids` once they are checked."""
+        if self.lora_enabled or self._combines not in (None, "sum", "mean"):
+            return None
+        return Wanted(ids, self._combines or "", None if self._combines is None else self._present(bags))
+
+    def _present(self, bags: Bags) -> Tensor:
+        """Which ids of bags take part, or None for all."""
+        present = bags.present()
+        if not self.mask_zero:
+            return present
+        other = ops.not_equal(bags.ids, 0)
+        return other if present is None else ops.logical_and(present, other)
+
     def _vectors(self, rows_of: Callable[[Tensor], Tensor], inputs: Tensor, weights: Tensor) -> Tensor:
         """What the layer gives for ids, where `rows_of` gives the vectors of those within the table."""
         weights = None if weights is None else ops.convert_to_tensor(weights)
@@ -175,15 +194,14 @@ class Embedding(Growing, keras.layers.Embedding):  # type: ignore[misc]
         ids, bad = checked(bags.ids, self.input_dim, self.out_of_range, backend.concrete)
         if bad is not None and self.out_of_range == "raise":
             ids, bad = backend.refuse_later(ids, bad, bags.ids, self.name, self.input_dim)
-        found = rows_of(ids)
-        if bad is not None and self.out_of_range == "zero":
-            found = _where(bad, 0.0, found)
-        if combines is not None:
-            present = bags.present()
-            if self.mask_zero:
-                other = ops.not_equal(bags.ids, 0)
-                present = other if present is None else ops.logical_and(present, other)
-            found = combined(combines, bags, found, present)
+        whole = combines is None or bad is not None or weights is not None or rows_of != self._rows
+        found = None if whole else self._combined_rows(bags, ids)
+        if found is None:
+            found = rows_of(ids)
+            if bad is not None and self.out_of_range == "zero":
+                found = _where(bad, 0.0, found)
+            if combines is not None:
+                found = combined(combines, bags, found, self._present(bags))
         found = ops.cast(found, dtype=self.compute_dtype)
         if self._adds_bias:
             found = ops.add(found, ops.cast(self.bias, self.compute_dtype))

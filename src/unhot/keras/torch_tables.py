@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import keras
@@ -20,6 +20,7 @@ from unhot.clock import Clock, Hyper
 from unhot.engine import Engine
 from unhot.keras._private import raw, stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Owner, Reason, RowGradient
+from unhot.keras.combiners import Wanted
 from unhot.keras.kinds import Gradient, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
@@ -28,11 +29,12 @@ from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.store import numbered
-from unhot.torch._private import is_fake, without_torch_functions
+from unhot.torch._private import is_fake, is_transformed, without_torch_functions
 from unhot.torch.backend import DTYPES, TorchBackend
 from unhot.torch.clocks import make_step
+from unhot.torch.collection_lookup import Feature, joint_lookup
 from unhot.torch.gradient import RowGradient as RowsOfTorch
-from unhot.torch.gradient_content import coalesced
+from unhot.torch.gradient_content import Bagged, coalesced
 from unhot.torch.held_state import steps_made
 from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
@@ -78,6 +80,27 @@ def _owned_lookup(variable: TableVariable, weight: TableParameter, ids: Tensor) 
     return owned_lookup(weight, training, ids, -1, None, 2.0, False)
 
 
+def _looked_up_together(weights: Sequence[TableParameter], wanted: Sequence[Wanted]) -> Tensor | None:
+    if any(is_fake(each.ids) or each.ids.device.type != "cpu" for each in wanted):
+        return None
+    found = joint_lookup(list(map(_feature, weights, wanted)), concatenated=True)
+    assert not isinstance(found, tuple)
+    return found
+
+
+def _feature(weight: TableParameter, wanted: Wanted) -> Feature:
+    ids, combiner, kept = wanted
+    if not combiner:
+        return Feature("", weight, ids, ids.shape)
+    flat, shape, length = ids.reshape(-1), wanted.shape, ids.size(-1)
+    starts = torch.arange(shape.numel() + 1, device=ids.device) * length
+    if kept is not None and not bool(kept.all()):
+        before = starts.new_zeros(len(flat) + 1)
+        torch.cumsum(kept.reshape(-1), 0, out=before[1:])
+        flat, starts = flat[kept.reshape(-1)], before[starts]
+    return Feature("", weight, flat, shape, starts, combiner)
+
+
 IN_DATA_PARALLEL = (
     "DistributedDataParallel exchanges dense gradients. `unhot.torch` has layers that do without, for PyTorch's own modules"
 )
@@ -99,6 +122,23 @@ class _Slots:
         self.held_state: dict[Any, Any] = {}
         self.tie: Any = None
         self.lock = Lock()
+
+
+class PooledGradient(RowGradient):
+    """The gradient of rows that were pooled. That of each id is made for those who ask for it, which a step does not."""
+
+    def __init__(self, bagged: Bagged, table: TorchKerasBackend) -> None:
+        vars(self).update(ids=bagged.ids, bagged=bagged, table=table)
+
+    bagged: Bagged
+
+    @cached_property
+    def values(self) -> Tensor:
+        return self.bagged.expanded().values
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.bagged.values.dtype
 
 
 class TorchKerasBackend(TorchBackend, KerasBackend):
@@ -139,6 +179,13 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         return without_torch_functions(_owned_lookup, variable, weight, ids)
 
     @staticmethod
+    def joint_lookup(variables: Sequence[Variable]) -> Callable[[Sequence[Wanted]], Tensor | None] | None:
+        weights: list[Any] = [getattr(variable, "_value", None) for variable in variables]
+        if torch.compiler.is_compiling() or is_transformed() or stateless_scope() is not None:
+            return None
+        return partial(_looked_up_together, weights) if all(type(weight) is TableParameter for weight in weights) else None
+
+    @staticmethod
     def concrete(ids: Tensor) -> Number:
         if torch.compiler.is_compiling() or ids.device.type == "meta" or is_fake(ids):
             return None
@@ -170,10 +217,16 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
     def row_gradients(optimizer: Owner, gradients: list[Gradient], variables: list[Variable]) -> list[Gradient]:
         found = []
         for gradient, variable in zip(gradients, variables, strict=True):
-            table = optimizer.table(variable)
+            table: Any = optimizer.table(variable)
             if isinstance(gradient, RowsOfTorch) and table is not None:
-                ids, values = gradient.ids, gradient.values
-                gradient = gradient.content.write("a step") if ids is None else RowGradient(ids, values, table)
+                source = gradient.content.source
+                bagged = None if source is None or not isinstance(table.memory, Host) else source.bagged()
+                if bagged is not None:
+                    gradient = PooledGradient(bagged, table)
+                elif gradient.ids is not None:
+                    gradient = RowGradient(gradient.ids, gradient.values, table)
+                else:
+                    gradient = gradient.content.write("a step")
             elif table is not None and gradient is not None:
                 _tell_why_dense(variable, table)
             found.append(gradient)
@@ -295,9 +348,10 @@ def _make_steps(gradients: Sequence[RowGradient]) -> None:
         first = members[0][0]
         ids, segments = [], []
         for table, gradient in members:
-            named, rows = table.in_memory(gradient.ids, gradient.values)
+            values, *of_bags = gradient.bagged[1:] if isinstance(gradient, PooledGradient) else (gradient.values,)
+            named, rows = table.in_memory(gradient.ids, values)
             ids.append(table.numbered(named))
-            segments.append(Segment(table.place, rows))
+            segments.append(Segment(table.place, rows, *(None if x is None else table.memory.view(x) for x in of_bags)))
         first.lock.holding(partial(make_step, first, ids, segments, first.hyper))
         for table, _ in members:
             table.tell_written()
