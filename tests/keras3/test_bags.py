@@ -136,7 +136,8 @@ def test_bags_of_a_table_that_is_trained(combiner: str, mask_zero: bool) -> None
     if mask_zero:
         table[0] = np.nan
     layer.set_weights([table])
-    unhot.keras.Adam().build(layer.trainable_variables)
+    owner = unhot.keras.Adam()
+    owner.build(layer.trainable_variables)
     rng = np.random.default_rng(3)
     shapes = [(4, 3), (5,), (2, 3, 4), (0, 3), (2, 0), (1, 1)]
     for ids in [*(rng.integers(0, 4, shape) for shape in shapes), np.zeros((2, 3), int), np.array([[0, 5], [0, 0], [7, 7]])]:
@@ -146,6 +147,7 @@ def test_bags_of_a_table_that_is_trained(combiner: str, mask_zero: bool) -> None
             wanted /= np.maximum(kept.sum(axis=-1), 1)[..., None]
         for dtype in ("int64", "int32", "uint8", "float32"):
             np.testing.assert_allclose(numbers(layer(ids.astype(dtype))), wanted, rtol=1e-5, atol=1e-6)
+    assert trains_rows(owner, layer._embeddings)
 
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "max", "sqrtn"])

@@ -127,11 +127,13 @@ def test_layers_that_do_more_are_called(own: dict[str, Any], change: Any) -> Non
     layer.build()
     if change is not None:
         change(layer.layers["user"])
-    unhot.keras.Adam().build(layer.trainable_variables)
+    owner = unhot.keras.Adam()
+    owner.build(layer.trainable_variables)
     ids = {name: np.array([[3, 0], [3, 5]]) for name in tables}
     apart = [keras.ops.convert_to_numpy(layer.layers[name](ids[name])) for name in tables]
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(ids)), np.concatenate(apart, -1))
     assert (len(layer.losses) > 0) == (change is regularized)
+    assert owner.built
 
 
 def test_a_dict_of_vectors() -> None:

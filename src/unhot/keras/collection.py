@@ -205,7 +205,9 @@ def only_looks_up(layer: Layer) -> bool:
 
     Users may hook it, give it methods of their own, or put another in its place.
     """
-    if type(layer) is not Embedding or layer.use_bias or layer.lora_enabled or (layer.mask_zero and layer.combiner is None):
+    if type(layer) is not Embedding or not layer.built or layer.use_bias or layer.lora_enabled:
+        return False
+    if layer.mask_zero and layer.combiner is None:
         return False
     own = vars(layer)
     hooks = (own.get(f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre"))  # of PyTorch
