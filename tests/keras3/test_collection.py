@@ -81,8 +81,9 @@ def regularized(layer: Any) -> None:
 
 
 ALONE: list[tuple[dict[str, Any], Any]] = [
-    ({"use_bias": True, "bias_initializer": "ones"}, None), ({"activation": "tanh"}, None), ({"combiner": "max"}, None), ({"mask_zero": True}, None),
-    ({"combiner": "sqrtn"}, None), ({}, hooked), ({}, regularized), ({}, lambda layer: layer.enable_lora(1)),
+    ({"use_bias": True, "bias_initializer": "ones"}, None), ({"activation": "tanh"}, None), ({"combiner": "max"}, None),
+    ({"mask_zero": True}, None), ({"combiner": "sqrtn"}, None),
+    ({}, hooked), ({}, regularized), ({}, lambda layer: layer.enable_lora(1)),
 ]  # fmt: skip
 """What a call of a table's layer does besides to look up and combine."""
 
