@@ -11,6 +11,7 @@ import pytest
 
 import unhot.keras
 
+from .calls import BACKEND, ON
 from .models import DenselyTrained
 
 ROWS = 20_000  # more than are left to Keras on JAX and TensorFlow
@@ -69,7 +70,8 @@ def test_as_layers_apart(combiner: str | None, tmp_path: Path) -> None:
     for name in TABLES:
         np.testing.assert_allclose(*(side[name].get_weights()[0] for side in tables), rtol=1e-4, atol=1e-5)
     reports = unhot.keras.report(models[0])
-    assert [table.by_rows for table in reports.tables] == [True, True]
+    twice = ON or BACKEND != "jax"  # on the fallback of `same_trace`, a table that is looked up twice is trained densely
+    assert {table.rows: table.by_rows for table in reports.tables} == {TABLES["user"][0]: twice, TABLES["item"][0]: True}
 
 
 def hooked(layer: Any) -> None:
@@ -88,7 +90,7 @@ ALONE: list[tuple[dict[str, Any], Any]] = [
 """What a call of a table's layer does besides to look up and combine."""
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="elsewhere each feature is an operation of a graph")
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere each feature is an operation of a graph")
 @pytest.mark.parametrize("combiner", [None, "sum", "mean"])
 def test_one_lookup_on_torch(combiner: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The features of a concatenated output are looked up in one call, with the bits of calls of the layers."""
@@ -116,7 +118,7 @@ def test_one_lookup_on_torch(combiner: str | None, monkeypatch: pytest.MonkeyPat
             np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)  # sums of the kernels are rounded once
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="elsewhere each feature is an operation of a graph")
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere each feature is an operation of a graph")
 @pytest.mark.parametrize(("own", "change"), ALONE)
 def test_layers_that_do_more_are_called(own: dict[str, Any], change: Any) -> None:
     """On PyTorch, too: where one of the layers does more than to look up, all are called."""
