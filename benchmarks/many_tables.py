@@ -46,8 +46,8 @@ LABELS = {
     "keras_collection": "unhot.keras.EmbeddingCollection, on PyTorch",
     "keras_layers": "a unhot.keras.Embedding for each table",
 }
-FOREIGN = ("fbgemm",)
-"""Entries that live in another environment."""
+HOMES = {"fbgemm": "many_fbgemm", "keras_collection": "many_keras", "keras_layers": "many_keras"}
+"""In which module of `rivals` an entry is, if it is not in `many_unhot`."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def measured(comparison: Comparison, processes: list[Process], rounds: int, step
     one = comparison.problem
     homes: dict[str, Process] = {}
     for process in processes:
-        wanted = [name for name in comparison.entries if (name in FOREIGN) == (process.module == "many_fbgemm")]
+        wanted = [name for name in comparison.entries if HOMES.get(name, "many_unhot") == process.module]
         if wanted:
             homes |= dict.fromkeys(process.ask("make", problem=asdict(one), names=wanted), process)
     names = [name for name in comparison.entries if name in homes]

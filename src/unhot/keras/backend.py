@@ -14,7 +14,7 @@ from keras import ops
 
 from unhot.atomic import Call
 from unhot.keras.combiners import Wanted
-from unhot.keras.kinds import Gradient, Tensor, Variable
+from unhot.keras.kinds import Gradient, Layer, Tensor, Variable
 from unhot.optimizers import Optimizer
 from unhot.training import Backend, Ownable, Ownership, warn_of_dense_training
 
@@ -164,6 +164,11 @@ class KerasBackend(Backend):
 
         The ids are in range.
         """
+
+    @staticmethod
+    def is_hooked(layer: Layer) -> bool:
+        """Whether calls of the layer run functions that the framework has been given for it."""
+        return False
 
     @staticmethod
     def joint_lookup(variables: Sequence[Variable]) -> Callable[[Sequence[Wanted]], Tensor | None] | None:

@@ -160,7 +160,7 @@ class EmbeddingCollection(keras.layers.Layer):  # type: ignore[misc]
             if own is None:
                 return None
             wanted.append(own)
-        if len({(own.shape, own.combiner == "") for own in wanted}) > 1:
+        if len({(own.shape, own.combiner is None) for own in wanted}) > 1:
             return None
         note_caller()
         found = look_up(wanted)
@@ -205,14 +205,10 @@ def only_looks_up(layer: Layer) -> bool:
 
     Users may hook it, give it methods of their own, or put another in its place.
     """
-    if type(layer) is not Embedding or not layer.built or layer.use_bias or layer.lora_enabled:
+    if type(layer) is not Embedding or not layer.built or layer.lora_enabled or layer._adds_bias:
         return False
-    if layer.mask_zero and layer.combiner is None:
-        return False
-    own = vars(layer)
-    hooks = (own.get(f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre"))  # of PyTorch
-    more = (layer.activation, layer.activity_regularizer, layer.quantization_mode)
-    return not any(hooks) and "call" not in own and all(given is None for given in more)
+    more = (layer._activates, layer.activity_regularizer, layer.quantization_mode)
+    return all(given is None for given in more) and "call" not in vars(layer) and not backend.is_hooked(layer)
 
 
 def wanted_of(layer: Embedding, ids: Tensor) -> Wanted | None:

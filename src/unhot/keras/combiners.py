@@ -19,18 +19,18 @@ class Wanted(NamedTuple):
 
     Args:
         ids: integers within the table, of any shape.
-        combiner: "sum" or "mean" of the vectors along the last axis, or "" for all of them.
+        combiner: "sum" or "mean" of the vectors along the last axis, or None for all of them.
         kept: of the shape of the ids, which of them take part; None for all.
     """
 
     ids: Tensor
-    combiner: str
+    combiner: str | None
     kept: Tensor
 
     @property
     def shape(self) -> Shape:
         """That of the result, without the vectors' own dimension."""
-        return self.ids.shape[:-1] if self.combiner else self.ids.shape
+        return self.ids.shape if self.combiner is None else self.ids.shape[:-1]
 
 
 @dataclass(frozen=True)

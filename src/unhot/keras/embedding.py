@@ -165,14 +165,15 @@ class Embedding(Growing, keras.layers.Embedding):  # type: ignore[misc]
 
     def _combined_rows(self, bags: Bags, ids: Tensor) -> Tensor | None:
         """The vectors of bags without weights, combined where the rows are; None where they have to be looked up first."""
-        look_up, wanted = backend.joint_lookup([self._embeddings]), self._wanted(bags, ids)
+        look_up = backend.joint_lookup([self._embeddings])
+        wanted = None if look_up is None else self._wanted(bags, ids)
         return None if look_up is None or wanted is None else look_up([wanted])
 
     def _wanted(self, bags: Bags, ids: Tensor) -> Wanted | None:
         """What a call without weights looks up, where that is all: the bags' ids are `ids` once they are checked."""
         if self.lora_enabled or self._combines not in (None, "sum", "mean"):
             return None
-        return Wanted(ids, self._combines or "", None if self._combines is None else self._present(bags))
+        return Wanted(ids, self._combines, None if self._combines is None else self._present(bags))
 
     def _present(self, bags: Bags) -> Tensor:
         """Which ids of bags take part, or None for all."""
@@ -194,8 +195,8 @@ class Embedding(Growing, keras.layers.Embedding):  # type: ignore[misc]
         ids, bad = checked(bags.ids, self.input_dim, self.out_of_range, backend.concrete)
         if bad is not None and self.out_of_range == "raise":
             ids, bad = backend.refuse_later(ids, bad, bags.ids, self.name, self.input_dim)
-        whole = combines is None or bad is not None or weights is not None or rows_of != self._rows
-        found = None if whole else self._combined_rows(bags, ids)
+        only_combined = combines is not None and bad is None and weights is None and rows_of == self._rows
+        found = self._combined_rows(bags, ids) if only_combined else None
         if found is None:
             found = rows_of(ids)
             if bad is not None and self.out_of_range == "zero":

@@ -21,7 +21,7 @@ from unhot.engine import Engine
 from unhot.keras._private import raw, stateless_scope
 from unhot.keras.backend import Function, KerasBackend, Owner, Reason, RowGradient
 from unhot.keras.combiners import Wanted
-from unhot.keras.kinds import Gradient, Option, Variable
+from unhot.keras.kinds import Gradient, Layer, Option, Variable
 from unhot.keras.kinds import Tensor as Number
 from unhot.keras.settled import Settled
 from unhot.keras.torch_growth import put
@@ -29,14 +29,14 @@ from unhot.kernels.structs import Segment
 from unhot.optimizers import Optimizer
 from unhot.settling import clock_of
 from unhot.store import numbered
-from unhot.torch._private import is_fake, is_transformed, without_torch_functions
+from unhot.torch._private import is_fake, is_hooked, is_transformed, without_torch_functions
 from unhot.torch.backend import DTYPES, TorchBackend
 from unhot.torch.clocks import make_step
 from unhot.torch.collection_lookup import Feature, joint_lookup
 from unhot.torch.gradient import RowGradient as RowsOfTorch
 from unhot.torch.gradient_content import Bagged, coalesced
 from unhot.torch.held_state import steps_made
-from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, owned_lookup, owner_of
+from unhot.torch.lookup import DATA_PARALLEL, hidden_from_compiler, lookup, of_those, owned_lookup, owner_of
 from unhot.torch.parameter import TableParameter
 from unhot.torch.placement import Host
 from unhot.torch.rooms import dtype_of
@@ -90,15 +90,12 @@ def _looked_up_together(weights: Sequence[TableParameter], wanted: Sequence[Want
 
 def _feature(weight: TableParameter, wanted: Wanted) -> Feature:
     ids, combiner, kept = wanted
-    if not combiner:
+    if combiner is None:
         return Feature("", weight, ids, ids.shape)
-    flat, shape, length = ids.reshape(-1), wanted.shape, ids.size(-1)
-    starts = torch.arange(shape.numel() + 1, device=ids.device) * length
-    if kept is not None and not bool(kept.all()):
-        before = starts.new_zeros(len(flat) + 1)
-        torch.cumsum(kept.reshape(-1), 0, out=before[1:])
-        flat, starts = flat[kept.reshape(-1)], before[starts]
-    return Feature("", weight, flat, shape, starts, combiner)
+    flat, starts = ids.reshape(-1), torch.arange(wanted.shape.numel() + 1, device=ids.device) * ids.size(-1)
+    if kept is not None:
+        flat, starts, _ = of_those(kept.reshape(-1), flat, starts)
+    return Feature("", weight, flat, wanted.shape, starts, combiner)
 
 
 IN_DATA_PARALLEL = (
@@ -177,6 +174,10 @@ class TorchKerasBackend(TorchBackend, KerasBackend):
         if scope is not None and scope.get_current_value(variable) is not None:
             return None  # it is another value that is looked up
         return without_torch_functions(_owned_lookup, variable, weight, ids)
+
+    @staticmethod
+    def is_hooked(layer: Layer) -> bool:
+        return is_hooked(layer)
 
     @staticmethod
     def joint_lookup(variables: Sequence[Variable]) -> Callable[[Sequence[Wanted]], Tensor | None] | None:

@@ -319,6 +319,17 @@ def constructs_parameter() -> bool:
     return frame is not None and frame.f_code is torch.nn.Parameter.__new__.__code__
 
 
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether calls of this module run hooks of its own.
+
+    Without one of the names of hooks, True: it is called then. `UNHOT_PRIVATE` does not turn that on, because errors of layers
+    that a collection calls have PyTorch's words.
+    """
+    own = vars(module)
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(own.get(name, True) for name in names)
+
+
 def is_watched(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a hook or a profiler wants to know of this optimizer's steps: only then torch's wrapper is needed around them.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from unhot.torch._private import is_transformed
+from unhot.torch._private import is_hooked, is_transformed
 from unhot.torch.collection_lookup import Feature, all_step, joint_lookup
 from unhot.torch.layer import Embedding, EmbeddingBag
 from unhot.torch.lookup import without_padding
@@ -214,8 +214,7 @@ def only_looks_up(layer: nn.Module) -> bool:
     if type(layer) not in (Embedding, EmbeddingBag):
         return False
     own = vars(layer)
-    hooks = (own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"], own["_backward_pre_hooks"])
-    if any(hooks) or own["max_norm"] is not None or own["scale_grad_by_freq"] or own["_given_sparse"] is not None:
+    if is_hooked(layer) or own["max_norm"] is not None or own["scale_grad_by_freq"] or own["_given_sparse"] is not None:
         return False
     more = (own["_parameters"].get("bias"), own.get("activation"))  # a module is among the modules
     if any(given is not None for given in more) or own["_modules"] or own.get("out_of_range", "raise") != "raise":

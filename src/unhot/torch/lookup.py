@@ -245,13 +245,18 @@ def without_padding(
     input: Tensor, starts: Tensor, factors: Tensor | None, padding_idx: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The ids, starts and factors of bags of which the ids that are padding are no part."""
-    flat = input.reshape(-1)
-    counts = flat != padding_idx
+    return of_those(input.reshape(-1) != padding_idx, input, starts, factors)
+
+
+def of_those(
+    counts: Tensor, input: Tensor, starts: Tensor, factors: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The ids, starts and factors of bags that have only those ids that count, which `counts`, (n,), says of each."""
     if bool(counts.all()):
         return input, starts, factors
-    before = starts.new_zeros(len(flat) + 1)
+    before = starts.new_zeros(len(counts) + 1)
     torch.cumsum(counts, 0, out=before[1:])
-    return flat[counts], before[starts], None if factors is None else factors.reshape(-1)[counts]
+    return input.reshape(-1)[counts], before[starts], None if factors is None else factors.reshape(-1)[counts]
 
 
 INDICES = (torch.int64, torch.int32)
