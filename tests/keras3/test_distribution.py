@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import keras
@@ -95,8 +95,13 @@ def trained(distribution: Any, optimizer: str, tied: bool = False, **options: An
 
 def equals_one_device(found: list[Any], *how: Any, **options: Any) -> None:
     """The results are those of one device, but for the order of sums in a batch."""
-    _, expected = trained(None, *how, **options)
-    assert_close(found, expected)
+    assert_close(found, on_one_device(*how, **options))
+
+
+@cache
+def on_one_device(*how: Any, **options: Any) -> list[Any]:
+    """The weights and slots of `trained` without a distribution, computed once in a process."""
+    return trained(None, *how, **options)[1]
 
 
 def trains_by_rows_as_without(optimizer: str) -> None:

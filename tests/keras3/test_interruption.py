@@ -93,7 +93,7 @@ def test_a_step(name: str, others: ThreadPoolExecutor, everything: bool) -> None
         return made
 
     seen = set()
-    for made in everywhere(prepare, lambda made: train(made, 4), 43 if everything else 97):
+    for made in everywhere(prepare, lambda made: train(made, 4), 43 if everything else 199):
         others.submit(train, made, 5).result(LIMIT)
         train(made, 6)
         agreeing = [np.allclose(weights(made), course, rtol=1e-9, atol=1e-12) for course in expected]
@@ -119,7 +119,7 @@ def test_what_leaves_a_table_as_it_is(read: str, others: ThreadPoolExecutor, eve
         train(made, 1, 2)
         return made
 
-    for made in everywhere(prepare, READS[read], 13 if everything else 31):
+    for made in everywhere(prepare, READS[read], 13 if everything else 97):
         others.submit(train, made, 5).result(LIMIT)
         train(made, 6)
         np.testing.assert_allclose(weights(made), expected, rtol=1e-9, atol=1e-12)
@@ -160,7 +160,7 @@ def test_changes_of_rows(change: str, everything: bool) -> None:
             CHANGES[change](made.layers[-1])
         expected[seen(made)] = trained(made)
     found = set()
-    for made in everywhere(prepare, lambda made: CHANGES[change](made.layers[-1]), 67 if everything else 151):
+    for made in everywhere(prepare, lambda made: CHANGES[change](made.layers[-1]), 67 if everything else 397):
         state = seen(made)
         found.add(state)
         for array, wanted in zip(trained(made), expected[state], strict=True):

@@ -54,14 +54,22 @@ class Traced:
         """The shape of a slot of a table of this `dim`."""
         return self.rows, self.family.clock.law.slot_width(name, dim)
 
+    def _kind(self) -> tuple[Any, ...]:
+        """What the tables have in common whose rows are settled and stepped by the same formulas and numbers."""
+        return type(self.optimizer), tuple(vars(self.optimizer).items()), self.dtype, self.family.capacity, self.freezes
+
     def _key(self) -> tuple[Any, ...]:
-        return type(self.optimizer), tuple(vars(self.optimizer).items()), self.dtype, self.rows, self.freezes
+        return *self._kind(), self.rows
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Traced) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+    def _fused(self, ops: Any, function: Any) -> Any:
+        """The function of this engine's, which takes all arrays as arguments: tables of one kind share what is compiled."""
+        return ops.fused((function.__name__, *self._kind()), function)
 
     def _read(self, store: Rows, ids: Any) -> tuple[tuple[Any, ...], Any]:
         """The states of the rows `ids` as they stand; and the steps of their last touches."""
@@ -88,8 +96,12 @@ class Traced:
         """The settled weights of the flat `ids`."""
         if not self.defers:
             return store.take("weights", ids)
+
+        def looked_up(history: Arrays, rows: tuple[Any, ...], last: Any, now: Any) -> Any:
+            return self._carry(ops, history, rows, last, now)[0]
+
         rows, last = self._read(store, ids)
-        return ops.fused(lambda rows, last, now: self._carry(ops, history, rows, last, now)[0])(rows, last, now)
+        return self._fused(ops, looked_up)(history, rows, last, now)
 
     def step(
         self, ops: Any, history: Arrays, store: Rows, ids: Any, gradients: Any, now: Any, rate: Any, written: Any = None
@@ -104,7 +116,7 @@ class Traced:
         ids = ops.padded(ids)
         sums = ops.take(sums, store.take("place", ids))
 
-        def updated(rows: tuple[Any, ...], last: Any, sums: Any, now: Any, rate: Any) -> tuple[Any, ...]:
+        def updated(history: Arrays, rows: tuple[Any, ...], last: Any, sums: Any, now: Any, rate: Any) -> tuple[Any, ...]:
             scalars = self.family.scalars(ops, history, now + 1, rate)
             new = self.family.clock.update(ops, self._carry(ops, history, rows, last, now), sums, scalars)
             if not self.freezes:
@@ -113,7 +125,7 @@ class Traced:
             return tuple(ops.where(moving, moved, kept) for moved, kept in zip(new, rows, strict=True))
 
         rows, last = self._read(store, ids)
-        new = ops.fused(updated)(rows, last, sums, now, rate)
+        new = self._fused(ops, updated)(history, rows, last, sums, now, rate)
         self._put(ops, store, ids if written is None else written, new, last, now + 1)
         return self._record(ops, history, store, now + 1, rate)
 
@@ -123,7 +135,7 @@ class Traced:
             return history
         history = {**history, **self.family.advance(ops, history, step, rate)}
         turn = (step % self.turns) * self.chunk
-        self.settle(ops, history, store, turn + ops.arange(self.chunk), step)
+        self.settle(ops, history, store, turn + ops.arange(ops.length(self.chunk)), step)
         return history
 
     def summed(self, ops: Any, store: Rows, ids: Any, gradients: Any) -> Any:
@@ -133,6 +145,9 @@ class Traced:
 
     def settle(self, ops: Any, history: Arrays, store: Rows, ids: Any, now: Any) -> None:
         """Apply the deferred steps of the rows `ids`."""
+
+        def settled(history: Arrays, rows: tuple[Any, ...], last: Any, now: Any) -> tuple[Any, ...]:
+            return self._carry(ops, history, rows, last, now)
+
         rows, last = self._read(store, ids)
-        settled = ops.fused(lambda rows, last, now: self._carry(ops, history, rows, last, now))(rows, last, now)
-        self._put(ops, store, ids, settled, last, now)
+        self._put(ops, store, ids, self._fused(ops, settled)(history, rows, last, now), last, now)

@@ -64,9 +64,13 @@ class Operations:
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
 
-    def fused(self, function: Any) -> Any:
-        """The function, compiled as one if that is not done by what runs it."""
+    def fused(self, key: Any, function: Any) -> Any:
+        """The function, compiled as one if that is not done by what runs it; functions with the same key do the same."""
         return function
+
+    def length(self, count: int) -> int:
+        """So many rows, or more so that fewer numbers of them have to be compiled."""
+        return count
 
     def padded(self, ids: Any) -> Any:
         """The ids, of which some may be repeated at the end so that fewer lengths have to be compiled."""

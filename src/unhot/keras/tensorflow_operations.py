@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
 import numpy as np
 import tensorflow as tf
 
+from unhot.graph.history import Arrays
 from unhot.keras.kinds import Tensor
+
+Function = Callable[..., Tensor]
 
 
 class Operations:
@@ -45,9 +52,13 @@ class Operations:
         # Not `tf.stack`: Grappler cancels it with the slice `c[:, i, None]` that follows, and forgets the new axis.
         return tf.concat([tf.expand_dims(self.real(part), axis) for part in parts], axis)
 
-    def fused(self, function: Tensor) -> Tensor:
-        """The function, compiled as one if that pays."""
+    def fused(self, key: Hashable, function: Function) -> Function:
+        """The function, compiled as one if that pays; functions with the same key do the same."""
         return function
+
+    def length(self, count: int) -> int:
+        """So many rows, or more so that fewer numbers of them have to be compiled."""
+        return count
 
     def padded(self, ids: Tensor) -> Tensor:
         """The ids, of which the last may be repeated so that fewer lengths have to be compiled."""
@@ -86,7 +97,7 @@ class Operations:
         return tf.math.unsorted_segment_sum(lines, group, tf.size(group))
 
     def take(self, x: Tensor, i: Tensor) -> Tensor:
-        return gathered(x, i) if isinstance(x, tf.Variable) else tf.gather(x, i)
+        return gathered(x, i) if isinstance(x, tf.Variable | Lines) else tf.gather(x, i)
 
     def put(self, x: Tensor, i: Tensor, lines: Tensor) -> Tensor:
         """`x` with its lines `i` replaced: a variable itself, or a new tensor."""
@@ -103,11 +114,58 @@ class Operations:
         return tf.where(lines[:, 0] == lines[:, 0], x, alike)
 
 
+@dataclass(frozen=True)
+class Lines:
+    """A variable's lines within a compiled function, which knows it by its handle only."""
+
+    handle: Tensor
+    dtype: Tensor
+
+
+def _compiled(function: Function, dtype: Tensor) -> Function:
+    """The function of a history and other arrays, as one of the handles of its variables, and of its tensors."""
+
+    def of_handles(lines: Arrays, tensors: Arrays, *others: Tensor) -> Tensor:
+        return function({**{name: Lines(handle, dtype) for name, handle in lines.items()}, **tensors}, *others)
+
+    return tf.function(of_handles, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
+
+
+COMPILED: WeakValueDictionary[Hashable, Function] = WeakValueDictionary()
+"""What is compiled, which many tables share: tracing and compiling it takes seconds."""
+
+
 class Fused(Operations):
     """The same in a graph that is no export's: what is done to rows is compiled as one, and passes over them once."""
 
-    def fused(self, function: Tensor) -> Tensor:
-        return tf.function(function, jit_compile=True, autograph=False)
+    def __init__(self, dtype: str) -> None:
+        super().__init__(dtype)
+        self.compiled: dict[Hashable, Function] = {}
+
+    def fused(self, key: Hashable, function: Function) -> Function:
+        if key not in self.compiled:
+            self.compiled[key] = COMPILED.get(key) or _compiled(function, self.dtype)
+            COMPILED[key] = self.compiled[key]
+        compiled = self.compiled[key]
+
+        def call(history: Arrays, *others: Tensor) -> Tensor:
+            # Of variables their handles: TensorFlow would want those that it traced with to stay.
+            lines, tensors = {}, {}
+            for name, value in history.items():
+                if not isinstance(value, tf.Variable):
+                    tensors[name] = value
+                elif len(value.shape):
+                    lines[name] = value.handle
+                else:
+                    tensors[name] = as_it_is(value)
+            return compiled(lines, tensors, *others)
+
+        return call
+
+    def length(self, count: int) -> int:
+        """A multiple of 16, or one of eight from n to 2 n."""
+        unit = max(16, 1 << max(count.bit_length() - 4, 0))
+        return -(-count // unit) * unit
 
     def padded(self, ids: Tensor) -> Tensor:
         """Eight lengths from n to 2 n."""

@@ -245,8 +245,9 @@ class TensorFlowBackend(KerasBackend):
         if tf.executing_eagerly() and not bool(tf.reduce_any(self.store.variables["last"] < self._now())):
             return
         note_read(self.variable, self)
-        rows = tf.range(self.store.rows, dtype=tf.int32)
-        self.traced.settle(self.ops, self.history, self.store, rows, self._now())
+        # In a graph, a number that it does not know: tables of all sizes then share what is traced.
+        rows = self.store.rows if tf.executing_eagerly() else tf.compat.v1.placeholder_with_default(self.store.rows, ())
+        self.traced.settle(self.ops, self.history, self.store, tf.range(rows, dtype=tf.int32), self._now())
 
     # ------------------------------------------------------------------ training
 
