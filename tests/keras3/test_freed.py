@@ -39,3 +39,26 @@ def test_is_freed(grows: bool, tables: int) -> None:
     for _ in range(2):  # what a finalizer of the first pass reaches for a moment is freed by the second
         gc.collect()
     assert not [reference() for reference in references if reference() is not None]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere models share nothing")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_model_is_freed_whose_functions_another_uses(compiled: bool) -> None:
+    """Tables of other sizes share what is compiled, and leave each other's graphs alone."""
+
+    def train(rows: int) -> keras.Model:
+        ids = keras.Input((1,), dtype="int32")
+        tables = [unhot.keras.Embedding(rows + number, 2) for number in range(2)]
+        model = keras.Model(ids, keras.layers.Add()([table(ids) for table in tables]))
+        model.compile(unhot.keras.SGD(0.1, momentum=0.9), "mse", jit_compile=compiled)
+        model.train_on_batch(np.ones((4, 1), "int32"), np.ones((4, 1, 2), "float32"))
+        return model
+
+    gone, stays = train(30), train(40)
+    functions = [model.optimizer.table(model.layers[1].embeddings)._ops[1].compiled.values() for model in (gone, stays)]
+    assert {id(function) for function in functions[0]} == {id(function) for function in functions[1]}
+    references = [weakref.ref(thing) for thing in (gone, gone.optimizer, *gone.layers)]
+    del gone, functions
+    for _ in range(2):
+        gc.collect()
+    assert not [reference() for reference in references if reference() is not None]

@@ -126,6 +126,10 @@ def _compiled(function: Function, dtype: Tensor) -> Function:
     """The function of a history and other arrays, as one of the handles of its variables, and of its tensors."""
 
     def of_handles(lines: Arrays, tensors: Arrays, *others: Tensor) -> Tensor:
+        if not tf.config.functions_run_eagerly():
+            graph = tf.compat.v1.get_default_graph()
+            for name in graph.collections:  # those of the graph around it, whose tensors would stay as long as this function
+                graph.clear_collection(name)
         return function({**{name: Lines(handle, dtype) for name, handle in lines.items()}, **tensors}, *others)
 
     return tf.function(of_handles, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
